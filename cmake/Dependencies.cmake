@@ -1,0 +1,29 @@
+# cbq_dependencies: the libraries every program is linked with. All come from Debian packages (setup.sh).
+
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(HDF5 REQUIRED IMPORTED_TARGET hdf5)
+pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
+
+# The OpenMP build of OpenBLAS, by its own folder: Debian's default alternative may be the pthread build, whose second
+# thread pool fights with our OpenMP loops. The folder enters the run path, too.
+find_library(OPENBLAS_LIBRARY NAMES openblas REQUIRED NO_DEFAULT_PATH
+             PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp)
+find_path(OPENBLAS_INCLUDE cblas.h REQUIRED NO_DEFAULT_PATH
+          PATHS /usr/include/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp)
+add_library(openblas INTERFACE)
+target_link_libraries(openblas INTERFACE ${OPENBLAS_LIBRARY})
+target_include_directories(openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE})
+
+add_library(cbq_dependencies INTERFACE)
+target_link_libraries(cbq_dependencies INTERFACE
+  OpenMP::OpenMP_CXX openblas fmt::fmt nlohmann_json::nlohmann_json CLI11::CLI11
+  PkgConfig::HDF5 PkgConfig::SENTENCEPIECE)
+
+if(CBQ_CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  target_link_libraries(cbq_dependencies INTERFACE CUDA::cudart CUDA::cublas CUDA::cublasLt CUDA::curand)
+endif()

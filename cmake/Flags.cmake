@@ -1,0 +1,42 @@
+# cbq_flags: the compile options of every translation unit.
+
+set(host_flags
+    -ffp-contract=off    # a fused multiply-add moves ties: integers would differ between CPU and GPU, and between CPUs
+    -fno-math-errno      # sqrt and exp may be vectorized: nobody reads errno
+    -fno-trapping-math)  # ... nor floating-point exceptions. Neither changes a result; -ffast-math would.
+if(CBQ_NATIVE)
+  list(APPEND host_flags -march=native)
+else()
+  list(APPEND host_flags -march=x86-64-v3)
+endif()
+set(warnings -Wall -Wextra -Wshadow=local)
+if(CBQ_WERROR)
+  list(APPEND warnings -Werror)
+endif()
+if(CBQ_SANITIZE)
+  list(APPEND host_flags -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+endif()
+set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g")  # -O0 makes a sanitizer run of the tests take hours
+
+add_library(cbq_flags INTERFACE)
+target_include_directories(cbq_flags INTERFACE ${CMAKE_SOURCE_DIR})  # #include "tensor/tensor.h"
+target_compile_options(cbq_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${host_flags};${warnings};-Wpedantic>)
+target_compile_definitions(cbq_flags INTERFACE $<$<CONFIG:Debug>:CBQ_DEBUG=1>)
+if(CBQ_SANITIZE)
+  target_link_options(cbq_flags INTERFACE -fsanitize=address,undefined)
+endif()
+
+if(CBQ_CUDA)
+  list(JOIN host_flags "," joined_host_flags)
+  list(JOIN warnings "," joined_warnings)
+  # Without -Wpedantic, which only complains about the line markers of nvcc's own output; "#pragma unroll" is nvcc's own
+  # word, and the host pass does not know it.
+  target_compile_options(cbq_flags INTERFACE
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${joined_host_flags},${joined_warnings},-Wno-unknown-pragmas,-fopenmp>"
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>
+    $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo>)
+  if(CBQ_WERROR)
+    target_compile_options(cbq_flags INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings>")
+  endif()
+  target_compile_definitions(cbq_flags INTERFACE CBQ_CUDA=1)
+endif()

@@ -1,0 +1,27 @@
+# One GoogleTest program of everything under tests/, and the checks of the tree itself.
+
+find_package(GTest REQUIRED)
+include(GoogleTest)
+
+cbq_sources(test_sources tests)
+if(test_sources AND TARGET cbq_objects)
+  add_executable(cbq_tests ${test_sources})
+  target_link_libraries(cbq_tests PRIVATE cbq_objects GTest::gtest GTest::gtest_main)
+  target_compile_definitions(cbq_tests PRIVATE
+    CBQ_SOURCE_DIR="${CMAKE_SOURCE_DIR}" CBQ_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  # An environment variable, not a macro: another folder then needs no recompilation. Tests skip visibly without it.
+  set(test_environment)
+  if(CBQ_TEST_DATA)
+    set(test_environment ENVIRONMENT "CBQ_TEST_DATA=${CBQ_TEST_DATA}")
+  endif()
+  # PRE_TEST: the list is asked of the program when ctest starts, so a failing test cannot fail the build.
+  gtest_discover_tests(cbq_tests DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600 ${test_environment})
+endif()
+
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+foreach(check layers)
+  if(EXISTS ${CMAKE_SOURCE_DIR}/tools/checks/check_${check}.py)
+    add_test(NAME Tree.${check} COMMAND Python3::Interpreter ${CMAKE_SOURCE_DIR}/tools/checks/check_${check}.py
+             WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  endif()
+endforeach()
