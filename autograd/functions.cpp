@@ -1,0 +1,209 @@
+#include "autograd/functions.h"
+
+#include <cmath>
+
+namespace cbq::ag {
+
+using kernels::Trans;
+
+Var add(const Var& a, const Var& b) {
+  return differentiable(kernels::add(a.value(), b.value()), {&a, &b}, [a, b](const Tensor& dy) {
+    if (a.requires_grad()) a.accumulate_copy(dy);
+    if (b.requires_grad()) b.accumulate_copy(dy);
+  });
+}
+
+Var sub(const Var& a, const Var& b) {
+  return differentiable(kernels::sub(a.value(), b.value()), {&a, &b}, [a, b](const Tensor& dy) {
+    if (a.requires_grad()) a.accumulate_copy(dy);
+    if (b.requires_grad()) b.accumulate(kernels::scale(dy, -1.0));
+  });
+}
+
+Var mul(const Var& a, const Var& b) {
+  return differentiable(kernels::mul(a.value(), b.value()), {&a, &b}, [a, b](const Tensor& dy) {
+    if (a.requires_grad()) a.accumulate(kernels::mul(dy, b.value()));
+    if (b.requires_grad()) b.accumulate(kernels::mul(dy, a.value()));
+  });
+}
+
+Var scale(const Var& x, double c) {
+  return differentiable(kernels::scale(x.value(), c), {&x},
+                        [x, c](const Tensor& dy) { x.accumulate(kernels::scale(dy, c)); });
+}
+
+Var add_row(const Var& x, const Var& b) {
+  return differentiable(kernels::add_row(x.value(), b.value()), {&x, &b}, [x, b](const Tensor& dy) {
+    if (x.requires_grad()) x.accumulate_copy(dy);
+    if (b.requires_grad()) b.accumulate(kernels::sum_rows(dy));
+  });
+}
+
+Var mul_row(const Var& x, const Var& s) {
+  return differentiable(kernels::mul_row(x.value(), s.value()), {&x, &s}, [x, s](const Tensor& dy) {
+    if (x.requires_grad()) x.accumulate(kernels::mul_row(dy, s.value()));
+    if (s.requires_grad()) s.accumulate(kernels::sum_rows(kernels::mul(dy, x.value())));
+  });
+}
+
+Var reshape(const Var& x, Shape shape) {
+  return differentiable(x.value().reshape(std::move(shape)), {&x},
+                        [x](const Tensor& dy) { x.accumulate_copy(dy.reshape(x.shape())); });
+}
+
+// y = A B with A = op(a), B = op(b): dA = dy B^T, dB = A^T dy, transposed once more where op does.
+Var matmul(const Var& a, Trans ta, const Var& b, Trans tb) {
+  return differentiable(
+      kernels::matmul(a.value(), ta, b.value(), tb), {&a, &b}, [a, ta, b, tb](const Tensor& dy) {
+        const Trans not_ta = ta == Trans::yes ? Trans::no : Trans::yes;
+        const Trans not_tb = tb == Trans::yes ? Trans::no : Trans::yes;
+        if (a.requires_grad()) {
+          a.accumulate(ta == Trans::no ? kernels::matmul(dy, Trans::no, b.value(), not_tb)
+                                       : kernels::matmul(b.value(), tb, dy, Trans::yes));
+        }
+        if (b.requires_grad()) {
+          b.accumulate(tb == Trans::no ? kernels::matmul(a.value(), not_ta, dy, Trans::no)
+                                       : kernels::matmul(dy, Trans::yes, a.value(), ta));
+        }
+      });
+}
+
+Var linear(const Var& x, const Var& w, const Var& b) {
+  const Var y = matmul(x, Trans::no, w, Trans::yes);
+  return b.defined() ? add_row(y, b) : y;
+}
+
+Var rms_norm(const Var& x, const Var& w, double eps) {
+  const kernels::RmsNormResult norm = kernels::rms_norm(x.value(), w.value(), eps);
+  return differentiable(norm.y, {&x, &w}, [x, w, inverse = norm.inverse_rms](const Tensor& dy) {
+    auto [dx, dw] =
+        kernels::rms_norm_backward(x.value(), w.value(), inverse, dy, w.requires_grad());
+    if (x.requires_grad()) x.accumulate(dx);
+    if (w.requires_grad()) w.accumulate(dw);
+  });
+}
+
+Var swiglu(const Var& gate, const Var& up) {
+  return differentiable(
+      kernels::swiglu(gate.value(), up.value()), {&gate, &up}, [gate, up](const Tensor& dy) {
+        auto [dgate, dup] = kernels::swiglu_backward(gate.value(), up.value(), dy);
+        if (gate.requires_grad()) gate.accumulate(dgate);
+        if (up.requires_grad()) up.accumulate(dup);
+      });
+}
+
+Var softmax(const Var& x) {
+  const Tensor y = kernels::softmax(x.value());
+  return differentiable(
+      y, {&x}, [x, y](const Tensor& dy) { x.accumulate(kernels::softmax_backward(y, dy)); });
+}
+
+Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim) {
+  return differentiable(kernels::rope(x.value(), cosine, sine, tokens, dim, false), {&x},
+                        [x, cosine, sine, tokens, dim](const Tensor& dy) {
+                          x.accumulate(kernels::rope(dy, cosine, sine, tokens, dim, true));
+                        });
+}
+
+Var embedding(const Tensor& ids, const Var& table) {
+  return differentiable(kernels::embedding(ids, table.value()), {&table},
+                        [ids, table](const Tensor& dy) {
+                          table.accumulate(kernels::embedding_backward(ids, dy, table.size(0)));
+                        });
+}
+
+Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t heads,
+              int64_t kv_heads) {
+  check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "attention: ", heads,
+        " query heads cannot share ", kv_heads, " key-value heads");
+  check(batch > 0 && q.size(0) % batch == 0 && k.shape() == v.shape() && k.size(0) == q.size(0),
+        "attention: q ", to_string(q.shape()), ", k ", to_string(k.shape()), ", v ",
+        to_string(v.shape()), " for batch ", batch);
+  const int64_t tokens = q.size(0) / batch, dim = q.size(1) / heads;
+  const int64_t group = heads / kv_heads;
+  check(k.size(1) == kv_heads * dim, "attention: k ", to_string(k.shape()), " for ", kv_heads,
+        " heads of ", dim);
+  const double factor = 1.0 / std::sqrt(static_cast<double>(dim));
+  // The query heads of one key-value head lie side by side, so stacking their rows makes grouped
+  // queries an ordinary batched product, and dk, dv sum over the group by themselves.
+  const Shape stacked = {batch * kv_heads, group * tokens, dim};
+  const Tensor q4 = kernels::split_heads(q.value(), batch, heads).reshape(stacked);
+  const Tensor k4 = kernels::split_heads(k.value(), batch, kv_heads);
+  const Tensor v4 = kernels::split_heads(v.value(), batch, kv_heads);
+  const Tensor p = kernels::matmul_batched(q4, Trans::no, k4, Trans::yes);
+  kernels::causal_softmax_(p, factor, tokens);
+  const Tensor o = kernels::matmul_batched(p, Trans::no, v4, Trans::no);
+  const Shape split = {batch * heads, tokens, dim};
+  return differentiable(
+      kernels::merge_heads(o.reshape(split), batch), {&q, &k, &v}, [=](const Tensor& dy) {
+        const Tensor d_o = kernels::split_heads(dy, batch, heads).reshape(stacked);
+        if (v.requires_grad()) {
+          v.accumulate(
+              kernels::merge_heads(kernels::matmul_batched(p, Trans::yes, d_o, Trans::no), batch));
+        }
+        const Tensor ds = kernels::matmul_batched(d_o, Trans::no, v4, Trans::yes);
+        kernels::causal_softmax_backward_(p, ds, factor, tokens);
+        if (q.requires_grad()) {
+          const Tensor dq = kernels::matmul_batched(ds, Trans::no, k4, Trans::no);
+          q.accumulate(kernels::merge_heads(dq.reshape(split), batch));
+        }
+        if (k.requires_grad()) {
+          k.accumulate(
+              kernels::merge_heads(kernels::matmul_batched(ds, Trans::yes, q4, Trans::no), batch));
+        }
+      });
+}
+
+Var cross_entropy(const Var& logits, const Tensor& target) {
+  const Tensor nll = kernels::cross_entropy(logits.value(), target);
+  const double weight = 1.0 / static_cast<double>(nll.count());
+  Tensor mean = kernels::scale(kernels::sum(nll), weight);
+  return differentiable(mean, {&logits}, [logits, target, weight](const Tensor& dy) {
+    Tensor dnll({logits.size(0)}, dy.dtype(), dy.device());
+    kernels::fill(dnll, dy.item() * weight);
+    logits.accumulate(kernels::cross_entropy_backward(logits.value(), target, dnll));
+  });
+}
+
+Var sum(const Var& x) {
+  return differentiable(kernels::sum(x.value()), {&x}, [x](const Tensor& dy) {
+    Tensor dx(x.shape(), x.dtype(), x.device());
+    kernels::fill(dx, dy.item());
+    x.accumulate(dx);
+  });
+}
+
+Var row_error(const Var& prediction, const Tensor& target, double l2_weight, bool l2_norm,
+              double kl_weight) {
+  const bool record = should_record({&prediction});
+  const kernels::RowErrorResult error =
+      kernels::row_error(prediction.value(), target, l2_weight, l2_norm, kl_weight, record);
+  const double weight = 1.0 / static_cast<double>(error.loss.count());
+  return differentiable(kernels::scale(kernels::sum(error.loss), weight), {&prediction},
+                        [prediction, gradient = error.gradient, weight](const Tensor& dy) {
+                          prediction.accumulate(kernels::scale(gradient, dy.item() * weight));
+                        });
+}
+
+Var checkpoint(const std::function<Var(const Var&)>& f, const Var& x) {
+  if (Tape::active() == nullptr) return f(x);
+  Tensor value;
+  {
+    NoGrad none;
+    value = f(x).value();
+  }
+  // Whether f's leaves need gradients is f's secret, so the result is marked as if they did.
+  Var result(value, true);
+  Tape::active()->record([f, x, result]() mutable {
+    if (!result.grad().defined()) return;
+    const Var input(x.value(), x.requires_grad());
+    Tape tape;
+    const Var again = f(input);
+    if (again.requires_grad()) tape.backward(again, result.grad());
+    if (x.requires_grad() && input.grad().defined()) x.accumulate(input.grad());
+    result.clear_grad();
+  });
+  return result;
+}
+
+}  // namespace cbq::ag

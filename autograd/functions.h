@@ -1,0 +1,56 @@
+// Differentiable functions of Vars. Each is a kernel call (kernels/ops.h) with its vector-Jacobian
+// product directly under it; see autograd/var.h for how the product is recorded.
+#pragma once
+
+#include "autograd/var.h"
+#include "kernels/ops.h"
+
+namespace cbq::ag {
+
+/// a + b, a - b, a * b: equal shapes.
+Var add(const Var& a, const Var& b);
+Var sub(const Var& a, const Var& b);
+Var mul(const Var& a, const Var& b);
+/// c x.
+Var scale(const Var& x, double c);
+/// x [..., n] + b [n] on every row; x * s likewise.
+Var add_row(const Var& x, const Var& b);
+Var mul_row(const Var& x, const Var& s);
+/// View with another shape.
+Var reshape(const Var& x, Shape shape);
+/// op(a) op(b) of matrices.
+Var matmul(const Var& a, kernels::Trans ta, const Var& b, kernels::Trans tb);
+/// x W^T + b: x [tokens, in], w [out, in], b [out] or undefined.
+Var linear(const Var& x, const Var& w, const Var& b);
+/// RMSNorm over the last axis (kernels::rms_norm).
+Var rms_norm(const Var& x, const Var& w, double eps);
+/// silu(gate) * up.
+Var swiglu(const Var& gate, const Var& up);
+/// Softmax over the last axis.
+Var softmax(const Var& x);
+/// Rotary embedding with fixed tables (kernels::rope).
+Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim);
+/// Rows of `table` [vocabulary, width] at `ids` [n].
+Var embedding(const Tensor& ids, const Var& table);
+
+/// Causal attention with grouped queries (Vaswani et al. 2017; Ainslie et al. 2023):
+///   o_h = softmax(q_h k_g^T / sqrt(dim) + causal mask) v_g,   g = h / (heads / kv_heads).
+/// q [batch * tokens, heads * dim], k and v [batch * tokens, kv_heads * dim] -> like q.
+/// Saves the probabilities [batch * heads, tokens, tokens] for backward.
+Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t heads,
+              int64_t kv_heads);
+
+/// Mean over rows of -log softmax(logits)[target]: [1]. target i32 [rows].
+Var cross_entropy(const Var& logits, const Tensor& target);
+/// Sum of all elements: [1].
+Var sum(const Var& x);
+/// mean over rows of the reconstruction error of kernels::row_error: [1]. `target` is a constant.
+Var row_error(const Var& prediction, const Tensor& target, double l2_weight, bool l2_norm,
+              double kl_weight);
+
+/// Runs `f(x)` without recording and computes it again, recorded, when its gradient is asked for
+/// (Chen et al. 2016): memory of one segment at a time for one more forward pass. `f` must be a
+/// pure function of x and of leaf variables; their gradients flow as usual.
+Var checkpoint(const std::function<Var(const Var&)>& f, const Var& x);
+
+}  // namespace cbq::ag

@@ -1,0 +1,65 @@
+// Optimizers over leaf variables, and learning-rate schedules.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "autograd/var.h"
+#include "kernels/ops.h"
+
+namespace cbq {
+
+/// Variables that share settings. Values and gradients are f32.
+struct ParameterGroup {
+  std::vector<Var> variables;
+  kernels::AdamSettings settings;
+};
+
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  /// One update from the gradients, which are cleared; learning rates are multiplied by `factor`
+  /// (the schedule). A variable without a gradient is left alone.
+  virtual void step(double factor) = 0;
+  /// What a resumed run needs besides the variables: tensors by name, and the step count.
+  virtual std::vector<std::pair<std::string, Tensor>> state() { return {}; }
+  int64_t steps() const { return steps_; }
+  void set_steps(int64_t steps) { steps_ = steps; }
+
+ protected:
+  int64_t steps_ = 0;
+};
+
+/// Adam with decoupled weight decay (kernels::adam_step).
+class Adam : public Optimizer {
+ public:
+  explicit Adam(std::vector<ParameterGroup> groups);
+  void step(double factor) override;
+  std::vector<std::pair<std::string, Tensor>> state() override;
+
+ private:
+  std::vector<ParameterGroup> groups_;
+  std::vector<Tensor> m_, v_;  // in the order of the groups' variables
+};
+
+/// p -= rate sign(g) (SignRound's optimizer, Cheng et al. 2023).
+class SignSgd : public Optimizer {
+ public:
+  explicit SignSgd(std::vector<ParameterGroup> groups) : groups_(std::move(groups)) {}
+  void step(double factor) override;
+
+ private:
+  std::vector<ParameterGroup> groups_;
+};
+
+/// "adam" or "signsgd"; throws with the known names otherwise.
+std::unique_ptr<Optimizer> make_optimizer(const std::string& name,
+                                          std::vector<ParameterGroup> groups);
+
+/// Cosine annealing (Loshchilov & Hutter 2017): 1 at step 0, `floor` at step `total`, after a
+/// linear warm-up over the first `warmup` steps: floor + (1 - floor) (1 + cos(pi t)) / 2.
+double cosine_annealing(int64_t step, int64_t total, double floor = 0.0, int64_t warmup = 0);
+
+}  // namespace cbq

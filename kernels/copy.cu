@@ -1,0 +1,196 @@
+// Ops that move data without arithmetic: heads, transposes, embedding rows, rotary pairs.
+#include "kernels/launch.h"
+#include "kernels/ops.h"
+#include "kernels/rows.h"
+
+namespace cbq::kernels {
+namespace {
+
+// Row (b, t, h) of [batch, tokens, heads, dim] <-> row (b, h, t) of [batch, heads, tokens, dim].
+template <class T>
+struct MoveHeads {
+  const T* x;
+  T* y;
+  int64_t tokens, heads, dim;
+  bool split;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    const int64_t h = r % heads, t = r / heads % tokens, b = r / heads / tokens;
+    const int64_t other = (b * heads + h) * tokens + t;
+    const T* in = x + (split ? r : other) * dim;
+    T* out = y + (split ? other : r) * dim;
+    for (int64_t j = row.lane(); j < dim; j += row.lanes()) out[j] = in[j];
+  }
+};
+
+template <class T>
+struct Transpose {
+  const T* x;
+  T* y;
+  int64_t rows, cols;
+  CBQ_HD void operator()(int64_t i) const { y[i] = x[(i % rows) * cols + i / rows]; }
+};
+
+template <class T>
+struct Embedding {
+  const int32_t* ids;
+  const T* table;
+  T* y;
+  int64_t n;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    const T* in = table + ids[r] * n;
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) y[r * n + j] = in[j];
+  }
+};
+
+// One row of the table per call: it looks for its id among the tokens. No atomics, and the order of
+// addition is the order of the tokens.
+template <class T>
+struct EmbeddingBackward {
+  const int32_t* ids;
+  const T* dy;
+  T* dtable;
+  int64_t tokens, n;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t id) const {
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) dtable[id * n + j] = T(0.0f);
+    for (int64_t t = 0; t < tokens; ++t) {
+      if (ids[t] != id) continue;
+      for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+        dtable[id * n + j] = T(acc_t<T>(dtable[id * n + j]) + acc_t<T>(dy[t * n + j]));
+      }
+    }
+  }
+};
+
+template <class T>
+struct Rope {
+  const T* x;
+  const float* cosine;
+  const float* sine;
+  T* y;
+  int64_t heads, tokens, dim;
+  acc_t<T> direction;  // +1 forward, -1 inverse
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {  // r = token of the batch
+    using A = acc_t<T>;
+    const int64_t half = dim / 2, position = r % tokens;
+    const float* c = cosine + position * half;
+    const float* s = sine + position * half;
+    for (int64_t h = 0; h < heads; ++h) {
+      const T* in = x + (r * heads + h) * dim;
+      T* out = y + (r * heads + h) * dim;
+#pragma omp simd
+      for (int64_t j = row.lane(); j < half; j += row.lanes()) {
+        const A a = in[j], b = in[j + half], cj = c[j], sj = direction * A(s[j]);
+        out[j] = T(a * cj - b * sj);
+        out[j + half] = T(b * cj + a * sj);
+      }
+    }
+  }
+};
+
+Tensor move_heads(const char* op, const Tensor& x, const Shape& out, int64_t batch, int64_t tokens,
+                  int64_t heads, int64_t dim, bool split) {
+  Tensor y(out, x.dtype(), x.device());
+  dispatch_float(x.dtype(), op, [&]<class T>() {
+    map_rows(op, x.device(), batch * tokens * heads, dim,
+             MoveHeads<T>{x.data<T>(), y.data<T>(), tokens, heads, dim, split});
+  });
+  return y;
+}
+
+}  // namespace
+
+Tensor split_heads(const Tensor& x, int64_t batch, int64_t heads) {
+  check(x.rank() == 2 && batch > 0 && heads > 0 && x.size(0) % batch == 0 && x.size(1) % heads == 0,
+        "split_heads: ", to_string(x.shape()), " does not divide into batch ", batch, ", heads ",
+        heads);
+  const int64_t tokens = x.size(0) / batch, dim = x.size(1) / heads;
+  return move_heads("split_heads", x, {batch * heads, tokens, dim}, batch, tokens, heads, dim,
+                    true);
+}
+
+Tensor merge_heads(const Tensor& x, int64_t batch) {
+  check(x.rank() == 3 && batch > 0 && x.size(0) % batch == 0, "merge_heads: ", to_string(x.shape()),
+        " does not divide into batch ", batch);
+  const int64_t heads = x.size(0) / batch, tokens = x.size(1), dim = x.size(2);
+  return move_heads("merge_heads", x, {batch * tokens, heads * dim}, batch, tokens, heads, dim,
+                    false);
+}
+
+Tensor transpose(const Tensor& x) {
+  check(x.rank() == 2, "transpose: expected a matrix, got ", to_string(x.shape()));
+  Tensor y({x.size(1), x.size(0)}, x.dtype(), x.device());
+  dispatch_float(x.dtype(), "transpose", [&]<class T>() {
+    map("transpose", x.device(), x.count(),
+        Transpose<T>{x.data<T>(), y.data<T>(), x.size(0), x.size(1)});
+  });
+  return y;
+}
+
+Tensor embedding(const Tensor& ids, const Tensor& table) {
+  check(ids.dtype() == Dtype::i32 && ids.rank() == 1 && table.rank() == 2,
+        "embedding: expected i32 ids [n] and a table [vocabulary, width], got ",
+        name_of(ids.dtype()), to_string(ids.shape()), " and ", to_string(table.shape()));
+  if (!ids.device().is_cuda()) {
+    const int32_t* id = ids.data<int32_t>();
+    for (int64_t t = 0; t < ids.count(); ++t) {
+      check(id[t] >= 0 && id[t] < table.size(0), "embedding: token id ", id[t], " at position ", t,
+            " is outside the vocabulary of ", table.size(0));
+    }
+  }
+  const int64_t n = table.size(1);
+  Tensor y({ids.size(0), n}, table.dtype(), table.device());
+  dispatch_float(table.dtype(), "embedding", [&]<class T>() {
+    map_rows("embedding", table.device(), ids.size(0), n,
+             Embedding<T>{ids.data<int32_t>(), table.data<T>(), y.data<T>(), n});
+  });
+  return y;
+}
+
+Tensor embedding_backward(const Tensor& ids, const Tensor& dy, int64_t vocabulary) {
+  check(ids.dtype() == Dtype::i32 && dy.rank() == 2 && dy.size(0) == ids.count(),
+        "embedding_backward: ids ", to_string(ids.shape()), " do not fit gradient ",
+        to_string(dy.shape()));
+  Tensor dtable({vocabulary, dy.size(1)}, dy.dtype(), dy.device());
+  dispatch_float(dy.dtype(), "embedding_backward", [&]<class T>() {
+    map_rows("embedding_backward", dy.device(), vocabulary, ids.count() + dy.size(1),
+             EmbeddingBackward<T>{ids.data<int32_t>(), dy.data<T>(), dtable.data<T>(), ids.count(),
+                                  dy.size(1)});
+  });
+  return dtable;
+}
+
+Tensor gather_rows(const Tensor& x, const std::vector<int64_t>& indices) {
+  check(x.rank() >= 1, "gather_rows: expected at least one axis");
+  Shape shape = x.shape();
+  shape[0] = static_cast<int64_t>(indices.size());
+  Tensor y(shape, x.dtype(), x.device());
+  for (size_t r = 0; r < indices.size(); ++r) {
+    const auto row = static_cast<int64_t>(r);
+    y.slice(row, row + 1).copy_from(x.slice(indices[r], indices[r] + 1));
+  }
+  return y;
+}
+
+Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim,
+            bool inverse) {
+  check(x.rank() == 2 && tokens > 0 && dim > 0 && dim % 2 == 0 && x.size(0) % tokens == 0 &&
+            x.size(1) % dim == 0,
+        "rope: ", to_string(x.shape()), " does not divide into ", tokens, " tokens, head size ",
+        dim);
+  check(cosine.rank() == 2 && cosine.size(0) >= tokens && cosine.size(1) == dim / 2 &&
+            cosine.shape() == sine.shape(),
+        "rope: tables of ", to_string(cosine.shape()), " for ", tokens, " tokens, head size ", dim);
+  Tensor y(x.shape(), x.dtype(), x.device());
+  dispatch_float(x.dtype(), "rope", [&]<class T>() {
+    map_rows("rope", x.device(), x.size(0), x.size(1),
+             Rope<T>{x.data<T>(), cosine.data<float>(), sine.data<float>(), y.data<T>(),
+                     x.size(1) / dim, tokens, dim, static_cast<acc_t<T>>(inverse ? -1 : 1)});
+  });
+  return y;
+}
+
+}  // namespace cbq::kernels

@@ -1,0 +1,22 @@
+#include "kernels/launch.h"
+
+#include <cstdlib>
+
+namespace cbq {
+
+void after_launch(Device device, const char* op) {
+#ifdef CBQ_CUDA
+  if (!device.is_cuda()) return;
+  cuda_check(cudaGetLastError(), op);
+  static const bool synchronize_always = [] {
+    const char* value = std::getenv("CBQ_SYNC");
+    return value != nullptr && *value == '1';
+  }();
+  if (synchronize_always) cuda_check(cudaStreamSynchronize(current_stream()), op);
+#else
+  static_cast<void>(device);
+  static_cast<void>(op);
+#endif
+}
+
+}  // namespace cbq

@@ -1,0 +1,78 @@
+// Scalar math that is the same function on both devices.
+//
+// libm and CUDA's math library differ in the last bits, and a call into libm keeps a compiler from
+// vectorizing a loop. These are plain arithmetic: g++ vectorizes a loop around them, and the CPU
+// and the GPU compute the same value (up to fused multiply-add).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "tensor/dtype.h"
+
+namespace cbq::math {
+
+/// e^x for f32: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by a degree-6 polynomial, 2^n through the
+/// exponent bits. Relative error <= 2 ulp on [-87.3, 88.7]; 0 below, +inf above; NaN stays NaN.
+CBQ_HD inline float exp(float x) {
+  constexpr float log2e = 1.44269504088896341f;
+  constexpr float ln2_high = 0.693359375f;
+  constexpr float ln2_low = -2.12194440e-4f;
+  // Clamping keeps n inside the exponent range; the order of the comparisons lets NaN through.
+  const float limited = x > 88.72f ? 88.72f : (x < -87.33f ? -87.33f : x);
+  // Adding 1.5 * 2^23 pushes the fraction out of the mantissa: round to nearest without a call.
+  constexpr float magic = 12582912.0f;
+  const float shifted = limited * log2e + magic;
+  const float n = shifted - magic;
+  const float r = (limited - n * ln2_high) - n * ln2_low;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  // 2^n = 2^(n-1) * 2: n = 128 occurs just below the overflow and has no exponent pattern.
+  const uint32_t half_power =
+      static_cast<uint32_t>(static_cast<int32_t>(detail::bits_of(shifted) - 0x4b400000u) + 126)
+      << 23;
+  const float y = p * detail::float_of(half_power) * 2.0f;
+  return x > 88.72283f ? INFINITY : (x < -87.33f ? 0.0f : y);
+}
+CBQ_HD inline double exp(double x) { return ::exp(x); }
+
+CBQ_HD inline float log(float x) { return ::logf(x); }
+CBQ_HD inline double log(double x) { return ::log(x); }
+CBQ_HD inline float sqrt(float x) { return ::sqrtf(x); }
+CBQ_HD inline double sqrt(double x) { return ::sqrt(x); }
+
+template <class A>
+CBQ_HD A sigmoid(A x) {
+  return A(1) / (A(1) + exp(-x));
+}
+
+/// x rounded to the nearest integer, ties to even (the hardware's rounding mode).
+CBQ_HD inline float round_even(float x) { return ::rintf(x); }
+CBQ_HD inline double round_even(double x) { return ::rint(x); }
+CBQ_HD inline float floor(float x) { return ::floorf(x); }
+CBQ_HD inline double floor(double x) { return ::floor(x); }
+
+// NaN in, NaN out, so that bad data is seen and not clamped away.
+template <class A>
+CBQ_HD A clamp(A x, A low, A high) {
+  return x < low ? low : (x > high ? high : x);
+}
+template <class A>
+CBQ_HD A max(A a, A b) {
+  return a > b ? a : b;
+}
+template <class A>
+CBQ_HD A min(A a, A b) {
+  return a < b ? a : b;
+}
+template <class A>
+CBQ_HD A abs(A x) {
+  return x < A(0) ? -x : x;
+}
+
+}  // namespace cbq::math

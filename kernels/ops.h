@@ -1,0 +1,147 @@
+// Arithmetic on tensors: no gradients here (autograd/functions.h), no model (nn/).
+//
+// Every function runs on the device of its arguments, takes any floating-point dtype unless it says
+// otherwise, accumulates in f32 (f64 for f64), and throws std::invalid_argument with its name when
+// shapes, dtypes or devices do not fit. "Rows" of a tensor are all axes but the last, flattened.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace cbq::kernels {
+
+// ---- elementwise ------------------------------------------------------------------------------
+
+/// t_i = value.
+void fill(const Tensor& t, double value);
+/// Copy converted to `dtype` (or the tensor itself if it has it already).
+Tensor cast(const Tensor& x, Dtype dtype);
+/// y = a + b; a - b; a * b, elementwise, equal shapes.
+Tensor add(const Tensor& a, const Tensor& b);
+Tensor sub(const Tensor& a, const Tensor& b);
+Tensor mul(const Tensor& a, const Tensor& b);
+/// acc += x, in place.
+void add_into(const Tensor& acc, const Tensor& x);
+/// y = c x.
+Tensor scale(const Tensor& x, double c);
+/// y = x + b, b [n] added to every row of x [..., n].
+Tensor add_row(const Tensor& x, const Tensor& b);
+/// y = x * s, s [n] times every row of x [..., n].
+Tensor mul_row(const Tensor& x, const Tensor& s);
+/// y = a / (1 + e^-a) * b: SwiGLU's product of silu(gate) and up.
+Tensor swiglu(const Tensor& gate, const Tensor& up);
+/// {d gate, d up} of swiglu for the output gradient dy.
+std::pair<Tensor, Tensor> swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& dy);
+
+// ---- rowwise ----------------------------------------------------------------------------------
+
+/// y = x * rsqrt(mean(x^2) + eps) * w, w [n] (Zhang & Sennrich 2019); the normalized value is
+/// rounded to the dtype before the product with w, as transformers' LLaMA does. `inverse_rms`
+/// [rows] in the accumulation dtype is kept for backward.
+struct RmsNormResult {
+  Tensor y;
+  Tensor inverse_rms;
+};
+RmsNormResult rms_norm(const Tensor& x, const Tensor& w, double eps);
+/// {dx, dw}; dw is undefined unless wanted.
+std::pair<Tensor, Tensor> rms_norm_backward(const Tensor& x, const Tensor& w,
+                                            const Tensor& inverse_rms, const Tensor& dy,
+                                            bool want_dw);
+/// y_j = e^(x_j - max) / sum: softmax of every row.
+Tensor softmax(const Tensor& x);
+/// dx = y * (dy - sum_j dy_j y_j).
+Tensor softmax_backward(const Tensor& y, const Tensor& dy);
+/// Softmax over the first (r mod period) + 1 entries of row r times `factor`; the rest become 0. x
+/// is overwritten. Causal attention: rows are [heads, queries], period = queries = row length.
+void causal_softmax_(const Tensor& x, double factor, int64_t period);
+/// dx = factor * y * (dy - sum_j dy_j y_j) into dy's storage, same mask.
+void causal_softmax_backward_(const Tensor& y, const Tensor& dy, double factor, int64_t period);
+/// nll_r = -log softmax(logits_r)[target_r]: f32 (f64 for f64) [rows]; target i32 [rows].
+/// Throws std::out_of_range-like invalid_argument on the CPU for a target outside [0, classes).
+Tensor cross_entropy(const Tensor& logits, const Tensor& target);
+/// d logits = (softmax - onehot(target)) * dnll_r.
+Tensor cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& dnll);
+
+// ---- reductions -------------------------------------------------------------------------------
+
+/// Sum of all elements, [1] in the accumulation dtype (f32, f64 for f64); fixed order.
+Tensor sum(const Tensor& x);
+/// Column sums of x [..., n] -> [n] in x's dtype; fixed order.
+Tensor sum_rows(const Tensor& x);
+/// Minimum and maximum of every row, both [rows], x's dtype.
+std::pair<Tensor, Tensor> min_max_rows(const Tensor& x);
+/// max |x| over all rows for every column of x [..., n] -> [n] f32 (calibration statistics).
+Tensor abs_max_columns(const Tensor& x);
+/// True if any element is NaN or infinite (reads the answer back: synchronizes).
+bool has_non_finite(const Tensor& x);
+
+// ---- moving data ------------------------------------------------------------------------------
+
+/// [batch * tokens, heads * dim] -> [batch * heads, tokens, dim], and back.
+Tensor split_heads(const Tensor& x, int64_t batch, int64_t heads);
+Tensor merge_heads(const Tensor& x, int64_t batch);
+/// [rows, cols] -> [cols, rows].
+Tensor transpose(const Tensor& x);
+/// y_r = table[ids_r]: ids i32 [n], table [vocabulary, width] -> [n, width].
+Tensor embedding(const Tensor& ids, const Tensor& table);
+/// d table: sums dy rows of equal id in the order of the tokens.
+Tensor embedding_backward(const Tensor& ids, const Tensor& dy, int64_t vocabulary);
+/// Rows `indices[r]` of x [n, ...] gathered: indices on the host.
+Tensor gather_rows(const Tensor& x, const std::vector<int64_t>& indices);
+
+/// Rotary position embedding in transformers' half-split layout. x [batch * tokens, heads * dim];
+/// cosine, sine [>= tokens, dim / 2] f32. (a, b) -> (a cos - b sin, b cos + a sin) for
+/// a = x_j, b = x_{j + dim/2}; `inverse` turns back (the vjp). Su et al. 2021.
+Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim,
+            bool inverse);
+
+// ---- matrix products (OpenBLAS, cuBLASLt) -------------------------------------------------------
+
+enum class Trans { no, yes };
+/// op(a) op(b): a [m, k] (or [k, m] with Trans::yes), b [k, n] (or [n, k]) -> [m, n].
+Tensor matmul(const Tensor& a, Trans ta, const Tensor& b, Trans tb);
+/// c = alpha op(a) op(b) + beta c.
+void gemm(const Tensor& a, Trans ta, const Tensor& b, Trans tb, const Tensor& c, double alpha,
+          double beta);
+/// The same for every i of [batch, ., .] tensors.
+Tensor matmul_batched(const Tensor& a, Trans ta, const Tensor& b, Trans tb, double alpha = 1.0);
+
+// ---- random numbers (Philox by counter: equal on both devices) ----------------------------------
+
+/// Element i = mean + deviation * N(0, 1), Box-Muller on philox(seed, stream, 2i), (.., 2i + 1).
+void fill_normal(const Tensor& t, double mean, double deviation, uint64_t seed, uint64_t stream);
+void fill_uniform(const Tensor& t, double low, double high, uint64_t seed, uint64_t stream);
+
+// ---- reconstruction error -----------------------------------------------------------------------
+
+/// Per-row error between a prediction and a fixed target, both [..., n]:
+///   l2_weight * sum_j (p_j - t_j)^2  (or its root, with `l2_norm`)
+///   + kl_weight * KL(softmax(t) || softmax(p))  over the row.
+/// `loss` [rows] and, if wanted, d(sum of loss)/d p, in one pass over the data.
+struct RowErrorResult {
+  Tensor loss;
+  Tensor gradient;
+};
+RowErrorResult row_error(const Tensor& prediction, const Tensor& target, double l2_weight,
+                         bool l2_norm, double kl_weight, bool want_gradient);
+
+// ---- optimizers ---------------------------------------------------------------------------------
+
+/// One Adam step with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019):
+///   m = b1 m + (1-b1) g,  v = b2 v + (1-b2) g^2,
+///   p -= rate * (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay * p).
+/// p, m, v, g f32 of equal shape; t counts from 1.
+struct AdamSettings {
+  double rate = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, decay = 0.0;
+};
+void adam_step(const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& v,
+               const AdamSettings& settings, int64_t t);
+/// p -= rate * sign(g).
+void sign_sgd_step(const Tensor& p, const Tensor& g, double rate);
+/// Sum of squares of all elements, on the host (gradient clipping).
+double sum_of_squares(const Tensor& x);
+
+}  // namespace cbq::kernels

@@ -1,0 +1,203 @@
+// Sums and extrema. Fixed order everywhere: partial results per chunk of a fixed size, then the
+// chunks in order, so the number of threads does not change a bit of the result.
+#include "kernels/launch.h"
+#include "kernels/ops.h"
+#include "kernels/rows.h"
+
+namespace cbq::kernels {
+namespace {
+
+constexpr int64_t chunk_size = 4096;
+
+struct Identity {
+  template <class A>
+  CBQ_HD static A apply(A x) {
+    return x;
+  }
+};
+struct Square {
+  template <class A>
+  CBQ_HD static A apply(A x) {
+    return x * x;
+  }
+};
+// 1 for NaN and infinities: x - x is 0 for every finite x and NaN otherwise.
+struct NonFinite {
+  template <class A>
+  CBQ_HD static A apply(A x) {
+    return x - x == A(0) ? A(0) : A(1);
+  }
+};
+
+template <class T, class F>
+struct ChunkSums {
+  const T* x;
+  acc_t<T>* partial;
+  int64_t count;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const int64_t begin = r * chunk_size;
+    const int64_t n = math::min(chunk_size, count - begin);
+    const T* in = x + begin;
+    A s = 0;
+#pragma omp simd reduction(+ : s)
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) s += F::apply(A(in[j]));
+    s = row.sum(s);
+    if (row.lane() == 0) partial[r] = s;
+  }
+};
+
+template <class F>
+Tensor reduce(const char* op, const Tensor& x) {
+  Tensor current = x;
+  bool first = true;
+  // Each pass shrinks by chunk_size; only the first applies F.
+  while (first || current.count() > 1) {
+    const int64_t chunks = std::max<int64_t>(1, (current.count() + chunk_size - 1) / chunk_size);
+    dispatch_float(current.dtype(), op, [&]<class T>() {
+      Tensor partial({chunks}, dtype_of<acc_t<T>>::value, x.device());
+      acc_t<T>* out = partial.data<acc_t<T>>();
+      if (first) {
+        map_rows(op, x.device(), chunks, chunk_size,
+                 ChunkSums<T, F>{current.data<T>(), out, current.count()});
+      } else {
+        map_rows(op, x.device(), chunks, chunk_size,
+                 ChunkSums<T, Identity>{current.data<T>(), out, current.count()});
+      }
+      current = partial;
+    });
+    first = false;
+  }
+  return current;
+}
+
+// Column sums in two steps: blocks of rows, then the blocks. A worker owns whole columns.
+constexpr int64_t rows_per_block = 64;
+
+template <class T, class Out>
+struct ColumnSums {
+  const T* x;
+  Out* y;  // [blocks, n]
+  int64_t rows;
+  int64_t n;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t block) const {
+    using A = acc_t<T>;
+    const int64_t begin = block * rows_per_block;
+    const int64_t end = math::min(begin + rows_per_block, rows);
+    constexpr int tile = 16;  // columns summed side by side, in registers
+    for (int64_t j0 = row.lane() * tile; j0 < n; j0 += row.lanes() * tile) {
+      A s[tile] = {};
+      const int64_t width = math::min<int64_t>(tile, n - j0);
+      if (width == tile) {
+        for (int64_t r = begin; r < end; ++r) {
+          for (int j = 0; j < tile; ++j) s[j] += A(x[r * n + j0 + j]);
+        }
+      } else {
+        for (int64_t r = begin; r < end; ++r) {
+          for (int64_t j = 0; j < width; ++j) s[j] += A(x[r * n + j0 + j]);
+        }
+      }
+      for (int64_t j = 0; j < width; ++j) y[block * n + j0 + j] = Out(s[j]);
+    }
+  }
+};
+
+template <class T>
+struct MinMaxRows {
+  const T* x;
+  T* low;
+  T* high;
+  int64_t n;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const T* in = x + r * n;
+    A largest = -INFINITY, negated = -INFINITY;
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      largest = math::max(largest, A(in[j]));
+      negated = math::max(negated, -A(in[j]));
+    }
+    largest = row.max(largest);
+    negated = row.max(negated);
+    if (row.lane() == 0) {
+      low[r] = T(-negated);
+      high[r] = T(largest);
+    }
+  }
+};
+
+template <class T>
+struct AbsMaxColumn {
+  const T* x;
+  float* y;
+  int64_t rows;
+  int64_t n;
+  CBQ_HD void operator()(int64_t j) const {
+    float m = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      m = math::max(m, math::abs(static_cast<float>(acc_t<T>(x[r * n + j]))));
+    }
+    y[j] = m;
+  }
+};
+
+}  // namespace
+
+Tensor sum(const Tensor& x) { return reduce<Identity>("sum", x); }
+
+double sum_of_squares(const Tensor& x) { return reduce<Square>("sum_of_squares", x).item(); }
+
+bool has_non_finite(const Tensor& x) {
+  return reduce<NonFinite>("has_non_finite", x).item() != 0.0;
+}
+
+Tensor sum_rows(const Tensor& x) {
+  const auto [rows, n] = row_shape("sum_rows", x);
+  Tensor y({n}, x.dtype(), x.device());
+  const int64_t blocks = std::max<int64_t>(1, (rows + rows_per_block - 1) / rows_per_block);
+  dispatch_float(x.dtype(), "sum_rows", [&]<class T>() {
+    using A = acc_t<T>;
+    if (blocks == 1) {
+      map_rows("sum_rows", x.device(), 1, rows * n,
+               ColumnSums<T, T>{x.data<T>(), y.data<T>(), rows, n});
+      return;
+    }
+    Tensor current({blocks, n}, dtype_of<A>::value, x.device());
+    map_rows("sum_rows", x.device(), blocks, rows_per_block * n,
+             ColumnSums<T, A>{x.data<T>(), current.data<A>(), rows, n});
+    while (current.size(0) > rows_per_block) {
+      const int64_t fewer = (current.size(0) + rows_per_block - 1) / rows_per_block;
+      Tensor next({fewer, n}, dtype_of<A>::value, x.device());
+      map_rows("sum_rows", x.device(), fewer, rows_per_block * n,
+               ColumnSums<A, A>{current.data<A>(), next.data<A>(), current.size(0), n});
+      current = next;
+    }
+    map_rows("sum_rows", x.device(), 1, current.count(),
+             ColumnSums<A, T>{current.data<A>(), y.data<T>(), current.size(0), n});
+  });
+  return y;
+}
+
+std::pair<Tensor, Tensor> min_max_rows(const Tensor& x) {
+  const auto [rows, n] = row_shape("min_max_rows", x);
+  check(n > 0, "min_max_rows: empty rows");
+  Tensor low({rows}, x.dtype(), x.device()), high({rows}, x.dtype(), x.device());
+  dispatch_float(x.dtype(), "min_max_rows", [&]<class T>() {
+    map_rows("min_max_rows", x.device(), rows, n,
+             MinMaxRows<T>{x.data<T>(), low.data<T>(), high.data<T>(), n});
+  });
+  return {low, high};
+}
+
+Tensor abs_max_columns(const Tensor& x) {
+  const auto [rows, n] = row_shape("abs_max_columns", x);
+  Tensor y({n}, Dtype::f32, x.device());
+  dispatch_float(x.dtype(), "abs_max_columns", [&]<class T>() {
+    map("abs_max_columns", x.device(), n, AbsMaxColumn<T>{x.data<T>(), y.data<float>(), rows, n});
+  });
+  return y;
+}
+
+}  // namespace cbq::kernels

@@ -1,0 +1,52 @@
+// Small helpers for functors that work on one row (see launch.h).
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/math.h"
+#include "tensor/tensor.h"
+
+namespace cbq {
+
+/// Length of a row (last axis) and number of rows (all other axes).
+struct RowShape {
+  int64_t rows;
+  int64_t width;
+};
+inline RowShape row_shape(const char* op, const Tensor& x) {
+  check(x.rank() >= 1, op, ": expected at least one axis");
+  const int64_t width = x.size(-1);
+  return {width > 0 ? x.count() / width : 0, width};
+}
+
+/// max_j x_j of a row, shared by all its workers.
+template <class Row, class T>
+CBQ_HD acc_t<T> row_max(Row& row, const T* x, int64_t n) {
+  using A = acc_t<T>;
+  A m = -INFINITY;
+#pragma omp simd reduction(max : m)
+  for (int64_t j = row.lane(); j < n; j += row.lanes()) m = A(x[j]) > m ? A(x[j]) : m;
+  return row.max(m);
+}
+
+/// sum_j e^(x_j - shift) of a row.
+template <class Row, class T>
+CBQ_HD acc_t<T> row_sum_exp(Row& row, const T* x, int64_t n, acc_t<T> shift) {
+  using A = acc_t<T>;
+  A s = 0;
+#pragma omp simd reduction(+ : s)
+  for (int64_t j = row.lane(); j < n; j += row.lanes()) s += math::exp(A(x[j]) - shift);
+  return row.sum(s);
+}
+
+/// sum_j a_j b_j of two rows.
+template <class Row, class T>
+CBQ_HD acc_t<T> row_dot(Row& row, const T* a, const T* b, int64_t n) {
+  using A = acc_t<T>;
+  A s = 0;
+#pragma omp simd reduction(+ : s)
+  for (int64_t j = row.lane(); j < n; j += row.lanes()) s += A(a[j]) * A(b[j]);
+  return row.sum(s);
+}
+
+}  // namespace cbq

@@ -1,0 +1,285 @@
+// Norms and softmax: one row, several workers (launch.h).
+#include "kernels/launch.h"
+#include "kernels/ops.h"
+#include "kernels/rows.h"
+
+namespace cbq::kernels {
+namespace {
+
+template <class T>
+struct RmsNorm {
+  const T* x;
+  const T* w;
+  T* y;
+  acc_t<T>* inverse_rms;
+  int64_t n;
+  acc_t<T> eps;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const T* in = x + r * n;
+    T* out = y + r * n;
+    const A inverse = A(1) / math::sqrt(row_dot(row, in, in, n) / A(n) + eps);
+    if (row.lane() == 0) inverse_rms[r] = inverse;
+#pragma omp simd
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      const T normalized = T(A(in[j]) * inverse);  // rounded to the dtype before the product
+      out[j] = T(A(normalized) * A(w[j]));
+    }
+  }
+};
+
+// With x^ = x * inverse: dx = inverse * (w dy - x^ * mean(w dy x^)).
+template <class T>
+struct RmsNormBackward {
+  const T* x;
+  const T* w;
+  const acc_t<T>* inverse_rms;
+  const T* dy;
+  T* dx;
+  int64_t n;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const T* in = x + r * n;
+    const T* g = dy + r * n;
+    T* out = dx + r * n;
+    const A inverse = inverse_rms[r];
+    A dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) dot += A(w[j]) * A(g[j]) * A(in[j]);
+    const A mean = row.sum(dot) * inverse / A(n);
+#pragma omp simd
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      out[j] = T(inverse * (A(w[j]) * A(g[j]) - A(in[j]) * inverse * mean));
+    }
+  }
+};
+
+// Rows of dy * x^, to be summed over rows for dw.
+template <class T>
+struct RmsNormWeightTerm {
+  const T* x;
+  const acc_t<T>* inverse_rms;
+  const T* dy;
+  T* term;
+  int64_t n;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      term[r * n + j] = T(A(dy[r * n + j]) * A(x[r * n + j]) * inverse_rms[r]);
+    }
+  }
+};
+
+// One functor for plain and causal softmax: `period` 0 means that all entries count.
+template <class T>
+struct Softmax {
+  const T* x;
+  T* y;
+  int64_t n;
+  int64_t period;
+  acc_t<T> factor;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const T* in = x + r * n;
+    T* out = y + r * n;
+    const int64_t count = period > 0 ? r % period + 1 : n;
+    const A largest = row_max(row, in, count) * factor;
+    A s = 0;
+#pragma omp simd reduction(+ : s)
+    for (int64_t j = row.lane(); j < count; j += row.lanes()) {
+      s += math::exp(A(in[j]) * factor - largest);
+    }
+    const A inverse = A(1) / row.sum(s);
+    // The exponential is computed again instead of being stored in f32 between the loops.
+#pragma omp simd
+    for (int64_t j = row.lane(); j < count; j += row.lanes()) {
+      out[j] = T(math::exp(A(in[j]) * factor - largest) * inverse);
+    }
+    for (int64_t j = count + row.lane(); j < n; j += row.lanes()) out[j] = T(A(0));
+  }
+};
+
+template <class T>
+struct SoftmaxBackward {
+  const T* y;
+  const T* dy;
+  T* dx;
+  int64_t n;
+  int64_t period;
+  acc_t<T> factor;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const T* p = y + r * n;
+    const T* g = dy + r * n;
+    T* out = dx + r * n;
+    const int64_t count = period > 0 ? r % period + 1 : n;
+    const A dot = row_dot(row, p, g, count);
+#pragma omp simd
+    for (int64_t j = row.lane(); j < count; j += row.lanes()) {
+      out[j] = T(factor * A(p[j]) * (A(g[j]) - dot));
+    }
+    for (int64_t j = count + row.lane(); j < n; j += row.lanes()) out[j] = T(A(0));
+  }
+};
+
+template <class T>
+struct CrossEntropy {
+  const T* logits;
+  const int32_t* target;
+  acc_t<T>* nll;
+  int64_t n;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const T* in = logits + r * n;
+    const A largest = row_max(row, in, n);
+    const A total = row_sum_exp(row, in, n, largest);
+    if (row.lane() == 0) nll[r] = math::log(total) + largest - A(in[target[r]]);
+  }
+};
+
+template <class T>
+struct CrossEntropyBackward {
+  const T* logits;
+  const int32_t* target;
+  const acc_t<T>* dnll;
+  T* dlogits;
+  int64_t n;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const T* in = logits + r * n;
+    T* out = dlogits + r * n;
+    const A largest = row_max(row, in, n);
+    const A inverse = A(1) / row_sum_exp(row, in, n, largest);
+    const A d = dnll[r];
+    const int64_t t = target[r];
+#pragma omp simd
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      const A p = math::exp(A(in[j]) - largest) * inverse;
+      out[j] = T(d * (p - (j == t ? A(1) : A(0))));
+    }
+  }
+};
+
+void check_targets(const char* op, const Tensor& logits, const Tensor& target) {
+  check(logits.rank() == 2 && target.dtype() == Dtype::i32 && target.rank() == 1 &&
+            target.size(0) == logits.size(0),
+        op, ": logits ", to_string(logits.shape()), " need i32 targets [rows], got ",
+        name_of(target.dtype()), to_string(target.shape()));
+  if (target.device().is_cuda()) return;  // the model checks ids before they travel
+  const int32_t* ids = target.data<int32_t>();
+  for (int64_t r = 0; r < target.count(); ++r) {
+    check(ids[r] >= 0 && ids[r] < logits.size(1), op, ": target ", ids[r], " at row ", r,
+          " is outside the ", logits.size(1), " classes");
+  }
+}
+
+template <class T>
+constexpr Dtype acc_dtype = dtype_of<acc_t<T>>::value;
+
+}  // namespace
+
+RmsNormResult rms_norm(const Tensor& x, const Tensor& w, double eps) {
+  const auto [rows, n] = row_shape("rms_norm", x);
+  check_shape("rms_norm", "weight", w, {n});
+  check(w.dtype() == x.dtype(), "rms_norm: weight is ", name_of(w.dtype()), ", x is ",
+        name_of(x.dtype()));
+  RmsNormResult result{Tensor(x.shape(), x.dtype(), x.device()), Tensor()};
+  dispatch_float(x.dtype(), "rms_norm", [&]<class T>() {
+    result.inverse_rms = Tensor({rows}, acc_dtype<T>, x.device());
+    map_rows("rms_norm", x.device(), rows, n,
+             RmsNorm<T>{x.data<T>(), w.data<T>(), result.y.data<T>(),
+                        result.inverse_rms.data<acc_t<T>>(), n, static_cast<acc_t<T>>(eps)});
+  });
+  return result;
+}
+
+std::pair<Tensor, Tensor> rms_norm_backward(const Tensor& x, const Tensor& w,
+                                            const Tensor& inverse_rms, const Tensor& dy,
+                                            bool want_dw) {
+  check_same("rms_norm_backward", x, dy);
+  const auto [rows, n] = row_shape("rms_norm_backward", x);
+  Tensor dx(x.shape(), x.dtype(), x.device());
+  Tensor dw;
+  dispatch_float(x.dtype(), "rms_norm_backward", [&]<class T>() {
+    const acc_t<T>* inverse = inverse_rms.data<acc_t<T>>();
+    map_rows("rms_norm_backward", x.device(), rows, n,
+             RmsNormBackward<T>{x.data<T>(), w.data<T>(), inverse, dy.data<T>(), dx.data<T>(), n});
+    if (!want_dw) return;
+    Tensor term({rows, n}, x.dtype(), x.device());
+    map_rows("rms_norm_backward", x.device(), rows, n,
+             RmsNormWeightTerm<T>{x.data<T>(), inverse, dy.data<T>(), term.data<T>(), n});
+    dw = sum_rows(term);
+  });
+  return {dx, dw};
+}
+
+namespace {
+Tensor softmax_into(const char* op, const Tensor& x, const Tensor& y, double factor,
+                    int64_t period) {
+  const auto [rows, n] = row_shape(op, x);
+  check(period == 0 || period == n, op, ": period ", period, " must be the row length ", n);
+  dispatch_float(x.dtype(), op, [&]<class T>() {
+    map_rows(op, x.device(), rows, n,
+             Softmax<T>{x.data<T>(), y.data<T>(), n, period, static_cast<acc_t<T>>(factor)});
+  });
+  return y;
+}
+
+Tensor softmax_backward_into(const char* op, const Tensor& y, const Tensor& dy, const Tensor& dx,
+                             double factor, int64_t period) {
+  check_same(op, y, dy);
+  const auto [rows, n] = row_shape(op, y);
+  dispatch_float(y.dtype(), op, [&]<class T>() {
+    map_rows(op, y.device(), rows, n,
+             SoftmaxBackward<T>{y.data<T>(), dy.data<T>(), dx.data<T>(), n, period,
+                                static_cast<acc_t<T>>(factor)});
+  });
+  return dx;
+}
+}  // namespace
+
+Tensor softmax(const Tensor& x) {
+  return softmax_into("softmax", x, Tensor(x.shape(), x.dtype(), x.device()), 1.0, 0);
+}
+Tensor softmax_backward(const Tensor& y, const Tensor& dy) {
+  return softmax_backward_into("softmax_backward", y, dy, Tensor(y.shape(), y.dtype(), y.device()),
+                               1.0, 0);
+}
+void causal_softmax_(const Tensor& x, double factor, int64_t period) {
+  softmax_into("causal_softmax", x, x, factor, period);
+}
+void causal_softmax_backward_(const Tensor& y, const Tensor& dy, double factor, int64_t period) {
+  softmax_backward_into("causal_softmax_backward", y, dy, dy, factor, period);
+}
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& target) {
+  check_targets("cross_entropy", logits, target);
+  Tensor nll;
+  dispatch_float(logits.dtype(), "cross_entropy", [&]<class T>() {
+    nll = Tensor({logits.size(0)}, acc_dtype<T>, logits.device());
+    map_rows("cross_entropy", logits.device(), logits.size(0), logits.size(1),
+             CrossEntropy<T>{logits.data<T>(), target.data<int32_t>(), nll.data<acc_t<T>>(),
+                             logits.size(1)});
+  });
+  return nll;
+}
+
+Tensor cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& dnll) {
+  check_targets("cross_entropy_backward", logits, target);
+  Tensor dlogits(logits.shape(), logits.dtype(), logits.device());
+  dispatch_float(logits.dtype(), "cross_entropy_backward", [&]<class T>() {
+    map_rows("cross_entropy_backward", logits.device(), logits.size(0), logits.size(1),
+             CrossEntropyBackward<T>{logits.data<T>(), target.data<int32_t>(),
+                                     dnll.data<acc_t<T>>(), dlogits.data<T>(), logits.size(1)});
+  });
+  return dlogits;
+}
+
+}  // namespace cbq::kernels

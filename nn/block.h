@@ -1,0 +1,53 @@
+// Block: one decoder layer, the unit that windows are made of.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nn/linear.h"
+
+namespace cbq {
+
+/// How the rows of a [batch * tokens, hidden] activation divide.
+struct Sequence {
+  int64_t batch = 1;
+  int64_t tokens = 0;
+};
+
+struct NamedLinear {
+  std::string name;  // below the block's prefix, e.g. "self_attn.q_proj"
+  Linear* linear;
+};
+
+/// A place where an equivalent transformation can move a factor per channel from the inputs of some
+/// linears into what produces these inputs (docs/method.md, CFP):
+///   y = W x = (W diag(s)) (diag(1/s) x),   1/s folded into the producer.
+struct ScalingSite {
+  std::string name;                // e.g. "input_layernorm"
+  std::vector<Linear*> consumers;  // all linears that read this activation
+  Var* norm_weight = nullptr;      // producer is a norm: its weight (and bias) are divided ...
+  Var* norm_bias = nullptr;
+  Linear* producer = nullptr;  // ... or a linear: its output rows (and bias) are
+  /// Channel c of the consumers' input comes from row `c / (group * head_dim) * head_dim + c %
+  /// head_dim` of the producer: several query heads share a key-value head. 1: one to one.
+  int64_t head_group = 1;
+  int64_t head_dim = 0;
+  /// Non-empty: why nothing can be folded here; such a site is reported as skipped.
+  std::string obstacle;
+};
+
+class Block : public Module {
+ public:
+  /// x [batch * tokens, hidden] -> the same shape: the residual stream after this block.
+  virtual Var forward(const Var& x, const Sequence& sequence) = 0;
+  /// The linear layers that are quantized, in execution order.
+  virtual std::vector<NamedLinear> linears() = 0;
+  /// The last linear of the feed-forward part ("FC2" in the paper's CBQ* rows).
+  virtual std::string fc2_name() const = 0;
+  /// The linear that writes the attention's result into the residual stream.
+  virtual std::string attention_output_name() const = 0;
+  virtual std::vector<ScalingSite> scaling_sites() = 0;
+};
+
+}  // namespace cbq

@@ -1,0 +1,78 @@
+#include "tensor/device.h"
+
+#include "tensor/error.h"
+#include "tensor/stream.h"
+
+namespace cbq {
+
+std::string name_of(Device device) {
+  return device.is_cuda() ? "cuda:" + std::to_string(device.index) : "cpu";
+}
+
+#ifdef CBQ_CUDA
+
+int cuda_device_count() {
+  int count = 0;
+  // No driver and no device are ordinary answers here, not errors.
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return count;
+}
+
+void synchronize(Device device) {
+  if (device.is_cuda()) cuda_check(cudaStreamSynchronize(current_stream()), "synchronize");
+}
+
+namespace {
+std::string why_no_cuda() {
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  int runtime = 0;
+  cudaRuntimeGetVersion(&runtime);
+  if (driver == 0) return "no NVIDIA driver is installed";
+  if (driver / 1000 < runtime / 1000) {
+    return concat("the driver supports CUDA ", driver / 1000, ".", driver % 1000 / 10,
+                  ", this binary needs ", runtime / 1000, ".", runtime % 1000 / 10,
+                  " (update the driver)");
+  }
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  return status == cudaSuccess ? "no device is visible (see CUDA_VISIBLE_DEVICES)"
+                               : cudaGetErrorString(status);
+}
+}  // namespace
+
+#else
+
+int cuda_device_count() { return 0; }
+void synchronize(Device) {}
+
+namespace {
+std::string why_no_cuda() {
+  return "this binary was built without CUDA (configure with -DCBQ_CUDA=ON)";
+}
+}  // namespace
+
+#endif
+
+Device device_from_name(const std::string& name) {
+  if (name == "cpu") return Device::cpu();
+  const int count = cuda_device_count();
+  if (name == "auto") return count > 0 ? Device::cuda() : Device::cpu();
+  check(name == "cuda" || name.rfind("cuda:", 0) == 0, "unknown device '", name,
+        "'; expected auto, cpu, cuda or cuda:N");
+  int index = 0;
+  if (name.size() > 5) {
+    const std::string digits = name.substr(5);
+    check(digits.size() <= 3 && digits.find_first_not_of("0123456789") == std::string::npos,
+          "unknown device '", name, "'; expected cuda:N with N a device number");
+    index = std::stoi(digits);
+  }
+  if (count == 0) fail("device '", name, "' cannot be used: ", why_no_cuda(), "; try --device cpu");
+  check(index < count, "device '", name, "' does not exist: ", count, " CUDA device(s) here");
+  return Device::cuda(index);
+}
+
+}  // namespace cbq
