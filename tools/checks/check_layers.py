@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""The two rules that keep the tree readable from left to right, checked on the text of the sources.
+
+1. Each layer includes only itself and those to its left:  tensor <- kernels <- autograd <- nn <- quant <- cbq <-
+   experiments. tests/ and tools/ may include everything; no layer includes them. Every project include resolves.
+2. The words that mean "this is CUDA" stand only in the few files that exist to hide it.
+
+Run from the root; prints one line per violation and exits 1 if there is any.
+"""
+import pathlib
+import re
+import sys
+
+LAYERS = ["tensor", "kernels", "autograd", "nn", "quant", "cbq", "experiments"]
+OUTSIDE = ["tools", "tests"]
+SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
+
+CUDA_WORDS = re.compile(
+    r"\bCBQ_CUDA\b|\b__CUDA(?:CC|_ARCH)__\b|\bis_cuda\s*\(|\bKind::cuda\b|<<<|\bthrust::|\bcub::|\bncclComm|\bnccl[A-Z]"
+    r"|\bcu(?:da|blas|rand)[A-Z]\w*|\b__(?:global|shared|device|host)__\b|\b__syncthreads\b|\bcuda_\w+\.h\b")
+CUDA_FILES = re.compile(
+    r"tensor/(?:device|storage|stream)|kernels/(?:launch|gemm|sort|fast/)|cbq/communicator"
+    r"|tensor/dtype\.h$")  # the __host__ __device__ annotation, and what reads a bf16 on either side
+
+
+def code_only(text):
+    """Without comments and string literals, which may speak of anything; line numbers are kept."""
+    pattern = r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/'
+    return re.sub(pattern, lambda m: "\n" * m[0].count("\n"), text, flags=re.S)
+
+
+def include_violation(path, layer, included):
+    target = included.split("/", 1)[0]
+    if not pathlib.Path(included).is_file():
+        return f'"{included}" does not exist (project includes are relative to the root)'
+    if layer in OUTSIDE:
+        return None
+    if target in OUTSIDE:
+        return f'"{included}": no layer includes {target}/'
+    if target in LAYERS and LAYERS.index(target) > LAYERS.index(layer):
+        return f'"{included}": {layer}/ may include only {", ".join(LAYERS[:LAYERS.index(layer) + 1])}'
+    return None
+
+
+def violations(path):
+    layer, text = path.parts[0], path.read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(), 1):
+        match = re.match(r'\s*#\s*include\s*"([^"]+)"', line)
+        message = match and include_violation(path, layer, match[1])
+        if message:
+            yield f"{path}:{number}: {message}"
+    if layer in OUTSIDE or CUDA_FILES.match(path.as_posix()):
+        return
+    for number, line in enumerate(code_only(text).splitlines(), 1):
+        match = CUDA_WORDS.search(line)
+        if match:
+            yield f"{path}:{number}: '{match[0]}' means CUDA; it belongs behind kernels/launch.h (see this script's list)"
+
+
+def main():
+    files = [p for folder in LAYERS + OUTSIDE for p in sorted(pathlib.Path(folder).rglob("*")) if p.suffix in SUFFIXES]
+    found = [line for path in files for line in violations(path)]
+    print("\n".join(found + [f"{len(files)} files checked, {len(found)} violations"]))
+    if not files:
+        sys.exit("no sources found: run from the root of the project")
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()
