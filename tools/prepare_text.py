@@ -19,7 +19,7 @@ import sys
 import zlib
 
 WORDNET = pathlib.Path("/usr/share/wordnet")
-GCIDE = pathlib.Path("/usr/share/dictd/gcide.dict.dz")
+GCIDE = pathlib.Path("/usr/share/dictd/gcide.dict.dz")  # gzip reads dictzip
 
 
 def part_of(headword):
@@ -121,8 +121,8 @@ def paragraphs(body):
     yield from pending
 
 
-def gcide_entries():
-    text = gzip.decompress(GCIDE.read_bytes()).decode("latin-1")
+def gcide_entries(path):
+    text = gzip.decompress(path.read_bytes()).decode("latin-1")
     text = text.encode("ascii", "ignore").decode("ascii")  # three stray bytes
     for entry in re.split(r"\n(?=\S)", text):
         if "\\" not in entry.split("\n", 1)[0] or entry.startswith("00-database"):
@@ -152,18 +152,20 @@ def package_version(package, path):
         sys.exit(f"prepare_text: {path} is missing.\n  It comes with the Debian package {package}: "
                  f"sudo apt-get install {package}")
     query = subprocess.run(["dpkg-query", "-W", "-f=${Version}", package], capture_output=True, text=True)
-    return query.stdout or "unknown"
+    return query.stdout or "(unpacked, not installed)"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, help="where the text goes (created)")
-    folder = parser.parse_args().folder
-    for package, path in (("wordnet-base", WORDNET / "data.noun"), ("dict-gcide", GCIDE)):
+    parser.add_argument("--gcide", type=pathlib.Path, default=GCIDE, help="another place of gcide.dict.dz")
+    args = parser.parse_args()
+    folder = args.folder
+    for package, path in (("wordnet-base", WORDNET / "data.noun"), ("dict-gcide", args.gcide)):
         print(f"{package} {package_version(package, path)}")
     folder.mkdir(parents=True, exist_ok=True)
     sums = []
-    for source, entries in (("wordnet", wordnet_entries()), ("gcide", gcide_entries())):
+    for source, entries in (("wordnet", wordnet_entries()), ("gcide", gcide_entries(args.gcide))):
         parts = {"train": [], "calibration": [], "test": []}
         for headword, line in entries:
             parts[part_of(headword)].append(line + "\n")
