@@ -1,0 +1,122 @@
+// Checkpoint: a model folder of one or many safetensors files (declared in nn/safetensors.h).
+#include <algorithm>
+
+#include "nn/json.h"
+#include "nn/safetensors.h"
+
+namespace cbq {
+namespace {
+
+constexpr const char* single_name = "model.safetensors";
+constexpr const char* index_name = "model.safetensors.index.json";
+
+// A name that cannot lead out of its folder.
+bool is_plain_file_name(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of("/\\") == std::string::npos;
+}
+
+[[noreturn]] void fail_without_model(const std::filesystem::path& folder) {
+  std::error_code error;
+  if (!std::filesystem::exists(folder, error)) {
+    fail("model folder ", folder.string(), " does not exist");
+  }
+  bool pickled = false;
+  std::string others;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("pytorch_model") || name.ends_with(".pth")) pickled = true;
+    if (entry.path().extension() == ".safetensors") others += " " + name;
+  }
+  if (pickled) {
+    fail(folder.string(), " has only pickled PyTorch weights, which are never unpickled here. ",
+         "Convert them once: python3 tools/convert_checkpoint.py ", folder.string());
+  }
+  fail(folder.string(), " has neither ", single_name, " nor ", index_name,
+       others.empty() ? "" : "; it has" + others);
+}
+
+}  // namespace
+
+Checkpoint Checkpoint::open(const std::filesystem::path& path) {
+  Checkpoint checkpoint;
+  checkpoint.path_ = path;
+  std::error_code error;
+  std::filesystem::path single = path / single_name;
+  if (std::filesystem::is_regular_file(path, error)) single = path;
+  if (std::filesystem::exists(single, error)) {
+    checkpoint.files_.push_back(SafetensorsFile::open(single));
+    for (const auto& entry : checkpoint.files_.front().entries()) {
+      checkpoint.file_of_.emplace(entry.first, 0);
+    }
+  } else if (std::filesystem::exists(path / index_name, error)) {
+    checkpoint.add_shards(path / index_name);
+  } else {
+    fail_without_model(path);
+  }
+  return checkpoint;
+}
+
+void Checkpoint::add_shards(const std::filesystem::path& index) {
+  const std::string where = index.string();
+  const nlohmann::json json = read_json_file(index);
+  const nlohmann::json& weight_map = json_at(json, "weight_map", where);
+  if (!weight_map.is_object() || weight_map.empty()) {
+    fail(where, ": \"weight_map\" must be an object of tensor and file names");
+  }
+  std::map<std::string, size_t> position;  // file name -> position in files_
+  for (const auto& [name, value] : weight_map.items()) {
+    const std::string file = json_string(value, name, where);
+    if (!is_plain_file_name(file)) {
+      fail(where, ": tensor \"", name, "\" is said to be in \"", file,
+           "\", which is not a plain file name");
+    }
+    const auto [at, is_new] = position.emplace(file, files_.size());
+    if (is_new) {
+      if (!std::filesystem::exists(index.parent_path() / file)) {
+        fail(where, " lists ", file, ", which is not there; fetch the missing file");
+      }
+      files_.push_back(SafetensorsFile::open(index.parent_path() / file));
+    }
+    if (!files_[at->second].has(name)) {
+      fail(where, ": tensor \"", name, "\" is said to be in ", file, ", but is not");
+    }
+    file_of_.emplace(name, at->second);
+  }
+  std::map<std::string, size_t> seen;
+  for (size_t i = 0; i < files_.size(); ++i) {
+    for (const auto& entry : files_[i].entries()) {
+      const auto [at, is_new] = seen.emplace(entry.first, i);
+      if (!is_new) {
+        fail(where, ": tensor \"", entry.first, "\" is in two files, ",
+             files_[at->second].path().filename().string(), " and ",
+             files_[i].path().filename().string());
+      }
+    }
+  }
+}
+
+std::vector<std::string> Checkpoint::names() const {
+  std::vector<std::string> names;
+  for (const auto& entry : file_of_) names.push_back(entry.first);
+  return names;
+}
+
+const SafetensorsFile& Checkpoint::file_of(const std::string& name) const {
+  const auto at = file_of_.find(name);
+  if (at == file_of_.end()) {
+    const auto near = file_of_.lower_bound(name);
+    const std::string hint = near == file_of_.end() ? "" : ", but \"" + near->first + "\"";
+    check(false, path_.string(), " has no tensor \"", name, "\" (it has ", file_of_.size(),
+          " others", hint, ")");
+  }
+  return files_[at->second];
+}
+
+int64_t Checkpoint::total_bytes() const {
+  int64_t sum = 0;
+  for (const auto& [name, file] : file_of_) sum += files_[file].info(name).bytes;
+  return sum;
+}
+
+}  // namespace cbq
