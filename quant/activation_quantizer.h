@@ -1,0 +1,44 @@
+// The quantizer of one linear layer's input.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "autograd/var.h"
+#include "quant/config.h"
+
+namespace cbq {
+
+/// per_token, dynamic (x_t: one token's row; alpha: learned clip ratio, alpha = e^a with a starting at 0):
+///   asymmetric: lo = alpha min(x_t, 0), hi = alpha max(x_t, 0), s = (hi - lo) / (2^b - 1),
+///               z = clamp(round(-lo / s), 0, 2^b - 1);
+///   symmetric:  s by SymmetricForm with alpha max|x_t|, z = 2^(b-1).
+/// per_tensor (and per_channel = one scale per input channel is not offered: it cannot be folded out of
+/// the product): dynamic from the tensor at hand, or static: s = s0 e^a with s0, z from observe().
+/// x^ = s (clamp(round(x/s) + z, 0, 2^b - 1) - z).
+/// Gradients: dx = dx^ inside the clip range, else 0; da by LSQ: with q the clamped code
+///   dx^/ds = (q - z) - x/s inside, (q - z) at the ends; ds/da = s.
+/// A row of zeros stays zero.
+class ActivationQuantizer {
+ public:
+  ActivationQuantizer(const ActivationConfig& config, Device device, const std::string& layer);
+
+  /// Static quantizers collect the range of x (calibration); no-op for dynamic ones.
+  void observe(const Tensor& x);
+  /// x [tokens, in] -> x^, differentiable in x and in the clip variable.
+  Var fake_quant(const Var& x) const;
+
+  /// The learned variable a [1], or none if the config does not quantize.
+  std::vector<Var> variables() const;
+  std::vector<std::pair<std::string, Tensor>> snapshot() const;
+  void restore(const std::vector<std::pair<std::string, Tensor>>& values);
+  const ActivationConfig& config() const { return config_; }
+
+ private:
+  ActivationConfig config_;
+  std::string layer_;
+  Var clip_;                                // a, [1] f32
+  double low_ = 0.0, high_ = 0.0;           // observed range (static)
+};
+
+}  // namespace cbq

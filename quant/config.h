@@ -1,0 +1,56 @@
+// What a quantizer is told: bits, symmetry, granularity.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace cbq {
+
+/// Bits at or above this mean "leave in floating point".
+constexpr int float_bits = 16;
+
+enum class Granularity { per_tensor, per_channel, per_group, per_token };
+/// Symmetric grids of b bits (zero point 2^(b-1)):
+///   full_range: s = 2 max|x| / (2^b - 1): every code is used.
+///   restricted: s = max|x| / (2^(b-1) - 1): max|x| is a grid point; impossible at 1 bit.
+enum class SymmetricForm { full_range, restricted };
+/// How the scale of a weight starts.
+///   min_max: the range of the values, 0 included.
+///   squared_error: of a ladder of clip ratios, the one with the least ||Q(W) - W||^2.
+enum class ScaleSearch { min_max, squared_error };
+
+struct WeightConfig {
+  int bits = 4;
+  bool symmetric = false;
+  SymmetricForm form = SymmetricForm::full_range;
+  Granularity granularity = Granularity::per_channel;
+  int64_t group_size = 0;  // inputs per group, with per_group
+  ScaleSearch search = ScaleSearch::squared_error;
+  bool quantizes() const { return bits < float_bits; }
+};
+
+struct ActivationConfig {
+  int bits = float_bits;
+  bool symmetric = false;
+  SymmetricForm form = SymmetricForm::restricted;
+  Granularity granularity = Granularity::per_token;
+  bool dynamic = true;  // ranges of the token at hand; false: one learned scale from calibration
+  bool quantizes() const { return bits < float_bits; }
+};
+
+/// Names as they stand on the command line; from_name throws with the known names.
+std::string name_of(Granularity granularity);
+std::string name_of(SymmetricForm form);
+std::string name_of(ScaleSearch search);
+Granularity granularity_from_name(const std::string& name);
+SymmetricForm symmetric_form_from_name(const std::string& name);
+ScaleSearch scale_search_from_name(const std::string& name);
+
+/// Throws std::invalid_argument for settings that cannot be (bits < 1, restricted at 1 bit, a group
+/// size that does not divide `in_features`: it names the layer and the sizes that would).
+void check_weight_config(const WeightConfig& config, const std::string& layer,
+                         int64_t in_features);
+
+}  // namespace cbq

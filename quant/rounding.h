@@ -1,0 +1,81 @@
+// Rounding schemes: how w/s becomes an integer, and what of it is learned.
+//
+// A scheme is scalar math of (u, v): u = w/s, v the rounding variable of this weight. Where v comes
+// from is the parameterization's business: v = v0(u) + p with p dense [out, in] or low rank A1 A2.
+// One file in quant/rounding/ defines a struct of scalar functions and registers it; kernels for both
+// devices, both parameterizations, the command-line name, the table row and the contract test follow
+// (docs/add-a-rounding-scheme.md).
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "quant/grid.h"
+#include "quant/registry.h"
+
+namespace cbq {
+
+enum class Parameterization { none, dense, low_rank };
+/// Where v starts: fraction: the relaxed weight equals the original one; nearest: it equals
+/// round-to-nearest; zero: v0 = 0.
+enum class Start { fraction, nearest, zero };
+
+std::string name_of(Parameterization parameterization);
+std::string name_of(Start start);
+Parameterization parameterization_from_name(const std::string& name);
+Start start_from_name(const std::string& name);
+
+/// One pass over a weight: everything its kernels read.
+struct RoundingPass {
+  Tensor w;                 // [out, in] f32 or bf16
+  Tensor scale;             // [out, groups] f32, current
+  Tensor zero_point;        // [out, groups] f32
+  int bits = 4;
+  int64_t group = 0;        // inputs per scale; scale is [1, 1] for per_tensor
+  Tensor dense;             // p [out, in] f32, or undefined
+  Tensor a1, a2;            // p = A1 A2: [out, r], [r, in] f32, or undefined
+  Start start = Start::fraction;
+  bool hard = false;        // integers forward, the relaxed derivative backward
+};
+
+/// beta of sum(1 - |2h - 1|^beta); weight 0: none. The weight multiplies the plain sum.
+struct RoundingRegularizer {
+  double weight = 0.0;
+  double beta = 2.0;
+};
+
+struct RoundingGradients {
+  Tensor scale;        // like pass.scale
+  Tensor dense;        // like pass.dense, or undefined
+  Tensor a1, a2;       // like pass.a1, a2, or undefined
+};
+
+class RoundingScheme {
+ public:
+  virtual ~RoundingScheme() = default;
+  virtual std::string name() const = 0;
+  /// One sentence for --help.
+  virtual std::string help() const = 0;
+  virtual Parameterization default_parameterization() const = 0;
+  virtual Start default_start() const = 0;
+  /// True if relaxed and hard rounding differ (so that a hard phase and the regularizer mean
+  /// something).
+  virtual bool relaxes() const = 0;
+
+  /// W^ = s (clamp(r + z, 0, 2^b - 1) - z), [out, in] in w's dtype.
+  virtual Tensor forward(const RoundingPass& pass) const = 0;
+  /// Gradients for the output gradient dw [out, in]; with u inside the clip range
+  ///   dL/dv = dW^ s dr/dv,  dL/ds = dW^ ((q - z) - u dr/du)   (LSQ, Esser et al. 2020),
+  /// at the clip ends dL/dv = 0, dL/ds = dW^ (q - z). Adds the regularizer's gradient.
+  /// Low rank: no [out, in] temporaries; deterministic.
+  virtual RoundingGradients backward(const RoundingPass& pass, const Tensor& dw,
+                                     const RoundingRegularizer& regularizer) const = 0;
+  /// weight * sum(1 - |2h - 1|^beta) on the host; 0 for schemes without it.
+  virtual double regularizer(const RoundingPass& pass, const RoundingRegularizer& r) const = 0;
+  /// Integer codes of the hard rounding: u8 [out, in].
+  virtual Tensor codes(const RoundingPass& pass) const = 0;
+};
+
+Registry<RoundingScheme>& rounding_schemes();
+
+}  // namespace cbq

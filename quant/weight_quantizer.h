@@ -1,0 +1,80 @@
+// The quantizer of one linear layer's weight: grid + rounding + what is learned of them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/var.h"
+#include "quant/packed.h"
+#include "quant/rounding.h"
+
+namespace cbq {
+
+/// How the learned scale depends on its variable x (x starts at 0, s0 is the start of the scale):
+///   log: s = s0 e^x.   relative: s = s0 (1 + x).   raw: s = s0 + x.
+enum class ScaleForm { log, relative, raw };
+std::string name_of(ScaleForm form);
+ScaleForm scale_form_from_name(const std::string& name);
+
+struct RoundingConfig {
+  std::string scheme = "nearest";
+  std::string parameterization = "default";  // default (the scheme's own), dense, low_rank
+  std::string start = "default";             // default, fraction, nearest, zero
+  int64_t rank = 5;
+  bool learn_scale = true;
+  ScaleForm scale_form = ScaleForm::log;
+};
+
+class WeightQuantizer {
+ public:
+  /// `stream` makes the Gaussian start of A1 ~ N(0, 1/r) unique to the layer. Variables and moments live
+  /// on w's device. Throws for impossible settings and for NaN in w, naming `layer`.
+  WeightQuantizer(const Tensor& w, const WeightConfig& weight, const RoundingConfig& rounding,
+                  const std::string& layer, uint64_t seed, uint64_t stream);
+
+  /// W^ for the current variables; differentiable in them, not in w.
+  Var fake_quant(const Var& w) const;
+
+  /// Learned variables; empty after harden(). The scale's and the rounding's, for their own rates.
+  std::vector<Var> scale_variables() const;
+  std::vector<Var> rounding_variables() const;
+
+  /// Hard forward with straight-through gradients from now on (the late phase).
+  void set_hard(bool hard) { hard_ = hard; }
+  void set_regularizer(const RoundingRegularizer& r) { regularizer_ = r; }
+  /// The regularizer's value for this layer's w (host).
+  double regularizer_value(const Tensor& w) const;
+
+  /// Freezes: integer codes from the hard rounding of `w`; fake_quant then returns s (q - z) as a constant.
+  void harden(const Tensor& w);
+  bool hardened() const { return packed_.has_value(); }
+  /// Throws unless hardened.
+  const PackedWeight& packed() const;
+
+  /// Values of all variables, to keep the best and to resume: name -> tensor (copies).
+  std::vector<std::pair<std::string, Tensor>> snapshot() const;
+  void restore(const std::vector<std::pair<std::string, Tensor>>& values);
+
+  const WeightGrid& start_grid() const { return grid_; }
+  /// Current scale [out, groups].
+  Tensor scale() const;
+  const WeightConfig& config() const { return config_; }
+
+ private:
+  RoundingPass pass(const Tensor& w) const;
+
+  WeightConfig config_;
+  RoundingConfig rounding_;
+  std::shared_ptr<RoundingScheme> scheme_;
+  WeightGrid grid_;
+  Var scale_variable_;          // x of ScaleForm
+  Var dense_, a1_, a2_;
+  Start start_ = Start::fraction;
+  bool hard_ = false;
+  RoundingRegularizer regularizer_;
+  std::optional<PackedWeight> packed_;
+  Tensor dequantized_;
+};
+
+}  // namespace cbq
