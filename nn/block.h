@@ -34,7 +34,7 @@ struct ScalingSite {
   int64_t head_group = 1;
   int64_t head_dim = 0;
   /// Non-empty: why nothing can be folded here; such a site is reported as skipped.
-  std::string obstacle;
+  std::string obstacle = {};
 };
 
 class Block : public Module {

@@ -13,7 +13,7 @@ namespace cbq {
 
 class Transformer : public Module {
  public:
-  explicit Transformer(ModelConfig config) : config(std::move(config)) {}
+  explicit Transformer(ModelConfig c) : config(std::move(c)) {}
 
   /// ids i32 [batch * tokens] -> the residual stream before block 0, [batch * tokens, hidden].
   virtual Var embed(const Tensor& ids, const Sequence& sequence) = 0;
