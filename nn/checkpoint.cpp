@@ -38,23 +38,18 @@ bool is_plain_file_name(const std::string& name) {
 
 }  // namespace
 
-Checkpoint Checkpoint::open(const std::filesystem::path& path) {
-  Checkpoint checkpoint;
-  checkpoint.path_ = path;
+Checkpoint::Checkpoint(const std::filesystem::path& path) : path_(path) {
   std::error_code error;
-  std::filesystem::path single = path / single_name;
-  if (std::filesystem::is_regular_file(path, error)) single = path;
+  const bool is_file = std::filesystem::is_regular_file(path, error);
+  const std::filesystem::path single = is_file ? path : path / single_name;
   if (std::filesystem::exists(single, error)) {
-    checkpoint.files_.push_back(SafetensorsFile::open(single));
-    for (const auto& entry : checkpoint.files_.front().entries()) {
-      checkpoint.file_of_.emplace(entry.first, 0);
-    }
+    files_.push_back(SafetensorsFile::open(single));
+    for (const auto& entry : files_.front().entries()) file_of_.emplace(entry.first, 0);
   } else if (std::filesystem::exists(path / index_name, error)) {
-    checkpoint.add_shards(path / index_name);
+    add_shards(path / index_name);
   } else {
     fail_without_model(path);
   }
-  return checkpoint;
 }
 
 void Checkpoint::add_shards(const std::filesystem::path& index) {

@@ -88,7 +88,7 @@ class Checkpoint {
   /// Throws std::runtime_error for a missing or broken file and for an index that names a file
   /// outside the folder, a file that is not there, or a tensor that is not in its file; also when
   /// two files hold the same tensor.
-  static Checkpoint open(const std::filesystem::path& path);
+  explicit Checkpoint(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
   /// Sorted.
@@ -107,7 +107,6 @@ class Checkpoint {
   int64_t total_bytes() const;
 
  private:
-  Checkpoint() = default;
   void add_shards(const std::filesystem::path& index);
 
   std::filesystem::path path_;

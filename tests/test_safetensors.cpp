@@ -190,7 +190,7 @@ TEST(Safetensors, UnknownNamesAndDtypesAreNamed) {
 
 TEST(Checkpoint, ReadsARealModel) {
   SKIP_WITHOUT_TEST_DATA();
-  const Checkpoint model = Checkpoint::open(test_data() / "models/stories260K_hf");
+  const Checkpoint model(test_data() / "models/stories260K_hf");
   EXPECT_EQ(model.info("model.embed_tokens.weight").shape, (Shape{512, 64}));
   EXPECT_EQ(model.load("model.norm.weight").shape(), (Shape{64}));
   expect_error<std::invalid_argument>([&] { model.load("model.norm.weights"); },
@@ -205,7 +205,7 @@ class Shards : public ::testing::Test {
   }
   void expect_error_with_index(const std::string& map, std::initializer_list<const char*> parts) {
     folder_.write("model.safetensors.index.json", "{\"weight_map\":" + map + "}");
-    expect_error<std::runtime_error>([&] { Checkpoint::open(folder_.path()); }, parts);
+    expect_error<std::runtime_error>([&] { Checkpoint(folder_.path()); }, parts);
   }
   TemporaryFolder folder_;
   Tensor tensor_ = Tensor::from<float>({1, 2}, {2});
@@ -215,7 +215,7 @@ TEST_F(Shards, AreReadThroughTheIndex) {
   folder_.write("model.safetensors.index.json",
                 R"({"metadata":{"total_size":24},"weight_map":
                 {"a":"one.safetensors","b":"one.safetensors","c":"two.safetensors"}})");
-  const Checkpoint model = Checkpoint::open(folder_.path());
+  const Checkpoint model(folder_.path());
   EXPECT_EQ(model.names(), (std::vector<std::string>{"a", "b", "c"}));
   EXPECT_EQ(model.total_bytes(), 24);
   EXPECT_EQ(model.file_of("c").path().filename(), "two.safetensors");
@@ -240,14 +240,14 @@ TEST_F(Shards, IndexMayNotLieOrLeaveTheFolder) {
 
 TEST(Checkpoint, NamesTheRemedyForOtherFolders) {
   const TemporaryFolder folder;
-  const auto open = [&] { Checkpoint::open(folder.path()); };
+  const auto open = [&] { Checkpoint(folder.path()); };
   expect_error<std::runtime_error>(open, {"neither model.safetensors nor"});
   write_safetensors(folder / "other.safetensors", {});
   expect_error<std::runtime_error>(open, {"it has other.safetensors"});
-  EXPECT_TRUE(Checkpoint::open(folder / "other.safetensors").names().empty());
+  EXPECT_TRUE(Checkpoint(folder / "other.safetensors").names().empty());
   folder.write("pytorch_model.bin", "x");
   expect_error<std::runtime_error>(open, {"tools/convert_checkpoint.py"});
-  expect_error<std::runtime_error>([&] { Checkpoint::open(folder / "none"); },
+  expect_error<std::runtime_error>([&] { Checkpoint(folder / "none"); },
                                    {"none", "does not exist"});
 }
 
