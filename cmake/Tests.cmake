@@ -19,9 +19,10 @@ if(test_sources AND TARGET cbq_objects)
 endif()
 
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
-foreach(check layers)
-  if(EXISTS ${CMAKE_SOURCE_DIR}/tools/checks/check_${check}.py)
-    add_test(NAME Tree.${check} COMMAND Python3::Interpreter ${CMAKE_SOURCE_DIR}/tools/checks/check_${check}.py
-             WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  endif()
+add_test(NAME Tree.layers COMMAND Python3::Interpreter tools/checks/check_layers.py
+         WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+file(GLOB python_tests RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/test_*.py)
+foreach(test ${python_tests})
+  cmake_path(GET test STEM name)
+  add_test(NAME Python.${name} COMMAND Python3::Interpreter ${test} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
 endforeach()

@@ -150,7 +150,7 @@ def gcide_entries(path):
 def package_version(package, path):
     if not path.exists():
         sys.exit(f"prepare_text: {path} is missing.\n  It comes with the Debian package {package}: "
-                 f"sudo apt-get install {package}")
+                 f"sudo apt-get install {package}  (or ./setup.sh, which fetches what is missing)")
     query = subprocess.run(["dpkg-query", "-W", "-f=${Version}", package], capture_output=True, text=True)
     return query.stdout or "(unpacked, not installed)"
 
