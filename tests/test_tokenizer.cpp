@@ -1,0 +1,93 @@
+#include "nn/hash.h"
+#include "nn/json.h"
+#include "nn/tokenizer.h"
+#include "tests/test_data.h"
+
+namespace cbq {
+namespace {
+
+TEST(Tokenizer, ReferenceVectors) {
+  SKIP_WITHOUT_TEST_DATA();
+  const auto tokenizer = load_tokenizer(test_data() / "tokenizers/llama2_tokenizer.model");
+  const auto vectors = read_json_file(test_data() / "tokenizers/vectors/llama2_spm_vectors.json");
+  ASSERT_EQ(vectors.size(), 43u);
+  for (const auto& vector : vectors) {
+    const std::string text = vector["text"];
+    EXPECT_EQ(tokenizer->encode(text), vector["ids"].get<std::vector<int32_t>>()) << text;
+  }
+  EXPECT_EQ(tokenizer->vocab_size(), 32000);
+  EXPECT_EQ(tokenizer->bos_id(), 1);
+  EXPECT_EQ(tokenizer->eos_id(), 2);
+}
+
+TEST(Tokenizer, DecodesWhatItEncodes) {
+  SKIP_WITHOUT_TEST_DATA();
+  const auto tokenizer = load_tokenizer(test_data() / "tokenizers/llama2_tokenizer.model");
+  for (const char* text : {"Hello world", "ü 4 ½ \n\n 日本 \xf0\x9f\x98\x80", "", "a  b"}) {
+    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text)), text);
+  }
+  // A zero byte and broken UTF-8 are text like any other.
+  EXPECT_FALSE(tokenizer->encode(std::string_view("a\0b", 3)).empty());
+  EXPECT_FALSE(tokenizer->encode("\xff\xfe").empty());
+  for (const int32_t id : {-1, 32000, 1 << 30}) {
+    expect_error<std::invalid_argument>(
+        [&] {
+          tokenizer->decode({5, id});
+        },
+        {"token id", "position 1", "32000 tokens"});
+  }
+}
+
+TEST(Tokenizer, HashFollowsTheVocabulary) {
+  SKIP_WITHOUT_TEST_DATA();
+  const auto path = test_data() / "tokenizers/llama2_tokenizer.model";
+  const TemporaryFolder folder;
+  std::filesystem::copy_file(path, folder / "tokenizer.model");
+  EXPECT_EQ(load_tokenizer(folder.path())->hash(), load_tokenizer(path)->hash());
+  const auto other = load_tokenizer(test_data() / "tokenizers/sentencepiece_test/test_model.model");
+  EXPECT_NE(other->hash(), load_tokenizer(path)->hash());
+  EXPECT_EQ(other->hash().size(), 16u);
+}
+
+TEST(Tokenizer, MissingAndBrokenModels) {
+  const TemporaryFolder folder;
+  expect_error<std::runtime_error>([&] { load_tokenizer(folder / "none.model"); },
+                                   {"none.model", "No such file"});
+  expect_error<std::runtime_error>([&] { load_tokenizer(folder.path()); },
+                                   {"no tokenizer.model", "token ids instead"});
+  folder.write("tokenizer.json", "{}");
+  expect_error<std::runtime_error>([&] { load_tokenizer(folder.path()); },
+                                   {"tokenizer.json is not read"});
+  for (const std::string& bytes : {std::string(), std::string("not a model"),
+                                   std::string(1000, '\xff'), std::string("\n\0", 2)}) {
+    folder.write("tokenizer.model", bytes);
+    expect_error<std::runtime_error>([&] { load_tokenizer(folder.path()); },
+                                     {"tokenizer.model is not a sentencepiece model", "fetch"});
+  }
+}
+
+TEST(Tokenizer, TruncatedModelsAreErrors) {
+  SKIP_WITHOUT_TEST_DATA();
+  const std::string whole = read_text_file(test_data() / "tokenizers/llama2_tokenizer.model");
+  const TemporaryFolder folder;
+  for (const size_t kept : {whole.size() - 1, whole.size() / 2 + 3, size_t{100}}) {
+    const auto path = folder.write("tokenizer.model", whole.substr(0, kept));
+    expect_error<std::runtime_error>([&] { load_tokenizer(path); }, {"not a sentencepiece model"});
+  }
+}
+
+TEST(Hash, IsStableAndSeesEveryByte) {
+  EXPECT_EQ(hex(0x123456789abcdefull), "0123456789abcdef");
+  EXPECT_NE(hash_bytes(""), hash_bytes(std::string_view("\0", 1)));
+  EXPECT_NE(hash_bytes("abcdefgh"), hash_bytes(std::string_view("abcdefgh\0", 9)));
+  EXPECT_NE(hash_bytes("ab", hash_bytes("c")), hash_bytes("c", hash_bytes("ab")));
+  const std::string text(100, 'a');
+  for (size_t i = 0; i < text.size(); ++i) {
+    std::string other = text;
+    other[i] ^= 1;
+    EXPECT_NE(hash_bytes(other), hash_bytes(text)) << i;
+  }
+}
+
+}  // namespace
+}  // namespace cbq
