@@ -31,17 +31,17 @@ constexpr int64_t parallel_threshold = 16384;
 
 /// A row on the CPU: one worker.
 struct SerialRow {
-  static constexpr int64_t lane() { return 0; }
-  static constexpr int64_t lanes() { return 1; }
+  CBQ_HD static constexpr int64_t lane() { return 0; }
+  CBQ_HD static constexpr int64_t lanes() { return 1; }
   template <class A>
-  static A sum(A x) {
+  CBQ_HD static A sum(A x) {
     return x;
   }
   template <class A>
-  static A max(A x) {
+  CBQ_HD static A max(A x) {
     return x;
   }
-  static void sync() {}
+  CBQ_HD static void sync() {}
 };
 
 #ifdef __CUDACC__
@@ -56,7 +56,7 @@ struct BlockRow {
   }
   template <class A>
   __device__ static A max(A x) {
-    return combine(x, A(-INFINITY), [](A a, A b) { return a > b ? a : b; });
+    return combine(x, A(-INFINITY), [](A a, A b) { return a > b || a != a ? a : b; });
   }
   __device__ static void sync() { __syncthreads(); }
 
@@ -101,6 +101,9 @@ __global__ void map_rows_kernel(int64_t rows, F f) {
   }
 }
 #endif  // __CUDACC__
+
+/// True where the host can look at elements without a copy: argument checks on token ids.
+inline bool host_can_read(Device device) { return !device.is_cuda(); }
 
 /// Debug switch (environment CBQ_SYNC=1): wait after every launch, so that an asynchronous CUDA
 /// fault is reported by the op that caused it.
