@@ -1,0 +1,54 @@
+// What the linears of a model read during calibration: ranges per channel and a sample of tokens.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nn/transformer.h"
+
+namespace cbq {
+
+/// Input X [tokens, in] of one linear over all calibration segments; linears that read the same
+/// activation (q, k and v) share one object.
+struct InputStatistics {
+  std::vector<double> abs_max;  // [in], max over tokens of |X_i|
+  std::vector<double> min;      // [in]
+  std::vector<double> max;      // [in]
+  int64_t tokens = 0;           // all that were seen
+  /// Rows of X from all over the calibration set, [rows, in] f32 on the host: what quantiles and
+  /// searches for a clip ratio are computed from.
+  Tensor sample;
+};
+
+struct StatisticsConfig {
+  /// Rows of `sample` at most. Token t is kept when t is a multiple of ceil(tokens / sample_rows).
+  int64_t sample_rows = 512;
+};
+
+class CalibrationStatistics {
+ public:
+  /// Statistics of the linear with this checkpoint path ("model.layers.0.mlp.down_proj").
+  /// Throws std::invalid_argument for a layer that was not recorded.
+  const InputStatistics& of(const std::string& layer) const;
+  bool empty() const { return inputs_.empty(); }
+  void set(const std::string& layer, std::shared_ptr<const InputStatistics> statistics) {
+    inputs_[layer] = std::move(statistics);
+  }
+
+ private:
+  std::map<std::string, std::shared_ptr<const InputStatistics>> inputs_;
+};
+
+/// One forward pass of the model, as it stands, over the segments, with a recording
+/// LinearTransform on every linear of its blocks (their own transforms are back afterwards).
+/// Throws std::invalid_argument without segments or tokens, and std::runtime_error naming the layer
+/// whose input holds NaN or infinity.
+CalibrationStatistics collect_statistics(Transformer& model,
+                                         const std::vector<std::vector<int32_t>>& segments,
+                                         const StatisticsConfig& config = {});
+
+}  // namespace cbq
