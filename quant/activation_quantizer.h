@@ -9,14 +9,15 @@
 
 namespace cbq {
 
-/// per_token, dynamic (x_t: one token's row; alpha: learned clip ratio, alpha = e^a with a starting at 0):
+/// per_token, dynamic (x_t: one token's row; alpha: learned clip ratio, alpha = e^a with a starting
+/// at 0):
 ///   asymmetric: lo = alpha min(x_t, 0), hi = alpha max(x_t, 0), s = (hi - lo) / (2^b - 1),
-///               z = clamp(round(-lo / s), 0, 2^b - 1);
+///               z = clamp(round(-lo / s), 0, 2^b - 1), which does not depend on alpha;
 ///   symmetric:  s by SymmetricForm with alpha max|x_t|, z = 2^(b-1).
-/// per_tensor (and per_channel = one scale per input channel is not offered: it cannot be folded out of
-/// the product): dynamic from the tensor at hand, or static: s = s0 e^a with s0, z from observe().
-/// x^ = s (clamp(round(x/s) + z, 0, 2^b - 1) - z).
-/// Gradients: dx = dx^ inside the clip range, else 0; da by LSQ: with q the clamped code
+/// per_tensor (and per_channel = one scale per input channel is not offered: it cannot be folded
+/// out of the product): dynamic from the tensor at hand, or static: s = s0 e^a with s0, z from
+/// observe(). x^ = s (clamp(round(x/s) + z, 0, 2^b - 1) - z). Gradients: dx = dx^ inside the clip
+/// range, else 0; da by LSQ: with q the clamped code
 ///   dx^/ds = (q - z) - x/s inside, (q - z) at the ends; ds/da = s.
 /// A row of zeros stays zero.
 class ActivationQuantizer {
@@ -37,8 +38,9 @@ class ActivationQuantizer {
  private:
   ActivationConfig config_;
   std::string layer_;
-  Var clip_;                                // a, [1] f32
-  double low_ = 0.0, high_ = 0.0;           // observed range (static)
+  Var clip_;                       // a, [1] f32
+  double low_ = 0.0, high_ = 0.0;  // observed range (static), zero included
+  bool observed_ = false;
 };
 
 }  // namespace cbq

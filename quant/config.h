@@ -50,7 +50,9 @@ ScaleSearch scale_search_from_name(const std::string& name);
 
 /// Throws std::invalid_argument for settings that cannot be (bits < 1, restricted at 1 bit, a group
 /// size that does not divide `in_features`: it names the layer and the sizes that would).
-void check_weight_config(const WeightConfig& config, const std::string& layer,
-                         int64_t in_features);
+void check_weight_config(const WeightConfig& config, const std::string& layer, int64_t in_features);
+/// The same for a layer's input (granularities that cannot be folded out of the product, a static
+/// scale per token).
+void check_activation_config(const ActivationConfig& config, const std::string& layer);
 
 }  // namespace cbq

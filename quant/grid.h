@@ -10,8 +10,8 @@ namespace cbq {
 constexpr int max_code(int bits) { return (1 << bits) - 1; }
 
 /// Scale and zero point of every group of a weight [out, in].
-/// Both [out, groups] f32 (per_tensor: [1, 1]); the zero point holds integers in [0, 2^b - 1].
-/// A group of zeros gets scale 1, so that nothing divides by zero.
+/// Both [out, groups] f32 (f64 for an f64 weight; per_tensor: [1, 1]); the zero point holds
+/// integers in [0, 2^b - 1]. A group of zeros gets scale 1, so that nothing divides by zero.
 struct WeightGrid {
   Tensor scale;
   Tensor zero_point;
@@ -22,8 +22,8 @@ struct WeightGrid {
 /// Start of the grid for `w` by config.search:
 ///   asymmetric: s = (max(W,0) - min(W,0)) / (2^b - 1), z = clamp(round(-min/s), 0, 2^b - 1).
 ///   symmetric: see SymmetricForm, z = 2^(b-1).
-/// squared_error tries clip ratios 1, 0.99, ..., (at low bits also per-end ratios) and keeps the best
-/// per group. Throws std::invalid_argument when w holds NaN or infinity (`layer` is named).
+/// squared_error tries clip ratios 1, 0.99, ..., (at low bits also per-end ratios) and keeps the
+/// best per group. Throws std::invalid_argument when w holds NaN or infinity (`layer` is named).
 WeightGrid weight_grid(const Tensor& w, const WeightConfig& config, const std::string& layer);
 
 }  // namespace cbq

@@ -8,8 +8,8 @@
 
 namespace cbq {
 
-/// Codes of `bits` bits as a little-endian bit stream, each row starting on a byte boundary: code j of a row
-/// occupies bits [j b, (j + 1) b) of its ceil(in b / 8) bytes.
+/// Codes of `bits` bits as a little-endian bit stream, each row starting on a byte boundary: code j
+/// of a row occupies bits [j b, (j + 1) b) of its ceil(in b / 8) bytes.
 struct PackedWeight {
   int bits = 0;
   int64_t out = 0, in = 0, group = 0;
@@ -18,7 +18,8 @@ struct PackedWeight {
   Tensor zero_point;  // u8, like scale
 };
 
-/// codes u8 [out, in] with values below 2^bits -> packed; throws std::invalid_argument on a larger code.
+/// codes u8 [out, in] with values below 2^bits -> packed; throws std::invalid_argument on a larger
+/// code.
 Tensor pack_codes(const Tensor& codes, int bits);
 /// The inverse; throws std::invalid_argument when the byte count does not fit.
 Tensor unpack_codes(const Tensor& packed, int bits, int64_t in);

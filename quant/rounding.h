@@ -2,9 +2,9 @@
 //
 // A scheme is scalar math of (u, v): u = w/s, v the rounding variable of this weight. Where v comes
 // from is the parameterization's business: v = v0(u) + p with p dense [out, in] or low rank A1 A2.
-// One file in quant/rounding/ defines a struct of scalar functions and registers it; kernels for both
-// devices, both parameterizations, the command-line name, the table row and the contract test follow
-// (docs/add-a-rounding-scheme.md).
+// One file in quant/rounding/ defines a struct of scalar functions and registers it; kernels for
+// both devices, both parameterizations, the command-line name, the table row and the contract test
+// follow (docs/add-a-rounding-scheme.md).
 #pragma once
 
 #include <memory>
@@ -27,15 +27,15 @@ Start start_from_name(const std::string& name);
 
 /// One pass over a weight: everything its kernels read.
 struct RoundingPass {
-  Tensor w;                 // [out, in] f32 or bf16
-  Tensor scale;             // [out, groups] f32, current
-  Tensor zero_point;        // [out, groups] f32
+  Tensor w;           // [out, in] f32, bf16 or f64; all else f32 (f64 for an f64 w)
+  Tensor scale;       // [out, groups], current
+  Tensor zero_point;  // [out, groups]
   int bits = 4;
-  int64_t group = 0;        // inputs per scale; scale is [1, 1] for per_tensor
-  Tensor dense;             // p [out, in] f32, or undefined
-  Tensor a1, a2;            // p = A1 A2: [out, r], [r, in] f32, or undefined
+  int64_t group = 0;  // inputs per scale; scale is [1, 1] for per_tensor
+  Tensor dense;       // p [out, in], or undefined
+  Tensor a1, a2;      // p = A1 A2: [out, r], [r, in], or undefined
   Start start = Start::fraction;
-  bool hard = false;        // integers forward, the relaxed derivative backward
+  bool hard = false;  // integers forward, the relaxed derivative backward
 };
 
 /// beta of sum(1 - |2h - 1|^beta); weight 0: none. The weight multiplies the plain sum.
@@ -45,9 +45,23 @@ struct RoundingRegularizer {
 };
 
 struct RoundingGradients {
-  Tensor scale;        // like pass.scale
-  Tensor dense;        // like pass.dense, or undefined
-  Tensor a1, a2;       // like pass.a1, a2, or undefined
+  Tensor scale;   // like pass.scale
+  Tensor dense;   // like pass.dense, or undefined
+  Tensor a1, a2;  // like pass.a1, a2, or undefined
+};
+
+/// The scalar functions of a scheme in f64, for oracles, plots and explanations.
+struct RoundingMath {
+  double (*initial)(double u, Start start);  // v0
+  double (*soft)(double u, double v);        // relaxed r; == hard if the scheme does not relax
+  double (*hard)(double u, double v);        // integer r
+  double (*d_dv)(double u, double v);        // the dr/dv that backward uses
+  double (*d_du)(double u, double v);        // the dr/du that backward uses
+  double (*relaxed)(double v);               // h of the regularizer; 0.5 if there is none
+  double (*d_relaxed)(double v);             // dh/dv
+  double v_min, v_max;                       // forward clamps v to them
+  bool straight_through_v;                   // d_dv is not the derivative of soft
+  bool v_in_weight_units;                    // p is in the units of w: v = v0 + p / s
 };
 
 class RoundingScheme {
@@ -61,6 +75,10 @@ class RoundingScheme {
   /// True if relaxed and hard rounding differ (so that a hard phase and the regularizer mean
   /// something).
   virtual bool relaxes() const = 0;
+  /// Starts the scheme can have; "fraction" needs a relaxed weight.
+  virtual bool supports(Start start) const { return start != Start::fraction || relaxes(); }
+  /// nullptr for schemes that are not scalar math (they couple the weights of a row).
+  virtual const RoundingMath* math() const { return nullptr; }
 
   /// W^ = s (clamp(r + z, 0, 2^b - 1) - z), [out, in] in w's dtype.
   virtual Tensor forward(const RoundingPass& pass) const = 0;

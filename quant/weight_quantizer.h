@@ -8,18 +8,13 @@
 #include "autograd/var.h"
 #include "quant/packed.h"
 #include "quant/rounding.h"
+#include "quant/scale_form.h"
 
 namespace cbq {
 
-/// How the learned scale depends on its variable x (x starts at 0, s0 is the start of the scale):
-///   log: s = s0 e^x.   relative: s = s0 (1 + x).   raw: s = s0 + x.
-enum class ScaleForm { log, relative, raw };
-std::string name_of(ScaleForm form);
-ScaleForm scale_form_from_name(const std::string& name);
-
 struct RoundingConfig {
   std::string scheme = "nearest";
-  std::string parameterization = "default";  // default (the scheme's own), dense, low_rank
+  std::string parameterization = "default";  // default (the scheme's own), none, dense, low_rank
   std::string start = "default";             // default, fraction, nearest, zero
   int64_t rank = 5;
   bool learn_scale = true;
@@ -28,8 +23,8 @@ struct RoundingConfig {
 
 class WeightQuantizer {
  public:
-  /// `stream` makes the Gaussian start of A1 ~ N(0, 1/r) unique to the layer. Variables and moments live
-  /// on w's device. Throws for impossible settings and for NaN in w, naming `layer`.
+  /// `stream` makes the Gaussian start of A1 ~ N(0, 1/r) unique to the layer. Variables and moments
+  /// live on w's device. Throws for impossible settings and for NaN in w, naming `layer`.
   WeightQuantizer(const Tensor& w, const WeightConfig& weight, const RoundingConfig& rounding,
                   const std::string& layer, uint64_t seed, uint64_t stream);
 
@@ -46,13 +41,15 @@ class WeightQuantizer {
   /// The regularizer's value for this layer's w (host).
   double regularizer_value(const Tensor& w) const;
 
-  /// Freezes: integer codes from the hard rounding of `w`; fake_quant then returns s (q - z) as a constant.
+  /// Freezes: integer codes from the hard rounding of `w`; fake_quant then returns s (q - z) as a
+  /// constant.
   void harden(const Tensor& w);
   bool hardened() const { return packed_.has_value(); }
   /// Throws unless hardened.
   const PackedWeight& packed() const;
 
-  /// Values of all variables, to keep the best and to resume: name -> tensor (copies).
+  /// Values of all variables, to keep the best and to resume: name -> tensor (copies). After
+  /// harden(): the packed weight, and restoring that hardens this quantizer too.
   std::vector<std::pair<std::string, Tensor>> snapshot() const;
   void restore(const std::vector<std::pair<std::string, Tensor>>& values);
 
@@ -63,12 +60,17 @@ class WeightQuantizer {
 
  private:
   RoundingPass pass(const Tensor& w) const;
+  void freeze(PackedWeight packed);
+  std::vector<std::pair<std::string, Var>> named_variables() const;
 
   WeightConfig config_;
   RoundingConfig rounding_;
+  std::string layer_;
+  Dtype dtype_;  // of w and W^
+  int64_t out_, in_;
   std::shared_ptr<RoundingScheme> scheme_;
   WeightGrid grid_;
-  Var scale_variable_;          // x of ScaleForm
+  Var scale_variable_;  // x of ScaleForm
   Var dense_, a1_, a2_;
   Start start_ = Start::fraction;
   bool hard_ = false;

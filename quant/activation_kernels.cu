@@ -1,0 +1,142 @@
+#include "kernels/launch.h"
+#include "kernels/ops.h"
+#include "kernels/rows.h"
+#include "quant/activation_kernels.h"
+#include "quant/grid_rule.h"
+
+namespace cbq {
+namespace {
+
+/// What both directions read of one activation tensor.
+template <class T>
+struct ActivationView {
+  using A = acc_t<T>;
+  const T* x;
+  const A* low;  // null: each row has its own range
+  const A* high;
+  const A* clip;
+  int64_t n;
+  GridRule<A> rule;
+
+  /// s and z of row r, the same for all its workers.
+  template <class Row>
+  CBQ_HD GridPoint<A> grid(Row& row, int64_t r) const {
+    A largest = 0, negated_smallest = 0;
+    if (low != nullptr) {
+      largest = math::max(A(0), high[0]);
+      negated_smallest = math::max(A(0), -low[0]);
+    } else {
+      const T* in = x + r * n;
+#pragma omp simd reduction(max : largest, negated_smallest)
+      for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+        const A value = A(in[j]);
+        largest = value > largest ? value : largest;
+        negated_smallest = -value > negated_smallest ? -value : negated_smallest;
+      }
+      largest = row.max(largest);
+      negated_smallest = row.max(negated_smallest);
+    }
+    GridPoint<A> point = rule.from_range(-negated_smallest, largest);
+    // The clip ratio scales both ends alike, so it leaves z = round(-low / s) where it is.
+    point.scale *= math::exp(clip[0]);
+    return point;
+  }
+};
+
+template <class T>
+struct QuantizeActivation {
+  ActivationView<T> view;
+  T* y;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const GridPoint<A> point = view.grid(row, r);
+    const A s = point.scale, z = point.zero_point, largest = view.rule.largest_code;
+    const T* in = view.x + r * view.n;
+    T* out = y + r * view.n;
+#pragma omp simd
+    for (int64_t j = row.lane(); j < view.n; j += row.lanes()) {
+      out[j] = T(s * (math::clamp(math::round_even(A(in[j]) / s) + z, A(0), largest) - z));
+    }
+  }
+};
+
+template <class T>
+struct QuantizeActivationBackward {
+  using A = acc_t<T>;
+  ActivationView<T> view;
+  const T* dy;
+  T* dx;
+  A* d_clip;  // [rows]
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    const GridPoint<A> point = view.grid(row, r);
+    const A s = point.scale, z = point.zero_point, largest = view.rule.largest_code;
+    const T* in = view.x + r * view.n;
+    const T* g = dy + r * view.n;
+    T* out = dx + r * view.n;
+    A ds = 0;
+#pragma omp simd reduction(+ : ds)
+    for (int64_t j = row.lane(); j < view.n; j += row.lanes()) {
+      const A u = A(in[j]) / s;
+      const A q = math::round_even(u) + z;
+      const bool inside = q >= A(0) && q <= largest;
+      out[j] = T(inside ? A(g[j]) : A(0));
+      ds += A(g[j]) * (math::clamp(q, A(0), largest) - z - (inside ? u : A(0)));
+    }
+    ds = row.sum(ds);
+    if (row.lane() == 0) d_clip[r] = ds * s;
+  }
+};
+
+template <class T>
+ActivationView<T> view_of(const Tensor& x, const Tensor& clip, const ActivationRange& range,
+                          const ActivationConfig& config) {
+  using A = acc_t<T>;
+  check_shape("quantize_activation", "clip", clip, {1});
+  const bool shared = range.low.defined();
+  return {x.data<T>(),
+          shared ? range.low.data<A>() : nullptr,
+          shared ? range.high.data<A>() : nullptr,
+          clip.data<A>(),
+          row_shape("quantize_activation", x).width,
+          GridRule<A>(config.bits, config.symmetric, config.form)};
+}
+
+}  // namespace
+
+Tensor quantize_activation(const Tensor& x, const Tensor& clip, const ActivationRange& range,
+                           const ActivationConfig& config) {
+  const auto [rows, n] = row_shape("quantize_activation", x);
+  Tensor y(x.shape(), x.dtype(), x.device());
+  dispatch_float(x.dtype(), "quantize_activation", [&]<class T>() {
+    map_rows("quantize_activation", x.device(), rows, n,
+             QuantizeActivation<T>{view_of<T>(x, clip, range, config), y.data<T>()});
+  });
+  return y;
+}
+
+std::pair<Tensor, Tensor> quantize_activation_backward(const Tensor& x, const Tensor& clip,
+                                                       const ActivationRange& range,
+                                                       const ActivationConfig& config,
+                                                       const Tensor& dy) {
+  check_same("quantize_activation", x, dy);
+  const auto [rows, n] = row_shape("quantize_activation", x);
+  Tensor dx(x.shape(), x.dtype(), x.device());
+  Tensor d_clip({rows}, clip.dtype(), x.device());
+  dispatch_float(x.dtype(), "quantize_activation", [&]<class T>() {
+    map_rows("quantize_activation", x.device(), rows, n,
+             QuantizeActivationBackward<T>{view_of<T>(x, clip, range, config), dy.data<T>(),
+                                           dx.data<T>(), d_clip.data<acc_t<T>>()});
+  });
+  return {dx, kernels::sum(d_clip)};
+}
+
+ActivationRange range_of(const Tensor& x) {
+  const auto [low, high] = kernels::min_max_rows(x);
+  const Dtype dtype = x.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
+  return {kernels::cast(kernels::min_max_rows(low.reshape({1, -1})).first, dtype),
+          kernels::cast(kernels::min_max_rows(high.reshape({1, -1})).second, dtype)};
+}
+
+}  // namespace cbq

@@ -1,0 +1,77 @@
+#include "quant/activation_quantizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/ops.h"
+#include "quant/activation_kernels.h"
+
+namespace cbq {
+
+ActivationQuantizer::ActivationQuantizer(const ActivationConfig& config, Device device,
+                                         const std::string& layer)
+    : config_(config), layer_(layer) {
+  check_activation_config(config, layer);
+  if (config.quantizes()) clip_ = Var(Tensor::zeros({1}, Dtype::f32, device), true);
+}
+
+void ActivationQuantizer::observe(const Tensor& x) {
+  if (!config_.quantizes() || config_.dynamic || x.count() == 0) return;
+  const ActivationRange range = range_of(x);
+  const double low = range.low.item(), high = range.high.item();
+  check(std::isfinite(low) && std::isfinite(high), layer_,
+        ": calibration activations hold NaN or infinity");
+  low_ = std::min(low_, low);
+  high_ = std::max(high_, high);
+  observed_ = true;
+}
+
+Var ActivationQuantizer::fake_quant(const Var& x) const {
+  if (!config_.quantizes()) return x;
+  const Dtype dtype = x.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
+  ActivationRange range;
+  if (!config_.dynamic) {
+    check(observed_, layer_,
+          ": a static activation quantizer needs calibration data: call observe() first");
+    range.low = Tensor::from<double>({low_}, {1}, dtype, x.device());
+    range.high = Tensor::from<double>({high_}, {1}, dtype, x.device());
+  } else if (config_.granularity == Granularity::per_tensor) {
+    range = range_of(x.value());
+  }
+  const Tensor clip = kernels::cast(clip_.value(), dtype);
+  return differentiable(quantize_activation(x.value(), clip, range, config_), {&x, &clip_},
+                        [x, a = clip_, clip, range, config = config_](const Tensor& dy) {
+                          const auto [dx, da] =
+                              quantize_activation_backward(x.value(), clip, range, config, dy);
+                          if (x.requires_grad()) x.accumulate(dx);
+                          if (a.requires_grad()) a.accumulate(kernels::cast(da, a.dtype()));
+                        });
+}
+
+std::vector<Var> ActivationQuantizer::variables() const {
+  if (!clip_.defined()) return {};
+  return {clip_};
+}
+
+std::vector<std::pair<std::string, Tensor>> ActivationQuantizer::snapshot() const {
+  std::vector<std::pair<std::string, Tensor>> values;
+  if (clip_.defined()) values.emplace_back("clip", clip_.value().clone());
+  if (observed_) values.emplace_back("range", Tensor::from<double>({low_, high_}, {2}, Dtype::f32));
+  return values;
+}
+
+void ActivationQuantizer::restore(const std::vector<std::pair<std::string, Tensor>>& values) {
+  for (const auto& [name, tensor] : values) {
+    if (name == "clip" && clip_.defined()) {
+      clip_.value().copy_from(tensor);
+    } else if (name == "range") {
+      check_shape(layer_.c_str(), "range", tensor, {2});
+      const std::vector<double> range = tensor.to_vector<double>();
+      low_ = range[0];
+      high_ = range[1];
+      observed_ = true;
+    }
+  }
+}
+
+}  // namespace cbq

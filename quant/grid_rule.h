@@ -1,0 +1,50 @@
+// The rule of a uniform grid: from the ends of a range to scale and zero point.
+#pragma once
+
+#include <limits>
+
+#include "kernels/math.h"
+#include "quant/config.h"
+#include "quant/grid.h"
+
+namespace cbq {
+
+template <class A>
+struct GridPoint {
+  A scale, zero_point;
+};
+
+///   asymmetric: s = (high - low) / (2^b - 1), z = clamp(round(-low / s), 0, 2^b - 1);
+///   symmetric:  s by SymmetricForm from max(-low, high), z = 2^(b-1).
+/// low <= 0 <= high.
+template <class A>
+struct GridRule {
+  bool symmetric, restricted;
+  A largest_code, middle_code;
+
+  GridRule(int bits, bool is_symmetric, SymmetricForm form)
+      : symmetric(is_symmetric),
+        restricted(form == SymmetricForm::restricted),
+        largest_code(A(max_code(bits))),
+        middle_code(A(1 << (bits - 1))) {}
+
+  CBQ_HD GridPoint<A> from_range(A low, A high) const {
+    const A reach = math::max(-low, high);
+    A s = 0;
+    if (!symmetric) {
+      s = (high - low) / largest_code;
+    } else if (restricted) {
+      s = reach / (middle_code - A(1));
+    } else {
+      s = A(2) * reach / largest_code;
+    }
+    // Only zeros, or values so small that w/s would lose its precision: any scale maps them to
+    // zero.
+    constexpr A smallest = std::numeric_limits<A>::min();
+    if (s < smallest) s = A(1);
+    if (symmetric) return {s, middle_code};
+    return {s, math::clamp(math::round_even(-low / s), A(0), largest_code)};
+  }
+};
+
+}  // namespace cbq

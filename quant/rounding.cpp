@@ -1,0 +1,81 @@
+#include "quant/rounding.h"
+
+#include "quant/rounding_kernels.h"
+
+namespace cbq {
+
+std::string name_of(Parameterization parameterization) {
+  switch (parameterization) {
+    case Parameterization::none:
+      return "none";
+    case Parameterization::dense:
+      return "dense";
+    case Parameterization::low_rank:
+      return "low_rank";
+  }
+  return "?";
+}
+
+std::string name_of(Start start) {
+  switch (start) {
+    case Start::fraction:
+      return "fraction";
+    case Start::nearest:
+      return "nearest";
+    case Start::zero:
+      return "zero";
+  }
+  return "?";
+}
+
+Parameterization parameterization_from_name(const std::string& name) {
+  for (const auto p :
+       {Parameterization::none, Parameterization::dense, Parameterization::low_rank}) {
+    if (name == name_of(p)) return p;
+  }
+  throw std::invalid_argument(
+      concat("unknown parameterization '", name, "'; known: none, dense, low_rank"));
+}
+
+Start start_from_name(const std::string& name) {
+  for (const auto s : {Start::fraction, Start::nearest, Start::zero}) {
+    if (name == name_of(s)) return s;
+  }
+  throw std::invalid_argument(
+      concat("unknown rounding start '", name, "'; known: fraction, nearest, zero"));
+}
+
+Registry<RoundingScheme>& rounding_schemes() {
+  static Registry<RoundingScheme> registry("rounding scheme");
+  return registry;
+}
+
+void detail::check_rounding_pass(const std::string& scheme, const RoundingPass& pass) {
+  const char* op = scheme.c_str();
+  check(pass.w.defined() && pass.w.rank() == 2, op, ": expected a weight [out, in]");
+  const int64_t out = pass.w.size(0), in = pass.w.size(1);
+  const bool one_scale = pass.scale.defined() && pass.scale.count() == 1;
+  check(one_scale || (pass.group > 0 && in % pass.group == 0), op, ": group ", pass.group,
+        " does not divide the ", in, " inputs");
+  check_shape(op, "scale", pass.scale, one_scale ? Shape{1, 1} : Shape{out, in / pass.group});
+  check_shape(op, "zero point", pass.zero_point, pass.scale.shape());
+  check(pass.bits >= 1 && pass.bits <= 8, op, ": expected 1 to 8 bits, got ", pass.bits);
+  check(!(pass.dense.defined() && pass.a1.defined()), op,
+        ": rounding variables are dense or low rank, not both");
+  if (pass.dense.defined()) check_shape(op, "p", pass.dense, {out, in});
+  check(pass.a1.defined() == pass.a2.defined(), op, ": A1 and A2 come together");
+  if (pass.a1.defined()) {
+    check(pass.a1.rank() == 2 && pass.a2.rank() == 2, op, ": A1 and A2 are matrices");
+    check_shape(op, "A1", pass.a1, {out, pass.a1.size(1)});
+    check_shape(op, "A2", pass.a2, {pass.a1.size(1), in});
+  }
+  const Dtype expected = pass.w.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
+  for (const Tensor* t : {&pass.scale, &pass.zero_point, &pass.dense, &pass.a1, &pass.a2}) {
+    if (!t->defined()) continue;
+    check(t->dtype() == expected, op, ": scales and variables of a ", name_of(pass.w.dtype()),
+          " weight are ", name_of(expected), ", got ", name_of(t->dtype()));
+    check(t->device() == pass.w.device(), op, ": weight and variables are on different devices");
+  }
+}
+
+}  // namespace cbq

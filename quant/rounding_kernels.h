@@ -1,0 +1,490 @@
+// From the scalar functions of a rounding scheme to its kernels: RoundingOf<Scheme> is the
+// RoundingScheme whose forward, backward and codes run them over a weight, on either device, for
+// every parameterization.
+//
+// A weight is cut into *parts*: up to `tile` neighbouring columns of one row that share a scale. A
+// part's intermediate values (u, v, dL/dv) live in a buffer of the worker, so nothing of size [out,
+// in] is ever written but the result.
+#pragma once
+
+#include <limits>
+#include <memory>
+#include <string>
+
+#include "kernels/launch.h"
+#include "kernels/math.h"
+#include "kernels/ops.h"
+#include "quant/rounding.h"
+
+namespace cbq {
+
+/// What a scheme inherits and overrides; docs/add-a-rounding-scheme.md explains each.
+struct ScalarRounding {
+  static constexpr Parameterization parameterization = Parameterization::dense;
+  static constexpr Start start = Start::nearest;
+  static constexpr bool relaxes = false;            // soft() exists and differs from hard()
+  static constexpr bool straight_through_v = true;  // d_dv is declared, not the derivative of soft
+  static constexpr bool v_in_weight_units = false;  // p is in the units of w: v = v0 + p / s
+  static constexpr double v_min = -std::numeric_limits<double>::infinity();
+  static constexpr double v_max = std::numeric_limits<double>::infinity();
+
+  template <class A>
+  CBQ_HD static A initial(A, Start) {
+    return A(0);
+  }
+  template <class A>
+  CBQ_HD static A d_dv(A, A) {
+    return A(1);
+  }
+  template <class A>
+  CBQ_HD static A d_du(A, A) {
+    return A(1);
+  }
+  template <class A>
+  CBQ_HD static A relaxed(A) {
+    return A(0.5);
+  }
+  template <class A>
+  CBQ_HD static A d_relaxed(A) {
+    return A(0);
+  }
+};
+
+namespace detail {
+
+/// Columns that a worker treats at once; their buffers fit the first-level cache.
+constexpr int64_t tile = 512;
+
+/// A worker's own values of a part's columns: all of them on the CPU; on CUDA a block has at least
+/// 32 workers, each with every 32nd column at most.
+template <class Row, class A>
+struct Slots {
+  static constexpr int64_t count = std::is_same_v<Row, SerialRow> ? tile : tile / 32;
+  A values[count];
+  CBQ_HD A& at(const Row& row, int64_t j) { return values[j / row.lanes()]; }
+};
+
+/// Where a part lies: columns [column, column + width) of a row, and which scale of the row.
+struct Part {
+  int64_t column, width, group;
+};
+
+/// A RoundingPass as kernels see it.
+template <class T>
+struct RoundingView {
+  using A = acc_t<T>;
+  const T* w;
+  const A* scale;
+  const A* zero_point;
+  const A* dense;
+  const A* a1;
+  const A* a2;
+  int64_t out, in, rank, group;
+  int64_t groups;           // per row
+  int64_t parts_per_group;  // a part never crosses a group
+  bool one_scale;           // [1, 1] for the whole weight
+  Start start;
+  bool hard;
+  A largest_code;
+
+  CBQ_HD int64_t parts() const { return groups * parts_per_group; }
+  CBQ_HD Part part(int64_t index) const {
+    const int64_t g = index / parts_per_group, within = index % parts_per_group * tile;
+    return {g * group + within, math::min(tile, group - within), g};
+  }
+  CBQ_HD int64_t grid_index(int64_t i, const Part& part) const {
+    return one_scale ? 0 : i * groups + part.group;
+  }
+};
+
+/// v = clamp(v0(u) + v, v_min, v_max); one loop per start, so that each vectorizes.
+template <class Scheme, Start start, class Row, class A>
+CBQ_HD void add_initial_from(Row& row, int64_t n, Slots<Row, A>& u, Slots<Row, A>& v) {
+#pragma omp simd
+  for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+    v.at(row, j) = math::clamp(Scheme::initial(u.at(row, j), start) + v.at(row, j),
+                               A(Scheme::v_min), A(Scheme::v_max));
+  }
+}
+template <class Scheme, class Row, class A>
+CBQ_HD void add_initial(Row& row, Start start, int64_t n, Slots<Row, A>& u, Slots<Row, A>& v) {
+  if (start == Start::fraction) add_initial_from<Scheme, Start::fraction>(row, n, u, v);
+  if (start == Start::nearest) add_initial_from<Scheme, Start::nearest>(row, n, u, v);
+  if (start == Start::zero) add_initial_from<Scheme, Start::zero>(row, n, u, v);
+}
+
+/// u = w/s and v = clamp(v0(u) + p) of row i's columns in `part`.
+template <class Scheme, class Row, class T>
+CBQ_HD void load_part(Row& row, const RoundingView<T>& view, int64_t i, const Part& part,
+                      Slots<Row, acc_t<T>>& u, Slots<Row, acc_t<T>>& v) {
+  using A = acc_t<T>;
+  const A s = view.scale[view.grid_index(i, part)];
+  const T* w = view.w + i * view.in + part.column;
+  const int64_t n = part.width;
+#pragma omp simd
+  for (int64_t j = row.lane(); j < n; j += row.lanes()) u.at(row, j) = A(w[j]) / s;
+  if (view.dense != nullptr) {
+    const A* p = view.dense + i * view.in + part.column;
+#pragma omp simd
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) v.at(row, j) = p[j];
+  } else {
+#pragma omp simd
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) v.at(row, j) = A(0);
+    for (int64_t k = 0; k < view.rank; ++k) {
+      const A a1 = view.a1[i * view.rank + k];
+      const A* a2 = view.a2 + k * view.in + part.column;
+#pragma omp simd
+      for (int64_t j = row.lane(); j < n; j += row.lanes()) v.at(row, j) += a1 * a2[j];
+    }
+  }
+  if constexpr (Scheme::v_in_weight_units) {
+#pragma omp simd
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) v.at(row, j) = v.at(row, j) / s;
+  }
+  add_initial<Scheme>(row, view.start, n, u, v);
+}
+
+/// r(u, v) of the phase.
+template <class Scheme, bool hard, class A>
+CBQ_HD A rounded(A u, A v) {
+  if constexpr (hard || !Scheme::relaxes) {
+    return Scheme::hard(u, v);
+  } else {
+    return Scheme::soft(u, v);
+  }
+}
+
+/// Writes s (clamp(r + z, 0, 2^b - 1) - z), or with Out = uint8_t the code itself.
+template <class Scheme, class T, class Out>
+struct RoundForward {
+  RoundingView<T> view;
+  Out* y;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t item) const {
+    const int64_t i = item / view.parts();
+    const Part part = view.part(item % view.parts());
+    Slots<Row, acc_t<T>> u, v;
+    load_part<Scheme>(row, view, i, part, u, v);
+    if (view.hard) {
+      store<true>(row, i, part, u, v);
+    } else {
+      store<false>(row, i, part, u, v);
+    }
+  }
+  template <bool hard, class Row>
+  CBQ_HD void store(Row& row, int64_t i, const Part& part, Slots<Row, acc_t<T>>& u,
+                    Slots<Row, acc_t<T>>& v) const {
+    using A = acc_t<T>;
+    const A s = view.scale[view.grid_index(i, part)], z = view.zero_point[view.grid_index(i, part)];
+    const A largest = view.largest_code;
+    Out* out = y + i * view.in + part.column;
+#pragma omp simd
+    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+      const A r = rounded<Scheme, hard>(u.at(row, j), v.at(row, j));
+      const A q = math::clamp(r + z, A(0), largest);
+      if constexpr (std::is_same_v<Out, uint8_t>) {
+        out[j] = static_cast<uint8_t>(static_cast<int32_t>(q));
+      } else {
+        out[j] = Out(s * (q - z));
+      }
+    }
+  }
+};
+
+/// One work item: `rows_per_chunk` rows of one part. Sums over a part (dL/ds, dL/dA1) and over a
+/// chunk (dL/dA2) go to arrays of partial sums, which are added up in a fixed order afterwards.
+template <class Scheme, class T>
+struct RoundBackward {
+  using A = acc_t<T>;
+  RoundingView<T> view;
+  const T* dw;
+  A* d_scale;  // [parts per group, out, groups]
+  A* d_dense;  // [out, in] or null
+  A* d_a1;     // [parts, out, rank] or null
+  A* d_a2;     // [chunks, rank, in] or null
+  int64_t rows_per_chunk;
+  A regularizer, beta;
+
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t item) const {
+    const int64_t chunk = item / view.parts(), index = item % view.parts();
+    const Part part = view.part(index);
+    const int64_t first = chunk * rows_per_chunk;
+    const int64_t last = math::min(first + rows_per_chunk, view.out);
+    Slots<Row, A> u, v, dv;
+    for (int64_t i = first; i < last; ++i) {
+      load_part<Scheme>(row, view, i, part, u, v);
+      const A ds = row.sum(view.hard ? derivatives<true>(row, i, part, u, v, dv)
+                                     : derivatives<false>(row, i, part, u, v, dv));
+      if (row.lane() == 0) {
+        const int64_t within = index % view.parts_per_group;
+        d_scale[(within * view.out + i) * view.groups + part.group] = ds;
+      }
+      if (regularizer != A(0)) add_regularizer(row, part, v, dv);
+      if (d_dense != nullptr) store_dense(row, i, part, dv);
+      if (d_a1 != nullptr) add_low_rank(row, i, part, index, chunk, i == first, dv);
+    }
+  }
+
+  /// dv = dL/dp; returns this worker's share of dL/ds.
+  template <bool hard, class Row>
+  CBQ_HD A derivatives(Row& row, int64_t i, const Part& part, Slots<Row, A>& u, Slots<Row, A>& v,
+                       Slots<Row, A>& dv) const {
+    const A s = view.scale[view.grid_index(i, part)], z = view.zero_point[view.grid_index(i, part)];
+    const A largest = view.largest_code;
+    const A dp_dv = Scheme::v_in_weight_units ? A(1) : s;
+    const T* g = dw + i * view.in + part.column;
+    A ds = 0;
+#pragma omp simd reduction(+ : ds)
+    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+      const A uj = u.at(row, j), vj = v.at(row, j), gj = A(g[j]);
+      const A q = rounded<Scheme, hard>(uj, vj) + z;
+      const A inside = q >= A(0) && q <= largest ? A(1) : A(0);
+      const A slope = inside * Scheme::d_dv(uj, vj);
+      // With p in weight units v = p/s depends on s, too.
+      const A through =
+          inside * uj * Scheme::d_du(uj, vj) + (Scheme::v_in_weight_units ? vj * slope : A(0));
+      ds += gj * (math::clamp(q, A(0), largest) - z - through);
+      // Descent moves v against its gradient: at a bound, no gradient may point further inside.
+      const A d = gj * dp_dv * slope;
+      const bool outward =
+          (vj >= A(Scheme::v_max) && d < A(0)) || (vj <= A(Scheme::v_min) && d > A(0));
+      dv.at(row, j) = outward ? A(0) : d;
+    }
+    return ds;
+  }
+
+  /// dv += weight d/dv (1 - |2h - 1|^beta).
+  template <class Row>
+  CBQ_HD void add_regularizer(Row& row, const Part& part, Slots<Row, A>& v,
+                              Slots<Row, A>& dv) const {
+#pragma omp simd
+    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+      const A vj = v.at(row, j);
+      const A c = A(2) * Scheme::relaxed(vj) - A(1);
+      const A size = math::abs(c) > A(1e-12) ? math::abs(c) : A(1e-12);
+      const A power = math::exp((beta - A(1)) * math::log_positive(size));
+      const A slope = beta * power * (c < A(0) ? A(1) : A(-1)) * A(2) * Scheme::d_relaxed(vj);
+      dv.at(row, j) += regularizer * slope;
+    }
+  }
+
+  template <class Row>
+  CBQ_HD void store_dense(Row& row, int64_t i, const Part& part, Slots<Row, A>& dv) const {
+    A* d = d_dense + i * view.in + part.column;
+#pragma omp simd
+    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) d[j] = dv.at(row, j);
+  }
+
+  /// dA1[i, k] = sum_j A2[k, j] dv_j over the part; dA2[k, j] += A1[i, k] dv_j within the chunk.
+  template <class Row>
+  CBQ_HD void add_low_rank(Row& row, int64_t i, const Part& part, int64_t index, int64_t chunk,
+                           bool first, Slots<Row, A>& dv) const {
+    for (int64_t k = 0; k < view.rank; ++k) {
+      const A a1 = view.a1[i * view.rank + k];
+      const A* a2 = view.a2 + k * view.in + part.column;
+      A* d2 = d_a2 + (chunk * view.rank + k) * view.in + part.column;
+
+      A d1 = 0;
+      if (first) {
+        for (int64_t j = row.lane(); j < part.width; j += row.lanes()) d2[j] = A(0);
+      }
+#pragma omp simd reduction(+ : d1)
+      for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+        d1 += a2[j] * dv.at(row, j);
+        d2[j] += a1 * dv.at(row, j);
+      }
+      d1 = row.sum(d1);
+      if (row.lane() == 0) d_a1[(index * view.out + i) * view.rank + k] = d1;
+    }
+  }
+};
+
+/// Per item: sum of 1 - |2h - 1|^beta over one part of one row.
+template <class Scheme, class T>
+struct RegularizerSum {
+  using A = acc_t<T>;
+  RoundingView<T> view;
+  A* partial;  // [out, parts]
+  A beta;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t item) const {
+    const Part part = view.part(item % view.parts());
+    Slots<Row, A> u, v;
+    load_part<Scheme>(row, view, item / view.parts(), part, u, v);
+    A total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+      const A c = math::abs(A(2) * Scheme::relaxed(v.at(row, j)) - A(1));
+      total += A(1) - math::exp(beta * math::log_positive(c > A(1e-12) ? c : A(1e-12)));
+    }
+    total = row.sum(total);
+    if (row.lane() == 0) partial[item] = total;
+  }
+};
+
+/// Throws std::invalid_argument unless the shapes and dtypes of a pass fit each other.
+void check_rounding_pass(const std::string& scheme, const RoundingPass& pass);
+
+template <class T>
+RoundingView<T> view_of(const RoundingPass& pass) {
+  using A = acc_t<T>;
+  RoundingView<T> view{};
+  view.w = pass.w.data<T>();
+  view.scale = pass.scale.data<A>();
+  view.zero_point = pass.zero_point.data<A>();
+  view.dense = pass.dense.defined() ? pass.dense.data<A>() : nullptr;
+  view.a1 = pass.a1.defined() ? pass.a1.data<A>() : nullptr;
+  view.a2 = pass.a2.defined() ? pass.a2.data<A>() : nullptr;
+  view.out = pass.w.size(0);
+  view.in = pass.w.size(1);
+  view.rank = pass.a1.defined() ? pass.a1.size(1) : 0;
+  view.one_scale = pass.scale.count() == 1;
+  view.group = view.one_scale ? view.in : pass.group;
+  view.groups = view.in / view.group;
+  view.parts_per_group = (view.group + tile - 1) / tile;
+  view.start = pass.start;
+  view.hard = pass.hard;
+  view.largest_code = A(max_code(pass.bits));
+  return view;
+}
+
+/// The dtypes weights come in; f16 checkpoints are converted when they are loaded.
+template <class F>
+decltype(auto) dispatch_weight(const std::string& op, Dtype dtype, F&& f) {
+  if (dtype == Dtype::f32) return f.template operator()<float>();
+  if (dtype == Dtype::bf16) return f.template operator()<bf16>();
+  if (dtype == Dtype::f64) return f.template operator()<double>();
+  throw std::invalid_argument(concat(op, ": weights are f32, bf16 or f64, got ", name_of(dtype)));
+}
+
+/// Chunks of rows for dA2: enough to keep a GPU busy, few enough that their partial sums
+/// [chunks, r, in] stay below a quarter of the weight.
+inline int64_t row_chunks(int64_t out, int64_t rank) {
+  return std::clamp<int64_t>(out / (4 * rank), 1, 64);
+}
+
+}  // namespace detail
+
+template <class Scheme>
+class RoundingOf : public RoundingScheme {
+ public:
+  std::string name() const override { return Scheme::name; }
+  std::string help() const override { return Scheme::help; }
+  Parameterization default_parameterization() const override { return Scheme::parameterization; }
+  Start default_start() const override { return Scheme::start; }
+  bool relaxes() const override { return Scheme::relaxes; }
+  const RoundingMath* math() const override {
+    static const RoundingMath functions{&Scheme::template initial<double>,
+                                        &detail::rounded<Scheme, false, double>,
+                                        &detail::rounded<Scheme, true, double>,
+                                        &Scheme::template d_dv<double>,
+                                        &Scheme::template d_du<double>,
+                                        &Scheme::template relaxed<double>,
+                                        &Scheme::template d_relaxed<double>,
+                                        Scheme::v_min,
+                                        Scheme::v_max,
+                                        Scheme::straight_through_v,
+                                        Scheme::v_in_weight_units};
+    return &functions;
+  }
+
+  Tensor forward(const RoundingPass& pass) const override {
+    detail::check_rounding_pass(name(), pass);
+    Tensor y(pass.w.shape(), pass.w.dtype(), pass.w.device());
+    detail::dispatch_weight(name(), pass.w.dtype(), [&]<class T>() { run<T, T>(pass, y); });
+    return y;
+  }
+
+  Tensor codes(const RoundingPass& pass) const override {
+    detail::check_rounding_pass(name(), pass);
+    RoundingPass hard = pass;
+    hard.hard = true;
+    Tensor y(pass.w.shape(), Dtype::u8, pass.w.device());
+    detail::dispatch_weight(name(), pass.w.dtype(), [&]<class T>() { run<T, uint8_t>(hard, y); });
+    return y;
+  }
+
+  RoundingGradients backward(const RoundingPass& pass, const Tensor& dw,
+                             const RoundingRegularizer& regularizer) const override {
+    detail::check_rounding_pass(name(), pass);
+    check_same(Scheme::name, pass.w, dw);
+    RoundingGradients gradients;
+    detail::dispatch_weight(name(), pass.w.dtype(),
+                            [&]<class T>() { gradients = run_backward<T>(pass, dw, regularizer); });
+    return gradients;
+  }
+
+  double regularizer(const RoundingPass& pass, const RoundingRegularizer& r) const override {
+    if (!Scheme::relaxes || r.weight == 0.0) return 0.0;
+    detail::check_rounding_pass(name(), pass);
+    return detail::dispatch_weight(name(), pass.w.dtype(), [&]<class T>() {
+      using A = acc_t<T>;
+      const auto view = detail::view_of<T>(pass);
+      Tensor partial({view.out * view.parts()}, dtype_of<A>::value, pass.w.device());
+      map_rows(Scheme::name, pass.w.device(), partial.count(), math::min(view.group, detail::tile),
+               detail::RegularizerSum<Scheme, T>{view, partial.data<A>(), A(r.beta)});
+      return r.weight * kernels::sum(partial).item();
+    });
+  }
+
+ private:
+  template <class T, class Out>
+  static void run(const RoundingPass& pass, const Tensor& y) {
+    const auto view = detail::view_of<T>(pass);
+    map_rows(Scheme::name, y.device(), view.out * view.parts(), math::min(view.group, detail::tile),
+             detail::RoundForward<Scheme, T, Out>{view, y.data<Out>()});
+  }
+
+  template <class T>
+  static RoundingGradients run_backward(const RoundingPass& pass, const Tensor& dw,
+                                        const RoundingRegularizer& regularizer) {
+    using A = acc_t<T>;
+    const auto view = detail::view_of<T>(pass);
+    const Device device = pass.w.device();
+    const auto make = [&](Shape shape) { return Tensor(shape, dtype_of<A>::value, device); };
+    const int64_t chunks = view.rank > 0 ? detail::row_chunks(view.out, view.rank) : view.out;
+    detail::RoundBackward<Scheme, T> f{};
+    f.view = view;
+    f.dw = dw.data<T>();
+    f.rows_per_chunk = (view.out + chunks - 1) / chunks;
+    f.regularizer = Scheme::relaxes ? A(regularizer.weight) : A(0);
+    f.beta = A(regularizer.beta);
+    const int64_t used = (view.out + f.rows_per_chunk - 1) / f.rows_per_chunk;
+    const Tensor d_scale = make({view.parts_per_group, view.out * view.groups});
+    f.d_scale = d_scale.data<A>();
+    RoundingGradients result;
+    Tensor d_a1, d_a2;
+    if (view.dense != nullptr) {
+      result.dense = make(pass.dense.shape());
+      f.d_dense = result.dense.data<A>();
+    } else if (view.rank > 0) {
+      d_a1 = make({view.parts(), view.out * view.rank});
+      d_a2 = make({used, view.rank * view.in});
+      f.d_a1 = d_a1.data<A>();
+      f.d_a2 = d_a2.data<A>();
+    }
+    map_rows(Scheme::name, device, used * view.parts(), math::min(view.group, detail::tile), f);
+    result.scale = view.one_scale ? kernels::sum(d_scale) : add_up(d_scale);
+    result.scale = result.scale.reshape(pass.scale.shape());
+    if (d_a1.defined()) {
+      result.a1 = add_up(d_a1).reshape(pass.a1.shape());
+      result.a2 = add_up(d_a2).reshape(pass.a2.shape());
+    }
+    return result;
+  }
+
+  /// Partial sums [n, ...] added up over n, in order.
+  static Tensor add_up(const Tensor& partial) {
+    return partial.size(0) == 1 ? partial : kernels::sum_rows(partial);
+  }
+};
+
+/// Makes `Scheme` known by its name; the one line that a scheme's file ends with.
+template <class Scheme>
+bool register_rounding_scheme() {
+  return rounding_schemes().add(Scheme::name,
+                                [] { return std::make_unique<RoundingOf<Scheme>>(); });
+}
+
+}  // namespace cbq

@@ -1,0 +1,200 @@
+#include "quant/weight_quantizer.h"
+
+#include <cmath>
+
+#include "kernels/ops.h"
+
+namespace cbq {
+namespace {
+
+Parameterization chosen_parameterization(const RoundingConfig& config, const RoundingScheme& scheme,
+                                         const std::string& layer) {
+  if (config.parameterization == "default") return scheme.default_parameterization();
+  const Parameterization p = parameterization_from_name(config.parameterization);
+  check(p == Parameterization::none || scheme.default_parameterization() != Parameterization::none,
+        layer, ": rounding scheme '", scheme.name(), "' learns no rounding, so it takes no ",
+        name_of(p), " variables; leave the parameterization at default");
+  return p;
+}
+
+Start chosen_start(const RoundingConfig& config, const RoundingScheme& scheme,
+                   const std::string& layer) {
+  if (config.start == "default") return scheme.default_start();
+  const Start start = start_from_name(config.start);
+  check(scheme.supports(start), layer, ": rounding scheme '", scheme.name(),
+        "' always gives grid points, so it cannot start at the ", config.start,
+        "; take start nearest or zero");
+  return start;
+}
+
+const Tensor& named(const std::vector<std::pair<std::string, Tensor>>& values,
+                    const std::string& name, const std::string& layer) {
+  for (const auto& [key, tensor] : values) {
+    if (key == name) return tensor;
+  }
+  throw std::invalid_argument(concat(layer, ": the snapshot lacks '", name, "'"));
+}
+
+/// Small integers held in floating point -> u8.
+Tensor as_codes(const Tensor& integers) {
+  std::vector<uint8_t> codes;
+  for (const float value : integers.to_vector<float>())
+    codes.push_back(static_cast<uint8_t>(value));
+  return Tensor::from(codes, integers.shape(), Dtype::u8, integers.device());
+}
+
+}  // namespace
+
+WeightQuantizer::WeightQuantizer(const Tensor& w, const WeightConfig& weight,
+                                 const RoundingConfig& rounding, const std::string& layer,
+                                 uint64_t seed, uint64_t stream)
+    : config_(weight),
+      rounding_(rounding),
+      layer_(layer),
+      dtype_(w.dtype()),
+      out_(w.size(0)),
+      in_(w.size(1)),
+      scheme_(rounding_schemes().make(rounding.scheme)),
+      grid_(weight_grid(w, weight, layer)) {
+  const Parameterization parameterization = chosen_parameterization(rounding, *scheme_, layer);
+  start_ = chosen_start(rounding, *scheme_, layer);
+  const int64_t out = w.size(0), in = w.size(1);
+  const Dtype dtype = grid_.scale.dtype();
+  if (rounding.learn_scale) {
+    scale_variable_ = Var(Tensor::zeros(grid_.scale.shape(), dtype, w.device()), true);
+  }
+  if (parameterization == Parameterization::dense) {
+    dense_ = Var(Tensor::zeros({out, in}, dtype, w.device()), true);
+  } else if (parameterization == Parameterization::low_rank) {
+    check(rounding.rank >= 1, layer, ": the rank of A1 A2 must be at least 1, got ", rounding.rank);
+    a1_ = Var(Tensor({out, rounding.rank}, dtype, w.device()), true);
+    kernels::fill_normal(a1_.value(), 0.0, 1.0 / std::sqrt(static_cast<double>(rounding.rank)),
+                         seed, stream);
+    a2_ = Var(Tensor::zeros({rounding.rank, in}, dtype, w.device()), true);
+  }
+}
+
+Tensor WeightQuantizer::scale() const {
+  if (packed_) return packed_->scale;
+  if (!scale_variable_.defined()) return grid_.scale;
+  return scale_of(rounding_.scale_form, grid_.scale, scale_variable_.value());
+}
+
+RoundingPass WeightQuantizer::pass(const Tensor& w) const {
+  RoundingPass pass;
+  pass.w = w;
+  pass.scale = scale();
+  pass.zero_point = grid_.zero_point;
+  pass.bits = config_.bits;
+  pass.group = grid_.group;
+  if (dense_.defined()) pass.dense = dense_.value();
+  if (a1_.defined()) {
+    pass.a1 = a1_.value();
+    pass.a2 = a2_.value();
+  }
+  pass.start = start_;
+  pass.hard = hard_;
+  return pass;
+}
+
+Var WeightQuantizer::fake_quant(const Var& w) const {
+  if (packed_) return Var(dequantized_);
+  const RoundingPass now = pass(w.value());
+  return differentiable(scheme_->forward(now), {&scale_variable_, &dense_, &a1_, &a2_},
+                        [now, scheme = scheme_, regularizer = regularizer_,
+                         form = rounding_.scale_form, start = grid_.scale, x = scale_variable_,
+                         dense = dense_, a1 = a1_, a2 = a2_](const Tensor& dy) {
+                          const RoundingGradients g = scheme->backward(now, dy, regularizer);
+                          if (x.requires_grad())
+                            x.accumulate(scale_gradient(form, start, now.scale, g.scale));
+                          if (dense.requires_grad()) dense.accumulate(g.dense);
+                          if (a1.requires_grad()) a1.accumulate(g.a1);
+                          if (a2.requires_grad()) a2.accumulate(g.a2);
+                        });
+}
+
+std::vector<Var> WeightQuantizer::scale_variables() const {
+  if (packed_ || !scale_variable_.defined()) return {};
+  return {scale_variable_};
+}
+
+std::vector<Var> WeightQuantizer::rounding_variables() const {
+  std::vector<Var> variables;
+  for (const Var& v : {dense_, a1_, a2_}) {
+    if (v.defined() && !packed_) variables.push_back(v);
+  }
+  return variables;
+}
+
+double WeightQuantizer::regularizer_value(const Tensor& w) const {
+  return packed_ ? 0.0 : scheme_->regularizer(pass(w), regularizer_);
+}
+
+void WeightQuantizer::harden(const Tensor& w) {
+  check(!packed_, layer_, ": hardened already");
+  PackedWeight packed;
+  packed.bits = config_.bits;
+  packed.out = out_;
+  packed.in = in_;
+  packed.group = grid_.group;
+  packed.codes = pack_codes(scheme_->codes(pass(w)), config_.bits);
+  packed.scale = scale();
+  packed.zero_point = as_codes(grid_.zero_point);
+  freeze(std::move(packed));
+}
+
+void WeightQuantizer::freeze(PackedWeight packed) {
+  dequantized_ = dequantize(packed, dtype_, grid_.scale.device());
+  packed_ = std::move(packed);
+  scale_variable_ = dense_ = a1_ = a2_ = Var();  // their memory, and the optimizer's, is free
+}
+
+const PackedWeight& WeightQuantizer::packed() const {
+  check(packed_.has_value(), layer_, ": not hardened yet, so there are no codes");
+  return *packed_;
+}
+
+std::vector<std::pair<std::string, Tensor>> WeightQuantizer::snapshot() const {
+  std::vector<std::pair<std::string, Tensor>> values;
+  if (packed_) {
+    values.emplace_back("codes", packed_->codes.clone());
+    values.emplace_back("scale", packed_->scale.clone());
+    values.emplace_back("zero_point", packed_->zero_point.clone());
+    return values;
+  }
+  for (const auto& [name, variable] : named_variables()) {
+    values.emplace_back(name, variable.value().clone());
+  }
+  return values;
+}
+
+void WeightQuantizer::restore(const std::vector<std::pair<std::string, Tensor>>& values) {
+  if (!values.empty() && values.front().first == "codes") {
+    PackedWeight packed;
+    packed.bits = config_.bits;
+    packed.out = out_;
+    packed.in = in_;
+    packed.group = grid_.group;
+    const Device device = grid_.scale.device();
+    packed.codes = named(values, "codes", layer_).to(device).clone();
+    packed.scale = named(values, "scale", layer_).to(device).clone();
+    packed.zero_point = named(values, "zero_point", layer_).to(device).clone();
+    freeze(std::move(packed));
+    return;
+  }
+  check(!packed_, layer_, ": hardened already, so its variables cannot be restored");
+  for (const auto& [name, variable] : named_variables()) {
+    variable.value().copy_from(named(values, name, layer_));
+  }
+}
+
+std::vector<std::pair<std::string, Var>> WeightQuantizer::named_variables() const {
+  std::vector<std::pair<std::string, Var>> all;
+  if (scale_variable_.defined()) all.emplace_back("scale_variable", scale_variable_);
+  if (dense_.defined()) all.emplace_back("dense", dense_);
+  if (a1_.defined()) all.emplace_back("a1", a1_);
+  if (a2_.defined()) all.emplace_back("a2", a2_);
+  return all;
+}
+
+}  // namespace cbq
