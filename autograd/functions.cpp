@@ -69,6 +69,10 @@ Var matmul(const Var& a, Trans ta, const Var& b, Trans tb) {
 }
 
 Var linear(const Var& x, const Var& w, const Var& b) {
+  check(x.shape().size() == 2 && w.shape().size() == 2 && x.size(1) == w.size(1) &&
+            (!b.defined() || b.shape() == Shape{w.size(0)}),
+        "linear: x ", to_string(x.shape()), ", w ", to_string(w.shape()), ", b ",
+        b.defined() ? to_string(b.shape()) : "undefined");
   const Var y = matmul(x, Trans::no, w, Trans::yes);
   return b.defined() ? add_row(y, b) : y;
 }
@@ -116,9 +120,10 @@ Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t h
               int64_t kv_heads) {
   check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "attention: ", heads,
         " query heads cannot share ", kv_heads, " key-value heads");
-  check(batch > 0 && q.size(0) % batch == 0 && k.shape() == v.shape() && k.size(0) == q.size(0),
+  check(q.shape().size() == 2 && k.shape().size() == 2 && k.shape() == v.shape() && batch > 0 &&
+            q.size(0) % batch == 0 && q.size(1) % heads == 0 && k.size(0) == q.size(0),
         "attention: q ", to_string(q.shape()), ", k ", to_string(k.shape()), ", v ",
-        to_string(v.shape()), " for batch ", batch);
+        to_string(v.shape()), " for batch ", batch, ", ", heads, " heads");
   const int64_t tokens = q.size(0) / batch, dim = q.size(1) / heads;
   const int64_t group = heads / kv_heads;
   check(k.size(1) == kv_heads * dim, "attention: k ", to_string(k.shape()), " for ", kv_heads,
@@ -156,6 +161,7 @@ Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t h
 
 Var cross_entropy(const Var& logits, const Tensor& target) {
   const Tensor nll = kernels::cross_entropy(logits.value(), target);
+  check(nll.count() > 0, "cross_entropy: no rows to take the mean of");
   const double weight = 1.0 / static_cast<double>(nll.count());
   Tensor mean = kernels::scale(kernels::sum(nll), weight);
   return differentiable(mean, {&logits}, [logits, target, weight](const Tensor& dy) {
@@ -178,6 +184,7 @@ Var row_error(const Var& prediction, const Tensor& target, double l2_weight, boo
   const bool record = should_record({&prediction});
   const kernels::RowErrorResult error =
       kernels::row_error(prediction.value(), target, l2_weight, l2_norm, kl_weight, record);
+  check(error.loss.count() > 0, "row_error: no rows to take the mean of");
   const double weight = 1.0 / static_cast<double>(error.loss.count());
   return differentiable(kernels::scale(kernels::sum(error.loss), weight), {&prediction},
                         [prediction, gradient = error.gradient, weight](const Tensor& dy) {
@@ -186,6 +193,7 @@ Var row_error(const Var& prediction, const Tensor& target, double l2_weight, boo
 }
 
 Var checkpoint(const std::function<Var(const Var&)>& f, const Var& x) {
+  check(f != nullptr && x.defined(), "checkpoint: needs a function and a variable");
   if (Tape::active() == nullptr) return f(x);
   Tensor value;
   {

@@ -50,15 +50,15 @@ template <class T>
 struct EmbeddingBackward {
   const int32_t* ids;
   const T* dy;
-  T* dtable;
+  acc_t<T>* dtable;  // a frequent token is added thousands of times: too often for bf16
   int64_t tokens, n;
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t id) const {
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) dtable[id * n + j] = T(0.0f);
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) dtable[id * n + j] = 0;
     for (int64_t t = 0; t < tokens; ++t) {
       if (ids[t] != id) continue;
       for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-        dtable[id * n + j] = T(acc_t<T>(dtable[id * n + j]) + acc_t<T>(dy[t * n + j]));
+        dtable[id * n + j] += acc_t<T>(dy[t * n + j]);
       }
     }
   }
@@ -130,17 +130,23 @@ Tensor transpose(const Tensor& x) {
   return y;
 }
 
-Tensor embedding(const Tensor& ids, const Tensor& table) {
-  check(ids.dtype() == Dtype::i32 && ids.rank() == 1 && table.rank() == 2,
-        "embedding: expected i32 ids [n] and a table [vocabulary, width], got ",
-        name_of(ids.dtype()), to_string(ids.shape()), " and ", to_string(table.shape()));
-  if (!ids.device().is_cuda()) {
-    const int32_t* id = ids.data<int32_t>();
-    for (int64_t t = 0; t < ids.count(); ++t) {
-      check(id[t] >= 0 && id[t] < table.size(0), "embedding: token id ", id[t], " at position ", t,
-            " is outside the vocabulary of ", table.size(0));
-    }
+namespace {
+void check_ids(const char* op, const Tensor& ids, int64_t vocabulary) {
+  check(ids.dtype() == Dtype::i32 && ids.rank() == 1, op, ": expected i32 ids [n], got ",
+        name_of(ids.dtype()), to_string(ids.shape()));
+  if (!host_can_read(ids.device())) return;  // the model checks ids before they travel
+  const int32_t* id = ids.data<int32_t>();
+  for (int64_t t = 0; t < ids.count(); ++t) {
+    check(id[t] >= 0 && id[t] < vocabulary, op, ": token id ", id[t], " at position ", t,
+          " is outside the vocabulary of ", vocabulary);
   }
+}
+}  // namespace
+
+Tensor embedding(const Tensor& ids, const Tensor& table) {
+  check(table.rank() == 2, "embedding: expected a table [vocabulary, width], got ",
+        to_string(table.shape()));
+  check_ids("embedding", ids, table.size(0));
   const int64_t n = table.size(1);
   Tensor y({ids.size(0), n}, table.dtype(), table.device());
   dispatch_float(table.dtype(), "embedding", [&]<class T>() {
@@ -151,16 +157,18 @@ Tensor embedding(const Tensor& ids, const Tensor& table) {
 }
 
 Tensor embedding_backward(const Tensor& ids, const Tensor& dy, int64_t vocabulary) {
-  check(ids.dtype() == Dtype::i32 && dy.rank() == 2 && dy.size(0) == ids.count(),
-        "embedding_backward: ids ", to_string(ids.shape()), " do not fit gradient ",
-        to_string(dy.shape()));
-  Tensor dtable({vocabulary, dy.size(1)}, dy.dtype(), dy.device());
+  check(dy.rank() == 2 && dy.size(0) == ids.count(), "embedding_backward: ids ",
+        to_string(ids.shape()), " do not fit gradient ", to_string(dy.shape()));
+  check(vocabulary >= 0, "embedding_backward: vocabulary of ", vocabulary);
+  check_ids("embedding_backward", ids, vocabulary);
+  Tensor dtable;
   dispatch_float(dy.dtype(), "embedding_backward", [&]<class T>() {
+    dtable = Tensor({vocabulary, dy.size(1)}, dtype_of<acc_t<T>>::value, dy.device());
     map_rows("embedding_backward", dy.device(), vocabulary, ids.count() + dy.size(1),
-             EmbeddingBackward<T>{ids.data<int32_t>(), dy.data<T>(), dtable.data<T>(), ids.count(),
-                                  dy.size(1)});
+             EmbeddingBackward<T>{ids.data<int32_t>(), dy.data<T>(), dtable.data<acc_t<T>>(),
+                                  ids.count(), dy.size(1)});
   });
-  return dtable;
+  return cast(dtable, dy.dtype());
 }
 
 Tensor gather_rows(const Tensor& x, const std::vector<int64_t>& indices) {
@@ -169,6 +177,8 @@ Tensor gather_rows(const Tensor& x, const std::vector<int64_t>& indices) {
   shape[0] = static_cast<int64_t>(indices.size());
   Tensor y(shape, x.dtype(), x.device());
   for (size_t r = 0; r < indices.size(); ++r) {
+    check(indices[r] >= 0 && indices[r] < x.size(0), "gather_rows: index ", indices[r],
+          " of a tensor of ", x.size(0), " rows");
     const auto row = static_cast<int64_t>(r);
     y.slice(row, row + 1).copy_from(x.slice(indices[r], indices[r] + 1));
   }
@@ -182,8 +192,11 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t t
         "rope: ", to_string(x.shape()), " does not divide into ", tokens, " tokens, head size ",
         dim);
   check(cosine.rank() == 2 && cosine.size(0) >= tokens && cosine.size(1) == dim / 2 &&
-            cosine.shape() == sine.shape(),
-        "rope: tables of ", to_string(cosine.shape()), " for ", tokens, " tokens, head size ", dim);
+            cosine.shape() == sine.shape() && cosine.dtype() == Dtype::f32 &&
+            sine.dtype() == Dtype::f32,
+        "rope: tables of ", name_of(cosine.dtype()), to_string(cosine.shape()), " and ",
+        name_of(sine.dtype()), to_string(sine.shape()), "; expected f32 for ", tokens,
+        " tokens, head size ", dim);
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "rope", [&]<class T>() {
     map_rows("rope", x.device(), x.size(0), x.size(1),

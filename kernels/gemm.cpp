@@ -1,6 +1,8 @@
 // Matrix products: OpenBLAS on the CPU, cuBLASLt on CUDA. The only file that calls either.
 #include <cblas.h>
 
+#include <algorithm>
+
 #include "kernels/ops.h"
 #include "tensor/stream.h"
 
@@ -34,24 +36,66 @@ Product product_of(const char* op, const Shape& a, Trans ta, const Shape& b, Tra
   return {m, n, k, batch, ta, tb, 1.0, 0.0};
 }
 
+// Left alone, OpenBLAS divides a product by the number of threads, and the last bits with it. So
+// the division is ours and depends on the shape only: the result is cut into panels of rows or
+// columns, a panel is one call, and inside a parallel region OpenBLAS (OpenMP build) runs serially.
+// Below `serial_product` multiplications it runs serially anyway (its own limit is twice this).
+constexpr int64_t serial_product = 131072;
+constexpr int64_t panel_extent =
+    128;  // each panel packs the other matrix again: 1 / 128 of the work
+constexpr int64_t most_panels = 64;
+
+struct Panels {
+  bool by_rows;
+  int64_t extent, count;  // rows or columns of a panel; panels of one product
+};
+
+Panels panels_of(const Product& p) {
+  const bool by_rows = p.m >= p.n;
+  const int64_t extent = by_rows ? p.m : p.n;
+  if (p.m * p.n * p.k <= serial_product || extent < 2) return {by_rows, extent, 1};
+  const int64_t count = std::clamp<int64_t>(extent / panel_extent, 2, most_panels);
+  // Multiples of 16 keep the vector registers of OpenBLAS's inner loops full.
+  const int64_t ceiling = (extent + count - 1) / count;
+  const int64_t size = std::min(extent, extent > 32 ? (ceiling + 15) / 16 * 16 : ceiling);
+  return {by_rows, size, (extent + size - 1) / size};
+}
+
 template <class T>
-void cpu_product(const Product& p, const T* a, const T* b, T* c) {
+void cpu_panel(const Product& p, const Panels& panels, const T* a, const T* b, T* c, int64_t at) {
   const CBLAS_TRANSPOSE ta = p.ta == Trans::yes ? CblasTrans : CblasNoTrans;
   const CBLAS_TRANSPOSE tb = p.tb == Trans::yes ? CblasTrans : CblasNoTrans;
-  const auto m = static_cast<int>(p.m), n = static_cast<int>(p.n), k = static_cast<int>(p.k);
-  const int lda = p.ta == Trans::yes ? m : k, ldb = p.tb == Trans::yes ? k : n;
-  // Several products: one per thread (the OpenMP build of OpenBLAS then runs each serially).
-#pragma omp parallel for schedule(static) if (p.batch > 1)
-  for (int64_t i = 0; i < p.batch; ++i) {
-    const T* ai = a + i * p.m * p.k;
-    const T* bi = b + i * p.k * p.n;
-    T* ci = c + i * p.m * p.n;
-    if constexpr (std::is_same_v<T, double>) {
-      cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, p.alpha, ai, lda, bi, ldb, p.beta, ci, n);
-    } else {
-      cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, static_cast<float>(p.alpha), ai, lda, bi, ldb,
-                  static_cast<float>(p.beta), ci, n);
-    }
+  const int64_t begin = at * panels.extent;
+  const int64_t size = std::min(panels.extent, (panels.by_rows ? p.m : p.n) - begin);
+  if (panels.by_rows) {
+    a += begin * (p.ta == Trans::yes ? 1 : p.k);
+    c += begin * p.n;
+  } else {
+    b += begin * (p.tb == Trans::yes ? p.k : 1);
+    c += begin;
+  }
+  const auto m = static_cast<int>(panels.by_rows ? size : p.m);
+  const auto n = static_cast<int>(panels.by_rows ? p.n : size), k = static_cast<int>(p.k);
+  const auto lda = static_cast<int>(p.ta == Trans::yes ? p.m : p.k);
+  const auto ldb = static_cast<int>(p.tb == Trans::yes ? p.k : p.n), ldc = static_cast<int>(p.n);
+  if constexpr (std::is_same_v<T, double>) {
+    cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, p.alpha, a, lda, b, ldb, p.beta, c, ldc);
+  } else {
+    cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, static_cast<float>(p.alpha), a, lda, b, ldb,
+                static_cast<float>(p.beta), c, ldc);
+  }
+}
+
+template <class T>
+void cpu_product(const Product& p, const T* a, const T* b, T* c) {
+  const Panels panels = panels_of(p);
+  const int64_t calls = p.batch * panels.count;
+#pragma omp parallel for schedule(dynamic) if (calls > 1 && \
+                                               p.batch * p.m * p.n * p.k > serial_product)
+  for (int64_t call = 0; call < calls; ++call) {
+    const int64_t i = call / panels.count;
+    cpu_panel(p, panels, a + i * p.m * p.k, b + i * p.k * p.n, c + i * p.m * p.n,
+              call % panels.count);
   }
 }
 
@@ -145,8 +189,11 @@ void run(const char* op, const Product& p, const Tensor& a, const Tensor& b, con
   check(a.device() == b.device() && a.device() == c.device(), op, ": devices differ");
   if (c.count() == 0) return;
   if (p.k == 0) {
-    check(p.beta == 0.0, op, ": empty inner axis with beta");
-    c.fill_zero();
+    if (p.beta == 0.0) {
+      c.fill_zero();
+    } else {
+      c.copy_from(scale(c, p.beta));
+    }
     return;
   }
 #ifdef CBQ_CUDA

@@ -13,13 +13,14 @@
 namespace cbq::math {
 
 /// e^x for f32: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by a degree-6 polynomial, 2^n through the
-/// exponent bits. Relative error <= 2 ulp on [-87.3, 88.7]; 0 below, +inf above; NaN stays NaN.
+/// exponent bits. Error <= 2 ulp on [-87.33, 88.722]; 0 below, +inf above; NaN stays NaN.
 CBQ_HD inline float exp(float x) {
   constexpr float log2e = 1.44269504088896341f;
   constexpr float ln2_high = 0.693359375f;
   constexpr float ln2_low = -2.12194440e-4f;
+  constexpr float largest = 88.722839f;  // ln of the largest f32
   // Clamping keeps n inside the exponent range; the order of the comparisons lets NaN through.
-  const float limited = x > 88.72f ? 88.72f : (x < -87.33f ? -87.33f : x);
+  const float limited = x > largest ? largest : (x < -87.33f ? -87.33f : x);
   // Adding 1.5 * 2^23 pushes the fraction out of the mantissa: round to nearest without a call.
   constexpr float magic = 12582912.0f;
   const float shifted = limited * log2e + magic;
@@ -32,12 +33,14 @@ CBQ_HD inline float exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  // 2^n = 2^(n-1) * 2: n = 128 occurs just below the overflow and has no exponent pattern.
-  const uint32_t half_power =
-      static_cast<uint32_t>(static_cast<int32_t>(detail::bits_of(shifted) - 0x4b400000u) + 126)
-      << 23;
-  const float y = p * detail::float_of(half_power) * 2.0f;
-  return x > 88.72283f ? INFINITY : (x < -87.33f ? 0.0f : y);
+  // n = 128 occurs just below the overflow, where 2^n has no exponent pattern, and at n = -126 half
+  // of it has none: 2^n in two factors, 2^(n/2) and the rest.
+  const auto power = static_cast<int32_t>(detail::bits_of(shifted) - 0x4b400000u);
+  const int32_t half = power >> 1;
+  const float first = detail::float_of(static_cast<uint32_t>(half + 127) << 23);
+  const float second = detail::float_of(static_cast<uint32_t>(power - half + 127) << 23);
+  const float y = p * first * second;
+  return x > largest ? INFINITY : (x < -87.33f ? 0.0f : y);
 }
 CBQ_HD inline double exp(double x) { return ::exp(x); }
 
@@ -64,11 +67,11 @@ CBQ_HD A clamp(A x, A low, A high) {
 }
 template <class A>
 CBQ_HD A max(A a, A b) {
-  return a > b ? a : b;
+  return a > b || a != a ? a : b;
 }
 template <class A>
 CBQ_HD A min(A a, A b) {
-  return a < b ? a : b;
+  return a < b || a != a ? a : b;
 }
 template <class A>
 CBQ_HD A abs(A x) {

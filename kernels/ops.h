@@ -60,7 +60,7 @@ void causal_softmax_(const Tensor& x, double factor, int64_t period);
 /// dx = factor * y * (dy - sum_j dy_j y_j) into dy's storage, same mask.
 void causal_softmax_backward_(const Tensor& y, const Tensor& dy, double factor, int64_t period);
 /// nll_r = -log softmax(logits_r)[target_r]: f32 (f64 for f64) [rows]; target i32 [rows].
-/// Throws std::out_of_range-like invalid_argument on the CPU for a target outside [0, classes).
+/// Throws on the CPU for a target outside [0, classes).
 Tensor cross_entropy(const Tensor& logits, const Tensor& target);
 /// d logits = (softmax - onehot(target)) * dnll_r.
 Tensor cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& dnll);
@@ -71,9 +71,10 @@ Tensor cross_entropy_backward(const Tensor& logits, const Tensor& target, const 
 Tensor sum(const Tensor& x);
 /// Column sums of x [..., n] -> [n] in x's dtype; fixed order.
 Tensor sum_rows(const Tensor& x);
-/// Minimum and maximum of every row, both [rows], x's dtype.
+/// Minimum and maximum of every row, both [rows], x's dtype; NaN for a row that holds one.
 std::pair<Tensor, Tensor> min_max_rows(const Tensor& x);
-/// max |x| over all rows for every column of x [..., n] -> [n] f32 (calibration statistics).
+/// max |x| over all rows for every column of x [..., n] -> [n] f32 (calibration statistics); NaN
+/// for a column that holds one.
 Tensor abs_max_columns(const Tensor& x);
 /// True if any element is NaN or infinite (reads the answer back: synchronizes).
 bool has_non_finite(const Tensor& x);
@@ -99,6 +100,7 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t t
             bool inverse);
 
 // ---- matrix products (OpenBLAS, cuBLASLt) -------------------------------------------------------
+// On the CPU the number of threads does not change a bit of the result (kernels/gemm.cpp).
 
 enum class Trans { no, yes };
 /// op(a) op(b): a [m, k] (or [k, m] with Trans::yes), b [k, n] (or [n, k]) -> [m, n].

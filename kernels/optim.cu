@@ -14,11 +14,11 @@ struct AdamStep {
   const float* g;
   float* m;
   float* v;
-  float rate, beta1, beta2, eps, decay, correction1, correction2;
+  float rate, beta1, beta2, rest1, rest2, eps, decay, correction1, correction2;
   CBQ_HD void operator()(int64_t i) const {
     const float gi = g[i];
-    const float mi = beta1 * m[i] + (1.0f - beta1) * gi;
-    const float vi = beta2 * v[i] + (1.0f - beta2) * gi * gi;
+    const float mi = beta1 * m[i] + rest1 * gi;
+    const float vi = beta2 * v[i] + rest2 * gi * gi;
     m[i] = mi;
     v[i] = vi;
     p[i] -= rate * (mi * correction1 / (math::sqrt(vi * correction2) + eps) + decay * p[i]);
@@ -57,6 +57,10 @@ struct Uniform {
   }
 };
 
+void check_f32(const char* op, const Tensor& p) {
+  check(p.dtype() == Dtype::f32, op, ": optimized tensors are f32, got ", name_of(p.dtype()));
+}
+
 }  // namespace
 
 void adam_step(const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& v,
@@ -64,6 +68,7 @@ void adam_step(const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& 
   check_same("adam_step", p, g);
   check_same("adam_step", p, m);
   check_same("adam_step", p, v);
+  check_f32("adam_step", p);
   check(t >= 1, "adam_step: steps count from 1, got ", t);
   const auto steps = static_cast<double>(t);
   AdamStep f;
@@ -74,6 +79,8 @@ void adam_step(const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& 
   f.rate = static_cast<float>(settings.rate);
   f.beta1 = static_cast<float>(settings.beta1);
   f.beta2 = static_cast<float>(settings.beta2);
+  f.rest1 = static_cast<float>(1.0 - settings.beta1);  // in f32, 1 - 0.999 is 5e-5 off
+  f.rest2 = static_cast<float>(1.0 - settings.beta2);
   f.eps = static_cast<float>(settings.eps);
   f.decay = static_cast<float>(settings.decay);
   f.correction1 = static_cast<float>(1.0 / (1.0 - std::pow(settings.beta1, steps)));
@@ -83,6 +90,7 @@ void adam_step(const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& 
 
 void sign_sgd_step(const Tensor& p, const Tensor& g, double rate) {
   check_same("sign_sgd_step", p, g);
+  check_f32("sign_sgd_step", p);
   map("sign_sgd_step", p.device(), p.count(),
       SignStep{p.data<float>(), g.data<float>(), static_cast<float>(rate)});
 }

@@ -43,10 +43,11 @@ CBQ_HD inline uint32_t philox_bits(uint64_t seed, uint64_t stream, uint64_t inde
   return b.x[index % 4];
 }
 
-/// Uniform on (0, 1): the centre of one of 2^24 equal cells, so that log() is always finite.
+/// Uniform on (0, 1): the centre of one of 2^23 equal cells, so that log() is always finite. (With
+/// 2^24 cells the upper half of the centres would need a 25th bit: the last one would round to 1.)
 CBQ_HD inline float philox_uniform(uint64_t seed, uint64_t stream, uint64_t index) {
-  return (static_cast<float>(philox_bits(seed, stream, index) >> 8) + 0.5f) *
-         5.9604644775390625e-8f;
+  return (static_cast<float>(philox_bits(seed, stream, index) >> 9) + 0.5f) *
+         1.1920928955078125e-7f;
 }
 
 }  // namespace cbq

@@ -114,16 +114,20 @@ struct MinMaxRows {
   CBQ_HD void operator()(Row& row, int64_t r) const {
     using A = acc_t<T>;
     const T* in = x + r * n;
-    A largest = -INFINITY, negated = -INFINITY;
+    A largest = -INFINITY, negated = -INFINITY, nans = 0;
+#pragma omp simd reduction(max : largest, negated) reduction(+ : nans)
     for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-      largest = math::max(largest, A(in[j]));
-      negated = math::max(negated, -A(in[j]));
+      const A v = in[j];
+      largest = v > largest ? v : largest;
+      negated = -v > negated ? -v : negated;
+      nans += v == v ? A(0) : A(1);
     }
     largest = row.max(largest);
     negated = row.max(negated);
-    if (row.lane() == 0) {
-      low[r] = T(-negated);
-      high[r] = T(largest);
+    nans = row.sum(nans);
+    if (row.lane() == 0) {  // a NaN anywhere is the row's answer, not a value to pass over
+      low[r] = T(nans > A(0) ? A(NAN) : -negated);
+      high[r] = T(nans > A(0) ? A(NAN) : largest);
     }
   }
 };

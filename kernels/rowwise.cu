@@ -172,7 +172,7 @@ void check_targets(const char* op, const Tensor& logits, const Tensor& target) {
             target.size(0) == logits.size(0),
         op, ": logits ", to_string(logits.shape()), " need i32 targets [rows], got ",
         name_of(target.dtype()), to_string(target.shape()));
-  if (target.device().is_cuda()) return;  // the model checks ids before they travel
+  if (!host_can_read(target.device())) return;  // the model checks ids before they travel
   const int32_t* ids = target.data<int32_t>();
   for (int64_t r = 0; r < target.count(); ++r) {
     check(ids[r] >= 0 && ids[r] < logits.size(1), op, ": target ", ids[r], " at row ", r,
@@ -182,6 +182,13 @@ void check_targets(const char* op, const Tensor& logits, const Tensor& target) {
 
 template <class T>
 constexpr Dtype acc_dtype = dtype_of<acc_t<T>>::value;
+Dtype accumulation_dtype(Dtype dtype) { return dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
+
+// A causal mask is square: row r of a head sees r + 1 of the row's entries.
+void check_period(const char* op, const Tensor& x, int64_t period) {
+  check(x.rank() >= 1 && period == x.size(-1) && (period > 0 || x.count() == 0), op, ": period ",
+        period, " for rows of ", to_string(x.shape()));
+}
 
 }  // namespace
 
@@ -205,6 +212,11 @@ std::pair<Tensor, Tensor> rms_norm_backward(const Tensor& x, const Tensor& w,
                                             bool want_dw) {
   check_same("rms_norm_backward", x, dy);
   const auto [rows, n] = row_shape("rms_norm_backward", x);
+  check_shape("rms_norm_backward", "weight", w, {n});
+  check_shape("rms_norm_backward", "inverse_rms", inverse_rms, {rows});
+  check(w.dtype() == x.dtype() && inverse_rms.dtype() == accumulation_dtype(x.dtype()),
+        "rms_norm_backward: x is ", name_of(x.dtype()), ", weight ", name_of(w.dtype()),
+        ", inverse_rms ", name_of(inverse_rms.dtype()));
   Tensor dx(x.shape(), x.dtype(), x.device());
   Tensor dw;
   dispatch_float(x.dtype(), "rms_norm_backward", [&]<class T>() {
@@ -224,7 +236,6 @@ namespace {
 Tensor softmax_into(const char* op, const Tensor& x, const Tensor& y, double factor,
                     int64_t period) {
   const auto [rows, n] = row_shape(op, x);
-  check(period == 0 || period == n, op, ": period ", period, " must be the row length ", n);
   dispatch_float(x.dtype(), op, [&]<class T>() {
     map_rows(op, x.device(), rows, n,
              Softmax<T>{x.data<T>(), y.data<T>(), n, period, static_cast<acc_t<T>>(factor)});
@@ -253,10 +264,12 @@ Tensor softmax_backward(const Tensor& y, const Tensor& dy) {
                                1.0, 0);
 }
 void causal_softmax_(const Tensor& x, double factor, int64_t period) {
-  softmax_into("causal_softmax", x, x, factor, period);
+  check_period("causal_softmax_", x, period);
+  softmax_into("causal_softmax_", x, x, factor, period);
 }
 void causal_softmax_backward_(const Tensor& y, const Tensor& dy, double factor, int64_t period) {
-  softmax_backward_into("causal_softmax_backward", y, dy, dy, factor, period);
+  check_period("causal_softmax_backward_", y, period);
+  softmax_backward_into("causal_softmax_backward_", y, dy, dy, factor, period);
 }
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target) {
@@ -273,6 +286,9 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target) {
 
 Tensor cross_entropy_backward(const Tensor& logits, const Tensor& target, const Tensor& dnll) {
   check_targets("cross_entropy_backward", logits, target);
+  check_shape("cross_entropy_backward", "gradient", dnll, {logits.size(0)});
+  check(dnll.dtype() == accumulation_dtype(logits.dtype()), "cross_entropy_backward: logits are ",
+        name_of(logits.dtype()), ", gradient is ", name_of(dnll.dtype()));
   Tensor dlogits(logits.shape(), logits.dtype(), logits.device());
   dispatch_float(logits.dtype(), "cross_entropy_backward", [&]<class T>() {
     map_rows("cross_entropy_backward", logits.device(), logits.size(0), logits.size(1),
