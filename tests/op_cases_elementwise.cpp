@@ -1,0 +1,121 @@
+// Cases of kernels/elementwise.
+#include "kernels/ops.h"
+#include "tests/op_case.h"
+#include "tests/reference/elementwise.h"
+
+namespace cbq::test {
+namespace {
+
+const std::vector<Shape> usual = {{3, 37}, {1}, {0}, {2, 0, 3}, {5, 4099}};
+const Shape large = {1024, 4096};
+
+OpCase binary(const char* name, Tensor (*op)(const Tensor&, const Tensor&),
+              Array (*expected)(const Array&, const Array&)) {
+  return {.name = name,
+          .sizes = alike(2, usual),
+          .run = [op](const Tensors& in) { return Tensors{op(in[0], in[1])}; },
+          .expected = [expected](const Arrays& in) { return Arrays{expected(in[0], in[1])}; },
+          .wrong = {{{2, 3}, {3, 2}}, {{6}, {2, 3}}, {{3}, {4}}},
+          .wrong_calls = {[op] { op(Tensor({3}, Dtype::f32), Tensor({3}, Dtype::f64)); },
+                          [op] { op(Tensor({3}, Dtype::i32), Tensor({3}, Dtype::i32)); }},
+          .bench = alike(2, {large})};
+}
+
+OpCase with_row(const char* name, Tensor (*op)(const Tensor&, const Tensor&),
+                Array (*expected)(const Array&, const Array&)) {
+  return {.name = name,
+          .sizes = {{{3, 37}, {37}},
+                    {{2, 3, 5}, {5}},
+                    {{1, 1}, {1}},
+                    {{0, 4}, {4}},
+                    {{3, 0}, {0}},
+                    {{7, 4099}, {4099}}},
+          .run = [op](const Tensors& in) { return Tensors{op(in[0], in[1])}; },
+          .expected = [expected](const Arrays& in) { return Arrays{expected(in[0], in[1])}; },
+          .wrong = {{{2, 3}, {2}}, {{2, 3}, {2, 3}}, {{2, 3}, {1, 3}}, {{}, {1}}},
+          .wrong_calls = {[op] {
+            op(Tensor({2, 3}, Dtype::f32), Tensor({3}, Dtype::f64));
+          }},
+          .bench = {{large, {large[1]}}}};
+}
+
+OpCase fill_case() {
+  return {.name = "kernels::fill",
+          .sizes = alike(1, usual),
+          .run =
+              [](const Tensors& in) {
+                kernels::fill(in[0], -1.25);
+                return in;
+              },
+          .expected = [](const Arrays& in) { return Arrays{reference::constant(in[0], -1.25)}; },
+          .wrong_calls = {[] { kernels::fill(Tensor({3}, Dtype::i32), 1.0); }},
+          .bench = {{large}}};
+}
+
+OpCase cast_case(Dtype to) {
+  return {.name = "kernels::cast",
+          .variant = std::string("to ") + name_of(to),
+          .sizes = alike(1, usual),
+          .run = [to](const Tensors& in) { return Tensors{kernels::cast(in[0], to)}; },
+          .expected = [](const Arrays& in) { return in; },
+          .wrong_calls = {[to] { kernels::cast(Tensor({3}, Dtype::u8), to); },
+                          [] { kernels::cast(Tensor({3}, Dtype::f32), Dtype::i32); }},
+          .bench = {{large}}};
+}
+
+OpCase add_into_case() {
+  return {.name = "kernels::add_into",
+          .sizes = alike(2, usual),
+          .run =
+              [](const Tensors& in) {
+                kernels::add_into(in[0], in[1]);
+                return Tensors{in[0]};
+              },
+          .expected = [](const Arrays& in) { return Arrays{reference::add(in[0], in[1])}; },
+          .wrong = {{{2, 3}, {3, 2}}, {{3}, {4}}},
+          .bench = alike(2, {large})};
+}
+
+OpCase scale_case() {
+  return {.name = "kernels::scale",
+          .sizes = alike(1, usual),
+          .run = [](const Tensors& in) { return Tensors{kernels::scale(in[0], -0.75)}; },
+          .expected = [](const Arrays& in) { return Arrays{reference::scale(in[0], -0.75)}; },
+          .wrong_calls = {[] { kernels::scale(Tensor({3}, Dtype::i32), 2.0); }},
+          .bench = {{large}}};
+}
+
+OpCase swiglu_backward_case() {
+  return {
+      .name = "kernels::swiglu_backward",
+      .sizes = alike(3, usual),
+      .run =
+          [](const Tensors& in) {
+            auto [dgate, dup] = kernels::swiglu_backward(in[0], in[1], in[2]);
+            return Tensors{dgate, dup};
+          },
+      .expected = [](const Arrays& in) { return reference::swiglu_backward(in[0], in[1], in[2]); },
+      .wrong = {{{2, 3}, {3, 2}, {2, 3}}, {{2, 3}, {2, 3}, {3}}},
+      .bench = alike(3, {large})};
+}
+
+}  // namespace
+
+std::vector<OpCase> elementwise_cases() {
+  return {fill_case(),
+          cast_case(Dtype::f64),
+          cast_case(Dtype::f32),
+          cast_case(Dtype::bf16),
+          cast_case(Dtype::f16),
+          binary("kernels::add", &kernels::add, &reference::add),
+          binary("kernels::sub", &kernels::sub, &reference::sub),
+          binary("kernels::mul", &kernels::mul, &reference::mul),
+          add_into_case(),
+          scale_case(),
+          with_row("kernels::add_row", &kernels::add_row, &reference::add_row),
+          with_row("kernels::mul_row", &kernels::mul_row, &reference::mul_row),
+          binary("kernels::swiglu", &kernels::swiglu, &reference::swiglu),
+          swiglu_backward_case()};
+}
+
+}  // namespace cbq::test

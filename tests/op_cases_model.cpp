@@ -1,0 +1,135 @@
+// Cases of autograd/functions.h that are parts of a language model, and its losses.
+#include "autograd/functions.h"
+#include "tests/op_case.h"
+#include "tests/reference/matmul.h"
+#include "tests/reference/move.h"
+#include "tests/reference/reduce.h"
+#include "tests/reference/rowwise.h"
+
+namespace cbq::test {
+namespace {
+
+using Vars = std::vector<Var>;
+constexpr double eps = 1e-5;
+const Input ids = {Input::Kind::ids, 5};
+const Input angles = {Input::Kind::angles};
+
+OpCase rms_norm_gradient() {
+  return {
+      .name = "ag::rms_norm",
+      .sizes = {{{3, 7}, {7}}, {{2, 3, 5}, {5}}, {{1, 1}, {1}}, {{0, 4}, {4}}, {{70, 513}, {513}}},
+      .expected =
+          [](const Arrays& in) { return Arrays{reference::rms_norm(in[0], in[1], eps)[0]}; },
+      .apply = [](const Vars& in) { return ag::rms_norm(in[0], in[1], eps); },
+      .wrong = {{{2, 3}, {2}}}};
+}
+
+OpCase rope_gradient() {
+  return {
+      .name = "ag::rope",
+      .sizes = {{{8, 12}, {4, 2}, {4, 2}}, {{4, 4}, {9, 2}, {9, 2}}, {{0, 4}, {4, 2}, {4, 2}}},
+      .inputs = {{}, angles, angles},
+      .expected =
+          [](const Arrays& in) {
+            return Arrays{reference::rope(in[0], in[1], in[2], 4, 4, false)};
+          },
+      .apply = [](const Vars& in) { return ag::rope(in[0], in[1].value(), in[2].value(), 4, 4); },
+      .leaves = {0},
+      .wrong = {{{8, 10}, {4, 2}, {4, 2}}, {{8, 12}, {3, 2}, {3, 2}}}};
+}
+
+OpCase embedding_gradient() {
+  return {.name = "ag::embedding",
+          .sizes = {{{6}, {5, 7}}, {{1}, {5, 1}}, {{0}, {5, 3}}},
+          .inputs = {ids},
+          .expected = [](const Arrays& in) { return Arrays{reference::embedding(in[0], in[1])}; },
+          .apply = [](const Vars& in) { return ag::embedding(in[0].value(), in[1]); },
+          .leaves = {1},
+          .wrong = {{{2, 3}, {5, 7}}, {{20}, {1, 7}}}};
+}
+
+OpCase attention_gradient(int64_t batch, int64_t heads, int64_t kv_heads) {
+  const auto shapes = [=](int64_t tokens, int64_t dim) {
+    const Shape kv = {batch * tokens, kv_heads * dim};
+    return Shapes{{batch * tokens, heads * dim}, kv, kv};
+  };
+  const auto bench_flops = [](const Shapes& s) {  // two products of [tokens, tokens, dim] per head
+    return 4.0 * double(s[0][0]) * double(s[0][0]) * double(s[0][1]);
+  };
+  Shapes odd = shapes(3, 4);
+  odd[0][1] += 1;
+  return {.name = "ag::attention",
+          .variant = concat("batch ", batch, ", ", heads, " heads on ", kv_heads),
+          .sizes = {shapes(3, 4), shapes(1, 1), shapes(0, 4), shapes(70, 9)},
+          .expected =
+              [=](const Arrays& in) {
+                return Arrays{reference::attention(in[0], in[1], in[2], batch, heads, kv_heads)};
+              },
+          .apply =
+              [=](const Vars& in) {
+                return ag::attention(in[0], in[1], in[2], batch, heads, kv_heads);
+              },
+          .wrong = {{shapes(3, 4)[0], shapes(2, 4)[1], shapes(2, 4)[2]},
+                    {shapes(3, 4)[0], shapes(3, 5)[1], shapes(3, 5)[2]},
+                    {shapes(3, 4)[0], shapes(3, 4)[1], shapes(3, 5)[2]},
+                    odd},
+          .wrong_calls = {[] {
+                            const Var x(Tensor({4, 12}, Dtype::f32));
+                            ag::attention(x, x, x, 1, 3, 2);
+                          },
+                          [] {
+                            const Var x(Tensor({4, 12}, Dtype::f32));
+                            ag::attention(x, x, x, 3, 2, 2);
+                          },
+                          [] {
+                            const Var x(Tensor({48}, Dtype::f32));
+                            ag::attention(x, x, x, 1, 2, 2);
+                          }},
+          .bench = batch == 1 ? std::vector<Shapes>{shapes(512, 64)} : std::vector<Shapes>{},
+          .flops = bench_flops};
+}
+
+OpCase cross_entropy_gradient() {
+  return {.name = "ag::cross_entropy",
+          .sizes = {{{3, 7}, {3}}, {{1, 5}, {1}}, {{40, 513}, {40}}},
+          .inputs = {{}, ids},
+          .expected =
+              [](const Arrays& in) {
+                return Arrays{reference::mean(reference::cross_entropy(in[0], in[1]))};
+              },
+          .apply = [](const Vars& in) { return ag::cross_entropy(in[0], in[1].value()); },
+          .leaves = {0},
+          .wrong = {{{3, 7}, {4}}, {{3, 1}, {3}}, {{0, 5}, {0}}}};
+}
+
+OpCase row_error_gradient(const char* variant, double l2, bool norm, double kl) {
+  return {
+      .name = "ag::row_error",
+      .variant = variant,
+      .sizes = alike(2, {{3, 7}, {2, 3, 5}, {1, 1}, {70, 513}}),
+      .expected =
+          [=](const Arrays& in) {
+            return Arrays{reference::mean(reference::row_error(in[0], in[1], l2, norm, kl)[0])};
+          },
+      .apply = [=](const Vars& in) { return ag::row_error(in[0], in[1].value(), l2, norm, kl); },
+      .leaves = {0},
+      .wrong = {{{2, 3}, {3, 2}}, {{0, 5}, {0, 5}}}};
+}
+
+}  // namespace
+
+std::vector<OpCase> model_gradient_cases() {
+  return {rms_norm_gradient(),
+          rope_gradient(),
+          embedding_gradient(),
+          attention_gradient(2, 4, 2),
+          attention_gradient(1, 8, 8),
+          attention_gradient(2, 3, 1),
+          cross_entropy_gradient(),
+          row_error_gradient("L2", 0.5, false, 0.0),
+          row_error_gradient("L2 norm", 0.5, true, 0.0),
+          row_error_gradient("KL", 0.0, false, 2.0),
+          row_error_gradient("L2 + KL", 0.5, false, 2.0)};
+}
+
+}  // namespace cbq::test

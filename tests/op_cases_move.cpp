@@ -1,0 +1,171 @@
+// Cases of kernels/copy.
+#include "kernels/ops.h"
+#include "tests/op_case.h"
+#include "tests/reference/move.h"
+
+namespace cbq::test {
+namespace {
+
+const Input angles = {Input::Kind::angles};
+
+OpCase split_heads_case(int64_t batch, int64_t heads) {
+  const auto shape = [=](int64_t tokens, int64_t dim) {
+    return Shapes{{batch * tokens, heads * dim}};
+  };
+  return {
+      .name = "kernels::split_heads",
+      .variant = concat("batch ", batch, ", ", heads, " heads"),
+      .sizes = {shape(5, 7), shape(1, 1), shape(0, 4), shape(30, 129)},
+      .run = [=](const Tensors& in) { return Tensors{kernels::split_heads(in[0], batch, heads)}; },
+      .expected =
+          [=](const Arrays& in) { return Arrays{reference::split_heads(in[0], batch, heads)}; },
+      .wrong = {{{batch * heads}}},
+      .wrong_calls = {[] {
+                        kernels::split_heads(Tensor({5, 6}, Dtype::f32), 2, 3);
+                      },
+                      [] {
+                        kernels::split_heads(Tensor({4, 7}, Dtype::f32), 2, 3);
+                      },
+                      [] {
+                        kernels::split_heads(Tensor({4, 6}, Dtype::f32), 0, 3);
+                      },
+                      [] {
+                        kernels::split_heads(Tensor({4, 6}, Dtype::f32), 2, 0);
+                      },
+                      [] {
+                        kernels::split_heads(Tensor({4, 6}, Dtype::i32), 2, 3);
+                      }},
+      .bench = {shape(256, 128)}};
+}
+
+OpCase merge_heads_case(int64_t batch, int64_t heads) {
+  const auto shape = [=](int64_t tokens, int64_t dim) {
+    return Shapes{{batch * heads, tokens, dim}};
+  };
+  return {
+      .name = "kernels::merge_heads",
+      .variant = concat("batch ", batch, ", ", heads, " heads"),
+      .sizes = {shape(5, 7), shape(1, 1), shape(0, 4), shape(30, 129)},
+      .run = [=](const Tensors& in) { return Tensors{kernels::merge_heads(in[0], batch)}; },
+      .expected = [=](const Arrays& in) { return Arrays{reference::merge_heads(in[0], batch)}; },
+      .wrong = {{{batch * heads, 4}}},
+      .wrong_calls = {[] {
+                        kernels::merge_heads(Tensor({3, 2, 2}, Dtype::f32), 2);
+                      },
+                      [] {
+                        kernels::merge_heads(Tensor({4, 2, 2}, Dtype::f32), 0);
+                      }},
+      .bench = {shape(256, 128)}};
+}
+
+OpCase transpose_case() {
+  return {.name = "kernels::transpose",
+          .sizes = alike(1, {{3, 37}, {1, 1}, {1, 9}, {0, 4}, {4, 0}, {67, 300}}),
+          .run = [](const Tensors& in) { return Tensors{kernels::transpose(in[0])}; },
+          .expected = [](const Arrays& in) { return Arrays{reference::transpose(in[0])}; },
+          .wrong = {{{6}}, {{1, 2, 3}}},
+          .wrong_calls = {[] {
+            kernels::transpose(Tensor({2, 3}, Dtype::i32));
+          }},
+          .bench = {{{1024, 4096}}}};
+}
+
+OpCase embedding_case() {
+  return {.name = "kernels::embedding",
+          .sizes = {{{6}, {5, 7}}, {{1}, {5, 1}}, {{0}, {5, 3}}, {{300}, {5, 67}}},
+          .inputs = {{Input::Kind::ids, 5}},
+          .run = [](const Tensors& in) { return Tensors{kernels::embedding(in[0], in[1])}; },
+          .expected = [](const Arrays& in) { return Arrays{reference::embedding(in[0], in[1])}; },
+          .wrong = {{{2, 3}, {5, 7}}, {{6}, {35}}, {{20}, {1, 7}}},
+          .wrong_calls =
+              {[] {
+                 const auto ids = Tensor::from(std::vector<int32_t>{0, -1}, {2});
+                 kernels::embedding(ids, Tensor({5, 3}, Dtype::f32));
+               },
+               [] {
+                 kernels::embedding(Tensor::zeros({2}, Dtype::f32), Tensor({5, 3}, Dtype::f32));
+               }},
+          .bench = {{{4096}, {5, 1024}}}};
+}
+
+OpCase embedding_backward_case() {
+  return {
+      .name = "kernels::embedding_backward",
+      .sizes = {{{6}, {6, 7}}, {{1}, {1, 1}}, {{0}, {0, 3}}, {{300}, {300, 67}}},
+      .inputs = {{Input::Kind::ids, 5}},
+      .run =
+          [](const Tensors& in) { return Tensors{kernels::embedding_backward(in[0], in[1], 6)}; },
+      .expected =
+          [](const Arrays& in) { return Arrays{reference::embedding_backward(in[0], in[1], 6)}; },
+      .wrong = {{{6}, {5, 7}}, {{6}, {42}}, {{2, 3}, {6, 7}}},
+      .wrong_calls = {[] {
+                        kernels::embedding_backward(Tensor::zeros({2}, Dtype::i32),
+                                                    Tensor({2, 3}, Dtype::f32), -1);
+                      },
+                      [] {
+                        const auto ids = Tensor::from(std::vector<int32_t>{0, 7}, {2});
+                        kernels::embedding_backward(ids, Tensor({2, 3}, Dtype::f32), 7);
+                      }},
+      .bench = {{{4096}, {4096, 1024}}}};
+}
+
+OpCase gather_rows_case(const std::vector<int64_t>& indices) {
+  return {
+      .name = "kernels::gather_rows",
+      .variant = concat(indices.size(), " rows"),
+      .sizes = alike(1, {{4, 37}, {4, 2, 3}, {4}, {4, 0}, {5, 4099}}),
+      .run = [=](const Tensors& in) { return Tensors{kernels::gather_rows(in[0], indices)}; },
+      .expected = [=](const Arrays& in) { return Arrays{reference::gather_rows(in[0], indices)}; },
+      .wrong = {{{}}},
+      .wrong_calls = {[] {
+                        kernels::gather_rows(Tensor({3, 2}, Dtype::f32), {0, 3});
+                      },
+                      [] {
+                        kernels::gather_rows(Tensor({3, 2}, Dtype::f32), {-1});
+                      }}};
+}
+
+OpCase rope_case(int64_t tokens, int64_t dim, bool inverse) {
+  const auto shapes = [=](int64_t batch, int64_t heads, int64_t spare) {
+    const Shape table = {tokens + spare, dim / 2};
+    return Shapes{{batch * tokens, heads * dim}, table, table};
+  };
+  const auto call = [=](const Tensor& x, const Tensor& c, const Tensor& s) {
+    return kernels::rope(x, c, s, tokens, dim, inverse);
+  };
+  const Shapes good = shapes(2, 3, 0);
+  const Shape longer = {2 * tokens + 1, 3 * dim}, wider = {2 * tokens, 3 * dim + 1};
+  const Shape narrow = {tokens, dim / 2 + 1}, few = {tokens - 1, dim / 2};
+  return {.name = "kernels::rope",
+          .variant = concat(tokens, " tokens, dim ", dim, inverse ? ", inverse" : ""),
+          .sizes = {good, shapes(1, 1, 3), shapes(0, 2, 0), shapes(40, 30, 0)},
+          .inputs = {{}, angles, angles},
+          .run = [=](const Tensors& in) { return Tensors{call(in[0], in[1], in[2])}; },
+          .expected =
+              [=](const Arrays& in) {
+                return Arrays{reference::rope(in[0], in[1], in[2], tokens, dim, inverse)};
+              },
+          .wrong = {{wider, good[1], good[2]},
+                    {good[0], narrow, narrow},
+                    {good[0], few, few},
+                    {good[0], good[1], narrow},
+                    {longer, good[1], good[2]}},
+          .wrong_calls = {[=] {
+            const Tensor x(good[0], Dtype::f64), table(good[1], Dtype::f64);
+            call(x, table, table);
+          }},
+          .bench = {shapes(128, 32, 0)}};
+}
+
+}  // namespace
+
+std::vector<OpCase> move_cases() {
+  return {split_heads_case(2, 3),    split_heads_case(1, 8),
+          merge_heads_case(2, 3),    merge_heads_case(1, 8),
+          transpose_case(),          embedding_case(),
+          embedding_backward_case(), gather_rows_case({3, 0, 0, 2}),
+          gather_rows_case({}),      rope_case(5, 6, false),
+          rope_case(8, 128, true)};
+}
+
+}  // namespace cbq::test

@@ -1,0 +1,110 @@
+// Cases of kernels/optim: random tensors and optimizer steps.
+#include "kernels/ops.h"
+#include "tests/op_case.h"
+#include "tests/reference/random_optim.h"
+
+namespace cbq::test {
+namespace {
+
+constexpr uint64_t seed = 0x123456789abcdef0ull, stream = 0xfedcba9876543210ull;
+const Input positive = {Input::Kind::positive};
+const std::vector<Shapes> one = alike(1, {{3, 37}, {1}, {0}, {5, 4099}});
+
+OpCase fill_normal_case() {
+  return {.name = "kernels::fill_normal",
+          .sizes = one,
+          .dtypes = {Dtype::f32, Dtype::bf16, Dtype::f16},  // f64 is as precise as f32
+          .run =
+              [](const Tensors& in) {
+                kernels::fill_normal(in[0], 0.25, 2.0, seed, stream);
+                return in;
+              },
+          .expected =
+              [](const Arrays& in) {
+                return Arrays{reference::normals(in[0], 0.25, 2.0, seed, stream)};
+              },
+          .wrong_calls = {[] { kernels::fill_normal(Tensor({3}, Dtype::i32), 0.0, 1.0, 1, 2); }},
+          .bench = {{{1024, 4096}}}};
+}
+
+OpCase fill_uniform_case() {
+  return {.name = "kernels::fill_uniform",
+          .sizes = one,
+          .dtypes = {Dtype::f32, Dtype::bf16, Dtype::f16},
+          .run =
+              [](const Tensors& in) {
+                kernels::fill_uniform(in[0], -1.0, 3.0, seed, stream);
+                return in;
+              },
+          .expected =
+              [](const Arrays& in) {
+                return Arrays{reference::uniforms(in[0], -1.0, 3.0, seed, stream)};
+              },
+          .wrong_calls = {[] { kernels::fill_uniform(Tensor({3}, Dtype::i32), 0.0, 1.0, 1, 2); }},
+          .bench = {{{1024, 4096}}}};
+}
+
+OpCase adam_case(double decay, int64_t t) {
+  return {.name = "kernels::adam_step",
+          .variant = concat("decay ", decay, ", step ", t),
+          .sizes = alike(4, {{3, 37}, {1}, {0}, {5, 4099}}),
+          .inputs = {{}, {}, {}, positive},
+          .dtypes = {Dtype::f32},
+          .run =
+              [=](const Tensors& in) {
+                kernels::adam_step(in[0], in[1], in[2], in[3], {.rate = 0.1, .decay = decay}, t);
+                return Tensors{in[0], in[2], in[3]};
+              },
+          .expected =
+              [=](const Arrays& in) {
+                const reference::Adam settings = {0.1, 0.9, 0.999, 1e-8, decay};
+                return reference::adam_step(in[0], in[1], in[2], in[3], settings, t);
+              },
+          .wrong = {{{2}, {3}, {2}, {2}}, {{2}, {2}, {3}, {2}}, {{2}, {2}, {2}, {3}}},
+          .wrong_calls = {[] {
+                            const Tensor x({2}, Dtype::f32);
+                            kernels::adam_step(x, x, x, x, {}, 0);
+                          },
+                          [] {
+                            const Tensor x({2}, Dtype::f64);
+                            kernels::adam_step(x, x, x, x, {}, 1);
+                          }},
+          .bench = t > 1 ? alike(4, {{1024, 4096}}) : std::vector<Shapes>{}};
+}
+
+OpCase sign_sgd_case() {
+  return {.name = "kernels::sign_sgd_step",
+          .sizes = alike(2, {{3, 37}, {1}, {0}, {5, 4099}}),
+          .dtypes = {Dtype::f32},
+          .run =
+              [](const Tensors& in) {
+                const Tensor gradient = in[1].clone();
+                if (gradient.count() > 0) {  // the sign of zero is zero
+                  kernels::fill(gradient.slice(0, 1), 0.0);
+                }
+                kernels::sign_sgd_step(in[0], gradient, 0.125);
+                return Tensors{in[0]};
+              },
+          .expected =
+              [](const Arrays& in) {
+                Array gradient = in[1];
+                const int64_t row = gradient.count() > 0 ? gradient.count() / gradient.size(0) : 0;
+                for (int64_t j = 0; j < row; ++j) gradient(j) = 0.0;
+                return Arrays{reference::sign_sgd_step(in[0], gradient, 0.125)};
+              },
+          .wrong = {{{2}, {3}}, {{2, 3}, {6}}},
+          .wrong_calls = {[] {
+            const Tensor x({2}, Dtype::bf16);
+            kernels::sign_sgd_step(x, x, 0.1);
+          }},
+          .bench = alike(2, {{1024, 4096}})};
+}
+
+}  // namespace
+
+std::vector<OpCase> random_and_optimizer_cases() {
+  return {adam_case(0.0, 1), adam_case(0.1, 1000), sign_sgd_case(), fill_normal_case(),
+          fill_uniform_case()};
+}
+
+}  // namespace cbq::test

@@ -1,0 +1,217 @@
+// Cases of kernels/rowwise: norms, softmax, cross entropy.
+#include "kernels/ops.h"
+#include "tests/op_case.h"
+#include "tests/reference/rowwise.h"
+
+namespace cbq::test {
+namespace {
+
+constexpr double eps = 1e-5;
+const Input positive = {Input::Kind::positive};
+const Input accumulated = {Input::Kind::accumulated};
+
+OpCase rms_norm_case() {
+  return {.name = "kernels::rms_norm",
+          .sizes = {{{3, 37}, {37}},
+                    {{2, 3, 5}, {5}},
+                    {{1, 1}, {1}},
+                    {{0, 4}, {4}},
+                    {{9, 4099}, {4099}}},
+          .run =
+              [](const Tensors& in) {
+                const auto [y, inverse] = kernels::rms_norm(in[0], in[1], eps);
+                return Tensors{y, inverse};
+              },
+          .expected = [](const Arrays& in) { return reference::rms_norm(in[0], in[1], eps); },
+          .wrong = {{{2, 3}, {2}}, {{2, 3}, {2, 3}}, {{}, {1}}},
+          .wrong_calls = {[] {
+            kernels::rms_norm(Tensor({2, 3}, Dtype::f32), Tensor({3}, Dtype::f64), eps);
+          }},
+          .bench = {{{1024, 4096}, {4096}}}};
+}
+
+OpCase rms_norm_backward_case(bool want_dw) {
+  return {
+      .name = "kernels::rms_norm_backward",
+      .variant = want_dw ? "with dw" : "without dw",
+      .sizes = {{{3, 37}, {37}, {3}, {3, 37}},
+                {{1, 1}, {1}, {1}, {1, 1}},
+                {{0, 4}, {4}, {0}, {0, 4}},
+                {{150, 129}, {129}, {150}, {150, 129}}},
+      .inputs = {{}, {}, accumulated, {}},
+      .run =
+          [want_dw](const Tensors& in) {
+            auto [dx, dw] = kernels::rms_norm_backward(in[0], in[1], in[2], in[3], want_dw);
+            return want_dw ? Tensors{dx, dw} : Tensors{dx};
+          },
+      .expected =
+          [want_dw](const Arrays& in) {
+            Arrays all = reference::rms_norm_backward(in[0], in[1], in[2], in[3]);
+            if (!want_dw) all.pop_back();
+            return all;
+          },
+      .wrong = {{{2, 3}, {3}, {2}, {3, 2}}, {{2, 3}, {2}, {2}, {2, 3}}, {{2, 3}, {3}, {3}, {2, 3}}},
+      .wrong_calls = {[] {
+        const Tensor x({2, 3}, Dtype::f32), w({3}, Dtype::f32), half({2}, Dtype::bf16);
+        kernels::rms_norm_backward(x, w, half, x, true);
+      }},
+      .bench = {{{1024, 4096}, {4096}, {1024}, {1024, 4096}}}};
+}
+
+OpCase softmax_case() {
+  return {.name = "kernels::softmax",
+          .sizes = alike(1, {{3, 37}, {2, 3, 5}, {1}, {1, 1}, {0, 4}, {3, 0}, {9, 4099}}),
+          .run = [](const Tensors& in) { return Tensors{kernels::softmax(in[0])}; },
+          .expected = [](const Arrays& in) { return Arrays{reference::softmax(in[0])}; },
+          .wrong = {{{}}},
+          .bench = {{{1024, 4096}}}};
+}
+
+OpCase softmax_backward_case() {
+  return {.name = "kernels::softmax_backward",
+          .sizes = alike(2, {{3, 37}, {2, 3, 5}, {1, 1}, {0, 4}, {50, 400}}),
+          .inputs = {positive},
+          .run = [](const Tensors& in) { return Tensors{kernels::softmax_backward(in[0], in[1])}; },
+          .expected =
+              [](const Arrays& in) { return Arrays{reference::softmax_backward(in[0], in[1])}; },
+          .wrong = {{{2, 3}, {3, 2}}, {{}, {}}},
+          .bench = alike(2, {{1024, 4096}})};
+}
+
+OpCase causal_softmax_case() {
+  return {.name = "kernels::causal_softmax_",
+          .sizes = alike(1, {{3, 7, 7}, {2, 1, 1}, {0, 4, 4}, {3, 131, 131}}),
+          .run =
+              [](const Tensors& in) {
+                kernels::causal_softmax_(in[0], 0.5, in[0].size(-1));
+                return in;
+              },
+          .expected =
+              [](const Arrays& in) {
+                return Arrays{reference::causal_softmax(in[0], 0.5, in[0].size(-1))};
+              },
+          .wrong_calls = {[] {
+                            kernels::causal_softmax_(Tensor({3, 5}, Dtype::f32), 1.0, 3);
+                          },
+                          [] {
+                            kernels::causal_softmax_(Tensor({3, 5}, Dtype::f32), 1.0, 6);
+                          },
+                          [] {
+                            kernels::causal_softmax_(Tensor({3, 5}, Dtype::f32), 1.0, 0);
+                          }},
+          .bench = {{{32, 512, 512}}}};
+}
+
+OpCase causal_softmax_backward_case() {
+  return {.name = "kernels::causal_softmax_backward_",
+          .sizes = alike(2, {{3, 7, 7}, {2, 1, 1}, {0, 4, 4}, {3, 131, 131}}),
+          .inputs = {positive},  // also where the mask is: these entries must not count
+          .run =
+              [](const Tensors& in) {
+                kernels::causal_softmax_backward_(in[0], in[1], 0.5, in[0].size(-1));
+                return Tensors{in[1]};
+              },
+          .expected =
+              [](const Arrays& in) {
+                const Array y = reference::causal_mask(in[0], in[0].size(-1));
+                return Arrays{reference::softmax_backward(y, in[1], 0.5)};
+              },
+          .wrong_calls = {[] {
+                            const Tensor y({3, 5}, Dtype::f32);
+                            kernels::causal_softmax_backward_(y, y, 1.0, 6);
+                          },
+                          [] {
+                            const Tensor y({3, 5}, Dtype::f32);
+                            kernels::causal_softmax_backward_(y, y, 1.0, 0);
+                          },
+                          [] {
+                            const Tensor y({5, 5}, Dtype::f32), dy({10, 5}, Dtype::f32);
+                            kernels::causal_softmax_backward_(y, dy, 1.0, 5);
+                          }},
+          .bench = alike(2, {{32, 512, 512}})};
+}
+
+OpCase cross_entropy_case() {
+  return {
+      .name = "kernels::cross_entropy",
+      .sizes = {{{3, 37}, {3}}, {{1, 5}, {1}}, {{0, 5}, {0}}, {{5, 4099}, {5}}},
+      .inputs = {{}, {Input::Kind::ids, 5}},
+      .run = [](const Tensors& in) { return Tensors{kernels::cross_entropy(in[0], in[1])}; },
+      .expected = [](const Arrays& in) { return Arrays{reference::cross_entropy(in[0], in[1])}; },
+      .wrong = {{{3, 37}, {4}}, {{3, 37}, {3, 1}}, {{6}, {6}}, {{3, 1}, {3}}},
+      .wrong_calls =
+          {[] {
+             const auto ids = Tensor::from(std::vector<int32_t>{0, -1}, {2});
+             kernels::cross_entropy(Tensor({2, 3}, Dtype::f32), ids);
+           },
+           [] {
+             kernels::cross_entropy(Tensor({2, 3}, Dtype::f32), Tensor::zeros({2}, Dtype::f32));
+           }},
+      .bench = {{{512, 32000}, {512}}}};
+}
+
+OpCase cross_entropy_backward_case() {
+  return {.name = "kernels::cross_entropy_backward",
+          .sizes = {{{3, 37}, {3}, {3}},
+                    {{1, 5}, {1}, {1}},
+                    {{0, 5}, {0}, {0}},
+                    {{40, 500}, {40}, {40}}},
+          .inputs = {{}, {Input::Kind::ids, 5}, accumulated},
+          .run =
+              [](const Tensors& in) {
+                return Tensors{kernels::cross_entropy_backward(in[0], in[1], in[2])};
+              },
+          .expected =
+              [](const Arrays& in) {
+                return Arrays{reference::cross_entropy_backward(in[0], in[1], in[2])};
+              },
+          .wrong = {{{3, 37}, {4}, {3}}, {{3, 37}, {3}, {2}}, {{3, 37}, {3}, {3, 1}}},
+          .wrong_calls = {[] {
+            kernels::cross_entropy_backward(Tensor({2, 3}, Dtype::f32),
+                                            Tensor::zeros({2}, Dtype::i32),
+                                            Tensor({2}, Dtype::bf16));
+          }},
+          .bench = {{{512, 32000}, {512}, {512}}}};
+}
+
+OpCase row_error_case(const char* variant, double l2, bool norm, double kl, bool gradient) {
+  return {.name = "kernels::row_error",
+          .variant = variant,
+          .sizes = alike(2, {{3, 37}, {2, 3, 5}, {1, 1}, {0, 4}, {50, 400}}),
+          .run =
+              [=](const Tensors& in) {
+                const auto error = kernels::row_error(in[0], in[1], l2, norm, kl, gradient);
+                return gradient ? Tensors{error.loss, error.gradient} : Tensors{error.loss};
+              },
+          .expected =
+              [=](const Arrays& in) {
+                Arrays all = reference::row_error(in[0], in[1], l2, norm, kl);
+                if (!gradient) all.pop_back();
+                return all;
+              },
+          .wrong = {{{2, 3}, {3, 2}}, {{}, {}}},
+          .bench = alike(2, {{1024, 4096}})};
+}
+
+}  // namespace
+
+std::vector<OpCase> rowwise_cases() {
+  return {rms_norm_case(),
+          rms_norm_backward_case(true),
+          rms_norm_backward_case(false),
+          softmax_case(),
+          softmax_backward_case(),
+          causal_softmax_case(),
+          causal_softmax_backward_case(),
+          cross_entropy_case(),
+          cross_entropy_backward_case()};
+}
+
+std::vector<OpCase> loss_cases() {
+  return {
+      row_error_case("L2", 0.5, false, 0.0, true), row_error_case("L2 norm", 0.5, true, 0.0, true),
+      row_error_case("KL", 0.0, false, 2.0, true), row_error_case("L2 + KL", 0.5, false, 2.0, true),
+      row_error_case("value only", 1.0, false, 1.0, false)};
+}
+
+}  // namespace cbq::test

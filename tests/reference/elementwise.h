@@ -1,0 +1,60 @@
+// References of kernels/elementwise.
+#pragma once
+
+#include "tests/reference/array.h"
+
+namespace cbq::reference {
+
+template <class F>
+Array zip(const Array& a, const Array& b, F f) {
+  Array y(a.shape);
+  for (int64_t i = 0; i < y.count(); ++i) y(i) = f(a(i), b(i));
+  return y;
+}
+
+template <class F>
+Array zip_row(const Array& x, const Array& row, F f) {
+  Array y(x.shape);
+  for (int64_t r = 0; r < x.rows(); ++r) {
+    for (int64_t j = 0; j < x.width(); ++j) y(r, j) = f(x(r, j), row(j));
+  }
+  return y;
+}
+
+inline Array add(const Array& a, const Array& b) {
+  return zip(a, b, [](double u, double v) { return u + v; });
+}
+inline Array sub(const Array& a, const Array& b) {
+  return zip(a, b, [](double u, double v) { return u - v; });
+}
+inline Array mul(const Array& a, const Array& b) {
+  return zip(a, b, [](double u, double v) { return u * v; });
+}
+inline Array add_row(const Array& x, const Array& b) {
+  return zip_row(x, b, [](double u, double v) { return u + v; });
+}
+inline Array mul_row(const Array& x, const Array& s) {
+  return zip_row(x, s, [](double u, double v) { return u * v; });
+}
+inline Array scale(const Array& x, double c) {
+  return zip(x, x, [c](double u, double) { return c * u; });
+}
+inline Array constant(const Array& like, double value) {
+  return zip(like, like, [value](double, double) { return value; });
+}
+inline Array swiglu(const Array& gate, const Array& up) {
+  return zip(gate, up, [](double g, double u) { return g / (1.0 + std::exp(-g)) * u; });
+}
+
+/// d(g sigmoid(g)) / dg written out with e = e^-g: (1 + e + g e) / (1 + e)^2.
+inline Arrays swiglu_backward(const Array& gate, const Array& up, const Array& dy) {
+  Array dgate(gate.shape), dup(gate.shape);
+  for (int64_t i = 0; i < gate.count(); ++i) {
+    const double g = gate(i), e = std::exp(-g);
+    dup(i) = dy(i) * g / (1.0 + e);
+    dgate(i) = dy(i) * up(i) * (1.0 + e + g * e) / ((1.0 + e) * (1.0 + e));
+  }
+  return {dgate, dup};
+}
+
+}  // namespace cbq::reference

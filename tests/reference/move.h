@@ -1,0 +1,94 @@
+// References of kernels/copy: ops that move data.
+#pragma once
+
+#include "tests/reference/array.h"
+
+namespace cbq::reference {
+
+/// [batch * tokens, heads * dim] -> [batch * heads, tokens, dim].
+inline Array split_heads(const Array& x, int64_t batch, int64_t heads) {
+  const int64_t tokens = x.size(0) / batch, dim = x.size(1) / heads;
+  Array y({batch * heads, tokens, dim});
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t j = 0; j < dim; ++j) {
+          y(((b * heads + h) * tokens + t) * dim + j) = x(b * tokens + t, h * dim + j);
+        }
+      }
+    }
+  }
+  return y;
+}
+
+/// The way back.
+inline Array merge_heads(const Array& x, int64_t batch) {
+  const int64_t heads = x.size(0) / batch, tokens = x.size(1), dim = x.size(2);
+  Array y({batch * tokens, heads * dim});
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t j = 0; j < dim; ++j) {
+          y(b * tokens + t, h * dim + j) = x(((b * heads + h) * tokens + t) * dim + j);
+        }
+      }
+    }
+  }
+  return y;
+}
+
+inline Array transpose(const Array& x) {
+  Array y({x.size(1), x.size(0)});
+  for (int64_t i = 0; i < x.size(0); ++i) {
+    for (int64_t j = 0; j < x.size(1); ++j) y(j, i) = x(i, j);
+  }
+  return y;
+}
+
+inline Array embedding(const Array& ids, const Array& table) {
+  Array y({ids.count(), table.width()});
+  for (int64_t t = 0; t < ids.count(); ++t) {
+    for (int64_t j = 0; j < table.width(); ++j) y(t, j) = table(static_cast<int64_t>(ids(t)), j);
+  }
+  return y;
+}
+
+inline Array embedding_backward(const Array& ids, const Array& dy, int64_t vocabulary) {
+  Array d({vocabulary, dy.width()});
+  for (int64_t t = 0; t < ids.count(); ++t) {
+    for (int64_t j = 0; j < dy.width(); ++j) d(static_cast<int64_t>(ids(t)), j) += dy(t, j);
+  }
+  return d;
+}
+
+inline Array gather_rows(const Array& x, const std::vector<int64_t>& indices) {
+  std::vector<int64_t> shape = x.shape;
+  shape[0] = static_cast<int64_t>(indices.size());
+  Array y(shape);
+  const int64_t row = x.size(0) > 0 ? x.count() / x.size(0) : 0;
+  for (size_t r = 0; r < indices.size(); ++r) {
+    for (int64_t j = 0; j < row; ++j)
+      y(static_cast<int64_t>(r) * row + j) = x(indices[r] * row + j);
+  }
+  return y;
+}
+
+/// Rotates the pairs (x_j, x_{j + dim/2}) of every head by the angle of (token, j).
+inline Array rope(const Array& x, const Array& cosine, const Array& sine, int64_t tokens,
+                  int64_t dim, bool inverse) {
+  Array y(x.shape);
+  const int64_t half = dim / 2;
+  for (int64_t r = 0; r < x.size(0); ++r) {
+    for (int64_t h = 0; h < x.width() / dim; ++h) {
+      for (int64_t j = 0; j < half; ++j) {
+        const double c = cosine(r % tokens, j), s = sine(r % tokens, j) * (inverse ? -1.0 : 1.0);
+        const double a = x(r, h * dim + j), b = x(r, h * dim + half + j);
+        y(r, h * dim + j) = a * c - b * s;
+        y(r, h * dim + half + j) = a * s + b * c;
+      }
+    }
+  }
+  return y;
+}
+
+}  // namespace cbq::reference

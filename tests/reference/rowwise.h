@@ -1,0 +1,128 @@
+// References of kernels/rowwise and kernels/loss. Backward passes are written as full Jacobian
+// products where that is affordable, not in the simplified form the kernels use.
+#pragma once
+
+#include "tests/reference/array.h"
+
+namespace cbq::reference {
+
+/// {y, inverse_rms}.
+inline Arrays rms_norm(const Array& x, const Array& w, double eps) {
+  Array y(x.shape), inverse({x.rows()});
+  for (int64_t r = 0; r < x.rows(); ++r) {
+    double squares = 0.0;
+    for (int64_t j = 0; j < x.width(); ++j) squares += x(r, j) * x(r, j);
+    inverse(r) = 1.0 / std::sqrt(squares / static_cast<double>(x.width()) + eps);
+    for (int64_t j = 0; j < x.width(); ++j) y(r, j) = x(r, j) * inverse(r) * w(j);
+  }
+  return {y, inverse};
+}
+
+/// {dx, dw}: dy_i / dx_j = w_i (inv [i = j] - x_i x_j inv^3 / n).
+inline Arrays rms_norm_backward(const Array& x, const Array& w, const Array& inverse,
+                                const Array& dy) {
+  const int64_t n = x.width();
+  Array dx(x.shape), dw({n});
+  for (int64_t r = 0; r < x.rows(); ++r) {
+    const double inv = inverse(r);
+    for (int64_t i = 0; i < n; ++i) {
+      dw(i) += dy(r, i) * x(r, i) * inv;
+      for (int64_t j = 0; j < n; ++j) {
+        const double off = -x(r, i) * x(r, j) * inv * inv * inv / static_cast<double>(n);
+        dx(r, j) += dy(r, i) * w(i) * (off + (i == j ? inv : 0.0));
+      }
+    }
+  }
+  return {dx, dw};
+}
+
+/// Softmax of the first `count(r)` entries of row r times `factor`; the rest is 0.
+template <class Count>
+Array softmax_of_first(const Array& x, double factor, Count count) {
+  Array y(x.shape);
+  for (int64_t r = 0; r < x.rows(); ++r) {
+    double largest = -INFINITY, total = 0.0;
+    for (int64_t j = 0; j < count(r); ++j) largest = std::fmax(largest, factor * x(r, j));
+    for (int64_t j = 0; j < count(r); ++j) total += std::exp(factor * x(r, j) - largest);
+    for (int64_t j = 0; j < count(r); ++j) y(r, j) = std::exp(factor * x(r, j) - largest) / total;
+  }
+  return y;
+}
+inline Array softmax(const Array& x) {
+  return softmax_of_first(x, 1.0, [&](int64_t) { return x.width(); });
+}
+inline Array causal_softmax(const Array& x, double factor, int64_t period) {
+  return softmax_of_first(x, factor, [period](int64_t r) { return r % period + 1; });
+}
+inline Array causal_mask(Array x, int64_t period) {
+  for (int64_t r = 0; r < x.rows(); ++r) {
+    for (int64_t j = r % period + 1; j < x.width(); ++j) x(r, j) = 0.0;
+  }
+  return x;
+}
+
+/// dx_j = factor sum_i dy_i (y_i [i = j] - y_i y_j). Masked entries have y = 0, hence dx = 0.
+inline Array softmax_backward(const Array& y, const Array& dy, double factor = 1.0) {
+  Array dx(y.shape);
+  for (int64_t r = 0; r < y.rows(); ++r) {
+    for (int64_t j = 0; j < y.width(); ++j) {
+      double total = 0.0;
+      for (int64_t i = 0; i < y.width(); ++i) {
+        total += dy(r, i) * y(r, i) * ((i == j ? 1.0 : 0.0) - y(r, j));
+      }
+      dx(r, j) = factor * total;
+    }
+  }
+  return dx;
+}
+
+/// log sum_j e^(x_j) of row r.
+inline double log_sum_exp(const Array& x, int64_t r) {
+  double largest = -INFINITY, total = 0.0;
+  for (int64_t j = 0; j < x.width(); ++j) largest = std::fmax(largest, x(r, j));
+  for (int64_t j = 0; j < x.width(); ++j) total += std::exp(x(r, j) - largest);
+  return largest + std::log(total);
+}
+
+inline Array cross_entropy(const Array& logits, const Array& target) {
+  Array nll({logits.size(0)});
+  for (int64_t r = 0; r < logits.rows(); ++r) {
+    nll(r) = log_sum_exp(logits, r) - logits(r, static_cast<int64_t>(target(r)));
+  }
+  return nll;
+}
+
+inline Array cross_entropy_backward(const Array& logits, const Array& target, const Array& dnll) {
+  Array d(logits.shape);
+  for (int64_t r = 0; r < logits.rows(); ++r) {
+    for (int64_t j = 0; j < logits.width(); ++j) {
+      const double p = std::exp(logits(r, j) - log_sum_exp(logits, r));
+      d(r, j) = dnll(r) * (p - (j == static_cast<int64_t>(target(r)) ? 1.0 : 0.0));
+    }
+  }
+  return d;
+}
+
+/// {loss, d sum(loss) / dp} of kernels::row_error.
+inline Arrays row_error(const Array& p, const Array& t, double l2, bool norm, double kl) {
+  Array loss({p.rows()}), gradient(p.shape);
+  for (int64_t r = 0; r < p.rows(); ++r) {
+    const double zp = log_sum_exp(p, r), zt = log_sum_exp(t, r);
+    double squares = 0.0, divergence = 0.0;
+    for (int64_t j = 0; j < p.width(); ++j) {
+      const double d = p(r, j) - t(r, j), log_q = p(r, j) - zp, log_y = t(r, j) - zt;
+      squares += d * d;
+      divergence += std::exp(log_y) * (log_y - log_q);
+      gradient(r, j) = kl * (std::exp(log_q) - std::exp(log_y));
+    }
+    loss(r) = l2 * (norm ? std::sqrt(squares) : squares) + kl * divergence;
+    for (int64_t j = 0; j < p.width(); ++j) {
+      const double d = p(r, j) - t(r, j);
+      const double direction = squares > 0.0 ? d / std::sqrt(squares) : 0.0;
+      gradient(r, j) += l2 * (norm ? direction : 2.0 * d);
+    }
+  }
+  return {loss, gradient};
+}
+
+}  // namespace cbq::reference
