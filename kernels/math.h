@@ -44,6 +44,21 @@ CBQ_HD inline float exp(float x) {
 }
 CBQ_HD inline double exp(double x) { return ::exp(x); }
 
+/// Natural logarithm of a positive, normal, finite f32, as plain arithmetic: x = 2^n m with m in
+/// [0.7, 1.4], log m = 2 atanh(t), t = (m - 1) / (m + 1), by its odd series up to t^9 (|t| <= 0.18).
+/// Relative error <= 3e-7 away from 1, absolute error <= 1e-7 near it.
+CBQ_HD inline float log_positive(float x) {
+  constexpr uint32_t root_half = 0x3f3504f3u;  // sqrt(1/2): mantissas from here to twice this
+  const uint32_t shifted = detail::bits_of(x) - root_half;
+  const auto n = static_cast<float>(static_cast<int32_t>(shifted) >> 23);
+  const float m = detail::float_of((shifted & 0x007fffffu) + root_half);
+  const float t = (m - 1.0f) / (m + 1.0f);
+  const float t2 = t * t;
+  const float series = 1.0f + t2 * (1.0f / 3 + t2 * (1.0f / 5 + t2 * (1.0f / 7 + t2 / 9)));
+  return n * 0.693147180559945f + 2.0f * t * series;
+}
+CBQ_HD inline double log_positive(double x) { return ::log(x); }
+
 CBQ_HD inline float log(float x) { return ::logf(x); }
 CBQ_HD inline double log(double x) { return ::log(x); }
 CBQ_HD inline float sqrt(float x) { return ::sqrtf(x); }
