@@ -136,8 +136,12 @@ TEST(AtomicFile, ReadOnlyFolder) {
 }
 
 TEST(AtomicFile, LeavesDevicesAlone) {
-  expect_error<std::invalid_argument>([] { write_text_atomically("/dev/null", "x"); },
-                                      {"/dev/null", "not a regular file"});
+  // A pipe stands in for /dev/null, which a failing test would replace with a file.
+  const TemporaryFolder folder;
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  expect_error<std::invalid_argument>([&] { write_text_atomically(folder / "pipe", "x"); },
+                                      {"pipe", "not a regular file"});
+  EXPECT_TRUE(std::filesystem::is_fifo(folder / "pipe"));
 }
 
 }  // namespace
