@@ -49,6 +49,10 @@ std::vector<std::pair<std::string, Tensor>> Adam::state() {
   return all;
 }
 
+SignSgd::SignSgd(std::vector<ParameterGroup> groups) : groups_(std::move(groups)) {
+  for (const ParameterGroup& group : groups_) check_group("SignSgd", group);
+}
+
 void SignSgd::step(double factor) {
   ++steps_;
   for (ParameterGroup& group : groups_) {

@@ -47,7 +47,7 @@ class Adam : public Optimizer {
 /// p -= rate sign(g) (SignRound's optimizer, Cheng et al. 2023).
 class SignSgd : public Optimizer {
  public:
-  explicit SignSgd(std::vector<ParameterGroup> groups) : groups_(std::move(groups)) {}
+  explicit SignSgd(std::vector<ParameterGroup> groups);
   void step(double factor) override;
 
  private:

@@ -1,0 +1,368 @@
+// Semantics of Var and Tape, checkpointing, gradcheck itself, and a whole transformer block.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "autograd/functions.h"
+#include "autograd/gradcheck.h"
+#include "tests/op_case.h"
+
+namespace cbq::test {
+namespace {
+
+using kernels::Trans;
+using Vars = std::vector<Var>;
+
+Tensor random(const Shape& shape, uint64_t seed, Dtype dtype = Dtype::f64) {
+  return make_input({}, shape, dtype, seed);
+}
+Var leaf(const Shape& shape, uint64_t seed, Dtype dtype = Dtype::f64) {
+  return Var(random(shape, seed, dtype), true);
+}
+Tensor scalar(double value) { return Tensor::from(std::vector<double>{value}, {1}); }
+std::vector<double> values(const Tensor& t) { return t.to_vector<double>(); }
+
+bool same_bytes(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
+         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;
+}
+int64_t bytes_in_use() { return memory_statistics(Device::cpu()).current_bytes; }
+
+// ---- recording --------------------------------------------------------------------------------
+
+TEST(Tape, RecordsOnlyWhatNeedsAGradient) {
+  const Var constant(scalar(2.0)), x(scalar(3.0), true);
+  EXPECT_FALSE(ag::mul(x, x).requires_grad()) << "no tape lives";
+  Tape tape;
+  EXPECT_FALSE(ag::mul(constant, constant).requires_grad());
+  EXPECT_EQ(tape.size(), 0u);
+  EXPECT_TRUE(ag::mul(constant, x).requires_grad());
+  EXPECT_EQ(tape.size(), 1u);
+}
+
+TEST(Tape, GradientOfAScalar) {
+  Var x(scalar(3.0), true), constant(scalar(2.0));
+  Tape tape;
+  const Var y = ag::mul(ag::mul(x, x), constant);
+  tape.backward(y);
+  EXPECT_EQ(x.grad().item(), 12.0);
+  EXPECT_FALSE(constant.grad().defined());
+  EXPECT_EQ(tape.size(), 0u);
+}
+
+TEST(Tape, UsesOfOneVariableAddUp) {
+  const Var x(scalar(3.0), true);
+  Tape tape;
+  const Var y = ag::add(ag::add(x, x), ag::mul(x, x));  // 2x + x^2
+  tape.backward(y);
+  EXPECT_EQ(x.grad().item(), 8.0);
+}
+
+TEST(Tape, BackwardTwiceAddsUntilCleared) {
+  Var x(scalar(3.0), true);
+  for (double expected : {6.0, 12.0}) {
+    Tape tape;
+    tape.backward(ag::mul(x, x));
+    EXPECT_EQ(x.grad().item(), expected);
+  }
+  x.clear_grad();
+  EXPECT_FALSE(x.grad().defined());
+}
+
+TEST(Tape, ContributionsDoNotShareStorage) {
+  // y = a + b hands the same gradient to both: writing to one must not reach the other.
+  const Var a = leaf({3}, 1), b = leaf({3}, 2);
+  const Tensor seed = random({3}, 3);
+  const std::vector<double> before = values(seed);
+  Tape tape;
+  const Var y = ag::add(ag::reshape(a, {3}), b);
+  tape.backward(y, seed.clone());
+  kernels::fill(a.grad(), 7.0);
+  EXPECT_EQ(values(b.grad()), before);
+}
+
+TEST(Tape, NestedTapesRecordApart) {
+  const Var x(scalar(3.0), true);
+  Tape outer;
+  const Var y = ag::mul(x, x);
+  {
+    Tape inner;
+    EXPECT_EQ(Tape::active(), &inner);
+    const Var z = ag::scale(x, 5.0);
+    EXPECT_EQ(inner.size(), 1u);
+    EXPECT_EQ(outer.size(), 1u);
+    inner.backward(z);
+    EXPECT_EQ(x.grad().item(), 5.0);
+  }
+  EXPECT_EQ(Tape::active(), &outer);
+  outer.backward(y);
+  EXPECT_EQ(x.grad().item(), 11.0);
+}
+
+TEST(Tape, NoGradSuspendsAndResumes) {
+  const Var x(scalar(3.0), true);
+  Tape tape;
+  {
+    const NoGrad none;
+    EXPECT_EQ(Tape::active(), nullptr);
+    EXPECT_FALSE(ag::mul(x, x).requires_grad());
+    Tape inside;  // a tape opened within records again
+    EXPECT_TRUE(ag::mul(x, x).requires_grad());
+  }
+  EXPECT_EQ(Tape::active(), &tape);
+  EXPECT_EQ(tape.size(), 0u);
+}
+
+TEST(Tape, AnUnusedResultCostsNothing) {
+  const Var x(scalar(3.0), true);
+  Tape tape;
+  const Var unused = ag::mul(x, x);
+  const Var y = ag::scale(x, 2.0);
+  tape.backward(y);
+  EXPECT_EQ(x.grad().item(), 2.0);
+  EXPECT_FALSE(unused.grad().defined());
+}
+
+TEST(Tape, SaysWhyItCannotGoBack) {
+  const Var constant(scalar(1.0)), x = leaf({3}, 1);
+  Tape tape;
+  EXPECT_THROW(tape.backward(Var()), std::invalid_argument);
+  EXPECT_THROW(tape.backward(constant), std::invalid_argument);
+  EXPECT_THROW(tape.backward(ag::scale(x, 2.0)), std::invalid_argument) << "no scalar, no seed";
+  EXPECT_THROW(tape.backward(ag::scale(x, 2.0), random({4}, 1)), std::invalid_argument);
+}
+
+TEST(Tape, AnExceptionInAVjpLeavesTheTapeUsable) {
+  const Var x(scalar(3.0), true);
+  Tape tape;
+  const Var y = differentiable(x.value(), {&x}, [](const Tensor&) { fail("broken vjp"); });
+  EXPECT_THROW(tape.backward(y), std::runtime_error);
+  EXPECT_EQ(Tape::active(), &tape) << "recording resumes";
+}
+
+TEST(Var, ReplacingTheValueDropsTheGradient) {
+  Var x(scalar(3.0), true);
+  x.accumulate(scalar(1.0));
+  x.set_value(scalar(4.0));
+  EXPECT_FALSE(x.grad().defined());
+  EXPECT_EQ(x.value().item(), 4.0);
+  EXPECT_THROW(x.accumulate(Tensor({2}, Dtype::f64)), std::invalid_argument);
+}
+
+// ---- memory -----------------------------------------------------------------------------------
+
+constexpr int64_t kilobyte = 1024;
+const Shape megabyte_f64 = {128 * kilobyte};
+
+TEST(Tape, FreesSavedTensorsWhileBackwardRuns) {
+  const Var x(random(megabyte_f64, 1), true);
+  const int64_t before = bytes_in_use();
+  std::vector<int64_t> during;
+  {
+    Tape tape;
+    Var y = x;
+    for (int i = 0; i < 8; ++i) {
+      // A probe between the layers: what is in use when backward comes by.
+      y = differentiable(y.value(), {&y}, [y, &during](const Tensor& dy) {
+        during.push_back(bytes_in_use());
+        y.accumulate_copy(dy);
+      });
+      y = ag::mul(y, y);  // saves its input, 1 MB
+    }
+    const Var total = ag::sum(y);
+    y = Var();
+    tape.backward(total);
+  }
+  ASSERT_EQ(during.size(), 8u);
+  for (size_t i = 1; i < during.size(); ++i) {
+    EXPECT_LE(during[i], during[i - 1] - 900 * kilobyte) << "layer " << i << " of backward";
+  }
+  // Left: the gradient of x.
+  EXPECT_NEAR(static_cast<double>(bytes_in_use() - before), 1024.0 * kilobyte, 64.0 * kilobyte);
+}
+
+TEST(Tape, ForgottenTapeFreesWhatItSaved) {
+  const Var x(random(megabyte_f64, 1), true);
+  const int64_t before = bytes_in_use();
+  {
+    Tape tape;
+    const Var y = ag::mul(ag::mul(x, x), x);
+    EXPECT_GT(bytes_in_use(), before + 1000 * kilobyte);
+  }
+  EXPECT_EQ(bytes_in_use(), before);
+}
+
+// ---- checkpointing ----------------------------------------------------------------------------
+
+struct Layers {
+  Vars weights;
+  Var input;
+};
+Layers make_layers(Dtype dtype) {
+  Layers layers{{}, leaf({64, 48}, 99, dtype)};
+  for (uint64_t i = 0; i < 6; ++i) layers.weights.push_back(leaf({48, 48}, i, dtype));
+  return layers;
+}
+Var layer(const Var& x, const Var& w) {
+  return ag::rms_norm(ag::swiglu(ag::linear(x, w, Var()), x), Var(random({48}, 7, x.dtype())),
+                      1e-5);
+}
+
+/// Gradients of all weights and of the input, and the peak of memory on the way.
+std::pair<Tensors, int64_t> gradients(bool checkpointed, Dtype dtype) {
+  const Layers layers = make_layers(dtype);
+  reset_peak(Device::cpu());
+  const int64_t before = bytes_in_use();
+  {
+    Tape tape;
+    Var x = layers.input;
+    for (const Var& w : layers.weights) {
+      const auto f = [w](const Var& in) { return layer(layer(in, w), w); };
+      x = checkpointed ? ag::checkpoint(f, x) : f(x);
+    }
+    const Var loss = ag::sum(ag::mul(x, x));
+    x = Var();
+    tape.backward(loss);
+  }
+  const int64_t peak = memory_statistics(Device::cpu()).peak_bytes - before;
+  Tensors all = {layers.input.grad()};
+  for (const Var& w : layers.weights) all.push_back(w.grad());
+  return {all, peak};
+}
+
+TEST(Checkpoint, SameGradientsBitForBitInLessMemory) {
+  for (Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::bf16}) {
+    const auto [plain, plain_peak] = gradients(false, dtype);
+    const auto [again, again_peak] = gradients(true, dtype);
+    ASSERT_EQ(plain.size(), again.size());
+    for (size_t i = 0; i < plain.size(); ++i) {
+      ASSERT_TRUE(plain[i].defined() && again[i].defined()) << "gradient " << i;
+      EXPECT_TRUE(same_bytes(plain[i], again[i])) << name_of(dtype) << " gradient " << i;
+    }
+    EXPECT_LT(again_peak, plain_peak * 6 / 10) << name_of(dtype);
+  }
+}
+
+TEST(Checkpoint, Nests) {
+  const Var x(scalar(0.5), true), w(scalar(3.0), true);
+  const auto square = [](const Var& v) { return ag::mul(v, v); };
+  const auto outer = [&](const Var& v) { return ag::checkpoint(square, ag::mul(v, w)); };
+  Tape tape;
+  tape.backward(ag::checkpoint(outer, x));  // (x w)^2
+  EXPECT_EQ(x.grad().item(), 9.0);
+  EXPECT_EQ(w.grad().item(), 1.5);
+}
+
+TEST(Checkpoint, InputWithoutGradientStillReachesTheWeights) {
+  const Var x(scalar(2.0)), w(scalar(3.0), true);
+  Tape tape;
+  tape.backward(ag::checkpoint([&](const Var& v) { return ag::mul(v, w); }, x));
+  EXPECT_EQ(w.grad().item(), 2.0);
+  EXPECT_FALSE(x.grad().defined());
+}
+
+TEST(Checkpoint, OfTheIdentity) {
+  const Var x(scalar(2.0), true);
+  Tape tape;
+  tape.backward(ag::scale(ag::checkpoint([](const Var& v) { return v; }, x), 4.0));
+  EXPECT_EQ(x.grad().item(), 4.0);
+}
+
+// ---- gradcheck --------------------------------------------------------------------------------
+
+/// x^2 with a gradient of `factor` x.
+Var square_with(const Var& x, double factor) {
+  return differentiable(kernels::mul(x.value(), x.value()), {&x}, [x, factor](const Tensor& dy) {
+    x.accumulate(kernels::scale(kernels::mul(dy, x.value()), factor));
+  });
+}
+
+TEST(Gradcheck, AcceptsTheRightGradientOnly) {
+  const Tensors x = {random({2, 3}, 1)};
+  EXPECT_TRUE(gradcheck([](const Vars& in) { return square_with(in[0], 2.0); }, x).passed);
+  for (double wrong : {2.00001, -2.0, 0.0, static_cast<double>(NAN)}) {
+    const GradcheckResult result =
+        gradcheck([wrong](const Vars& in) { return square_with(in[0], wrong); }, x);
+    EXPECT_FALSE(result.passed) << wrong;
+    EXPECT_NE(result.message.find("input 0"), std::string::npos) << result.message;
+  }
+}
+
+TEST(Gradcheck, SeesAMissingContribution) {
+  const Tensors x = {random({2, 3}, 1), random({2, 3}, 2)};
+  const auto forgets_b = [](const Vars& in) {
+    const Var a = in[0], b = in[1];
+    return differentiable(kernels::mul(a.value(), b.value()), {&a, &b},
+                          [a, b](const Tensor& dy) { a.accumulate(kernels::mul(dy, b.value())); });
+  };
+  const GradcheckResult result = gradcheck(forgets_b, x);
+  EXPECT_FALSE(result.passed);
+  EXPECT_NE(result.message.find("input 1"), std::string::npos) << result.message;
+}
+
+TEST(Gradcheck, SeesPermutedGradients) {
+  // A transposed gradient has the right sum: only unequal weights of the outputs tell.
+  const Tensors x = {random({3, 3}, 1)};
+  const auto transposed = [](const Vars& in) {
+    const Var a = in[0];
+    return differentiable(kernels::scale(a.value(), 2.0), {&a}, [a](const Tensor& dy) {
+      a.accumulate(kernels::scale(kernels::transpose(dy), 2.0));
+    });
+  };
+  EXPECT_FALSE(gradcheck(transposed, x).passed);
+}
+
+TEST(Gradcheck, WantsDoubles) {
+  const auto f = [](const Vars& in) { return in[0]; };
+  EXPECT_THROW(gradcheck(f, {random({2}, 1, Dtype::f32)}), std::invalid_argument);
+}
+
+// ---- a whole block ----------------------------------------------------------------------------
+
+constexpr int64_t batch = 2, tokens = 3, heads = 4, kv_heads = 2, dim = 2, hidden = heads * dim;
+constexpr int64_t wide = 5;
+
+/// A LLaMA block of plain functions: {x, norm1, wq, wk, wv, wo, norm2, gate, up, down}.
+Var block(const Vars& p, const Tensor& cosine, const Tensor& sine) {
+  const Var none;
+  const Var n1 = ag::rms_norm(p[0], p[1], 1e-5);
+  const Var q = ag::rope(ag::linear(n1, p[2], none), cosine, sine, tokens, dim);
+  const Var k = ag::rope(ag::linear(n1, p[3], none), cosine, sine, tokens, dim);
+  const Var v = ag::linear(n1, p[4], none);
+  const Var h =
+      ag::add(p[0], ag::linear(ag::attention(q, k, v, batch, heads, kv_heads), p[5], none));
+  const Var n2 = ag::rms_norm(h, p[6], 1e-5);
+  const Var mlp = ag::swiglu(ag::linear(n2, p[7], none), ag::linear(n2, p[8], none));
+  return ag::add(h, ag::linear(mlp, p[9], none));
+}
+
+const std::vector<Shape> block_shapes = {
+    {batch * tokens, hidden}, {hidden},         {hidden, hidden}, {kv_heads * dim, hidden},
+    {kv_heads * dim, hidden}, {hidden, hidden}, {hidden},         {wide, hidden},
+    {wide, hidden},           {hidden, wide}};
+
+TEST(Block, GradientsOfEveryParameter) {
+  Tensors inputs;
+  for (size_t i = 0; i < block_shapes.size(); ++i)
+    inputs.push_back(random(block_shapes[i], 50 + i));
+  const Tensor cosine = make_input({Input::Kind::angles}, {tokens, dim / 2}, Dtype::f32, 1);
+  const Tensor sine = make_input({Input::Kind::angles}, {tokens, dim / 2}, Dtype::f32, 2);
+  const GradcheckResult plain =
+      gradcheck([&](const Vars& p) { return block(p, cosine, sine); }, inputs);
+  EXPECT_TRUE(plain.passed) << plain.message;
+  const GradcheckResult checkpointed = gradcheck(
+      [&](const Vars& p) {
+        return ag::checkpoint(
+            [&, p](const Var& x) {
+              Vars inside = p;
+              inside[0] = x;
+              return block(inside, cosine, sine);
+            },
+            p[0]);
+      },
+      inputs);
+  EXPECT_TRUE(checkpointed.passed) << checkpointed.message;
+}
+
+}  // namespace
+}  // namespace cbq::test
