@@ -62,6 +62,8 @@ TEST(Config, SpecialTokens) {
   EXPECT_TRUE(parsed({{"eos_token_id", nullptr}}).eos_token_ids.empty());
   EXPECT_EQ(parsed({{"bos_token_id", nullptr}}).bos_token_id, -1);
   EXPECT_EQ(parsed({{"bos_token_id", 0}}).bos_token_id, 0);
+  EXPECT_TRUE(parsed({{"eos_token_id", -1}}).eos_token_ids.empty());
+  EXPECT_EQ(parsed({{"bos_token_id", -1}}).bos_token_id, -1);
   expect_refused({{"eos_token_id", "</s>"}}, {"eos_token_id", "integer"});
 }
 
@@ -124,6 +126,15 @@ TEST(Config, WrittenAsReadWithUnknownFieldsKept) {
   EXPECT_EQ(back.rope.theta, 10000.0);
   EXPECT_TRUE(back.tie_word_embeddings);
   EXPECT_TRUE(back.eos_token_ids.empty());
+}
+
+TEST(Config, ChangedDtypeIsWrittenInTheSpellingOfTheSource) {
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    ModelConfig c = parsed({{key, "float16"}});
+    c.dtype = "bf16";
+    EXPECT_EQ(c.to_json().at(key), "bfloat16");
+    EXPECT_EQ(ModelConfig::from_json(c.to_json(), "changed").dtype, "bf16");
+  }
 }
 
 TEST(Config, MadeHereIsReadBack) {

@@ -90,6 +90,15 @@ TEST(Safetensors, RefusesWrongHeaders) {
   EXPECT_NE(verdict_on(bytes_of("{\"w.x\":{}}")).find("\"w.x\""), std::string::npos);
 }
 
+TEST(Safetensors, RefusesHeadersThatLeaveTheFile) {
+  const std::string whole = bytes_of(R"({"__metadata__":{"k":"v"}})");
+  EXPECT_EQ(verdict_on(whole), "ok");
+  for (size_t kept = 8; kept < whole.size(); ++kept) {
+    expect_verdict(whole.substr(0, kept), "InvalidHeaderLength");
+  }
+  expect_verdict(whole.substr(0, 7), "HeaderTooSmall");
+}
+
 TEST(Safetensors, RefusesSizesThatOverflow) {
   const auto shaped = [](const std::string& dtype, const std::string& shape) {
     return bytes_of("{\"a\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape +
