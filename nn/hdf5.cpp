@@ -25,7 +25,11 @@ Hdf5File& Hdf5File::operator=(Hdf5File&& other) noexcept {
 Hdf5File::~Hdf5File() {
   if (!state_) return;
   const Session session;
-  state_->file.close();
+  if (state_->writer) {
+    state_->abandon();
+  } else {
+    state_->file.close();
+  }
 }
 
 namespace {

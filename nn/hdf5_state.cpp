@@ -1,5 +1,8 @@
 #include "nn/hdf5_state.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 namespace cbq {
@@ -74,6 +77,22 @@ Handle space_of(const Shape& shape) {
 using hdf5::Handle;
 using hdf5::scalar_space;
 using hdf5::string_type;
+
+// HDF5 cannot give a file up: closing one writes what is cached, and if the disk is full the
+// library keeps the file and crashes at the end of the program. So what is left to write goes into
+// memory: it is little, and the descriptor is the only thing that the library knows of the file.
+void Hdf5File::State::abandon() {
+  if (!file.valid()) return;
+  void* descriptor = nullptr;
+  if (H5Fget_vfd_handle(file, H5P_DEFAULT, &descriptor) >= 0 && descriptor != nullptr) {
+    const int memory = ::memfd_create("abandoned", MFD_CLOEXEC);
+    if (memory >= 0) {
+      ::dup2(memory, *static_cast<int*>(descriptor));
+      ::close(memory);
+    }
+  }
+  file.close();
+}
 
 Shape Hdf5File::State::shape_of(const Handle& set, const std::string& name) const {
   const Handle space(expect(H5Dget_space(set), "read the shape of", name), H5Sclose);

@@ -77,6 +77,8 @@ struct Hdf5File::State {
     if (result < 0) fail_to(act, name);
     return result;
   }
+  // Closes a file that nobody will read, without writing to the disk.
+  void abandon();
   void expect_open() const { check(file.valid(), path.string(), ": the file is closed"); }
   void expect_writable() const {
     expect_open();
