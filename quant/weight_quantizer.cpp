@@ -126,6 +126,12 @@ std::vector<Var> WeightQuantizer::rounding_variables() const {
   return variables;
 }
 
+double WeightQuantizer::rounding_unit() const {
+  const RoundingMath* math = scheme_->math();
+  if (math == nullptr || !math->v_in_weight_units) return 1.0;
+  return kernels::sum(grid_.scale).item() / static_cast<double>(grid_.scale.count());
+}
+
 double WeightQuantizer::regularizer_value(const Tensor& w) const {
   return packed_ ? 0.0 : scheme_->regularizer(pass(w), regularizer_);
 }

@@ -35,6 +35,10 @@ class WeightQuantizer {
   std::vector<Var> scale_variables() const;
   std::vector<Var> rounding_variables() const;
 
+  /// What a step of 1 in a rounding variable means: 1, or the mean scale for schemes whose variable
+  /// is in the units of the weight ("direct"). Learning rates are multiplied by it.
+  double rounding_unit() const;
+
   /// Hard forward with straight-through gradients from now on (the late phase).
   void set_hard(bool hard) { hard_ = hard; }
   void set_regularizer(const RoundingRegularizer& r) { regularizer_ = r; }
