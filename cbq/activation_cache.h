@@ -1,10 +1,11 @@
 // The original model's block inputs for every calibration segment: targets of the reconstruction.
 //
-// Computed once per (model, tokens, dtype) and shared by all cells of a table. The quantized stream is not
-// here: it belongs to one run and its settings (cbq/reconstructor.h).
+// Computed once per (model, tokens, dtype) and shared by all cells of a table. The quantized stream
+// is not here: it belongs to one run and its settings (cbq/pipeline.cpp).
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,25 +17,34 @@ namespace cbq {
 class ActivationCache {
  public:
   virtual ~ActivationCache() = default;
-  /// Inputs of block `boundary` for segments [begin, end): [end - begin, tokens, hidden], on the device it was
-  /// made for. Boundary blocks() is the output of the last block.
+  /// Inputs of block `boundary` for segments [begin, end): [end - begin, tokens, hidden], on the
+  /// device it was made for; not to be written to. The boundary behind the last block is the output
+  /// of the last block.
   virtual Tensor get(int64_t boundary, int64_t begin, int64_t end) = 0;
   virtual int64_t segments() const = 0;
   virtual int64_t tokens() const = 0;
+  /// Blocks + 1.
   virtual int64_t boundaries() const = 0;
 };
 
-/// Key: hash of the model's parameters, the token ids and the dtype.
+/// Key: digest of the model's parameters (paths, dtypes, values), the token ids and the dtype.
 std::string activation_key(Transformer& model, const std::vector<std::vector<int32_t>>& segments);
 
-/// Runs the untouched model over `segments` (ids [tokens] each) and keeps all boundaries in memory.
+/// Bytes of all boundaries.
+int64_t activation_bytes(const Transformer& model,
+                         const std::vector<std::vector<int32_t>>& segments);
+
+/// Runs the model as it stands over `segments` (ids [tokens] each), `batch` at a time, and keeps
+/// all boundaries in memory. Throws std::invalid_argument for impossible segments, NonFiniteError
+/// naming the block when the model produces NaN or infinity.
 std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model,
                                                  const std::vector<std::vector<int32_t>>& segments,
                                                  int64_t batch);
 
-/// The same in an HDF5 file `folder`/<key>.h5: opened if it is there and complete, else computed and written
-/// (states its size first, through `say`). A file from an interrupted write is never used: it is published by
-/// rename when complete. Throws when the disk is full, naming the size needed.
+/// The same in an HDF5 file `folder`/<key>.h5: opened if it is there, complete and about this key,
+/// else computed and written. Says (through `say`, may be empty) the size before writing, and why a
+/// file that is there is not used. The file takes its name only when it is complete. Throws
+/// std::runtime_error naming the size needed when the disk is too small.
 std::shared_ptr<ActivationCache> cache_on_disk(Transformer& model,
                                                const std::vector<std::vector<int32_t>>& segments,
                                                int64_t batch, const std::filesystem::path& folder,

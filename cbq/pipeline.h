@@ -11,14 +11,15 @@
 
 namespace cbq {
 
-/// What a caller may watch and steer.
+/// What a caller may watch and steer; everything may be empty.
 struct RunHooks {
-  std::function<void(const std::string& line)> say;                      // plain log lines
-  /// done and total reconstruction steps of the run, for a progress bar; may be empty.
+  std::function<void(const std::string& line)> say;  // plain log lines
+  /// done and total reconstruction steps of the run, for a progress bar.
   std::function<void(int64_t done, int64_t total, const std::string& what)> progress;
   /// Returns true to stop after the current step (Ctrl-C); the run then throws Interrupted.
   std::function<bool()> interrupted;
-  /// Non-empty: state of finished windows is kept here, and a run with the same hash goes on after the last.
+  /// Non-empty: state of finished windows is kept here, and a run with the same hash goes on after
+  /// the last. The caller removes the folder when it has stored the result.
   std::filesystem::path resume_folder;
 };
 
@@ -27,24 +28,33 @@ struct Interrupted : std::runtime_error {
 };
 
 struct RunResult {
-  std::vector<WindowReport> windows;
-  std::vector<std::string> notes;   // skipped scaling sites, clamped outliers, ...
-  double seconds = 0.0;             // reconstruction, original activations not counted
-  int64_t peak_bytes = 0;           // largest of the windows
+  std::vector<WindowReport> windows;  // of a resumed run: those finished before it, too
+  std::vector<std::string> notes;     // skipped scaling sites, clamped outliers, troubles, ...
+  double seconds = 0.0;    // pre-processing and windows; original activations not counted
+  int64_t peak_bytes = 0;  // largest of the windows
 };
 
-/// Quantizes `model` in place: every linear of every block gets a QuantizedTransform with hardened codes.
+/// The settings' schedule for a model of this many blocks.
+std::vector<ScheduledWindow> schedule_of(const Settings& settings, int64_t blocks);
+
+/// Quantizes `model` in place: every linear of every block gets a QuantizedTransform with hardened
+/// codes (none where neither weight nor input is quantized).
 /// `original` are activations of the untouched model for `segments`; made in memory when null.
 /// Two runs with equal arguments give equal bytes.
+/// Throws std::invalid_argument for impossible settings, segments or layers, before anything is
+/// computed; Interrupted when the hook asks for it.
 RunResult quantize(Transformer& model, const std::vector<std::vector<int32_t>>& segments,
                    const Settings& settings, std::shared_ptr<ActivationCache> original,
                    const RunHooks& hooks);
 
-/// Removes all transforms: the model is the floating-point one again (weights changed by pre-processing stay changed).
+/// Removes all transforms: the model is the floating-point one again (weights changed by
+/// pre-processing stay changed).
 void remove_quantizers(Transformer& model);
 
-/// Token segments sampled from the model itself at temperature 1 (data-free calibration): `count` segments of
-/// `length` ids that start with BOS. Deterministic in the seed.
+/// Token segments sampled from the model itself at temperature 1 (data-free calibration): `count`
+/// segments of `length` ids that start with BOS. Deterministic in the seed; segment i does not
+/// depend on `count`. Prefixes are computed anew for every token: about count length^2 / 2 tokens
+/// of forward passes.
 std::vector<std::vector<int32_t>> sample_segments(Transformer& model, int64_t count, int64_t length,
                                                   uint64_t seed);
 

@@ -1,13 +1,16 @@
-// The reconstruction of one window: learn scales, clip ratios and rounding of its blocks so that the quantized
-// blocks reproduce the original ones.
+// The reconstruction of one window: learn scales, clip ratios and rounding of its blocks so that
+// the quantized blocks reproduce the original ones.
 #pragma once
 
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "autograd/optim.h"
 #include "cbq/activation_cache.h"
+#include "cbq/loss.h"
 #include "cbq/settings.h"
+#include "cbq/stream.h"
 #include "cbq/window.h"
 #include "quant/quantized_linear.h"
 
@@ -16,14 +19,76 @@ namespace cbq {
 struct WindowReport {
   Window window;
   int64_t finishes = 0;
-  double loss_before = 0.0;   // mean reconstruction error per token, nearest rounding, all segments
+  // Losses are means per token over the segments that decide (Settings::keep_segments; all by
+  // default), against the targets the window was trained on.
+  double loss_before = 0.0;   // at the start, hard rounding
   double loss_relaxed = 0.0;  // at the end, relaxed rounding (equals hard where nothing relaxes)
   double loss_hard = 0.0;     // of the parameters kept
   int64_t best_epoch = 0;     // 0: the start was best
   int64_t steps = 0;
   double seconds = 0.0;
-  int64_t peak_bytes = 0;     // device memory of this window
-  std::string trouble;        // non-empty: NaN or explosion, what was done
+  int64_t peak_bytes = 0;  // device memory of this window
+  std::string trouble;     // non-empty: NaN or explosion, what was done
+};
+
+/// What a window learns from; all [segments, tokens, hidden].
+struct WindowData {
+  Tensor inputs;                // quantized stream at the window's first block
+  std::vector<Tensor> targets;  // original stream behind its last block; with the homologous term
+                                // also the original blocks' answer to `inputs`
+};
+
+/// Number of optimizer steps of one window.
+int64_t steps_per_window(const Settings& settings, int64_t segments);
+
+/// Order of the segments in an epoch: a permutation that depends on these numbers alone.
+std::vector<int64_t> segment_order(int64_t segments, uint64_t seed, int64_t window, int64_t epoch);
+
+class Reconstructor {
+ public:
+  /// The linears of the window's blocks carry their quantizers already: new ones, or those that
+  /// the previous window left behind in the overlap. `number` of the window in its schedule makes
+  /// the order of the segments its own. Settings must be valid.
+  Reconstructor(Transformer& model, const Settings& settings, const ScheduledWindow& window,
+                int64_t number, WindowData data);
+  ~Reconstructor();
+
+  /// Trains, restores the best parameters, leaves all quantizers of the window rounding hard.
+  /// `after_step(steps done)` may throw to stop; the quantizers are then in an undefined state.
+  WindowReport run(const std::function<void(int64_t)>& after_step);
+
+  /// Mean loss per token over the segments that decide.
+  double evaluate(bool hard);
+
+ private:
+  struct Learner;  // one linear with what of it is learned
+  using Snapshot = std::vector<std::vector<std::pair<std::string, Tensor>>>;
+
+  void choose_variables();
+  void set_hard(bool hard);
+  void set_regularizer(int64_t step);
+  void train_step(int64_t step, const std::vector<int64_t>& segments);
+  bool train_epoch(int64_t epoch, const std::function<void(int64_t)>& after_step);
+  bool healthy(int64_t step);
+  void keep_if_better(int64_t epoch);
+  Snapshot snapshot() const;
+  void restore(const Snapshot& values);
+
+  Transformer& model_;
+  const Settings& settings_;
+  ScheduledWindow window_;
+  int64_t number_;
+  WindowData data_;
+  LossConfig loss_;
+  int64_t total_steps_;
+  std::vector<Learner> learners_;
+  int64_t rounding_weights_ = 0;  // elements whose rounding is learned
+  std::unique_ptr<Optimizer> optimizer_;
+  Tensor running_loss_;  // [1], sum of the losses since the last look
+  int64_t running_steps_ = 0;
+  Snapshot best_;
+  double best_loss_ = 0.0;
+  WindowReport report_;
 };
 
 }  // namespace cbq

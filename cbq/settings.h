@@ -1,9 +1,9 @@
-// Everything that decides a quantization run, described once: name, default, help. Command line, configuration
-// file, JSON dump and the hash that guards resuming and caching are visitors over visit_settings().
+// Everything that decides a quantization run, described once: name, default, help. Command line,
+// configuration file, JSON dump and the hash that guards resuming and caching are visitors over
+// visit_settings().
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -14,80 +14,136 @@
 namespace cbq {
 
 struct Settings {
+  std::string profile = "tuned";  // where the values came from; decides nothing by itself
   // What is quantized.
   int wbits = 4;
   int abits = 16;
   bool symmetric = false;
   std::string symmetric_form = "full_range";
-  std::string granularity = "per_channel";  // per_tensor, per_channel, per_group
+  std::string granularity = "per_channel";
   int64_t group_size = 0;
-  std::string scale_search = "squared_error";  // min_max, squared_error
+  std::string scale_search = "squared_error";
   bool act_symmetric = false;
   std::string act_granularity = "per_token";
   bool act_dynamic = true;
-  bool quantize_attention = false;     // operands of the attention products too (at abits)
-  std::string layer_bits;              // overrides "pattern=bits,..." on layer names, first match wins
-  int fc2_first_last_bits = 0;         // CBQ*: FC2 of the first and last block at these bits; 0: as wbits
-  std::string preprocess = "none";     // registered preprocessors, joined by '+'
+  bool quantize_attention = false;
+  std::string layer_bits;
+  int fc2_first_last_bits = 0;
+  std::string preprocess = "none";
   // Reconstruction.
-  std::string reconstruct = "cbq";     // cbq, or none (grid and nearest rounding only)
+  std::string reconstruct = "cbq";
   int64_t window = 2;
   int64_t overlap = 1;
-  std::string schedule;                // explicit windows; overrides window and overlap
+  std::string schedule;
   int64_t epochs = 3;
-  int64_t batch = 1;                   // segments per step
+  int64_t batch = 1;
   std::string rounding = "signround";
   std::string parameterization = "default";
   std::string start = "default";
   int64_t rank = 5;
-  double hard_phase = 1.0;             // last fraction of the steps that round hard
+  double hard_phase = 1.0;
   bool learn_scale = true;
   std::string scale_form = "log";
   bool learn_activation = true;
-  std::string rounding_blocks = "window";  // window, overlap
+  std::string rounding_blocks = "window";
   // Optimizer.
   std::string optimizer = "adam";
   double rate_rounding = 1e-2;
   double rate_scale = 1e-3;
   double rate_activation = 1e-3;
-  double rate_floor = 0.0;             // cosine annealing ends at this fraction
-  double warmup = 0.0;                 // fraction of the steps
+  double rate_floor = 0.0;
+  double warmup = 0.0;
   // Loss.
   double l2_weight = 1.0;
-  std::string l2 = "sum";              // sum, mean, norm
+  std::string l2 = "sum";
   double kl_weight = 1.0;
   bool homologous = false;
-  double regularizer = 0.0;            // gamma
-  std::string regularizer_reduction = "mean";  // sum, mean
+  double regularizer = 0.0;
+  std::string regularizer_reduction = "mean";
   double regularizer_warmup = 0.2;
-  double beta_start = 20.0, beta_end = 2.0;
+  double beta_start = 20.0;
+  double beta_end = 2.0;
   // Which parameters a window keeps.
-  std::string keep = "best";           // best hard loss at the ends of epochs, or last
-  int64_t keep_segments = 0;           // segments that decide; 0: all
+  std::string keep = "best";
+  int64_t keep_segments = 0;
   uint64_t seed = 0;
-  std::string profile = "tuned";
 
-  /// Derived configurations.
+  /// Grid of the layer with this checkpoint path ("model.layers.0.mlp.down_proj"). Bits: the first
+  /// match in layer_bits, else fc2_first_last_bits where asked for, else wbits.
   WeightConfig weight_config(const std::string& layer, bool first_or_last_fc2) const;
   ActivationConfig activation_config() const;
   RoundingConfig rounding_config() const;
 };
 
-/// Calls visitor(name, member reference, help) for every member. Names use '-' on the command line, '_' in JSON.
+/// Calls visitor(name, member reference, help) for every member. Names use '-' on the command
+/// line, '_' in JSON.
 template <class S, class Visitor>
-void visit_settings(S& s, Visitor&& visitor);
+void visit_settings(S& s, Visitor&& visitor) {
+  // clang-format off
+  visitor("profile", s.profile, "where defaults come from: tuned, paper_iclr, paper_v4");
+  visitor("wbits", s.wbits, "bits of the weights; 16 leaves them in floating point");
+  visitor("abits", s.abits, "bits of the inputs of linear layers; 16 leaves them in floating point");
+  visitor("symmetric", s.symmetric, "symmetric weight grid (zero point in the middle)");
+  visitor("symmetric_form", s.symmetric_form, "full_range: all 2^b codes; restricted: max|w| on the grid");
+  visitor("granularity", s.granularity, "weights that share a scale: per_tensor, per_channel, per_group");
+  visitor("group_size", s.group_size, "inputs per group with per_group (64, 128)");
+  visitor("scale_search", s.scale_search, "start of the scale: min_max, squared_error");
+  visitor("act_symmetric", s.act_symmetric, "symmetric activation grid");
+  visitor("act_granularity", s.act_granularity, "activations that share a scale: per_token, per_tensor");
+  visitor("act_dynamic", s.act_dynamic, "activation ranges from the data at hand; false: from calibration");
+  visitor("quantize_attention", s.quantize_attention, "queries, keys and values at abits too, per token and head");
+  visitor("layer_bits", s.layer_bits, "bits by layer name, 'down_proj=4,*.0.self_attn.*=8'; first match wins");
+  visitor("fc2_first_last_bits", s.fc2_first_last_bits, "bits of FC2 in the first and last block (CBQ*: 4); 0: wbits");
+  visitor("preprocess", s.preprocess, "transformations before quantization, joined by '+'; none");
+  visitor("reconstruct", s.reconstruct, "cbq: cross-block reconstruction; none: nearest rounding only");
+  visitor("window", s.window, "blocks reconstructed together");
+  visitor("overlap", s.overlap, "blocks that consecutive windows share");
+  visitor("schedule", s.schedule, "explicit windows '0,0-1,1-2' instead of window and overlap");
+  visitor("epochs", s.epochs, "passes over the calibration segments per window");
+  visitor("batch", s.batch, "segments per step");
+  visitor("rounding", s.rounding, "rounding scheme");
+  visitor("parameterization", s.parameterization, "rounding variables: default (the scheme's own), dense, low_rank");
+  visitor("start", s.start, "start of the rounding: default (the scheme's own), fraction, nearest, zero");
+  visitor("rank", s.rank, "rank of low-rank rounding variables");
+  visitor("hard_phase", s.hard_phase, "last fraction of the steps whose forward pass rounds hard");
+  visitor("learn_scale", s.learn_scale, "learn the scales of the weights");
+  visitor("scale_form", s.scale_form, "how a scale depends on its variable: log, relative, raw");
+  visitor("learn_activation", s.learn_activation, "learn the clip ratio or scale of activations");
+  visitor("rounding_blocks", s.rounding_blocks, "blocks whose rounding is learned: window, overlap (its last ones)");
+  visitor("optimizer", s.optimizer, "adam, signsgd");
+  visitor("rate_rounding", s.rate_rounding, "learning rate of rounding variables");
+  visitor("rate_scale", s.rate_scale, "learning rate of weight scales");
+  visitor("rate_activation", s.rate_activation, "learning rate of activation scales");
+  visitor("rate_floor", s.rate_floor, "cosine annealing ends at this fraction of the rates");
+  visitor("warmup", s.warmup, "fraction of the steps over which the rates rise");
+  visitor("l2_weight", s.l2_weight, "weight of the squared error");
+  visitor("l2", s.l2, "squared error per token: sum or mean over the hidden dimension, or its norm");
+  visitor("kl_weight", s.kl_weight, "weight of KL(softmax(original) || softmax(quantized))");
+  visitor("homologous", s.homologous, "mean with the error against original blocks fed with the quantized stream");
+  visitor("regularizer", s.regularizer, "gamma: weight of the rounding regularizer");
+  visitor("regularizer_reduction", s.regularizer_reduction, "regularizer as sum or mean over the weights of the window");
+  visitor("regularizer_warmup", s.regularizer_warmup, "fraction of the steps without regularizer");
+  visitor("beta_start", s.beta_start, "regularizer's exponent after the warm-up");
+  visitor("beta_end", s.beta_end, "regularizer's exponent at the end");
+  visitor("keep", s.keep, "parameters a window keeps: best (hard loss at the ends of epochs), last");
+  visitor("keep_segments", s.keep_segments, "segments that decide what is best; 0: all");
+  visitor("seed", s.seed, "of everything random");
+  // clang-format on
+}
 
-/// "tuned" (by bits: the winners of docs/experiments.md), "paper_iclr", "paper_v4".
-/// Throws with the known names. The result depends on wbits and abits for `tuned`.
+/// The profile's settings at these bits; `tuned` differs by bits (docs/experiments.md).
+/// Throws std::invalid_argument with the known names.
 Settings profile_settings(const std::string& profile, int wbits, int abits);
 std::vector<std::string> profile_names();
 
 nlohmann::json to_json(const Settings& settings);
-/// Unknown names and wrong types are errors that list the known names.
+/// Overwrites the members that `overrides` names.
+/// Throws std::invalid_argument for an unknown name (with the known ones) or a wrong type.
 void apply_json(Settings& settings, const nlohmann::json& overrides);
-/// Throws std::invalid_argument for impossible combinations, naming the option and the remedy.
+/// Throws std::invalid_argument for impossible values and combinations, naming the option and the
+/// remedy. `blocks`: of the model, for the schedule.
 void validate(const Settings& settings, int64_t blocks);
-/// Hex digest of all members that decide the result.
+/// 32 hexadecimal digits over all members that decide the result (all but the profile's name).
 std::string hash_of(const Settings& settings);
 
 }  // namespace cbq

@@ -37,6 +37,16 @@ struct ScalingSite {
   std::string obstacle = {};
 };
 
+/// What quantizes the operands of the attention products (implemented in cbq/; nn/ knows only
+/// this).
+class AttentionTransform {
+ public:
+  virtual ~AttentionTransform() = default;
+  /// x [tokens, heads * head_dim]: queries or keys after the rotary embedding, or values ->
+  /// what enters the product. Differentiable.
+  virtual Var operand(const Var& x, int64_t head_dim) = 0;
+};
+
 class Block : public Module {
  public:
   /// x [batch * tokens, hidden] -> the same shape: the residual stream after this block.
@@ -48,6 +58,9 @@ class Block : public Module {
   /// The linear that writes the attention's result into the residual stream.
   virtual std::string attention_output_name() const = 0;
   virtual std::vector<ScalingSite> scaling_sites() = 0;
+
+  /// Applied to queries, keys and values; none: floating point.
+  std::shared_ptr<AttentionTransform> attention_transform;
 };
 
 }  // namespace cbq

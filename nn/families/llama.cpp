@@ -30,8 +30,12 @@ class LlamaBlock : public Block {
     const auto rotate = [&](const Var& heads) {
       return ag::rope(heads, rope_->cosine, rope_->sine, s.tokens, config_.head_dim);
     };
-    const Var attended = ag::attention(rotate(q_.forward(n)), rotate(k_.forward(n)), v_.forward(n),
-                                       s.batch, config_.num_heads, config_.num_kv_heads);
+    const auto operand = [&](const Var& heads) {
+      return attention_transform ? attention_transform->operand(heads, config_.head_dim) : heads;
+    };
+    const Var attended =
+        ag::attention(operand(rotate(q_.forward(n))), operand(rotate(k_.forward(n))),
+                      operand(v_.forward(n)), s.batch, config_.num_heads, config_.num_kv_heads);
     const Var middle = ag::add(x, o_.forward(attended));
     const Var m = ag::rms_norm(middle, post_norm_, config_.rms_norm_eps);
     return ag::add(middle, down_.forward(ag::swiglu(gate_.forward(m), up_.forward(m))));

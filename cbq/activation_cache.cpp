@@ -1,0 +1,181 @@
+#include "cbq/activation_cache.h"
+
+#include <fmt/format.h>
+
+#include <mutex>
+
+#include "cbq/digest.h"
+#include "cbq/stream.h"
+#include "kernels/ops.h"
+#include "nn/hdf5.h"
+#include "nn/json.h"
+
+namespace cbq {
+namespace {
+
+/// Calls keep(boundary, stream) for every boundary, from the embedding to the last block's output.
+template <class Keep>
+void run_boundaries(Transformer& model, const Segments& segments, int64_t batch, Keep&& keep) {
+  Tensor stream = embed_segments(model, segments, batch);
+  keep(int64_t{0}, stream);
+  for (int64_t b = 0; b < model.block_count(); ++b) {
+    stream = run_blocks(model, {b, 1}, stream, batch);
+    if (kernels::has_non_finite(stream)) {
+      throw NonFiniteError(concat("the original model's block ", b,
+                                  " produces NaN or infinity on the calibration segments; check "
+                                  "its weights (",
+                                  model.block_prefix(b), "*)"));
+    }
+    keep(b + 1, stream);
+  }
+}
+
+class MemoryCache : public ActivationCache {
+ public:
+  explicit MemoryCache(std::vector<Tensor> streams) : streams_(std::move(streams)) {}
+  Tensor get(int64_t boundary, int64_t begin, int64_t end) override {
+    return streams_.at(static_cast<size_t>(boundary)).slice(begin, end);
+  }
+  int64_t segments() const override { return streams_.front().size(0); }
+  int64_t tokens() const override { return streams_.front().size(1); }
+  int64_t boundaries() const override { return static_cast<int64_t>(streams_.size()); }
+
+ private:
+  std::vector<Tensor> streams_;
+};
+
+std::string dataset_name(int64_t boundary) { return fmt::format("boundary_{:04}", boundary); }
+
+class DiskCache : public ActivationCache {
+ public:
+  DiskCache(Hdf5File file, Device device, Shape shape, int64_t boundaries)
+      : file_(std::move(file)),
+        device_(device),
+        shape_(std::move(shape)),
+        boundaries_(boundaries) {}
+  Tensor get(int64_t boundary, int64_t begin, int64_t end) override {
+    return file_.read_rows(dataset_name(boundary), begin, end, device_);
+  }
+  int64_t segments() const override { return shape_[0]; }
+  int64_t tokens() const override { return shape_[1]; }
+  int64_t boundaries() const override { return boundaries_; }
+
+ private:
+  Hdf5File file_;
+  Device device_;
+  Shape shape_;
+  int64_t boundaries_;
+};
+
+/// Why the file cannot serve; empty if it can.
+std::string fault_of(const Hdf5File& file, const std::string& key, const Shape& shape, Dtype dtype,
+                     int64_t boundaries) {
+  if (!file.has_attribute("key") || file.string_attribute("key") != key) {
+    return "belongs to another model, other tokens or another dtype";
+  }
+  for (int64_t b = 0; b < boundaries; ++b) {
+    const std::string name = dataset_name(b);
+    if (!file.has(name) || file.shape(name) != shape || file.dtype(name) != dtype) {
+      return concat("has no complete ", name);
+    }
+  }
+  return "";
+}
+
+std::string megabytes(int64_t bytes) {
+  return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
+}
+
+void check_space(const std::filesystem::path& folder, int64_t needed) {
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(folder, error);
+  if (!error && static_cast<int64_t>(space.available) < needed) {
+    fail(folder.string(), ": the original activations need ", megabytes(needed), ", but only ",
+         megabytes(static_cast<int64_t>(space.available)),
+         " are free; choose another folder or keep them in memory");
+  }
+}
+
+void write_cache(Transformer& model, const Segments& segments, int64_t batch,
+                 const std::filesystem::path& path, const std::string& key, int64_t bytes) {
+  check_space(path.parent_path(), bytes);
+  try {
+    Hdf5File file = Hdf5File::create(path);
+    file.set_attribute("key", key);
+    run_boundaries(model, segments, batch, [&](int64_t boundary, const Tensor& stream) {
+      file.write(dataset_name(boundary), stream);
+    });
+    file.publish();
+  } catch (const NonFiniteError&) {
+    throw;
+  } catch (const std::runtime_error& error) {
+    fail(error.what(), " (the original activations need ", megabytes(bytes), " in ",
+         path.parent_path().string(), ")");
+  }
+}
+
+}  // namespace
+
+std::string activation_key(Transformer& model, const Segments& segments) {
+  Digest digest;
+  digest.add("original activations 1");
+  model.visit("", [&](const std::string& path, Var& parameter) {
+    digest.add(path);
+    digest.add(parameter.value());
+  });
+  digest.add(model.config.to_json().dump());
+  digest.add(std::string_view(name_of(model.dtype())));
+  for (const std::vector<int32_t>& ids : segments) {
+    digest.add(ids.data(), ids.size() * sizeof(int32_t));
+  }
+  return digest.hex();
+}
+
+int64_t activation_bytes(const Transformer& model, const Segments& segments) {
+  const int64_t tokens =
+      segments.empty() ? 0 : static_cast<int64_t>(segments.size() * segments.front().size());
+  return element_count({model.block_count() + 1, tokens, model.config.hidden_size}) *
+         size_of(model.dtype());
+}
+
+std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model, const Segments& segments,
+                                                 int64_t batch) {
+  std::vector<Tensor> streams;
+  run_boundaries(model, segments, batch,
+                 [&](int64_t, const Tensor& stream) { streams.push_back(stream); });
+  return std::make_shared<MemoryCache>(std::move(streams));
+}
+
+std::shared_ptr<ActivationCache> cache_on_disk(Transformer& model, const Segments& segments,
+                                               int64_t batch, const std::filesystem::path& folder,
+                                               const std::function<void(const std::string&)>& say) {
+  check_segments(model, segments);
+  const std::string key = activation_key(model, segments);
+  const std::filesystem::path path = folder / (key + ".h5");
+  const Shape shape = {static_cast<int64_t>(segments.size()),
+                       static_cast<int64_t>(segments.front().size()), model.config.hidden_size};
+  const int64_t boundaries = model.block_count() + 1;
+  const auto open = [&]() -> std::shared_ptr<ActivationCache> {
+    Hdf5File file = Hdf5File::open(path);
+    const std::string fault = fault_of(file, key, shape, model.dtype(), boundaries);
+    if (!fault.empty()) fail(path.string(), " ", fault);
+    return std::make_shared<DiskCache>(std::move(file), model.device(), shape, boundaries);
+  };
+  const auto tell = [&](const std::string& line) {
+    if (say) say(line);
+  };
+  if (std::filesystem::exists(path)) {
+    try {
+      return open();
+    } catch (const std::runtime_error& error) {
+      tell(concat("cached activations are not used and computed again: ", error.what()));
+    }
+  }
+  std::filesystem::create_directories(folder);
+  const int64_t bytes = activation_bytes(model, segments);
+  tell(concat("writing ", megabytes(bytes), " of original activations to ", path.string()));
+  write_cache(model, segments, batch, path, key, bytes);
+  return open();
+}
+
+}  // namespace cbq

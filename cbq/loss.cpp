@@ -1,0 +1,38 @@
+#include "cbq/loss.h"
+
+#include "kernels/ops.h"
+
+namespace cbq {
+
+LossConfig loss_config(const Settings& settings, int64_t hidden) {
+  LossConfig config;
+  config.l2_weight =
+      settings.l2 == "mean" ? settings.l2_weight / static_cast<double>(hidden) : settings.l2_weight;
+  config.l2_norm = settings.l2 == "norm";
+  config.kl_weight = settings.kl_weight;
+  return config;
+}
+
+LossValue reconstruction_loss(const Tensor& prediction, const std::vector<Tensor>& targets,
+                              const LossConfig& config, bool want_gradient) {
+  check(!targets.empty() && prediction.count() > 0, "reconstruction_loss: nothing to compare");
+  const int64_t rows = prediction.count() / prediction.size(-1);
+  const double weight = 1.0 / (static_cast<double>(rows) * static_cast<double>(targets.size()));
+  LossValue value;
+  for (const Tensor& target : targets) {
+    const kernels::RowErrorResult error = kernels::row_error(
+        prediction, target, config.l2_weight, config.l2_norm, config.kl_weight, want_gradient);
+    const Tensor sum = kernels::sum(error.loss);
+    if (!value.mean.defined()) {
+      value = {sum, error.gradient};
+    } else {
+      kernels::add_into(value.mean, sum);
+      if (want_gradient) kernels::add_into(value.gradient, error.gradient);
+    }
+  }
+  value.mean = kernels::scale(value.mean, weight);
+  if (want_gradient) value.gradient = kernels::scale(value.gradient, weight);
+  return value;
+}
+
+}  // namespace cbq

@@ -1,0 +1,275 @@
+#include "cbq/pipeline.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "cbq/digest.h"
+#include "cbq/quantizers.h"
+#include "cbq/resume.h"
+#include "quant/preprocess/preprocessor.h"
+
+namespace cbq {
+
+std::vector<ScheduledWindow> schedule_of(const Settings& settings, int64_t blocks) {
+  if (!settings.schedule.empty()) return parse_schedule(settings.schedule, blocks);
+  return sliding_windows(blocks, settings.window, settings.overlap);
+}
+
+void remove_quantizers(Transformer& model) {
+  for (const WindowLinear& l : linears_of(model, {0, model.block_count()})) {
+    l.linear->transform = nullptr;
+  }
+  for (auto& block : model.blocks) block->attention_transform = nullptr;
+}
+
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::string name_of(const Window& w) {
+  return w.count == 1 ? concat("block ", w.first) : concat("blocks ", w.first, "-", w.last());
+}
+
+using Parameters = std::map<std::string, Tensor>;
+
+/// While it lives, the blocks' parameters have other values (those before pre-processing).
+class ParameterSwap {
+ public:
+  ParameterSwap(Transformer& model, const Window& window, const Parameters& others) {
+    if (others.empty()) return;
+    for (int64_t b = window.first; b <= window.last(); ++b) {
+      model.blocks[static_cast<size_t>(b)]->visit(
+          model.block_prefix(b), [&](const std::string& path, Var& parameter) {
+            saved_.emplace_back(parameter, parameter.value());
+            parameter.set_value(others.at(path));
+          });
+    }
+  }
+  ~ParameterSwap() {
+    for (auto& [parameter, value] : saved_) parameter.set_value(value);
+  }
+  ParameterSwap(const ParameterSwap&) = delete;
+  ParameterSwap& operator=(const ParameterSwap&) = delete;
+
+ private:
+  std::vector<std::pair<Var, Tensor>> saved_;
+};
+
+/// One call of quantize().
+class Run {
+ public:
+  Run(Transformer& model, const Segments& segments, const Settings& settings,
+      std::shared_ptr<ActivationCache> original, const RunHooks& hooks)
+      : model_(model),
+        segments_(segments),
+        settings_(settings),
+        hooks_(hooks),
+        original_(std::move(original)),
+        count_(static_cast<int64_t>(segments.size())),
+        batch_(evaluation_batch(settings.batch, static_cast<int64_t>(segments.front().size()))),
+        schedule_(schedule_of(settings, model.block_count())) {}
+
+  RunResult quantize();
+
+ private:
+  void preprocess();
+  void nearest_only();
+  void reconstruct(const ResumeFolder& folder);
+  int64_t resume(const ResumeFolder& folder);
+  void reconstruct_window(int64_t number, const ResumeFolder& folder);
+  WindowData window_data(const Window& window);
+  void finish(const ScheduledWindow& scheduled, const ResumeFolder& folder);
+  void after_step(int64_t number, int64_t step) const;
+  void say(const std::string& line) const {
+    if (hooks_.say) hooks_.say(line);
+  }
+
+  Transformer& model_;
+  const Segments& segments_;
+  const Settings& settings_;
+  const RunHooks& hooks_;
+  std::shared_ptr<ActivationCache> original_;
+  int64_t count_;
+  int64_t batch_;  // segments per forward pass where nothing is learned
+  std::vector<ScheduledWindow> schedule_;
+  Parameters unprocessed_;               // of all blocks, kept where the homologous term needs them
+  std::map<std::string, double> clips_;  // where clip ratios start
+  Tensor stream_;                        // quantized stream behind the finished blocks
+  int64_t finished_ = 0;                 // blocks
+  RunResult result_;
+};
+
+RunResult Run::quantize() {
+  const bool reconstructs = settings_.reconstruct != "none";
+  if (reconstructs && !original_) original_ = cache_in_memory(model_, segments_, batch_);
+  const auto start = std::chrono::steady_clock::now();
+  reset_peak(model_.device());
+  std::string hash;  // of the model before anything is done to it
+  if (reconstructs && !hooks_.resume_folder.empty()) {
+    hash = Digest().add(hash_of(settings_)).add(activation_key(model_, segments_)).hex();
+  }
+  preprocess();
+  if (reconstructs) {
+    const double preprocessing = seconds_since(start);
+    reconstruct(ResumeFolder(hooks_.resume_folder, hash));
+    result_.seconds = preprocessing;
+    for (const WindowReport& r : result_.windows) {
+      result_.seconds += r.seconds;
+      result_.peak_bytes = std::max(result_.peak_bytes, r.peak_bytes);
+    }
+  } else {
+    nearest_only();
+    result_.seconds = seconds_since(start);
+    result_.peak_bytes = memory_statistics(model_.device()).peak_bytes;
+  }
+  return std::move(result_);
+}
+
+void Run::preprocess() {
+  if (settings_.preprocess == "none") return;
+  if (settings_.homologous) {
+    // Stages replace tensors and never write to them, so keeping the old ones costs only what
+    // changes.
+    for (const auto& [path, parameter] : parameters_of(model_)) {
+      unprocessed_[path] = parameter.value();
+    }
+  }
+  std::map<std::string, WeightConfig> configs;
+  for (const WindowLinear& l : linears_of(model_, {0, model_.block_count()})) {
+    configs[l.path] = weight_config_of(model_, settings_, l);
+  }
+  PreprocessContext context;
+  context.weight = settings_.weight_config("", false);
+  context.weight_of = [&](const std::string& layer) { return configs.at(layer); };
+  context.activation = settings_.activation_config();
+  context.seed = settings_.seed;
+  result_.notes = apply_preprocess(settings_.preprocess, model_, segments_, context);
+  clips_ = context.activation_clip;
+  for (const std::string& note : result_.notes) say(note);
+}
+
+/// Block by block: grids and nearest rounding; the stream moves only where somebody observes it.
+void Run::nearest_only() {
+  const bool observes = settings_.abits < float_bits && !settings_.act_dynamic;
+  if (observes) stream_ = embed_segments(model_, segments_, batch_);
+  for (int64_t b = 0; b < model_.block_count(); ++b) {
+    attach_quantizers(model_, {b, 1}, settings_, stream_, clips_);
+    harden_blocks(model_, {b, 1});
+    if (observes) stream_ = run_blocks(model_, {b, 1}, stream_, batch_);
+  }
+}
+
+void Run::reconstruct(const ResumeFolder& folder) {
+  stream_ = embed_segments(model_, segments_, batch_);
+  const auto windows = static_cast<int64_t>(schedule_.size());
+  for (int64_t i = resume(folder); i < windows; ++i) reconstruct_window(i, folder);
+}
+
+/// Brings model and stream to where an earlier run stopped; the number of the next window.
+int64_t Run::resume(const ResumeFolder& folder) {
+  std::optional<RunState> state = folder.load(hooks_.say);
+  if (!state) return 0;
+  for (int64_t b = 0; b < state->finished; ++b) {
+    attach_quantizers(model_, {b, 1}, settings_, Tensor());
+    restore_quantizer_state(model_, {b, 1}, state->hardened[static_cast<size_t>(b)]);
+  }
+  stream_ = state->stream.to(model_.device());
+  finished_ = state->finished;
+  int64_t touched = finished_;  // blocks that have quantizers
+  for (int64_t i = 0; i < state->windows; ++i) {
+    touched = std::max(touched, schedule_[static_cast<size_t>(i)].window.last() + 1);
+  }
+  if (touched > finished_) {
+    const Window live{finished_, touched - finished_};
+    attach_quantizers(model_, live, settings_, stream_, clips_);
+    restore_quantizer_state(model_, live, state->live);
+  }
+  result_.windows = std::move(state->reports);
+  say(concat("resumed after window ", state->windows, " of ", schedule_.size(), " (", finished_,
+             " blocks finished)"));
+  return state->windows;
+}
+
+WindowData Run::window_data(const Window& window) {
+  WindowData data;
+  data.inputs = stream_;
+  data.targets.push_back(original_->get(window.last() + 1, 0, count_));
+  if (settings_.homologous) {
+    const FloatBlocks original_blocks(model_, window);
+    const ParameterSwap original_parameters(model_, window, unprocessed_);
+    data.targets.push_back(run_blocks(model_, window, stream_, batch_));
+  }
+  return data;
+}
+
+void Run::reconstruct_window(int64_t number, const ResumeFolder& folder) {
+  const ScheduledWindow& scheduled = schedule_[static_cast<size_t>(number)];
+  const auto start = std::chrono::steady_clock::now();
+  reset_peak(model_.device());
+  attach_quantizers(model_, scheduled.window, settings_, stream_, clips_);
+  WindowReport report;
+  {
+    Reconstructor reconstructor(model_, settings_, scheduled, number,
+                                window_data(scheduled.window));
+    report = reconstructor.run([&](int64_t step) { after_step(number, step); });
+  }
+  finish(scheduled, folder);
+  report.seconds = seconds_since(start);
+  report.peak_bytes = memory_statistics(model_.device()).peak_bytes;
+  if (!report.trouble.empty()) {
+    result_.notes.push_back(concat(name_of(scheduled.window), ": ", report.trouble));
+    say(result_.notes.back());
+  }
+  result_.windows.push_back(report);
+  if (!folder.enabled()) return;
+  RunState state;
+  state.finished = finished_;
+  state.stream = stream_;
+  const int64_t live = scheduled.window.last() + 1 - finished_;
+  if (live > 0) state.live = quantizer_state(model_, {finished_, live});
+  state.reports = result_.windows;
+  folder.save(state);
+}
+
+/// Hardens the window's finishing blocks and moves the quantized stream past them.
+void Run::finish(const ScheduledWindow& scheduled, const ResumeFolder& folder) {
+  if (scheduled.finishes == 0) return;
+  const Window done{finished_, scheduled.finishes};
+  harden_blocks(model_, done);
+  for (int64_t b = done.first; b <= done.last() && folder.enabled(); ++b) {
+    folder.save_block(b, quantizer_state(model_, {b, 1}));
+  }
+  stream_ = run_blocks(model_, done, stream_, batch_);
+  finished_ += scheduled.finishes;
+}
+
+void Run::after_step(int64_t number, int64_t step) const {
+  if (hooks_.progress) {
+    const int64_t per_window = steps_per_window(settings_, count_);
+    hooks_.progress(number * per_window + step, static_cast<int64_t>(schedule_.size()) * per_window,
+                    name_of(schedule_[static_cast<size_t>(number)].window));
+  }
+  if (hooks_.interrupted && hooks_.interrupted()) {
+    throw Interrupted(concat("interrupted in window ", number + 1, " of ", schedule_.size()));
+  }
+}
+
+}  // namespace
+
+RunResult quantize(Transformer& model, const Segments& segments, const Settings& settings,
+                   std::shared_ptr<ActivationCache> original, const RunHooks& hooks) {
+  validate(settings, model.block_count());
+  check_segments(model, segments);
+  check_layers(model, settings);
+  if (settings.preprocess != "none") parse_preprocessors(settings.preprocess);
+  check(!original || (original->segments() == static_cast<int64_t>(segments.size()) &&
+                      original->tokens() == static_cast<int64_t>(segments.front().size()) &&
+                      original->boundaries() == model.block_count() + 1),
+        "quantize: the original activations are of other segments or another model");
+  remove_quantizers(model);
+  return Run(model, segments, settings, std::move(original), hooks).quantize();
+}
+
+}  // namespace cbq

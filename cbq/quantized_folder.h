@@ -1,0 +1,66 @@
+// A quantized model on disk, and back.
+//
+//   config.json        the model's own, with a section "quantization_config": quant_method "cbq",
+//                      and per linear layer its grid and its input's quantizer
+//   model.safetensors  <layer>.codes u8, <layer>.scale f32, <layer>.zero_point u8 (quant/packed.h);
+//                      <layer>.input_clip, <layer>.input_range f32 where inputs are quantized;
+//                      every other parameter in f32
+//
+// A loaded model computes bit for bit what the model did that was saved.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "nn/transformer.h"
+#include "quant/activation_quantizer.h"
+#include "quant/packed.h"
+
+namespace cbq {
+
+inline constexpr const char* version = "0.1.0";
+
+/// The quantizers of a linear that came from a folder. Its weight is on the grid already, so that
+/// it need not be computed again for every forward pass.
+class PackedTransform : public LinearTransform {
+ public:
+  PackedTransform(std::optional<PackedWeight> packed, WeightConfig config,
+                  std::unique_ptr<ActivationQuantizer> activation)
+      : packed_weight(std::move(packed)),
+        weight_config(config),
+        activation_quantizer(std::move(activation)) {}
+
+  Var weight(const Var& w) override { return w; }
+  Var input(const Var& x) override {
+    return activation_quantizer ? activation_quantizer->fake_quant(x) : x;
+  }
+
+  std::optional<PackedWeight> packed_weight;  // none: the weight stayed in floating point
+  WeightConfig weight_config;
+  std::unique_ptr<ActivationQuantizer> activation_quantizer;  // null: so did the input
+};
+
+/// True if config.json has a quantization section of this project. Throws std::runtime_error for a
+/// missing or broken config.json, and for a folder that another program quantized.
+bool is_quantized_folder(const std::filesystem::path& folder);
+
+/// Writes config.json and model.safetensors of a model whose quantizers are hardened, or that was
+/// loaded by load_quantized. Throws std::invalid_argument naming a layer that is not hardened.
+void save_quantized(Transformer& model, const std::filesystem::path& folder);
+
+/// Reads such a folder; `dtype` must be the one the model had when it was saved for the results to
+/// be the same bits. Throws std::runtime_error naming folder, layer and fault.
+std::unique_ptr<Transformer> load_quantized(const std::filesystem::path& folder, Dtype dtype,
+                                            Device device);
+
+/// load_quantized or load_model, whichever the folder is.
+std::unique_ptr<Transformer> load_any_model(const std::filesystem::path& folder, Dtype dtype,
+                                            Device device);
+
+/// Writes the model as a plain Hugging Face folder whose linear weights are s (q - z), in `dtype`:
+/// what other programs can load. Quantizers of activations have no place in it.
+void save_dense(Transformer& model, const std::filesystem::path& folder, Dtype dtype);
+
+}  // namespace cbq

@@ -1,0 +1,156 @@
+#include "cbq/quantizers.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "autograd/functions.h"
+
+namespace cbq {
+
+WeightConfig weight_config_of(const Transformer& model, const Settings& settings,
+                              const WindowLinear& layer) {
+  const bool outer = layer.block == 0 || layer.block + 1 == model.block_count();
+  return settings.weight_config(layer.path, layer.fc2 && outer);
+}
+
+namespace {
+
+/// Floating point, with someone looking on.
+class ObservingTransform : public LinearTransform {
+ public:
+  explicit ObservingTransform(ActivationQuantizer* observer) : observer_(observer) {}
+  Var weight(const Var& w) override { return w; }
+  Var input(const Var& x) override {
+    observer_->observe(x.value());
+    return x;
+  }
+
+ private:
+  ActivationQuantizer* observer_;
+};
+
+void observe_inputs(Transformer& model, const Window& window,
+                    const std::vector<std::pair<Linear*, ActivationQuantizer*>>& fresh,
+                    const Tensor& inputs) {
+  const FloatBlocks none(model, window);
+  for (const auto& [linear, quantizer] : fresh) {
+    linear->transform = std::make_shared<ObservingTransform>(quantizer);
+  }
+  run_blocks(model, window, inputs, evaluation_batch(1, inputs.size(1)));
+}
+
+/// Every token's part of a head is one row of its own.
+class QuantizedAttention : public AttentionTransform {
+ public:
+  QuantizedAttention(const ActivationConfig& config, Device device, const std::string& name)
+      : quantizer_(config, device, name) {
+    for (Var v : quantizer_.variables()) v.set_requires_grad(false);
+  }
+  Var operand(const Var& x, int64_t head_dim) override {
+    return ag::reshape(quantizer_.fake_quant(ag::reshape(x, {-1, head_dim})), x.shape());
+  }
+
+ private:
+  ActivationQuantizer quantizer_;
+};
+
+}  // namespace
+
+void attach_attention_quantizers(Transformer& model, const Window& window,
+                                 const Settings& settings) {
+  ActivationConfig config = settings.activation_config();
+  config.granularity = Granularity::per_token;
+  config.dynamic = true;
+  for (int64_t b = window.first; b <= window.last(); ++b) {
+    Block& block = *model.blocks[static_cast<size_t>(b)];
+    if (block.attention_transform) continue;
+    block.attention_transform = std::make_shared<QuantizedAttention>(
+        config, model.device(), model.block_prefix(b) + "attention");
+  }
+}
+
+void check_layers(Transformer& model, const Settings& settings) {
+  for (const WindowLinear& l : linears_of(model, {0, model.block_count()})) {
+    const WeightConfig config = weight_config_of(model, settings, l);
+    if (config.quantizes()) check_weight_config(config, l.path, l.linear->in_features());
+  }
+}
+
+void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,
+                       const Tensor& inputs, const std::map<std::string, double>& clips) {
+  if (settings.quantize_attention) attach_attention_quantizers(model, window, settings);
+  const ActivationConfig activation = settings.activation_config();
+  std::vector<std::pair<Linear*, ActivationQuantizer*>> fresh;
+  for (const WindowLinear& l : linears_of(model, window)) {
+    if (l.linear->transform) continue;
+    const WeightConfig config = weight_config_of(model, settings, l);
+    std::unique_ptr<WeightQuantizer> weight_quantizer;
+    std::unique_ptr<ActivationQuantizer> activation_quantizer;
+    if (config.quantizes()) {
+      weight_quantizer = std::make_unique<WeightQuantizer>(
+          l.linear->weight.value(), config, settings.rounding_config(), l.path, settings.seed,
+          static_cast<uint64_t>(l.index));
+    }
+    if (activation.quantizes()) {
+      activation_quantizer =
+          std::make_unique<ActivationQuantizer>(activation, model.device(), l.path);
+      if (const auto clip = clips.find(l.path); clip != clips.end()) {
+        const auto a = static_cast<float>(std::log(clip->second));
+        activation_quantizer->restore({{"clip", Tensor::from<float>({a}, {1})}});
+      }
+      fresh.emplace_back(l.linear, activation_quantizer.get());
+    }
+    if (!weight_quantizer && !activation_quantizer) continue;
+    l.linear->transform = std::make_shared<QuantizedTransform>(std::move(weight_quantizer),
+                                                               std::move(activation_quantizer));
+  }
+  if (!fresh.empty() && !activation.dynamic && inputs.defined()) {
+    observe_inputs(model, window, fresh, inputs);
+  }
+}
+
+void harden_blocks(Transformer& model, const Window& blocks) {
+  for (const WindowLinear& l : linears_of(model, blocks)) {
+    QuantizedTransform* q = l.quantizers();
+    if (q != nullptr && q->weight_quantizer && !q->weight_quantizer->hardened()) {
+      q->weight_quantizer->harden(l.linear->weight.value());
+    }
+  }
+}
+
+namespace {
+
+/// Calls f(prefix, quantizer) for every weight and activation quantizer of the blocks.
+template <class F>
+void visit_quantizers(Transformer& model, const Window& blocks, F&& f) {
+  for (const WindowLinear& l : linears_of(model, blocks)) {
+    QuantizedTransform* q = l.quantizers();
+    if (q == nullptr) continue;
+    if (q->weight_quantizer) f(l.path + ".weight_quantizer.", *q->weight_quantizer);
+    if (q->activation_quantizer) f(l.path + ".activation_quantizer.", *q->activation_quantizer);
+  }
+}
+
+}  // namespace
+
+std::map<std::string, Tensor> quantizer_state(Transformer& model, const Window& blocks) {
+  std::map<std::string, Tensor> state;
+  visit_quantizers(model, blocks, [&](const std::string& prefix, auto& quantizer) {
+    for (const auto& [name, value] : quantizer.snapshot()) state[prefix + name] = value;
+  });
+  return state;
+}
+
+void restore_quantizer_state(Transformer& model, const Window& blocks,
+                             const std::map<std::string, Tensor>& state) {
+  visit_quantizers(model, blocks, [&](const std::string& prefix, auto& quantizer) {
+    std::vector<std::pair<std::string, Tensor>> values;
+    for (auto at = state.lower_bound(prefix); at != state.end() && at->first.starts_with(prefix);
+         ++at) {
+      values.emplace_back(at->first.substr(prefix.size()), at->second);
+    }
+    quantizer.restore(values);
+  });
+}
+
+}  // namespace cbq

@@ -1,0 +1,46 @@
+// Putting quantizers on the linears of a model, and keeping their state in files.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "cbq/settings.h"
+#include "cbq/stream.h"
+
+namespace cbq {
+
+/// Throws std::invalid_argument, naming the layer, when the settings cannot be for one of the
+/// model's layers (a group size that does not divide): before anything is computed.
+void check_layers(Transformer& model, const Settings& settings);
+
+/// Grid of a layer of this model under these settings (overrides applied).
+WeightConfig weight_config_of(const Transformer& model, const Settings& settings,
+                              const WindowLinear& layer);
+
+/// Gives quantizers to those linears of the window that have none yet. Static activation
+/// quantizers observe `inputs` [segments, tokens, hidden], run through the blocks in floating
+/// point (nothing when undefined: a state that is restored next has their ranges).
+/// `clips`: where learned clip ratios start, by layer path; 1 for all others. With
+/// quantize_attention the blocks get their AttentionTransform, too. Throws for NaN
+/// in a weight, naming the layer.
+void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,
+                       const Tensor& inputs, const std::map<std::string, double>& clips = {});
+
+/// Queries, keys and values of these blocks are quantized per token and head (dynamic ranges, as
+/// OmniQuant does at W4A4); nothing of it is learned.
+void attach_attention_quantizers(Transformer& model, const Window& window,
+                                 const Settings& settings);
+
+/// Freezes the blocks' weights to integer codes.
+void harden_blocks(Transformer& model, const Window& blocks);
+
+/// What all quantizers of these blocks have learned (packed codes once hardened): name -> tensor,
+/// under the layers' paths.
+std::map<std::string, Tensor> quantizer_state(Transformer& model, const Window& blocks);
+/// The inverse, for quantizers attached with the same settings; hardens what was hardened. Throws
+/// std::invalid_argument naming a missing tensor.
+void restore_quantizer_state(Transformer& model, const Window& blocks,
+                             const std::map<std::string, Tensor>& state);
+
+}  // namespace cbq

@@ -1,0 +1,118 @@
+#include "cbq/resume.h"
+
+#include "nn/json.h"
+#include "nn/safetensors.h"
+
+namespace cbq {
+
+nlohmann::json to_json(const WindowReport& r) {
+  return {{"first", r.window.first},
+          {"count", r.window.count},
+          {"finishes", r.finishes},
+          {"loss_before", r.loss_before},
+          {"loss_relaxed", r.loss_relaxed},
+          {"loss_hard", r.loss_hard},
+          {"best_epoch", r.best_epoch},
+          {"steps", r.steps},
+          {"seconds", r.seconds},
+          {"peak_bytes", r.peak_bytes},
+          {"trouble", r.trouble}};
+}
+
+WindowReport window_report_from_json(const nlohmann::json& json) {
+  const std::string what = "window report";
+  const auto integer = [&](const char* key) {
+    return json_int(json_at(json, key, what), key, what);
+  };
+  const auto number = [&](const char* key) {
+    const nlohmann::json& value = json_at(json, key, what);
+    return value.is_null() ? std::nan("") : json_double(value, key, what);  // JSON has no NaN
+  };
+  WindowReport r;
+  r.window = {integer("first"), integer("count")};
+  r.finishes = integer("finishes");
+  r.loss_before = number("loss_before");
+  r.loss_relaxed = number("loss_relaxed");
+  r.loss_hard = number("loss_hard");
+  r.best_epoch = integer("best_epoch");
+  r.steps = integer("steps");
+  r.seconds = number("seconds");
+  r.peak_bytes = integer("peak_bytes");
+  r.trouble = json_string(json_at(json, "trouble", what), "trouble", what);
+  return r;
+}
+
+namespace {
+
+std::map<std::string, Tensor> load_tensors(const SafetensorsFile& file) {
+  std::map<std::string, Tensor> tensors;
+  for (const std::string& name : file.names()) tensors[name] = file.load(name);
+  return tensors;
+}
+
+std::string metadata_of(const SafetensorsFile& file, const std::string& key) {
+  const auto found = file.metadata().find(key);
+  return found == file.metadata().end() ? "" : found->second;
+}
+
+constexpr const char* stream_name = "quantized_stream";
+
+}  // namespace
+
+ResumeFolder::ResumeFolder(std::filesystem::path folder, std::string hash)
+    : folder_(std::move(folder)), hash_(std::move(hash)) {
+  if (enabled()) std::filesystem::create_directories(folder_);
+}
+
+std::filesystem::path ResumeFolder::block_path(int64_t block) const {
+  return folder_ / concat("block-", block, ".safetensors");
+}
+
+std::optional<RunState> ResumeFolder::load(
+    const std::function<void(const std::string&)>& say) const {
+  const std::filesystem::path path = folder_ / "state.safetensors";
+  if (!enabled() || !std::filesystem::exists(path)) return std::nullopt;
+  try {
+    const SafetensorsFile file = SafetensorsFile::open(path);
+    if (metadata_of(file, "hash") != hash_) {
+      fail(path.string(), " belongs to other settings, another model or other tokens");
+    }
+    RunState state;
+    const nlohmann::json run = parse_json(metadata_of(file, "run"), path.string());
+    state.finished = json_int(json_at(run, "finished", path.string()), "finished", path.string());
+    for (const nlohmann::json& r : json_at(run, "windows", path.string())) {
+      state.reports.push_back(window_report_from_json(r));
+    }
+    state.windows = static_cast<int64_t>(state.reports.size());
+    state.live = load_tensors(file);
+    state.stream = state.live.at(stream_name);
+    state.live.erase(stream_name);
+    for (int64_t b = 0; b < state.finished; ++b) {
+      const SafetensorsFile block = SafetensorsFile::open(block_path(b));
+      if (metadata_of(block, "hash") != hash_) {
+        fail(block_path(b).string(), " belongs to another run");
+      }
+      state.hardened.push_back(load_tensors(block));
+    }
+    return state;
+  } catch (const std::exception& error) {
+    if (say) say(concat("not resumed, started from the first window: ", error.what()));
+    return std::nullopt;
+  }
+}
+
+void ResumeFolder::save_block(int64_t block, const std::map<std::string, Tensor>& state) const {
+  if (enabled()) write_safetensors(block_path(block), state, {{"hash", hash_}});
+}
+
+void ResumeFolder::save(const RunState& state) const {
+  if (!enabled()) return;
+  nlohmann::json windows = nlohmann::json::array();
+  for (const WindowReport& r : state.reports) windows.push_back(to_json(r));
+  const nlohmann::json run = {{"finished", state.finished}, {"windows", windows}};
+  std::map<std::string, Tensor> tensors = state.live;
+  tensors[stream_name] = state.stream;
+  write_safetensors(folder_ / "state.safetensors", tensors, {{"hash", hash_}, {"run", run.dump()}});
+}
+
+}  // namespace cbq

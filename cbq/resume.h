@@ -1,0 +1,53 @@
+// The state of a run after its last finished window, on disk.
+//
+//   state.safetensors        quantized stream, variables of blocks that later windows go on with,
+//                            reports so far
+//   block-<i>.safetensors    packed codes of a finished block, written once
+//
+// Every file carries the hash of the run (settings, model, tokens) and appears complete or not at
+// all; the state is written last, so what it refers to is there.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cbq/reconstructor.h"
+
+namespace cbq {
+
+struct RunState {
+  int64_t windows = 0;                                  // finished windows of the schedule
+  int64_t finished = 0;                                 // finished (hardened) blocks
+  Tensor stream;                                        // quantized stream behind them
+  std::map<std::string, Tensor> live;                   // quantizer_state of unfinished blocks
+  std::vector<std::map<std::string, Tensor>> hardened;  // quantizer_state of every finished block
+  std::vector<WindowReport> reports;
+};
+
+class ResumeFolder {
+ public:
+  /// An empty path: nothing is kept.
+  ResumeFolder(std::filesystem::path folder, std::string hash);
+
+  bool enabled() const { return !folder_.empty(); }
+  /// The state of an earlier run with this hash; none if there is no such state, or it cannot be
+  /// read completely (said through `say`).
+  std::optional<RunState> load(const std::function<void(const std::string&)>& say) const;
+  /// quantizer_state of a block that was just hardened.
+  void save_block(int64_t block, const std::map<std::string, Tensor>& state) const;
+  /// Everything else (RunState::hardened is not written).
+  void save(const RunState& state) const;
+
+ private:
+  std::filesystem::path block_path(int64_t block) const;
+  std::filesystem::path folder_;
+  std::string hash_;
+};
+
+nlohmann::json to_json(const WindowReport& report);
+WindowReport window_report_from_json(const nlohmann::json& json);
+
+}  // namespace cbq

@@ -1,0 +1,135 @@
+#include "cbq/stream.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace cbq {
+
+void check_segments(const Transformer& model, const Segments& segments) {
+  check(!segments.empty(), "calibration: no segments; the text is empty or shorter than a segment");
+  const size_t length = segments.front().size();
+  check(length >= 1 && static_cast<int64_t>(length) <= model.config.max_position_embeddings,
+        "calibration: segments of ", length, " tokens; the model takes 1 to ",
+        model.config.max_position_embeddings, " (--segment-length)");
+  for (size_t s = 0; s < segments.size(); ++s) {
+    check(segments[s].size() == length, "calibration: segment ", s, " has ", segments[s].size(),
+          " tokens, the first one ", length, "; all must be equally long");
+    for (const int32_t id : segments[s]) {
+      check(id >= 0 && id < model.config.vocab_size, "calibration: segment ", s, " holds token id ",
+            id, ", outside the model's vocabulary of ", model.config.vocab_size,
+            " (was the text tokenized for another model?)");
+    }
+  }
+}
+
+Tensor embed_segments(Transformer& model, const Segments& segments, int64_t batch) {
+  check_segments(model, segments);
+  NoGrad none;
+  const int64_t count = static_cast<int64_t>(segments.size());
+  const int64_t tokens = static_cast<int64_t>(segments.front().size());
+  Tensor all({count, tokens, model.config.hidden_size}, model.dtype(), model.device());
+  for (int64_t begin = 0; begin < count; begin += batch) {
+    const int64_t end = std::min(count, begin + batch);
+    std::vector<int32_t> ids;
+    for (int64_t s = begin; s < end; ++s) {
+      const std::vector<int32_t>& segment = segments[static_cast<size_t>(s)];
+      ids.insert(ids.end(), segment.begin(), segment.end());
+    }
+    const Sequence sequence{end - begin, tokens};
+    const Tensor id_tensor =
+        Tensor::from(ids, {(end - begin) * tokens}, Dtype::i32, model.device());
+    const Tensor part = all.slice(begin, end);
+    part.copy_from(model.embed(id_tensor, sequence).value().reshape(part.shape()));
+  }
+  return all;
+}
+
+Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, int64_t batch) {
+  NoGrad none;
+  const int64_t tokens = x.size(1), hidden = x.size(2);
+  Tensor result(x.shape(), x.dtype(), x.device());
+  for (int64_t begin = 0; begin < x.size(0); begin += batch) {
+    const int64_t end = std::min(x.size(0), begin + batch);
+    const Sequence sequence{end - begin, tokens};
+    Var h(x.slice(begin, end).reshape({(end - begin) * tokens, hidden}));
+    for (int64_t b = window.first; b <= window.last(); ++b) {
+      h = model.blocks[static_cast<size_t>(b)]->forward(h, sequence);
+    }
+    const Tensor part = result.slice(begin, end);
+    part.copy_from(h.value().reshape(part.shape()));
+  }
+  return result;
+}
+
+int64_t evaluation_batch(int64_t batch, int64_t tokens) {
+  return std::max(batch, 1024 / std::max<int64_t>(tokens, 1));
+}
+
+QuantizedTransform* WindowLinear::quantizers() const {
+  return dynamic_cast<QuantizedTransform*>(linear->transform.get());
+}
+
+std::vector<WindowLinear> linears_of(Transformer& model, const Window& window) {
+  std::vector<WindowLinear> all;
+  int64_t index = 0;
+  for (int64_t b = 0; b <= window.last(); ++b) {
+    Block& block = *model.blocks[static_cast<size_t>(b)];
+    for (const NamedLinear& named : block.linears()) {
+      if (b >= window.first) {
+        all.push_back({model.block_prefix(b) + named.name, b, index, named.name == block.fc2_name(),
+                       named.linear});
+      }
+      ++index;
+    }
+  }
+  return all;
+}
+
+FloatBlocks::FloatBlocks(Transformer& model, const Window& window) {
+  for (const WindowLinear& l : linears_of(model, window)) {
+    saved_.emplace_back(l.linear, std::exchange(l.linear->transform, nullptr));
+  }
+  for (int64_t b = window.first; b <= window.last(); ++b) {
+    Block* block = model.blocks[static_cast<size_t>(b)].get();
+    saved_attention_.emplace_back(block, std::exchange(block->attention_transform, nullptr));
+  }
+}
+
+FloatBlocks::~FloatBlocks() {
+  for (auto& [linear, transform] : saved_) linear->transform = transform;
+  for (auto& [block, transform] : saved_attention_) block->attention_transform = transform;
+}
+
+namespace {
+
+/// A weight that is a constant, and the layer's own quantizer of its input.
+class FrozenTransform : public LinearTransform {
+ public:
+  FrozenTransform(Var weight, std::shared_ptr<LinearTransform> original)
+      : weight_(std::move(weight)), original_(std::move(original)) {}
+  Var weight(const Var&) override { return weight_; }
+  Var input(const Var& x) override { return original_->input(x); }
+
+ private:
+  Var weight_;
+  std::shared_ptr<LinearTransform> original_;
+};
+
+}  // namespace
+
+FrozenWeights::FrozenWeights(Transformer& model, const Window& window) {
+  NoGrad none;
+  for (const WindowLinear& l : linears_of(model, window)) {
+    std::shared_ptr<LinearTransform> transform = l.linear->transform;
+    if (!transform) continue;
+    saved_.emplace_back(l.linear, transform);
+    const Var frozen(transform->weight(l.linear->weight).value());
+    l.linear->transform = std::make_shared<FrozenTransform>(frozen, transform);
+  }
+}
+
+FrozenWeights::~FrozenWeights() {
+  for (auto& [linear, transform] : saved_) linear->transform = transform;
+}
+
+}  // namespace cbq

@@ -1,0 +1,70 @@
+// Streams: the residual stream of every calibration segment at one block boundary, and how it
+// moves through blocks.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cbq/window.h"
+#include "nn/transformer.h"
+#include "quant/quantized_linear.h"
+
+namespace cbq {
+
+using Segments = std::vector<std::vector<int32_t>>;
+
+/// Throws std::invalid_argument, naming the segment, unless there are segments, all of one length
+/// that the model's context holds, and every id is in its vocabulary.
+void check_segments(const Transformer& model, const Segments& segments);
+
+/// Residual stream before block 0 for all segments: [segments, tokens, hidden].
+Tensor embed_segments(Transformer& model, const Segments& segments, int64_t batch);
+
+/// x [segments, tokens, hidden] through the window's blocks as they stand (with their quantizers),
+/// `batch` segments at a time; nothing is recorded.
+Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, int64_t batch);
+
+/// Segments per forward pass where nothing is learned: `batch`, and more while that keeps a pass at
+/// about a thousand tokens (small matrix products waste the processor).
+int64_t evaluation_batch(int64_t batch, int64_t tokens);
+
+/// The linears of a window's blocks with their checkpoint paths ("model.layers.0.mlp.down_proj").
+struct WindowLinear {
+  std::string path;
+  int64_t block;
+  int64_t index;  // among all linears of the model
+  bool fc2;
+  Linear* linear;
+  /// nullptr before the layer has quantizers, or when it stays in floating point.
+  QuantizedTransform* quantizers() const;
+};
+std::vector<WindowLinear> linears_of(Transformer& model, const Window& window);
+
+/// While it lives, nothing in the window's blocks is quantized.
+class FloatBlocks {
+ public:
+  FloatBlocks(Transformer& model, const Window& window);
+  ~FloatBlocks();
+  FloatBlocks(const FloatBlocks&) = delete;
+  FloatBlocks& operator=(const FloatBlocks&) = delete;
+
+ private:
+  std::vector<std::pair<Linear*, std::shared_ptr<LinearTransform>>> saved_;
+  std::vector<std::pair<Block*, std::shared_ptr<AttentionTransform>>> saved_attention_;
+};
+
+/// While it lives, the window's quantized weights are computed once instead of at every forward
+/// pass: for evaluations over many batches.
+class FrozenWeights {
+ public:
+  FrozenWeights(Transformer& model, const Window& window);
+  ~FrozenWeights();
+  FrozenWeights(const FrozenWeights&) = delete;
+  FrozenWeights& operator=(const FrozenWeights&) = delete;
+
+ private:
+  std::vector<std::pair<Linear*, std::shared_ptr<LinearTransform>>> saved_;
+};
+
+}  // namespace cbq
