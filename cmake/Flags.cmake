@@ -12,7 +12,8 @@ endif()
 set(warnings -Wall -Wextra -Wshadow=local
     -Wno-missing-field-initializers)  # {.bits = 2}: the other fields keep their defaults, on purpose
 if(CBQ_WERROR)
-  list(APPEND warnings -Werror)
+  # g++ 12 sees overlapping copies inside its own std::string (its bug 105651): shown, but not an error.
+  list(APPEND warnings -Werror -Wno-error=restrict)
 endif()
 if(CBQ_SANITIZE)
   # Without the checks that AddressSanitizer makes as well: half the compile time.

@@ -5,10 +5,18 @@ include(GoogleTest)
 
 cbq_sources(test_sources tests)
 if(test_sources AND TARGET cbq_objects)
-  add_executable(cbq_tests ${test_sources})
+  include(Tutorial)
+  cbq_tutorial_source(tutorial_rounding docs/add-a-rounding-scheme.md linear.cu)
+  add_executable(cbq_tests ${test_sources} ${tutorial_rounding})
   target_link_libraries(cbq_tests PRIVATE cbq_objects GTest::gtest GTest::gtest_main)
   target_compile_definitions(cbq_tests PRIVATE
     CBQ_SOURCE_DIR="${CMAKE_SOURCE_DIR}" CBQ_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  # Tests of the command line run the programs themselves.
+  foreach(program cbq_cli check_reference)
+    if(TARGET ${program})
+      add_dependencies(cbq_tests ${program})
+    endif()
+  endforeach()
   # An environment variable, not a macro: another folder then needs no recompilation. Tests skip visibly without it.
   set(test_environment)
   if(CBQ_TEST_DATA)
