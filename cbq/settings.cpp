@@ -1,8 +1,7 @@
 #include "cbq/settings.h"
 
 #include <cmath>
-#include <initializer_list>
-#include <optional>
+#include <limits>
 #include <type_traits>
 
 #include "cbq/digest.h"
@@ -221,7 +220,8 @@ template <class Integer>
 void read_member(const char* name, const nlohmann::json& value, Integer& member) {
   check(value.is_number_integer(), name, ": expected an integer, got ", value.dump());
   if constexpr (std::is_unsigned_v<Integer>) {
-    check(value.is_number_unsigned(), name, ": expected at least 0, got ", value.dump());
+    check(value.is_number_unsigned() || value.get<int64_t>() >= 0, name,
+          ": expected at least 0, got ", value.dump());
     member = value.get<Integer>();
   } else {
     const bool fits =

@@ -1,0 +1,127 @@
+// The cache of original activations: right values, right key, never a broken file.
+#include <limits>
+
+#include "cbq/activation_cache.h"
+#include "cbq/stream.h"
+#include "tests/test_data.h"
+#include "tests/tiny_model.h"
+
+namespace cbq {
+namespace {
+
+std::vector<float> values(ActivationCache& cache, int64_t boundary) {
+  return cache.get(boundary, 0, cache.segments()).to_vector<float>();
+}
+
+struct Fixture {
+  std::unique_ptr<Transformer> model = tiny_model(3);
+  Segments segments = tiny_segments(5, 6);
+  TemporaryFolder folder;
+  std::vector<std::string> said;
+  std::function<void(const std::string&)> say = [this](const std::string& line) {
+    said.push_back(line);
+  };
+  std::shared_ptr<ActivationCache> on_disk() {
+    said.clear();
+    return cache_on_disk(*model, segments, 2, folder.path(), say);
+  }
+  std::filesystem::path file() const { return folder / (activation_key(*model, segments) + ".h5"); }
+};
+
+TEST(ActivationCache, HoldsTheInputsOfEveryBlock) {
+  Fixture f;
+  const auto cache = cache_in_memory(*f.model, f.segments, 2);
+  EXPECT_EQ(cache->segments(), 5);
+  EXPECT_EQ(cache->tokens(), 6);
+  EXPECT_EQ(cache->boundaries(), 4);
+  // One segment alone, block by block.
+  const Sequence sequence{1, 6};
+  Var x = f.model->embed(Tensor::from(f.segments[3], {6}), sequence);
+  for (int64_t b = 0; b <= 3; ++b) {
+    const std::vector<float> got = cache->get(b, 3, 4).to_vector<float>();
+    const std::vector<float> expected = x.value().to_vector<float>();
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], 1e-5) << b;
+    if (b < 3) x = f.model->blocks[static_cast<size_t>(b)]->forward(x, sequence);
+  }
+}
+
+TEST(ActivationCache, DiskEqualsMemory) {
+  Fixture f;
+  const auto memory = cache_in_memory(*f.model, f.segments, 2);
+  const auto disk = f.on_disk();
+  EXPECT_EQ(f.said.size(), 1u);  // the size, before writing
+  EXPECT_NE(f.said.front().find("MB"), std::string::npos);
+  for (int64_t b = 0; b < 4; ++b) EXPECT_EQ(values(*disk, b), values(*memory, b));
+  EXPECT_EQ(disk->get(2, 1, 3).to_vector<float>(), memory->get(2, 1, 3).to_vector<float>());
+  f.on_disk();
+  EXPECT_TRUE(f.said.empty());  // the second time it is only opened
+  EXPECT_EQ(f.folder.count(), 1);
+}
+
+TEST(ActivationCache, KeyTellsModelsTokensAndDtypesApart) {
+  Fixture f;
+  const std::string key = activation_key(*f.model, f.segments);
+  EXPECT_EQ(key, activation_key(*f.model, f.segments));
+  EXPECT_EQ(key, activation_key(*tiny_model(3), f.segments));
+  Segments other = f.segments;
+  other[4][5] ^= 1;
+  EXPECT_NE(key, activation_key(*f.model, other));
+  EXPECT_NE(key, activation_key(*tiny_model(3, 16, 2), f.segments));
+  const auto narrow = make_model(tiny_config(3), Dtype::bf16, Device::cpu());
+  narrow->visit("", [](const std::string&, Var& p) { p.value().fill_zero(); });
+  EXPECT_NE(key, activation_key(*narrow, f.segments));
+}
+
+/// `damage` to a good file: the next run says so, computes again and gives the right values.
+void expect_recomputed(const std::function<void(const std::filesystem::path&)>& damage) {
+  Fixture f;
+  const auto right = cache_in_memory(*f.model, f.segments, 2);
+  f.on_disk();
+  damage(f.file());
+  const auto again = f.on_disk();
+  ASSERT_EQ(f.said.size(), 2u);
+  EXPECT_NE(f.said.front().find("not used"), std::string::npos) << f.said.front();
+  for (int64_t b = 0; b < 4; ++b) EXPECT_EQ(values(*again, b), values(*right, b));
+}
+
+TEST(ActivationCache, TruncatedFileIsComputedAgain) {
+  expect_recomputed([](const std::filesystem::path& path) {
+    std::filesystem::resize_file(path, std::filesystem::file_size(path) / 2);
+  });
+}
+
+TEST(ActivationCache, ForeignFilesAreComputedAgain) {
+  expect_recomputed([](const std::filesystem::path& path) {
+    std::ofstream(path, std::ios::trunc) << "not HDF5";
+  });
+  expect_recomputed([](const std::filesystem::path& path) {  // a good file under a wrong name
+    const auto other = tiny_model(3, 16, 7);
+    const Segments segments = tiny_segments(5, 6);
+    cache_on_disk(*other, segments, 2, path.parent_path(), nullptr);
+    std::filesystem::rename(path.parent_path() / (activation_key(*other, segments) + ".h5"), path);
+  });
+}
+
+TEST(ActivationCache, InterruptedWriteLeavesNothing) {
+  Fixture f;
+  f.model->blocks[1]->linears()[3].linear->weight.value().data<float>()[0] =
+      std::numeric_limits<float>::quiet_NaN();
+  expect_error<NonFiniteError>([&] { f.on_disk(); }, {"block 1", "NaN"});
+  EXPECT_EQ(f.folder.count(), 0);
+}
+
+TEST(ActivationCache, SegmentsAreChecked) {
+  Fixture f;
+  const auto refused = [&](Segments segments, std::initializer_list<const char*> parts) {
+    expect_error<std::invalid_argument>([&] { cache_in_memory(*f.model, segments, 2); }, parts);
+  };
+  refused({}, {"no segments"});
+  refused({{1, 2}, {1}}, {"segment 1", "equally long"});
+  refused({{1, 40}}, {"segment 0", "40", "vocabulary"});
+  refused({{1, -1}}, {"-1"});
+  refused(tiny_segments(1, 33), {"33", "32"});
+}
+
+}  // namespace
+}  // namespace cbq

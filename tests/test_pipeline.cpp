@@ -1,0 +1,236 @@
+// Whole runs: equal bytes, resuming, overrides, and a gain on a real model.
+#include <cmath>
+
+#include "cbq/pipeline.h"
+#include "cbq/quantizers.h"
+#include "nn/json.h"
+#include "nn/perplexity.h"
+#include "tests/test_data.h"
+#include "tests/tiny_model.h"
+
+namespace cbq {
+namespace {
+
+using State = std::map<std::string, std::vector<float>>;
+
+Settings quick(const nlohmann::json& changes = nlohmann::json::object()) {
+  Settings s = profile_settings("tuned", 2, 16);
+  s.epochs = 1;
+  s.batch = 2;
+  apply_json(s, changes);
+  return s;
+}
+
+State state_of(Transformer& model) {
+  State state;
+  for (const auto& [name, tensor] : quantizer_state(model, {0, model.block_count()})) {
+    state[name] = tensor.to_vector<float>();
+  }
+  return state;
+}
+
+/// The state after a run on a fresh tiny model.
+State run(const Settings& settings, const RunHooks& hooks = {}, int64_t blocks = 4) {
+  const auto model = tiny_model(blocks);
+  quantize(*model, tiny_segments(6, 8), settings, nullptr, hooks);
+  return state_of(*model);
+}
+
+TEST(Pipeline, EveryLinearEndsInHardenedCodes) {
+  const auto model = tiny_model(3);
+  const RunResult result = quantize(*model, tiny_segments(6, 8), quick(), nullptr, {});
+  ASSERT_EQ(result.windows.size(), 2u);
+  EXPECT_EQ(result.windows[0].finishes, 1);
+  EXPECT_EQ(result.windows[1].finishes, 2);
+  EXPECT_GT(result.peak_bytes, 0);
+  for (const WindowLinear& l : linears_of(*model, {0, 3})) {
+    ASSERT_NE(l.quantizers(), nullptr) << l.path;
+    EXPECT_EQ(l.quantizers()->weight_quantizer->packed().bits, 2) << l.path;
+    EXPECT_FALSE(l.quantizers()->activation_quantizer) << l.path;
+  }
+  remove_quantizers(*model);
+  for (const WindowLinear& l : linears_of(*model, {0, 3})) EXPECT_FALSE(l.linear->transform);
+}
+
+TEST(Pipeline, TwoRunsGiveTheSameBytes) {
+  for (const int abits : {16, 4}) {
+    const Settings s = quick({{"abits", abits}, {"homologous", abits == 4}});
+    EXPECT_EQ(run(s), run(s)) << abits;
+  }
+  EXPECT_NE(run(quick()), run(quick({{"seed", 1}})));
+}
+
+TEST(Pipeline, SchedulesOfTheSameWindowsAreTheSameRun) {
+  EXPECT_EQ(run(quick()), run(quick({{"schedule", "0-1,1-2,2-3"}})));
+  EXPECT_NE(run(quick()), run(quick({{"schedule", "0,0-1,1-2,2-3,3"}})));
+}
+
+TEST(Pipeline, ZeroEpochsEqualNearestRounding) {
+  State nearest = run(quick({{"reconstruct", "none"}}));
+  EXPECT_EQ(run(quick({{"epochs", 0}})), nearest);
+  EXPECT_NE(run(quick()), nearest);
+}
+
+/// A run that is interrupted after `steps` steps and resumed ends where an uninterrupted one does.
+void expect_resumed(const Settings& settings, int steps) {
+  SCOPED_TRACE(steps);
+  TemporaryFolder folder;
+  RunHooks hooks;
+  hooks.resume_folder = folder / "state";
+  int left = steps;
+  hooks.interrupted = [&] { return --left <= 0; };
+  EXPECT_THROW(run(settings, hooks), Interrupted);
+  hooks.interrupted = nullptr;
+  std::vector<std::string> said;
+  hooks.say = [&](const std::string& line) { said.push_back(line); };
+  int64_t first_done = 0;
+  hooks.progress = [&](int64_t done, int64_t, const std::string&) {
+    if (first_done == 0) first_done = done;
+  };
+  EXPECT_EQ(run(settings, hooks), run(settings));
+  EXPECT_EQ(first_done, (steps - 1) / 3 * 3 + 1);  // three steps per window
+  EXPECT_EQ(said.size(), steps > 3 ? 1u : 0u);
+}
+
+TEST(Pipeline, ResumedRunEndsInTheSameBytes) {
+  for (const int steps : {1, 4, 8}) expect_resumed(quick(), steps);
+  expect_resumed(quick({{"schedule", "0,0-2,1-2,2-3"}, {"rounding", "lora_rounding"}}), 7);
+  expect_resumed(quick({{"abits", 8}, {"act_granularity", "per_tensor"}, {"act_dynamic", false}}),
+                 8);
+}
+
+TEST(Pipeline, StateOfAnotherRunIsNotTrusted) {
+  TemporaryFolder folder;
+  RunHooks hooks;
+  hooks.resume_folder = folder / "state";
+  run(quick(), hooks);
+  std::vector<std::string> said;
+  hooks.say = [&](const std::string& line) { said.push_back(line); };
+  EXPECT_EQ(run(quick({{"seed", 3}}), hooks), run(quick({{"seed", 3}})));
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_NE(said[0].find("not resumed"), std::string::npos) << said[0];
+}
+
+TEST(Pipeline, DamagedStateIsNotTrusted) {
+  TemporaryFolder folder;
+  RunHooks hooks;
+  hooks.resume_folder = folder / "state";
+  run(quick(), hooks);
+  std::filesystem::resize_file(folder / "state/block-0.safetensors", 100);
+  std::vector<std::string> said;
+  hooks.say = [&](const std::string& line) { said.push_back(line); };
+  EXPECT_EQ(run(quick(), hooks), run(quick()));
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_NE(said[0].find("block-0"), std::string::npos) << said[0];
+}
+
+TEST(Pipeline, OuterFc2KeepsMoreBits) {
+  const auto model = tiny_model(3);
+  quantize(*model, tiny_segments(4, 8),
+           quick({{"fc2_first_last_bits", 4}, {"layer_bits", "1.self_attn.q_proj=16"}}), nullptr,
+           {});
+  for (const WindowLinear& l : linears_of(*model, {0, 3})) {
+    if (l.path == "model.layers.1.self_attn.q_proj") {
+      EXPECT_EQ(l.quantizers(), nullptr);
+      continue;
+    }
+    EXPECT_EQ(l.quantizers()->weight_quantizer->packed().bits, l.fc2 && l.block != 1 ? 4 : 2);
+  }
+}
+
+TEST(Pipeline, AttentionOperandsAreQuantizedOnRequest) {
+  const auto model = tiny_model(2);
+  const auto segments = tiny_segments(4, 8);
+  const double plain = perplexity(*model, segments).mean_nll();
+  Settings s = quick({{"wbits", 16}, {"abits", 4}, {"reconstruct", "none"}});
+  quantize(*model, segments, s, nullptr, {});
+  const double linears = perplexity(*model, segments).mean_nll();
+  s.quantize_attention = true;
+  quantize(*model, segments, s, nullptr, {});
+  EXPECT_TRUE(model->blocks[0]->attention_transform);
+  EXPECT_NE(perplexity(*model, segments).mean_nll(), linears);
+  s.reconstruct = "cbq";
+  quantize(*model, segments, s, nullptr, {});  // differentiable
+  remove_quantizers(*model);
+  EXPECT_EQ(perplexity(*model, segments).mean_nll(), plain);
+}
+
+TEST(Pipeline, HomologousTargetIsTheOriginalModelEvenAfterTruncation) {
+  // Truncation changes the weights; without a step of training and at 16 bits the only difference
+  // between quantized and original blocks is that change, and the error must show it.
+  const auto model = tiny_model(2);
+  model->blocks[0]->linears()[0].linear->weight.value().data<float>()[0] = 30.0f;
+  const RunResult result = quantize(*model, tiny_segments(4, 8),
+                                    quick({{"wbits", 8},
+                                           {"preprocess", "cfp_weight"},
+                                           {"homologous", true},
+                                           {"epochs", 0},
+                                           {"window", 1},
+                                           {"overlap", 0}}),
+                                    nullptr, {});
+  EXPECT_GT(result.windows[0].loss_before, 1e-2);
+  EXPECT_FALSE(result.notes.empty());
+}
+
+TEST(Pipeline, ImpossibleRequestsAreRefusedBeforeAnythingIsComputed) {
+  const auto model = tiny_model(2);
+  const auto refused = [&](const nlohmann::json& changes,
+                           std::initializer_list<const char*> parts) {
+    SCOPED_TRACE(changes.dump());
+    expect_error<std::invalid_argument>(
+        [&] { quantize(*model, tiny_segments(4, 8), quick(changes), nullptr, {}); }, parts);
+    for (const WindowLinear& l : linears_of(*model, {0, 2})) EXPECT_FALSE(l.linear->transform);
+  };
+  refused({{"granularity", "per_group"}, {"group_size", 5}}, {"model.layers.0", "5"});
+  refused({{"schedule", "0-3"}}, {"block 3"});
+  refused({{"preprocess", "magic"}}, {"magic", "none"});
+  expect_error<std::invalid_argument>([&] { quantize(*model, {}, quick(), nullptr, {}); },
+                                      {"no segments"});
+}
+
+TEST(Pipeline, SamplesAreReproducibleAndStartWithBos) {
+  const auto model = tiny_model(2);
+  const auto a = sample_segments(*model, 3, 10, 5);
+  EXPECT_EQ(a, sample_segments(*model, 3, 10, 5));
+  EXPECT_NE(a, sample_segments(*model, 3, 10, 6));
+  ASSERT_EQ(a.size(), 3u);
+  for (const auto& segment : a) {
+    EXPECT_EQ(segment.size(), 10u);
+    EXPECT_EQ(segment[0], 1);
+  }
+  expect_error<std::invalid_argument>([&] { sample_segments(*model, 3, 33, 5); }, {"33", "32"});
+}
+
+TEST(Pipeline, SamplesFollowTheModelsDistribution) {
+  const auto model = tiny_model(1);
+  const auto segments = sample_segments(*model, 4000, 2, 5);
+  NoGrad none;
+  const Tensor logits = model->forward(Tensor::from<int32_t>({1}, {1}), Sequence{1, 1}).value();
+  const std::vector<float> p = kernels::softmax(logits).to_vector<float>();
+  std::vector<double> counts(p.size(), 0.0);
+  for (const auto& s : segments) counts[static_cast<size_t>(s[1])] += 1.0 / 4000;
+  for (size_t i = 0; i < p.size(); ++i) {
+    EXPECT_NEAR(counts[i], p[i], 5 * std::sqrt(static_cast<double>(p[i]) / 4000) + 1e-3);
+  }
+}
+
+TEST(Pipeline, ReconstructionBeatsNearestOnARealModel) {
+  SKIP_WITHOUT_TEST_DATA();
+  const auto samples = read_json_file(test_data() / "models/stories260K/sampled.json");
+  auto calibration = samples["calibration"].get<std::vector<std::vector<int32_t>>>();
+  auto held_out = samples["held_out"].get<std::vector<std::vector<int32_t>>>();
+  calibration.resize(32);
+  held_out.resize(16);
+  const auto model = load_model(test_data() / "models/stories260K_hf", Dtype::f32, Device::cpu());
+  Settings s = profile_settings("tuned", 2, 16);
+  s.epochs = 1;
+  quantize(*model, calibration, s, nullptr, {});
+  const double learned = perplexity(*model, held_out).mean_nll();
+  s.reconstruct = "none";
+  quantize(*model, calibration, s, nullptr, {});
+  const double nearest = perplexity(*model, held_out).mean_nll();
+  EXPECT_LT(learned, nearest - 1.0);
+}
+
+}  // namespace
+}  // namespace cbq

@@ -1,0 +1,157 @@
+// Settings: one description, and everything that visits it.
+#include <set>
+
+#include "cbq/settings.h"
+#include "tests/test_data.h"
+
+namespace cbq {
+namespace {
+
+using nlohmann::json;
+
+Settings with(const json& changes) {
+  Settings s;
+  apply_json(s, changes);
+  return s;
+}
+
+void expect_refused(const json& changes, std::initializer_list<const char*> parts) {
+  SCOPED_TRACE(changes.dump());
+  expect_error<std::invalid_argument>([&] { validate(with(changes), 5); }, parts);
+}
+
+TEST(Settings, EveryMemberHasOneNameAndAHelpLine) {
+  Settings s;
+  std::set<std::string> names;
+  visit_settings(s, [&](const std::string& name, auto&, const std::string& help) {
+    EXPECT_TRUE(names.insert(name).second) << name << " twice";
+    EXPECT_GE(help.size(), 10u) << name;
+  });
+  EXPECT_EQ(names.size(), to_json(s).size());
+}
+
+TEST(Settings, JsonRoundTripIsExact) {
+  const Settings s = with({{"wbits", 2},
+                           {"rate_scale", 0.1 + 0.2},
+                           {"schedule", "0,0-4"},
+                           {"homologous", true},
+                           {"seed", 18446744073709551615ull}});
+  Settings back;
+  apply_json(back, json::parse(to_json(s).dump()));
+  EXPECT_EQ(to_json(back), to_json(s));
+  EXPECT_EQ(hash_of(back), hash_of(s));
+  EXPECT_EQ(back.seed, 18446744073709551615ull);
+}
+
+TEST(Settings, JsonErrorsNameTheSetting) {
+  const auto refused = [](const json& changes, std::initializer_list<const char*> parts) {
+    expect_error<std::invalid_argument>([&] { with(changes); }, parts);
+  };
+  refused({{"wbit", 2}}, {"wbit", "known", "wbits"});
+  refused({{"wbits", 2.5}}, {"wbits", "integer", "2.5"});
+  refused({{"wbits", 5000000000}}, {"wbits", "range"});
+  refused({{"epochs", 18446744073709551615ull}}, {"epochs", "range"});
+  refused({{"seed", -1}}, {"seed"});
+  refused({{"symmetric", 1}}, {"symmetric", "true or false"});
+  refused({{"rounding", 3}}, {"rounding", "text"});
+  refused({{"l2_weight", "x"}}, {"l2_weight", "number"});
+  refused(json::array(), {"object"});
+}
+
+TEST(Settings, EveryMemberButTheProfileNameEntersTheHash) {
+  const std::string base = hash_of(Settings{});
+  EXPECT_EQ(base.size(), 32u);
+  Settings changed;
+  visit_settings(changed, [&](const std::string& name, auto& member, const std::string&) {
+    const auto before = member;
+    if constexpr (std::is_same_v<std::decay_t<decltype(member)>, std::string>) {
+      member += "x";
+    } else if constexpr (std::is_same_v<std::decay_t<decltype(member)>, bool>) {
+      member = !member;
+    } else {
+      member += 1;
+    }
+    EXPECT_EQ(hash_of(changed) == base, name == "profile") << name;
+    member = before;
+  });
+}
+
+TEST(Settings, ProfilesAreValidAtAllBits) {
+  for (const std::string& name : profile_names()) {
+    for (const int wbits : {1, 2, 3, 4, 6, 8, 16}) {
+      for (const int abits : {4, 6, 8, 16}) {
+        SCOPED_TRACE(name + " " + std::to_string(wbits) + " " + std::to_string(abits));
+        const Settings s = profile_settings(name, wbits, abits);
+        EXPECT_EQ(s.profile, name);
+        EXPECT_EQ(s.wbits, wbits);
+        EXPECT_EQ(s.abits, abits);
+        validate(s, 5);
+      }
+    }
+  }
+  expect_error<std::invalid_argument>([] { profile_settings("best", 2, 16); },
+                                      {"best", "tuned", "paper_iclr", "paper_v4"});
+}
+
+TEST(Settings, PaperProfilesHoldThePrintedRates) {
+  const Settings iclr = profile_settings("paper_iclr", 2, 16);
+  EXPECT_EQ(iclr.rounding, "lora_rounding");
+  EXPECT_EQ(iclr.rank, 5);
+  EXPECT_EQ(iclr.rate_scale, 1e-3);
+  EXPECT_EQ(iclr.rate_activation, 1e-4);
+  EXPECT_EQ(iclr.rate_rounding, 1e-4);
+  EXPECT_TRUE(iclr.homologous);
+  const Settings v4 = profile_settings("paper_v4", 8, 8);
+  EXPECT_EQ(v4.rate_scale, 1e-7);
+  EXPECT_EQ(v4.rate_activation, 1e-6);
+  EXPECT_EQ(v4.act_granularity, "per_tensor");
+  EXPECT_EQ(profile_settings("paper_v4", 4, 4).act_granularity, "per_token");
+}
+
+TEST(Settings, ImpossibleSettingsNameOptionAndRemedy) {
+  validate(Settings{}, 5);
+  expect_refused({{"overlap", 2}}, {"overlap", "smaller than the window"});
+  expect_refused({{"window", 0}}, {"window"});
+  expect_refused({{"schedule", "0-1,3-4"}}, {"schedule", "block 2"});
+  expect_refused({{"wbits", 0}}, {"wbits", "1 to 8"});
+  expect_refused({{"wbits", 9}}, {"wbits"});
+  expect_refused({{"abits", 12}}, {"abits"});
+  expect_refused({{"wbits", 1}, {"symmetric", true}, {"symmetric_form", "restricted"}},
+                 {"symmetric_form", "1 bit", "full_range"});
+  expect_refused(
+      {{"layer_bits", "q_proj=1"}, {"symmetric", true}, {"symmetric_form", "restricted"}},
+      {"1 bit"});
+  expect_refused({{"layer_bits", "q_proj"}}, {"layer_bits", "pattern=bits"});
+  expect_refused({{"layer_bits", "q_proj=12"}}, {"layer_bits", "12"});
+  expect_refused({{"layer_bits", "=4"}}, {"layer_bits"});
+  expect_refused({{"epochs", -1}}, {"epochs"});
+  expect_refused({{"batch", 0}}, {"batch"});
+  expect_refused({{"rounding", "stochastic"}}, {"rounding", "stochastic", "nearest", "signround"});
+  expect_refused({{"granularity", "per_row"}}, {"granularity", "per_channel"});
+  expect_refused({{"granularity", "per_group"}}, {"group_size"});
+  expect_refused({{"group_size", 64}}, {"group_size", "per_group"});
+  expect_refused({{"act_dynamic", false}}, {"act_dynamic", "per_tensor"});
+  expect_refused({{"quantize_attention", true}}, {"quantize_attention", "abits"});
+  expect_refused({{"hard_phase", 1.5}}, {"hard_phase", "fraction"});
+  expect_refused({{"l2", "huber"}}, {"l2", "norm"});
+  expect_refused({{"l2_weight", 0}, {"kl_weight", 0}}, {"l2_weight", "kl_weight"});
+  expect_refused({{"rate_scale", -1e-3}}, {"rate_scale"});
+  expect_refused({{"rounding_blocks", "overlap"}, {"overlap", 0}}, {"rounding_blocks", "overlap"});
+  expect_refused({{"profile", "mine"}}, {"profile"});
+}
+
+TEST(Settings, BitsOfALayer) {
+  const Settings s = with({{"wbits", 2},
+                           {"fc2_first_last_bits", 4},
+                           {"layer_bits", "*.1.self_attn.?_proj=3,o_proj=8,layers.0.mlp.down=6"}});
+  const auto bits = [&](const char* layer, bool fc2) { return s.weight_config(layer, fc2).bits; };
+  EXPECT_EQ(bits("model.layers.3.mlp.up_proj", false), 2);
+  EXPECT_EQ(bits("model.layers.4.mlp.down_proj", true), 4);       // CBQ*
+  EXPECT_EQ(bits("model.layers.0.mlp.down_proj", true), 6);       // named: stronger
+  EXPECT_EQ(bits("model.layers.1.self_attn.o_proj", false), 3);   // first match
+  EXPECT_EQ(bits("model.layers.2.self_attn.o_proj", false), 8);   // substring
+  EXPECT_EQ(bits("model.layers.11.self_attn.q_proj", false), 2);  // '.1.' is not '.11.'
+}
+
+}  // namespace
+}  // namespace cbq
