@@ -1,0 +1,66 @@
+// cbq: train, quantize and measure language models from the command line.
+#include <CLI/CLI.hpp>
+#include <exception>
+#include <iostream>
+#include <new>
+
+#include "cbq/pipeline.h"
+#include "cbq/quantized_folder.h"
+#include "tools/cli/command.h"
+
+namespace {
+
+using namespace cbq;
+using namespace cbq::cli;
+
+constexpr Command commands[] = {
+    {"quantize", "Quantize a model by cross-block reconstruction", setup_quantize},
+    {"evaluate", "Perplexity of a model, quantized or not", setup_evaluate},
+    {"inspect", "What is in a model folder, layer by layer", setup_inspect},
+    {"tokenize", "Text to a file of token ids", setup_tokenize},
+    {"sample", "Calibration segments sampled from a model itself", setup_sample},
+    {"train", "Train a language model from scratch", setup_train},
+};
+
+/// The one place where errors become messages and exit codes. Everything half-made has been
+/// removed on the way here, by destructors.
+int run(const std::string& name, const Action& action) {
+  try {
+    action();
+    std::cout.flush();
+    if (!std::cout) fail("cannot write to standard output (disk full, or a closed pipe?)");
+    return 0;
+  } catch (const Interrupted& stop) {
+    std::cerr << "cbq " << name << ": " << stop.what() << std::endl;
+    return interrupted_exit_code();
+  } catch (const std::bad_alloc&) {
+    std::cerr << "cbq " << name << ": out of memory; use a machine with more, or less data at once "
+              << "(--segments, --segment-length, --batch)" << std::endl;
+  } catch (const std::exception& error) {
+    std::cerr << "cbq " << name << ": " << error.what() << std::endl;
+  }
+  return exit_error;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("cbq: post-training quantization of language models by cross-block reconstruction");
+  app.name("cbq");
+  app.set_version_flag("--version", std::string("cbq ") + version);
+  app.require_subcommand(1);
+  std::vector<std::pair<CLI::App*, Action>> actions;
+  for (const Command& command : commands) {
+    CLI::App* sub = app.add_subcommand(command.name, command.help);
+    actions.emplace_back(sub, command.setup(*sub));
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : exit_usage;  // --help and --version end here, too
+  }
+  for (const auto& [sub, action] : actions) {
+    if (sub->parsed()) return run(sub->get_name(), action);
+  }
+  return exit_usage;
+}

@@ -1,0 +1,54 @@
+// The commands of the program `cbq` and what they share.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "tensor/device.h"
+
+namespace CLI {
+class App;
+}
+
+namespace cbq::cli {
+
+/// Runs a command whose options have been parsed.
+using Action = std::function<void()>;
+
+/// One subcommand: `setup` adds its options to the parser and returns what to run.
+struct Command {
+  const char* name;
+  const char* help;
+  Action (*setup)(CLI::App& app);
+};
+
+Action setup_train(CLI::App& app);
+Action setup_quantize(CLI::App& app);
+Action setup_evaluate(CLI::App& app);
+Action setup_inspect(CLI::App& app);
+Action setup_tokenize(CLI::App& app);
+Action setup_sample(CLI::App& app);
+
+inline constexpr int exit_error = 1;
+inline constexpr int exit_usage = 2;
+
+/// Options of every command that computes.
+struct ComputeOptions {
+  std::string device = "auto";
+  int threads = 0;  // 0: one per core
+  std::string dtype = "f32";
+  void add_to(CLI::App& app, bool with_dtype = true);
+  /// Sets the number of threads. Throws for an unknown device.
+  Device apply() const;
+};
+
+/// From here on the first Ctrl-C (or SIGTERM) is only noted, so that a run can finish its step and
+/// save its state; a second one ends the program at once.
+void catch_interrupts();
+/// Whether one has come.
+bool interrupted();
+/// 128 + the signal's number, as a shell expects.
+int interrupted_exit_code();
+
+}  // namespace cbq::cli

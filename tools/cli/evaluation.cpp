@@ -1,0 +1,75 @@
+#include "tools/cli/evaluation.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <iostream>
+
+#include "cbq/pipeline.h"
+#include "experiments/progress.h"
+
+namespace cbq::cli {
+
+std::vector<NamedTokens> load_evaluation(const EvaluationOptions& options,
+                                         const TokenContext& context) {
+  std::vector<NamedTokens> sets;
+  for (const std::string& source : options.sources) {
+    const std::string name = name_of_source(source);
+    for (const NamedTokens& other : sets) {
+      check(other.name != name, "two sources are called ", name, "; rename one of the files");
+    }
+    sets.push_back(
+        {name, evaluation_tokens(source, context, options.segments, options.segment_length)});
+  }
+  return sets;
+}
+
+std::vector<Score> evaluate(Transformer& model, const std::vector<NamedTokens>& sets,
+                            int64_t batch) {
+  Progress progress(std::cerr, stderr_is_terminal());
+  std::vector<Score> scores;
+  for (const NamedTokens& set : sets) {
+    Score score{set.name, set.tokens.protocol, {}};
+    const int64_t count = set.tokens.count();
+    for (int64_t begin = 0; begin < count; begin += batch) {
+      if (interrupted()) throw Interrupted("interrupted while scoring " + set.name);
+      const int64_t end = std::min(count, begin + batch);
+      const PerplexityResult part = perplexity(model, set.tokens.slice(begin, end).segments, batch);
+      score.result.nll_sum += part.nll_sum;
+      score.result.tokens += part.tokens;
+      score.result.segment.insert(score.result.segment.end(), part.segment.begin(),
+                                  part.segment.end());
+      progress.update(end, count, "scoring " + set.name);
+    }
+    progress.finish();
+    if (!std::isfinite(score.result.nll_sum)) {
+      throw NonFiniteError(concat("the model's output on ", set.name,
+                                  " is no number: its weights are broken, or its activations ",
+                                  "exceed the range of --dtype"));
+    }
+    scores.push_back(std::move(score));
+  }
+  return scores;
+}
+
+void print(std::ostream& out, const std::string& title, const std::vector<Score>& scores) {
+  for (const Score& s : scores) {
+    out << fmt::format("{:<10} {:<24} perplexity {:.6f}  mean NLL {:.6f}  {} tokens scored, {}\n",
+                       title, s.name, s.result.perplexity(), s.result.mean_nll(), s.result.tokens,
+                       s.protocol);
+  }
+  out << std::flush;
+}
+
+nlohmann::json to_json(const std::vector<Score>& scores) {
+  nlohmann::json json = nlohmann::json::object();
+  for (const Score& s : scores) {
+    json[s.name] = {{"perplexity", s.result.perplexity()},
+                    {"mean_nll", s.result.mean_nll()},
+                    {"tokens", s.result.tokens},
+                    {"protocol", s.protocol}};
+  }
+  return json;
+}
+
+}  // namespace cbq::cli

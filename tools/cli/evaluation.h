@@ -1,0 +1,48 @@
+// Perplexity on named token sets, printed and as JSON: the same code for `quantize` and `evaluate`,
+// so that their numbers are equal to the last bit.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "nn/perplexity.h"
+#include "nn/tokens.h"
+#include "tools/cli/command.h"
+#include "tools/cli/token_source.h"
+
+namespace cbq::cli {
+
+struct EvaluationOptions {
+  std::vector<std::string> sources;
+  int64_t segments = 0;
+  int64_t segment_length = 0;
+  int64_t batch = 8;
+};
+
+struct NamedTokens {
+  std::string name;
+  TokenSet tokens;
+};
+
+/// Reads all sources, so that a wrong one is found before any computing.
+std::vector<NamedTokens> load_evaluation(const EvaluationOptions& options,
+                                         const TokenContext& context);
+
+struct Score {
+  std::string name, protocol;
+  PerplexityResult result;
+};
+
+/// Scores every set, with progress on standard error. Throws Interrupted after Ctrl-C (where
+/// caught), NonFiniteError when the model's output is no number.
+std::vector<Score> evaluate(Transformer& model, const std::vector<NamedTokens>& sets,
+                            int64_t batch);
+
+/// One line each: perplexity, mean NLL, tokens, protocol.
+void print(std::ostream& out, const std::string& title, const std::vector<Score>& scores);
+/// {name: {"perplexity", "mean_nll", "tokens", "protocol"}}, as lm-evaluation-harness' "results".
+nlohmann::json to_json(const std::vector<Score>& scores);
+
+}  // namespace cbq::cli

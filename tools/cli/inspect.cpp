@@ -1,0 +1,185 @@
+// cbq inspect: what is in a model folder, layer by layer.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "cbq/quantized_folder.h"
+#include "cbq/stream.h"
+#include "tools/cli/command.h"
+
+namespace cbq::cli {
+namespace {
+
+struct Options {
+  std::string model, original;
+};
+
+struct Range {
+  double low = INFINITY, high = -INFINITY;
+  void add(double x) {
+    low = std::min(low, x);
+    high = std::max(high, x);
+  }
+};
+
+std::string to_string(const Range& r) {
+  return r.low == r.high ? fmt::format("{:.4g}", r.low)
+                         : fmt::format("{:.4g}..{:.4g}", r.low, r.high);
+}
+
+Range range_of(const Tensor& t) {
+  Range range;
+  for (const double x : t.to_vector<double>()) range.add(x);
+  return range;
+}
+
+/// Mean over the groups of weights that share a scale: codes that occur / 2^bits.
+double share_of_codes(const PackedWeight& p, const std::vector<uint8_t>& codes) {
+  double sum = 0.0;
+  int64_t groups = 0;
+  for (size_t begin = 0; begin < codes.size(); begin += static_cast<size_t>(p.group), ++groups) {
+    std::vector<bool> seen(size_t{1} << p.bits);
+    for (size_t j = begin; j < begin + static_cast<size_t>(p.group); ++j) seen[codes[j]] = true;
+    sum += static_cast<double>(std::count(seen.begin(), seen.end(), true));
+  }
+  return sum / static_cast<double>(groups) / static_cast<double>(1 << p.bits);
+}
+
+/// How far the codes are from the original weight, beside nearest rounding on the same grid.
+struct Distance {
+  double error = 0.0, nearest_error = 0.0;  // ||W^ - W||^2 / ||W||^2
+  double moved = 0.0;                       // share of weights not rounded to nearest
+};
+
+Distance distance_of(const PackedWeight& p, const std::vector<uint8_t>& codes, const Tensor& w) {
+  const std::vector<double> weight = w.to_vector<double>();
+  const std::vector<double> scale = p.scale.to_vector<double>();
+  const std::vector<double> zero = p.zero_point.to_vector<double>();
+  const auto in = static_cast<size_t>(p.in), group = static_cast<size_t>(p.group);
+  double norm = 0.0;
+  Distance d;
+  for (size_t i = 0; i < weight.size(); ++i) {
+    const size_t g = scale.size() == 1 ? 0 : i / in * (in / group) + i % in / group;
+    const double top = static_cast<double>((1 << p.bits) - 1);
+    const double nearest = std::clamp(std::nearbyint(weight[i] / scale[g]) + zero[g], 0.0, top);
+    const auto squared = [&](double q) {
+      const double e = scale[g] * (q - zero[g]) - weight[i];
+      return e * e;
+    };
+    d.error += squared(codes[i]);
+    d.nearest_error += squared(nearest);
+    d.moved += nearest != static_cast<double>(codes[i]);
+    norm += weight[i] * weight[i];
+  }
+  norm = std::max(norm, 1e-300);
+  return {d.error / norm, d.nearest_error / norm, d.moved / static_cast<double>(weight.size())};
+}
+
+const PackedTransform* packed_of(const WindowLinear& l) {
+  return dynamic_cast<const PackedTransform*>(l.linear->transform.get());
+}
+
+/// The weights of the linears, and what they occupy.
+struct Totals {
+  int64_t weights = 0, bits = 0;
+  std::string line(const std::string& what) const {
+    return fmt::format("{}: {} weights, {:.3f} MiB, {:.3f} bits per weight\n", what, weights,
+                       static_cast<double>(bits) / 8.0 / (1 << 20),
+                       weights ? static_cast<double>(bits) / static_cast<double>(weights) : 0.0);
+  }
+};
+
+std::string layer_line(const WindowLinear& l, const Linear* original, Totals& totals) {
+  const Shape& shape = l.linear->weight.shape();
+  const PackedTransform* transform = packed_of(l);
+  std::string line = fmt::format("{:<40} {:<13}", l.path, cbq::to_string(shape));
+  totals.weights += element_count(shape);
+  if (!transform || !transform->packed_weight) {
+    totals.bits += element_count(shape) * 32;
+    line +=
+        fmt::format(" {:>4} {:>6} {:<22}", 32, "-", to_string(range_of(l.linear->weight.value())));
+  } else {
+    const PackedWeight& p = *transform->packed_weight;
+    totals.bits += 8 * (p.codes.bytes() + p.scale.bytes() + p.zero_point.bytes());
+    const auto codes = unpack_codes(p.codes.to(Device::cpu()), p.bits, p.in).to_vector<uint8_t>();
+    line += fmt::format(" {:>4} {:>6} {:<22} {:<8} {:>5.1f} %", p.bits, p.group,
+                        to_string(range_of(p.scale)), to_string(range_of(p.zero_point)),
+                        100.0 * share_of_codes(p, codes));
+    if (original) {
+      const Distance d = distance_of(p, codes, original->weight.value());
+      line += fmt::format("  {:.5f} {:.5f} {:>5.1f} %", d.error, d.nearest_error, 100.0 * d.moved);
+    }
+  }
+  if (transform && transform->activation_quantizer) {
+    const ActivationQuantizer& a = *transform->activation_quantizer;
+    const double clip = a.variables().empty() ? 0.0 : a.variables()[0].value().item();
+    line += fmt::format("  inputs {} bits, clip {:.4f}", a.config().bits, std::exp(clip));
+  }
+  return line + "\n";
+}
+
+void inspect(const Options& o) {
+  const bool quantized = is_quantized_folder(o.model);
+  const auto model = load_any_model(o.model, Dtype::f32, Device::cpu());
+  std::unique_ptr<Transformer> original;
+  if (!o.original.empty()) {
+    check(quantized, "--original: ", o.model, " is not quantized, so there is nothing to compare");
+    original = load_any_model(o.original, Dtype::f32, Device::cpu());
+  }
+  const ModelConfig& c = model->config;
+  std::cout << fmt::format(
+      "{}: {}, {} blocks, hidden {}, intermediate {}, {} heads ({} for keys), vocabulary {}, "
+      "context {}\n\n",
+      o.model, c.architecture, c.num_layers, c.hidden_size, c.intermediate_size, c.num_heads,
+      c.num_kv_heads, c.vocab_size, c.max_position_embeddings);
+  std::cout << fmt::format("{:<40} {:<13} {:>4} {:>6} {:<22}", "layer", "shape", "bits", "group",
+                           quantized ? "scale" : "weight")
+            << (quantized ? fmt::format(" {:<8} {:>7}", "zero", "codes") : "")
+            << (original ? "  error   nearest moved" : "") << "\n";
+  const std::vector<WindowLinear> linears = linears_of(*model, {0, model->block_count()});
+  std::vector<WindowLinear> before;
+  if (original) {
+    before = linears_of(*original, {0, original->block_count()});
+    check(before.size() == linears.size(), o.original, " is another model: it has ", before.size(),
+          " linear layers, ", o.model, " has ", linears.size());
+  }
+  Totals totals;
+  for (size_t i = 0; i < linears.size(); ++i) {
+    const Linear* other = original ? before[i].linear : nullptr;
+    check(!other || other->weight.shape() == linears[i].linear->weight.shape(), o.original,
+          " is another model: ", before.empty() ? "" : before[i].path, " has another shape");
+    std::cout << layer_line(linears[i], other, totals);
+  }
+  Totals rest;
+  model->visit("", [&](const std::string&, Var& p) { rest.weights += p.value().count(); });
+  rest.weights -= totals.weights;
+  rest.bits = rest.weights * 32;
+  std::cout << "\n"
+            << totals.line("linear layers") << rest.line("everything else")
+            << Totals{totals.weights + rest.weights, totals.bits + rest.bits}.line("in memory");
+  if (quantized) {
+    std::cout << "codes: share of the 2^bits codes that a group of weights uses, on average\n";
+  }
+  if (original) {
+    std::cout
+        << "error, nearest: ||W^ - W||^2 / ||W||^2 of these codes, and of nearest rounding on "
+           "the same scales; moved: codes that are not the nearest\n";
+  }
+}
+
+}  // namespace
+
+Action setup_inspect(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  app.add_option("model", o->model, "model folder, floating point or quantized")->required();
+  app.add_option("--original", o->original, "the floating-point model, to show errors against it");
+  return [o] { inspect(*o); };
+}
+
+}  // namespace cbq::cli

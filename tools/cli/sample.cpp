@@ -1,0 +1,43 @@
+// cbq sample: calibration segments from the model itself, where no text is at hand.
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <memory>
+
+#include "cbq/pipeline.h"
+#include "cbq/quantized_folder.h"
+#include "nn/tokens.h"
+#include "tools/cli/command.h"
+#include "tools/cli/token_source.h"
+
+namespace cbq::cli {
+namespace {
+
+struct Options {
+  std::string model, output;
+  int64_t count = 128, length = 0;
+  uint64_t seed = 0;
+  ComputeOptions compute;
+};
+
+void sample(const Options& o) {
+  const Device device = o.compute.apply();
+  const auto model = load_any_model(o.model, dtype_from_name(o.compute.dtype), device);
+  const TokenSet set = calibration_tokens("model", {model.get(), {}}, o.count, o.length, o.seed);
+  save_tokens(o.output, set);
+  std::cout << o.output << ": " << set.token_count() << " tokens, " << set.protocol << "\n";
+}
+
+}  // namespace
+
+Action setup_sample(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  app.add_option("model", o->model, "model folder")->required();
+  app.add_option("-o,--output", o->output, "token file to write (.h5)")->required();
+  app.add_option("--segments", o->count, "segments")->capture_default_str();
+  app.add_option("--segment-length", o->length, "tokens of each; 0: the model's context");
+  app.add_option("--seed", o->seed, "of the random numbers")->capture_default_str();
+  o->compute.add_to(app);
+  return [o] { sample(*o); };
+}
+
+}  // namespace cbq::cli

@@ -1,0 +1,30 @@
+// Settings as command-line options, and which of profile, recipe and option wins.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "cbq/settings.h"
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
+
+namespace cbq::cli {
+
+class SettingsOptions {
+ public:
+  /// One option per setting: "--rate-scale", also "--rate_scale"; "--wbits", also "--bits".
+  void add_to(CLI::App& app);
+  /// The profile's values at the bits asked for, then the recipe's, then the options given.
+  /// `recipe`: a JSON file of settings, or a recipe.json that a run has written; may be empty.
+  Settings resolve() const;
+
+ private:
+  Settings given_;  // values of the options that appear
+  std::map<std::string, const CLI::Option*> options_;
+  std::string recipe_;
+};
+
+}  // namespace cbq::cli

@@ -1,0 +1,155 @@
+#include "tools/cli/token_source.h"
+
+#include <algorithm>
+#include <iostream>
+
+#include "cbq/pipeline.h"
+
+namespace fs = std::filesystem;
+
+namespace cbq::cli {
+namespace {
+
+struct JsonSource {
+  fs::path path;
+  std::string key;
+};
+
+/// "file.json:key" in two; a file of that whole name has precedence.
+JsonSource split_key(const std::string& source) {
+  std::error_code error;
+  const size_t colon = source.rfind(':');
+  if (fs::exists(source, error) || colon == std::string::npos) return {source, ""};
+  return {source.substr(0, colon), source.substr(colon + 1)};
+}
+
+bool is_json(const std::string& source) { return split_key(source).path.extension() == ".json"; }
+
+bool is_token_file(const std::string& source) {
+  const fs::path extension = fs::path(source).extension();
+  return extension == ".h5" || extension == ".hdf5";
+}
+
+std::unique_ptr<Tokenizer> tokenizer_of(const TokenContext& context) {
+  check(!context.tokenizer.empty(), "a text needs a tokenizer; give --tokenizer");
+  return load_tokenizer(context.tokenizer);
+}
+
+/// Ids from another vocabulary are numbers without meaning, even where none is out of range.
+void warn_of_other_tokenizer(const TokenSet& set, const TokenContext& context,
+                             const std::string& source) {
+  if (set.tokenizer_hash.empty() || context.tokenizer.empty()) return;
+  std::error_code error;
+  const fs::path file = fs::is_directory(context.tokenizer, error)
+                            ? context.tokenizer / "tokenizer.model"
+                            : context.tokenizer;
+  if (!fs::exists(file, error)) return;
+  if (load_tokenizer(file)->hash() == set.tokenizer_hash) return;
+  std::cerr << "warning: " << source << " was made with another tokenizer than " << file.string()
+            << std::endl;
+}
+
+TokenSet ids_of(const std::string& source, const TokenContext& context) {
+  if (is_json(source)) {
+    const JsonSource json = split_key(source);
+    return tokens_from_json(json.path, json.key);
+  }
+  if (is_token_file(source)) {
+    TokenSet set = load_tokens(source);
+    warn_of_other_tokenizer(set, context, source);
+    return set;
+  }
+  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_of(context);
+  TokenSet set;
+  set.segments.push_back(tokenize_files({source}, *tokenizer));
+  set.tokenizer_hash = tokenizer->hash();
+  return set;
+}
+
+/// One segment that is longer than what is wanted is a text, not a segment.
+bool is_stream(const TokenSet& set, int64_t length) {
+  return set.count() == 1 && static_cast<int64_t>(set.segments[0].size()) > length;
+}
+
+/// The first `count` segments, cut to `length`; 0: all, whole.
+TokenSet shortened(TokenSet set, int64_t count, int64_t length) {
+  const int64_t all = set.count();
+  if (count > 0 && count < all) set = set.slice(0, count);
+  bool cut = false;
+  for (auto& segment : set.segments) {
+    if (length == 0 || static_cast<int64_t>(segment.size()) <= length) continue;
+    segment.resize(static_cast<size_t>(length));
+    cut = true;
+  }
+  if (set.count() < all) set.protocol += concat(", the first ", set.count());
+  if (cut) set.protocol += concat(", cut to ", length, " tokens");
+  return set;
+}
+
+}  // namespace
+
+std::vector<int32_t> tokenize_files(const std::vector<std::string>& texts,
+                                    const Tokenizer& tokenizer) {
+  std::vector<int32_t> ids;
+  for (const std::string& path : texts) {
+    const std::vector<int32_t> part = tokenize(read_text(path), tokenizer);
+    ids.insert(ids.end(), part.begin(), part.end());
+  }
+  return ids;
+}
+
+TokenSet calibration_tokens(const std::string& source, const TokenContext& context, int64_t count,
+                            int64_t length, uint64_t seed) {
+  const int64_t longest = context.model->config.max_position_embeddings;
+  check(length <= longest, "--segment-length ", length, " is longer than the model's context of ",
+        longest);
+  const int64_t default_length = std::min<int64_t>(longest, 2048);
+  TokenSet set;
+  if (source == "model") {
+    const int64_t n = count > 0 ? count : 128, t = length > 0 ? length : default_length;
+    set.segments = sample_segments(*context.model, n, t, seed);
+    set.protocol = concat("sampled from the model, ", n, " segments of ", t, ", seed ", seed);
+  } else {
+    set = ids_of(source, context);
+    const int64_t wanted = length > 0 ? length : default_length;
+    if (is_stream(set, wanted)) {
+      const std::string hash = set.tokenizer_hash;
+      set = random_segments(set.segments[0], count > 0 ? count : 128, wanted, seed);
+      set.tokenizer_hash = hash;
+    } else {
+      set = shortened(std::move(set), count, length);
+    }
+  }
+  set.check_vocabulary(context.model->config.vocab_size);
+  set.length();  // throws when they differ
+  return set;
+}
+
+TokenSet evaluation_tokens(const std::string& source, const TokenContext& context, int64_t count,
+                           int64_t length) {
+  const int64_t longest = context.model->config.max_position_embeddings;
+  check(length <= longest, "--segment-length ", length, " is longer than the model's context of ",
+        longest);
+  const int64_t wanted = length > 0 ? length : longest;
+  TokenSet set = ids_of(source, context);
+  // A segment's last id is only predicted, never read: one more than the context is no text yet.
+  if (is_stream(set, wanted + 1) || (!is_json(source) && !is_token_file(source))) {
+    const std::string hash = set.tokenizer_hash;
+    set = consecutive_segments(set.segments[0], wanted);
+    set.tokenizer_hash = hash;
+    length = 0;
+  }
+  set = shortened(std::move(set), count, length);
+  set.check_vocabulary(context.model->config.vocab_size);
+  return set;
+}
+
+std::string name_of_source(const std::string& source) {
+  if (is_json(source)) {
+    const JsonSource json = split_key(source);
+    return json.path.stem().string() + (json.key.empty() ? "" : ":" + json.key);
+  }
+  return fs::path(source).stem().string();
+}
+
+}  // namespace cbq::cli

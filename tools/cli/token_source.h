@@ -1,0 +1,43 @@
+// Where token segments come from, as named on the command line.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "nn/tokenizer.h"
+#include "nn/tokens.h"
+#include "nn/transformer.h"
+
+namespace cbq::cli {
+
+/// A model folder and what of it is needed to read tokens.
+struct TokenContext {
+  Transformer* model = nullptr;     // for "model", and for the vocabulary's size
+  std::filesystem::path tokenizer;  // file or folder; read only when a text is to be read
+};
+
+/// The ids of one or several texts: each encoded whole, in one call, then joined in order.
+std::vector<int32_t> tokenize_files(const std::vector<std::string>& texts,
+                                    const Tokenizer& tokenizer);
+
+/// What one learns from:
+///   "model"               sampled from the model itself (data-free)
+///   FILE.h5               token file
+///   FILE.json or FILE.json:KEY   list of lists of ids
+///   any other file        text
+/// Text and token files of one long segment give `count` random segments of `length`; the others
+/// their first `count` segments, cut to `length`. 0: as many, as long as they are.
+/// Throws unless all segments have one length and all ids are in the model's vocabulary.
+TokenSet calibration_tokens(const std::string& source, const TokenContext& context, int64_t count,
+                            int64_t length, uint64_t seed);
+
+/// What one measures on: sources as above (but not "model"); text and long segments are cut into
+/// consecutive segments of `length` (0: the model's context), the first `count` of them (0: all).
+TokenSet evaluation_tokens(const std::string& source, const TokenContext& context, int64_t count,
+                           int64_t length);
+
+/// "wordnet.test" of "build/text/wordnet.test.txt", "sampled:held_out" of "sampled.json:held_out".
+std::string name_of_source(const std::string& source);
+
+}  // namespace cbq::cli

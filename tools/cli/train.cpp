@@ -1,0 +1,176 @@
+// cbq train: a language model from scratch.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <memory>
+
+#include "cbq/pipeline.h"
+#include "cbq/quantized_folder.h"
+#include "experiments/progress.h"
+#include "nn/hash.h"
+#include "nn/json.h"
+#include "nn/trainer.h"
+#include "tools/cli/evaluation.h"
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace cbq::cli {
+namespace {
+
+struct Options {
+  std::vector<std::string> texts;
+  std::string tokenizer, output, dtype = "bf16";
+  ModelConfig shape;
+  TrainSettings train;
+  EvaluationOptions evaluation;
+  ComputeOptions compute;
+
+  Options() {
+    shape.num_layers = 12;
+    shape.hidden_size = 128;
+    shape.intermediate_size = 384;
+    shape.num_heads = 4;
+    shape.num_kv_heads = 4;
+    shape.max_position_embeddings = 256;
+    shape.rms_norm_eps = 1e-5;
+  }
+};
+
+fs::path tokenizer_file(const fs::path& path) {
+  return fs::is_directory(path) ? path / "tokenizer.model" : path;
+}
+
+/// Ids of the texts. Encoding 30 MB takes a minute and a half, so they are kept in the output
+/// folder, under a name that tells text and tokenizer.
+std::vector<int32_t> training_ids(const Options& o, const Tokenizer& tokenizer, std::string& key) {
+  uint64_t hash = hash_bytes(tokenizer.hash());
+  for (const std::string& path : o.texts) hash = hash_bytes(read_text(path), hash);
+  key = hex(hash);
+  const fs::path cache = fs::path(o.output) / ("tokens-" + key + ".h5");
+  if (fs::exists(cache)) {
+    std::cerr << "token ids from " << cache.string() << std::endl;
+    return load_tokens(cache).segments.at(0);
+  }
+  std::cerr << "encoding " << o.texts.size() << " text(s) ..." << std::endl;
+  TokenSet set{{tokenize_files(o.texts, tokenizer)}, "one text", tokenizer.hash(), key};
+  save_tokens(cache, set);
+  return set.segments[0];
+}
+
+/// What must not change between the parts of an interrupted training run. Steps, rates and decay
+/// may: a run can be prolonged.
+json identity_of(const Options& o, const ModelConfig& config, const std::string& text_key) {
+  json model = config.to_json();
+  return {{"model", model},
+          {"text", text_key},
+          {"batch", o.train.batch},
+          {"tokens", o.train.tokens},
+          {"seed", o.train.seed}};
+}
+
+void check_identity(const fs::path& folder, const json& identity) {
+  const fs::path path = folder / "training.json";
+  if (fs::exists(folder / "training.safetensors") && fs::exists(path)) {
+    const json earlier = read_json_file(path);
+    for (const auto& [name, value] : identity.items()) {
+      check(json_find(earlier, name, path.string()) == value, folder.string(),
+            " holds a training run with another ", name,
+            "; give the same options to go on with it, or an empty --output");
+    }
+  }
+  write_text_atomically(path, identity.dump(2) + "\n");
+}
+
+TrainHooks hooks_of(const Options& o, Progress& progress) {
+  TrainHooks hooks;
+  hooks.folder = o.output;
+  hooks.interrupted = interrupted;
+  hooks.progress = [&progress, steps = o.train.steps, mean = 0.0](
+                       int64_t step, double loss, double rate, double speed) mutable {
+    mean = mean == 0.0 ? loss : 0.98 * mean + 0.02 * loss;
+    progress.update(step, steps,
+                    fmt::format("loss {:.4f}, rate {:.2e}, {:.0f} tokens/s", mean, rate, speed));
+  };
+  return hooks;
+}
+
+void train_model(const Options& o) {
+  check(o.train.steps >= 1 && o.train.batch >= 1 && o.train.tokens >= 1 && o.train.save_every >= 1,
+        "--steps, --batch, --tokens and --save-every must be at least 1");
+  check(o.train.tokens <= o.shape.max_position_embeddings, "--tokens ", o.train.tokens,
+        " is longer than --context ", o.shape.max_position_embeddings);
+  check(o.train.warmup < o.train.steps, "--warmup ", o.train.warmup, " is not below --steps ",
+        o.train.steps);
+  const Device device = o.compute.apply();
+  const Dtype save_dtype = dtype_from_name(o.dtype);
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(o.tokenizer);
+  ModelConfig config = o.shape;
+  config.vocab_size = tokenizer->vocab_size();
+  config.head_dim = config.num_heads > 0 ? config.hidden_size / config.num_heads : 0;
+  config.bos_token_id = tokenizer->bos_id();
+  config.eos_token_ids.clear();
+  if (tokenizer->eos_id() >= 0) config.eos_token_ids = {tokenizer->eos_id()};
+  config.validate();
+  const std::unique_ptr<Transformer> model = make_model(config, Dtype::f32, device);
+  const auto evaluation = load_evaluation(o.evaluation, {model.get(), o.tokenizer});
+  fs::create_directories(o.output);
+  std::string text_key;
+  const std::vector<int32_t> ids = training_ids(o, *tokenizer, text_key);
+  check_identity(o.output, identity_of(o, config, text_key));
+  initialize(*model, o.train.seed);
+  catch_interrupts();
+  Progress progress(std::cerr, stderr_is_terminal());
+  const double loss = train(*model, ids, o.train, hooks_of(o, progress));
+  progress.finish();
+  if (interrupted()) {
+    throw Interrupted(
+        concat("interrupted; the state is in ", o.output, ": go on with the same command"));
+  }
+  // The saved model, not the one in memory, is what is scored: its dtype is a coarser one.
+  save_model(*model, o.output, save_dtype);
+  write_text_atomically(fs::path(o.output) / "tokenizer.model",
+                        read_text_file(tokenizer_file(o.tokenizer)));
+  std::cout << fmt::format("{}: loss of the last steps {:.4f}\n", o.output, loss);
+  if (evaluation.empty()) return;
+  const auto saved = load_model(o.output, Dtype::f32, device);
+  print(std::cout, "trained", evaluate(*saved, evaluation, o.evaluation.batch));
+}
+
+}  // namespace
+
+Action setup_train(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  app.add_option("--text", o->texts, "training texts, joined in this order")->required();
+  app.add_option("--tokenizer", o->tokenizer, "tokenizer.model, or a folder with one")->required();
+  app.add_option("-o,--output", o->output,
+                 "model folder to write; with an unfinished run in it, that run goes on")
+      ->required();
+  const auto option = [&app](const char* name, auto& value, const char* help) {
+    app.add_option(name, value, help)->capture_default_str();
+  };
+  option("--layers", o->shape.num_layers, "blocks");
+  option("--hidden", o->shape.hidden_size, "width");
+  option("--intermediate", o->shape.intermediate_size, "width of the feed-forward part");
+  option("--heads", o->shape.num_heads, "attention heads");
+  option("--kv-heads", o->shape.num_kv_heads, "heads of keys and values");
+  option("--context", o->shape.max_position_embeddings, "longest text in tokens");
+  app.add_flag("--tie", o->shape.tie_word_embeddings, "one matrix for embedding and head");
+  option("--steps", o->train.steps, "optimizer steps");
+  option("--batch", o->train.batch, "segments per step");
+  option("--tokens", o->train.tokens, "tokens per segment");
+  option("--rate", o->train.rate, "peak learning rate");
+  option("--warmup", o->train.warmup, "steps over which the rate rises");
+  option("--decay-fraction", o->train.decay_fraction, "last part of the steps: the rate falls");
+  option("--weight-decay", o->train.weight_decay, "on matrices");
+  option("--clip", o->train.clip, "bound on the gradient's norm");
+  option("--seed", o->train.seed, "of initialization and order");
+  option("--save-every", o->train.save_every, "steps between checkpoints");
+  option("--dtype", o->dtype, "of the finished model: bf16, f16, f32; training computes in f32");
+  app.add_option("--evaluate", o->evaluation.sources, "texts or token files to score at the end");
+  o->compute.add_to(app, false);
+  return [o] { train_model(*o); };
+}
+
+}  // namespace cbq::cli
