@@ -204,6 +204,8 @@ struct RoundBackward {
   A* d_a2;     // [chunks, rank, in] or null
   int64_t rows_per_chunk;
   A regularizer, beta;
+  static constexpr bool bounded =
+      Scheme::v_min > ScalarRounding::v_min || Scheme::v_max < ScalarRounding::v_max;
 
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t item) const {
@@ -221,6 +223,7 @@ struct RoundBackward {
         d_scale[(within * view.out + i) * view.groups + part.group] = ds;
       }
       if (regularizer != A(0)) add_regularizer(row, part, v, dv);
+      if constexpr (bounded) keep_inside(row, part, v, dv);
       if (d_dense != nullptr) store_dense(row, i, part, dv);
       if (d_a1 != nullptr) add_low_rank(row, i, part, index, chunk, i == first, dv);
     }
@@ -245,11 +248,7 @@ struct RoundBackward {
       const A through =
           inside * uj * Scheme::d_du(uj, vj) + (Scheme::v_in_weight_units ? vj * slope : A(0));
       ds += gj * (math::clamp(q, A(0), largest) - z - through);
-      // Descent moves v against its gradient: at a bound, no gradient may point further inside.
-      const A d = gj * dp_dv * slope;
-      const bool outward =
-          (vj >= A(Scheme::v_max) && d < A(0)) || (vj <= A(Scheme::v_min) && d > A(0));
-      dv.at(row, j) = outward ? A(0) : d;
+      dv.at(row, j) = gj * dp_dv * slope;
     }
     return ds;
   }
@@ -266,6 +265,18 @@ struct RoundBackward {
       const A power = math::exp((beta - A(1)) * math::log_positive(size));
       const A slope = beta * power * (c < A(0) ? A(1) : A(-1)) * A(2) * Scheme::d_relaxed(vj);
       dv.at(row, j) += regularizer * slope;
+    }
+  }
+
+  /// Descent moves v against its gradient: at a bound, no gradient may point further out.
+  template <class Row>
+  CBQ_HD void keep_inside(Row& row, const Part& part, Slots<Row, A>& v, Slots<Row, A>& dv) const {
+#pragma omp simd
+    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+      const A vj = v.at(row, j), d = dv.at(row, j);
+      const bool outward =
+          (vj >= A(Scheme::v_max) && d < A(0)) || (vj <= A(Scheme::v_min) && d > A(0));
+      dv.at(row, j) = outward ? A(0) : d;
     }
   }
 
