@@ -1,0 +1,133 @@
+#include "experiments/ablation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "cbq/pipeline.h"
+#include "nn/atomic_file.h"
+
+namespace cbq {
+namespace {
+
+class AblationRun {
+ public:
+  AblationRun(const Ablation& ablation, std::ostream& out, Progress& progress)
+      : ablation_(ablation),
+        out_(out),
+        progress_(progress),
+        store_(ablation.output / "cells", ablation.inputs),
+        texts_(report_texts(ablation.texts)),
+        results_(ablation.plan.cells.size()) {}
+
+  void run() {
+    find_finished();
+    for (const PlannedTable& table : ablation_.plan.tables) {
+      for (const PlannedRow& row : table.rows) compute(table, row);
+      progress_.finish();
+      finish(table);
+    }
+  }
+
+ private:
+  const std::vector<Cell>& cells() const { return ablation_.plan.cells; }
+
+  void find_finished() {
+    const auto say = [this](const std::string& line) { progress_.line(line); };
+    for (size_t i = 0; i < cells().size(); ++i) {
+      results_[i] = store_.find(cells()[i], say);
+      if (!results_[i]) to_do_ += cells()[i].cost;
+    }
+    stored_ = static_cast<size_t>(
+        std::count_if(results_.begin(), results_.end(), [](const auto& r) { return bool(r); }));
+    progress_.line(fmt::format("{} cells, {} of them finished earlier ({})", cells().size(),
+                               stored_, (ablation_.output / "cells").string()));
+  }
+
+  void compute(const PlannedTable& table, const PlannedRow& row) {
+    for (const std::vector<size_t>& seeds : row.cells) {
+      for (const size_t i : seeds) {
+        if (results_[i]) continue;
+        const std::string what = fmt::format("table {}: {}", table.spec.key, row.spec.label);
+        compute(i, what);
+      }
+    }
+  }
+
+  void compute(size_t i, const std::string& what) {
+    const Cell& cell = cells()[i];
+    const auto show = [&](double fraction) {
+      progress_.update(std::llround(1000.0 * (done_ + fraction * cell.cost)),
+                       std::llround(1000.0 * to_do_), what);
+    };
+    try {
+      if (ablation_.interrupted && ablation_.interrupted()) throw Interrupted("interrupted");
+      show(0.0);
+      results_[i] = ablation_.runner(cell, show);
+    } catch (const Interrupted& stop) {
+      progress_.finish();
+      const auto finished =
+          std::count_if(results_.begin(), results_.end(), [](const auto& r) { return bool(r); });
+      throw Interrupted(fmt::format(
+          "{}: {} of {} cells are finished and kept in {}; the same command goes on from there",
+          stop.what(), finished, cells().size(), (ablation_.output / "cells").string()));
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument(concat(what, ": ", error.what()));
+    }
+    store_.put(cell, *results_[i]);
+    done_ += cell.cost;
+    show(0.0);
+  }
+
+  /// What is only known afterwards: where the cells come from, what they cost.
+  std::string cell_footnote(const PlannedTable& table) const {
+    std::set<size_t> used;
+    for (const PlannedRow& row : table.rows) {
+      for (const auto& seeds : row.cells) used.insert(seeds.begin(), seeds.end());
+    }
+    double seconds = 0.0;
+    std::set<std::string> others;
+    for (const size_t i : used) {
+      seconds += results_[i]->seconds;
+      if (results_[i]->version != ablation_.version) others.insert(results_[i]->version);
+    }
+    std::string text =
+        fmt::format("{} cells, {} of reconstruction", used.size(), duration_text(seconds));
+    for (const std::string& version : others) {
+      text += fmt::format("; some computed by version {} (--fresh computes them anew)", version);
+    }
+    return text;
+  }
+
+  void finish(const PlannedTable& table) {
+    std::vector<std::string> footnotes = ablation_.budget;
+    footnotes.push_back(cell_footnote(table));
+    const TableReport report = make_report(table, ablation_.plan, results_, texts_, footnotes);
+    out_ << to_terminal(report) << "\n" << std::flush;
+    json_.push_back(to_json(report));
+    markdown_ += (markdown_.empty() ? "" : "\n") + to_markdown(report);
+    write_text_atomically(ablation_.output / "ablation.json", json_.dump(2) + "\n");
+    write_text_atomically(ablation_.output / "ablation.md", markdown_);
+  }
+
+  const Ablation& ablation_;
+  std::ostream& out_;
+  Progress& progress_;
+  CellStore store_;
+  std::vector<ReportText> texts_;
+  std::vector<std::optional<CellResult>> results_;
+  size_t stored_ = 0;
+  double to_do_ = 0.0, done_ = 0.0;  // cost
+  nlohmann::json json_ = nlohmann::json::array();
+  std::string markdown_;
+};
+
+}  // namespace
+
+void run_ablation(const Ablation& ablation, std::ostream& out, Progress& progress) {
+  AblationRun(ablation, out, progress).run();
+}
+
+}  // namespace cbq

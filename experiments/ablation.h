@@ -1,0 +1,32 @@
+// Runs a plan: every cell once, every table printed and written as soon as it is complete.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "experiments/plan.h"
+#include "experiments/progress.h"
+#include "experiments/report.h"
+
+namespace cbq {
+
+struct Ablation {
+  Plan plan;
+  CellInputs inputs;
+  CellRunner runner;
+  std::vector<std::string> texts;   // names, in the order of CellResult::texts
+  std::vector<std::string> budget;  // footnotes of every table
+  std::string version;
+  std::filesystem::path output;       // cells/, ablation.json, ablation.md
+  std::function<bool()> interrupted;  // may be empty
+};
+
+/// Prints the tables to `out`. Finished cells are stored in `output`/cells and used by later runs;
+/// ablation.json and ablation.md are written anew after each table.
+/// Throws Interrupted, with what to do, after a stop; whatever the runner throws.
+void run_ablation(const Ablation& ablation, std::ostream& out, Progress& progress);
+
+}  // namespace cbq

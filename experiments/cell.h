@@ -1,0 +1,76 @@
+// A cell: one run of one setting, with its results. A table is made of cells, and tables share
+// them.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cbq/settings.h"
+
+namespace cbq {
+
+/// Hashes of everything beside the settings that a cell's result depends on.
+struct CellInputs {
+  std::string model, calibration, evaluation;
+};
+
+struct Cell {
+  Settings settings;  // as the first row that asks for it writes them
+  std::string key;    // 32 hexadecimal digits over inputs and canonical settings, seed included
+  double cost = 1.0;  // expected share of the work, any unit
+};
+
+/// Score of one test text.
+struct TextScore {
+  double mean_nll = 0.0;  // nats per scored token
+  int64_t tokens = 0;     // scored
+};
+
+struct CellResult {
+  std::vector<TextScore> texts;  // in the order of the run's texts
+  double seconds = 0.0;          // of pre-processing and reconstruction
+  int64_t peak_bytes = 0;        // device memory, largest of the windows
+  int64_t windows = 0;
+  std::vector<std::string> notes;  // skipped scaling sites, restored windows, ...
+  std::string version, device;     // of the program that computed it, and where
+};
+
+/// `settings` with everything taken out that does not change the result: an equal schedule is one
+/// schedule however it is written (window 8 overlap 0 and window 4 overlap 0 of a model with 4
+/// blocks), and without reconstruction its options do not matter. For comparing, not for running.
+Settings canonical(const Settings& settings, int64_t blocks);
+
+/// The cell of these settings for a model of `blocks` blocks and `segments` calibration segments.
+Cell make_cell(const Settings& settings, int64_t blocks, int64_t segments,
+               const CellInputs& inputs);
+
+/// Finished cells, one file each: <folder>/<key>.json, complete or not there.
+class CellStore {
+ public:
+  CellStore(std::filesystem::path folder, CellInputs inputs);
+  /// None if it is not there; also if the file is broken or about something else (said through
+  /// `say`), so that the cell is computed anew.
+  std::optional<CellResult> find(const Cell& cell,
+                                 const std::function<void(const std::string&)>& say) const;
+  /// Throws std::runtime_error, naming the path, when it cannot be written.
+  void put(const Cell& cell, const CellResult& result) const;
+
+ private:
+  std::filesystem::path path_of(const Cell& cell) const;
+  std::filesystem::path folder_;
+  CellInputs inputs_;
+};
+
+/// Computes a cell. `progress(fraction)` may be called with 0 to 1. Throws Interrupted.
+using CellRunner =
+    std::function<CellResult(const Cell& cell, const std::function<void(double)>& progress)>;
+
+nlohmann::json to_json(const CellResult& result);
+/// Throws std::runtime_error naming `what` and the field.
+CellResult cell_result_from_json(const nlohmann::json& json, const std::string& what);
+
+}  // namespace cbq

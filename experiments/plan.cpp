@@ -1,0 +1,169 @@
+#include "experiments/plan.h"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+
+#include "cbq/pipeline.h"
+#include "tensor/error.h"
+
+namespace cbq {
+namespace {
+
+/// The rows that every table begins with.
+std::vector<PlannedRow> orientation_rows(const std::vector<std::string>& bits) {
+  std::vector<PlannedRow> rows;
+  PlannedRow original;
+  original.spec.name = "(original)";
+  original.spec.label = "original model";
+  original.spec.settings = {{"wbits", float_bits}, {"abits", float_bits}, {"reconstruct", "none"}};
+  original.bits = "W16A16";
+  original.orientation = true;
+  rows.push_back(original);
+  for (const std::string& b : bits) {
+    PlannedRow nearest;
+    nearest.spec.name = "(nearest " + b + ")";
+    nearest.spec.label = bits.size() == 1 ? "nearest rounding" : "nearest rounding, " + b;
+    nearest.spec.settings = {{"reconstruct", "none"}};
+    nearest.bits = b;
+    nearest.orientation = true;
+    rows.push_back(nearest);
+  }
+  return rows;
+}
+
+class Planner {
+ public:
+  Planner(const PlanModel& model, const PlanOptions& options, const CellInputs& inputs)
+      : model_(model), inputs_(inputs) {
+    plan_.options = options;
+  }
+
+  void add_table(const TableSpec& table, const std::string& bits) {
+    PlannedTable planned;
+    planned.spec = table;
+    std::vector<std::string> all_bits;
+    for (const RowSpec& row : table.rows) {
+      const std::string& b = row.bits.empty() ? bits : row.bits;
+      if (std::find(all_bits.begin(), all_bits.end(), b) == all_bits.end()) all_bits.push_back(b);
+    }
+    planned.bits = all_bits.size() == 1 ? all_bits.front() : "per row";
+    planned.rows = orientation_rows(all_bits);
+    for (const RowSpec& row : table.rows) {
+      PlannedRow next;
+      next.spec = row;
+      next.bits = row.bits.empty() ? bits : row.bits;
+      planned.rows.push_back(next);
+    }
+    TableSpec none = table;  // orientation rows are the same in every table
+    none.settings = nlohmann::json::object();
+    for (PlannedRow& row : planned.rows) {
+      fill(row.orientation ? none : table, row);
+      find_same(planned, row);
+    }
+    plan_.tables.push_back(std::move(planned));
+  }
+
+  Plan take() { return std::move(plan_); }
+
+ private:
+  void fill(const TableSpec& table, PlannedRow& row) {
+    for (const GranularityChoice& granularity : plan_.options.granularities) {
+      row.cells.emplace_back();
+      for (int64_t seed = 0; seed < plan_.options.seeds; ++seed) {
+        const Settings settings =
+            row_settings(table, row.spec, row.bits, granularity, seed, plan_.options);
+        row.epochs = settings.reconstruct == "none" ? 0 : settings.epochs;
+        row.missing = model_.obstacle ? model_.obstacle(settings) : "";
+        if (!row.missing.empty()) {
+          row.cells.clear();
+          return;
+        }
+        row.cells.back().push_back(cell_of(settings));
+      }
+    }
+  }
+
+  size_t cell_of(const Settings& settings) {
+    Cell cell = make_cell(settings, model_.blocks, plan_.options.segments, inputs_);
+    const auto [found, is_new] = index_.emplace(cell.key, plan_.cells.size());
+    if (is_new) plan_.cells.push_back(std::move(cell));
+    return found->second;
+  }
+
+  void find_same(const PlannedTable& table, PlannedRow& row) const {
+    if (row.cells.empty() || row.orientation) return;
+    for (const PlannedRow& earlier : table.rows) {
+      if (&earlier == &row) return;
+      if (earlier.cells != row.cells || earlier.orientation) continue;
+      row.same_as = earlier.spec.name;
+      const Settings& settings = plan_.cells[row.cells[0][0]].settings;
+      row.because =
+          settings.reconstruct != "none" && schedule_of(settings, model_.blocks).size() == 1
+              ? concat("one window holds all ", model_.blocks, " blocks")
+              : "the same settings on this model";
+      return;
+    }
+  }
+
+  const PlanModel& model_;
+  const CellInputs& inputs_;
+  Plan plan_;
+  std::map<std::string, size_t> index_;  // key -> position in plan_.cells
+};
+
+}  // namespace
+
+GranularityChoice parse_granularity(const std::string& name) {
+  if (name == "per-channel") return {name, "per_channel", 0};
+  if (name == "per-tensor") return {name, "per_tensor", 0};
+  int64_t size = 0;
+  const char* const end = name.data() + name.size();
+  if (name.size() > 1 && name[0] == 'g') {
+    const auto parsed = std::from_chars(name.data() + 1, end, size);
+    if (parsed.ec == std::errc() && parsed.ptr == end && size >= 1) {
+      return {name, "per_group", size};
+    }
+  }
+  throw std::invalid_argument(concat("granularity '", name,
+                                     "': expected per-channel, per-tensor, or g and the inputs per "
+                                     "group, as in g64"));
+}
+
+Settings row_settings(const TableSpec& table, const RowSpec& row, const std::string& bits,
+                      const GranularityChoice& granularity, int64_t seed,
+                      const PlanOptions& options) {
+  const auto [wbits, abits] = parse_bits(bits);
+  Settings s = profile_settings(options.profile, wbits, abits);
+  s.granularity = granularity.granularity;
+  s.group_size = granularity.group_size;
+  s.epochs = options.epochs;
+  s.seed = static_cast<uint64_t>(seed);
+  apply_json(s, table.settings);
+  apply_json(s, row.settings);
+  s.epochs *= row.epochs_factor;
+  apply_json(s, options.settings);
+  const bool original = s.wbits >= float_bits && s.abits >= float_bits;
+  if (!options.outliers.empty() && !original) {
+    s.preprocess =
+        s.preprocess == "none" ? options.outliers : options.outliers + "+" + s.preprocess;
+  }
+  return s;
+}
+
+Plan make_plan(const std::vector<TableSpec>& tables, const PlanModel& model,
+               const PlanOptions& options, const CellInputs& inputs) {
+  check(options.seeds >= 1, "seeds: ", options.seeds, "; expected at least 1");
+  check(!options.granularities.empty(), "granularity: none given");
+  Planner planner(model, options, inputs);
+  for (const TableSpec& table : tables) {
+    const bool fixed = std::all_of(table.rows.begin(), table.rows.end(),
+                                   [](const RowSpec& row) { return !row.bits.empty(); });
+    std::vector<std::string> bits = options.bits;
+    if (bits.empty() || fixed) bits = {table.bits};
+    for (const std::string& b : bits) planner.add_table(table, b);
+  }
+  return planner.take();
+}
+
+}  // namespace cbq

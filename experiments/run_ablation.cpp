@@ -1,0 +1,293 @@
+// The paper's ablation tables on a model at hand: options, defaults and the way out.
+#include <fmt/format.h>
+#include <omp.h>
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "cbq/pipeline.h"
+#include "experiments/ablation.h"
+#include "experiments/inputs.h"
+#include "experiments/workbench.h"
+#include "nn/json.h"
+
+namespace cbq {
+namespace {
+
+volatile sig_atomic_t stop_asked = 0;
+
+/// The first Ctrl-C stops after the current step, a second one at once.
+void stop_on_signal() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { stop_asked = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+struct Options {
+  std::filesystem::path model, calibration, output, tables_folder;
+  std::vector<std::string> texts;  // name=file
+  std::string table = "3b,3c";
+  std::string axis;
+  std::vector<std::string> bits;
+  std::vector<std::string> granularities = {"per-channel"};
+  std::string profile = "tuned";
+  std::string outliers;
+  std::string settings = "{}";
+  int64_t segments = 64, segment_length = 128, epochs = 2, seeds = 1, eval_tokens = 16384;
+  bool full = false, list = false, fresh = false;
+  std::string device = "auto";
+  int threads = 0;
+};
+
+void describe(CLI::App& app, Options& o) {
+  app.add_option("--model", o.model, "Hugging Face folder; default: models/embedded");
+  app.add_option(
+      "--calibration", o.calibration,
+      "text (.txt, .jsonl) or token file (.h5); default: build/text/gcide.calibration.txt");
+  app.add_option("--texts", o.texts,
+                 "test sets as NAME=FILE, text or token file; the first stands beside the paper's "
+                 "C4, the second beside its WikiText-2; default: the test parts in build/text")
+      ->expected(1, 8);
+  app.add_option("--table", o.table, "tables of the paper, as in 3b,3c; or all")
+      ->capture_default_str();
+  app.add_option("--axis", o.axis,
+                 "instead: a table along one setting, SETTING or SETTING=VALUE,VALUE (values that "
+                 "hold commas: divided by ';'); e.g. rounding: all registered schemes");
+  app.add_option("--bits", o.bits, "W2A16, W4A4, ...; default: what the table's file says")
+      ->delimiter(',');
+  app.add_option("--granularity", o.granularities,
+                 "per-channel, per-tensor, g64, g128, ...; several stand side by side")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--profile", o.profile,
+                 "settings that a table does not vary: tuned, paper_iclr, "
+                 "paper_v4")
+      ->capture_default_str();
+  app.add_option("--segments", o.segments, "calibration segments")->capture_default_str();
+  app.add_option("--segment-length", o.segment_length, "their tokens")->capture_default_str();
+  app.add_option("--epochs", o.epochs, "passes over them per window")->capture_default_str();
+  app.add_flag("--full", o.full,
+               "128 segments of full context (at most 2048), 3 epochs, all test "
+               "tokens; options given beside it win");
+  app.add_option("--seeds", o.seeds, "runs per row: mean and spread")->capture_default_str();
+  app.add_option("--eval-tokens", o.eval_tokens, "test tokens per text, evenly spaced; 0: all")
+      ->capture_default_str();
+  app.add_option(
+      "--outliers", o.outliers,
+      "plant outliers in the original model by a transform that "
+      "keeps its function (COUNTxFACTOR, as in 4x30): for pre-processing tables on models "
+      "without natural ones");
+  app.add_option("--settings", o.settings, "JSON over the settings of every row, {\"batch\": 2}");
+  app.add_option("--device", o.device, "cpu, cuda, cuda:N, auto")->capture_default_str();
+  app.add_option("--threads", o.threads, "CPU threads; 0: all")->capture_default_str();
+  app.add_option("--output", o.output,
+                 "folder of results and finished cells; default: build/ablation, or ablation");
+  app.add_option("--tables-folder", o.tables_folder, "default: experiments/tables");
+  app.add_flag("--fresh", o.fresh, "compute finished cells anew");
+  app.add_flag("--list", o.list, "print the tables and end");
+}
+
+void set_defaults(const CLI::App& app, Options& o, const std::filesystem::path& root) {
+  const bool built = std::filesystem::is_directory(root / "build");
+  const auto in_project = [&](std::filesystem::path& path, const std::filesystem::path& value) {
+    if (path.empty()) path = std::filesystem::relative(root / value);
+  };
+  in_project(o.model, "models/embedded");
+  in_project(o.calibration, "build/text/gcide.calibration.txt");
+  in_project(o.tables_folder, "experiments/tables");
+  if (o.output.empty()) o.output = built ? root / "build" / "ablation" : "ablation";
+  o.output = o.output.lexically_proximate(std::filesystem::current_path());
+  if (o.texts.empty()) {
+    for (const char* name : {"gcide", "wordnet"}) {
+      const std::filesystem::path file = root / "build" / "text" / concat(name, ".test.txt");
+      o.texts.push_back(concat(name, "=", std::filesystem::relative(file).string()));
+    }
+  }
+  if (!o.full) return;
+  if (app.count("--segments") == 0) o.segments = 128;
+  if (app.count("--segment-length") == 0) o.segment_length = 0;  // the context, once it is known
+  if (app.count("--epochs") == 0) o.epochs = 3;
+  if (app.count("--eval-tokens") == 0) o.eval_tokens = 0;
+}
+
+std::vector<std::string> split(const std::string& text, char at) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(at, begin), text.size());
+    parts.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
+}
+
+std::vector<TableSpec> chosen_tables(const Options& o, int64_t blocks) {
+  if (o.axis.empty()) return select_tables(load_tables(o.tables_folder), o.table);
+  const size_t equals = o.axis.find('=');
+  std::vector<std::string> values;
+  if (equals != std::string::npos) {
+    const std::string list = o.axis.substr(equals + 1);
+    values = split(list, list.find(';') == std::string::npos ? ',' : ';');
+  }
+  return {axis_table(o.axis.substr(0, equals), values, blocks)};
+}
+
+PlanOptions plan_options(const Options& o) {
+  PlanOptions plan;
+  plan.profile = o.profile;
+  plan.bits = o.bits;
+  for (const std::string& bits : o.bits) parse_bits(bits);
+  plan.granularities.clear();
+  for (const std::string& name : o.granularities) {
+    plan.granularities.push_back(parse_granularity(name));
+  }
+  check(o.segments >= 1, "--segments ", o.segments, ": expected at least 1");
+  check(o.segment_length >= 0 && o.segment_length != 1, "--segment-length ", o.segment_length,
+        ": expected at least 2");
+  check(o.epochs >= 1, "--epochs ", o.epochs, ": expected at least 1");
+  check(o.seeds >= 1, "--seeds ", o.seeds, ": expected at least 1");
+  check(o.eval_tokens >= 0, "--eval-tokens ", o.eval_tokens, ": expected at least 0 (0: all)");
+  check(o.threads >= 0, "--threads ", o.threads, ": expected at least 0 (0: all)");
+  plan.segments = o.segments;
+  plan.epochs = o.epochs;
+  plan.seeds = o.seeds;
+  if (!o.outliers.empty()) plan.outliers = "outliers:" + o.outliers;
+  plan.settings = parse_json(o.settings, "--settings");
+  Settings trial;
+  apply_json(trial, plan.settings);
+  return plan;
+}
+
+void list_tables(const Options& o) {
+  for (const TableSpec& table : load_tables(o.tables_folder)) {
+    std::cout << fmt::format("{:<4} {} ({}; {} rows)\n", table.key, table.title, table.bits,
+                             table.rows.size());
+  }
+}
+
+void require_inputs(const Options& o) {
+  require_file(o.model / "config.json", "model",
+               "the embedded model comes with the repository; "
+               "for another one give its folder with --model");
+  const std::string remedy =
+      "./setup.sh run makes the default texts (tools/prepare_text.py "
+      "build/text)";
+  require_file(o.calibration, "calibration text", remedy + "; or give --calibration FILE");
+  for (const std::string& text : o.texts) {
+    require_file(text.substr(text.find('=') + 1), "test text", remedy + "; or give --texts");
+  }
+}
+
+/// The texts of the run; their names and what is said of them go into `ablation`.
+std::vector<TokenSet> load_texts(const Options& o, int64_t context, Ablation& ablation) {
+  std::vector<TokenSet> texts;
+  for (const std::string& text : o.texts) {
+    const size_t equals = text.find('=');
+    const std::filesystem::path file = text.substr(equals + 1);
+    const std::string name =
+        equals == std::string::npos ? file.stem().string() : text.substr(0, equals);
+    texts.push_back(evaluation_tokens(file, o.model, context, o.eval_tokens));
+    check(std::find(ablation.texts.begin(), ablation.texts.end(), name) == ablation.texts.end(),
+          "--texts: two are called '", name, "'; write NAME=FILE");
+    ablation.texts.push_back(name);
+    ablation.budget.push_back(fmt::format("test {}: {} ({}), {} tokens, ids {}", name,
+                                          file.string(), texts.back().protocol,
+                                          texts.back().token_count(), texts.back().hash()));
+  }
+  return texts;
+}
+
+void describe_budget(const Options& o, const TokenSet& calibration, Transformer& model,
+                     Ablation& ablation) {
+  int64_t parameters = 0;
+  for (const auto& [path, p] : parameters_of(model)) parameters += p.value().count();
+  const std::vector<std::string> lines = {
+      fmt::format("budget: {} segments of {} tokens, {} epochs, {} seed{} (from 0), profile {}{}",
+                  calibration.count(), calibration.length(), o.epochs, o.seeds,
+                  o.seeds == 1 ? "" : "s", o.profile,
+                  o.settings == "{}" ? "" : ", settings " + o.settings),
+      fmt::format("model: {} ({} blocks, {:.1f} M parameters), hash {}", o.model.string(),
+                  model.block_count(), static_cast<double>(parameters) / 1e6,
+                  ablation.inputs.model.substr(0, 12)),
+      fmt::format("calibration: {} ({}), ids {}", o.calibration.string(), calibration.protocol,
+                  calibration.hash())};
+  ablation.budget.insert(ablation.budget.begin(), lines.begin(), lines.end());
+  if (!o.outliers.empty()) {
+    ablation.budget.push_back("planted outliers: " + o.outliers +
+                              " (a transform that keeps the original model's function)");
+  }
+  ablation.budget.push_back(fmt::format("device {}, {} threads; version {}",
+                                        name_of(model.device()), omp_get_max_threads(),
+                                        ablation.version));
+}
+
+void run(const CLI::App& app, Options& o) {
+  const std::filesystem::path root = project_root();
+  set_defaults(app, o, root);
+  if (o.list) return list_tables(o);
+  Ablation ablation;
+  const PlanOptions options = plan_options(o);
+  require_inputs(o);
+  const Device device = device_from_name(o.device);
+  if (o.threads > 0) omp_set_num_threads(o.threads);
+  const ModelConfig config = ModelConfig::load(o.model);
+  const std::vector<TableSpec> tables = chosen_tables(o, config.num_layers);
+  const int64_t context = std::min<int64_t>(config.max_position_embeddings, 2048);
+  if (o.segment_length == 0) o.segment_length = context;
+  check(o.segment_length <= config.max_position_embeddings, "--segment-length ", o.segment_length,
+        ": the model's context holds ", config.max_position_embeddings);
+
+  Progress progress(std::cerr, stderr_is_terminal());
+  ablation.output = o.output;
+  ablation.version = git_version(root);
+  ablation.interrupted = [] { return stop_asked != 0; };
+  WorkbenchConfig bench;
+  bench.load = [&] { return load_model(o.model, Dtype::f32, device); };
+  bench.calibration = calibration_tokens(o.calibration, o.model, o.segments, o.segment_length);
+  bench.texts = load_texts(o, context, ablation);
+  bench.folder = o.output;
+  bench.version = ablation.version;
+  bench.say = [&](const std::string& line) { progress.line(line); };
+  bench.interrupted = ablation.interrupted;
+  bench.calibration.check_vocabulary(config.vocab_size);
+  for (const TokenSet& text : bench.texts) text.check_vocabulary(config.vocab_size);
+  Workbench workbench(bench);
+  ablation.inputs = workbench.inputs();
+  describe_budget(o, bench.calibration, *bench.load(), ablation);
+  const PlanModel model = {config.num_layers, [&](const Settings& s) {
+                             return Workbench::obstacle(s, config.num_layers);
+                           }};
+  ablation.plan = make_plan(tables, model, options, ablation.inputs);
+  ablation.runner = [&](const Cell& cell, const std::function<void(double)>& show) {
+    return workbench.run(cell, show);
+  };
+  if (o.fresh) std::filesystem::remove_all(o.output / "cells");
+  run_ablation(ablation, std::cout, progress);
+  std::cout << "written: " << (o.output / "ablation.md").string() << ", "
+            << (o.output / "ablation.json").string() << "\n";
+}
+
+}  // namespace
+}  // namespace cbq
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "The paper's ablation tables on a model at hand. Without options: tables 3b and 3c at "
+      "W2A16 on the embedded model.");
+  cbq::Options options;
+  cbq::describe(app, options);
+  CLI11_PARSE(app, argc, argv);
+  cbq::stop_on_signal();
+  try {
+    cbq::run(app, options);
+  } catch (const cbq::Interrupted& stop) {
+    std::cerr << stop.what() << "\n";
+    return 130;
+  } catch (const std::exception& error) {
+    std::cerr << "run_ablation: " << error.what() << "\n";
+    return 1;
+  }
+  return 0;
+}

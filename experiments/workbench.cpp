@@ -1,0 +1,110 @@
+#include "experiments/workbench.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "cbq/digest.h"
+#include "cbq/pipeline.h"
+#include "nn/perplexity.h"
+#include "quant/preprocess/preprocessor.h"
+
+namespace cbq {
+namespace {
+
+/// Segments per forward pass: about 2,048 tokens fill the machine without much memory.
+int64_t segments_per_pass(size_t length) {
+  return std::max<int64_t>(1, 2048 / static_cast<int64_t>(std::max<size_t>(1, length)));
+}
+
+/// Of a cell's time, about this much is reconstruction; the rest is scoring.
+constexpr double reconstruction_share = 0.85;
+
+}  // namespace
+
+CellInputs Workbench::inputs() {
+  const std::unique_ptr<Transformer> model = config_.load();
+  Digest digest;
+  digest.add(name_of(model->device()));  // times and memory are the device's, too
+  digest.add(model->config.to_json().dump());
+  for (const auto& [path, parameter] : parameters_of(*model)) {
+    digest.add(path).add(parameter.value());
+  }
+  CellInputs inputs;
+  inputs.model = digest.hex();
+  inputs.calibration = Digest().add(config_.calibration.hash()).hex();
+  Digest texts;
+  for (const TokenSet& text : config_.texts) texts.add(text.hash());
+  inputs.evaluation = texts.hex();
+  return inputs;
+}
+
+std::string Workbench::obstacle(const Settings& settings, int64_t blocks) {
+  try {
+    validate(settings, blocks);
+    if (settings.preprocess != "none") parse_preprocessors(settings.preprocess);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+const std::shared_ptr<ActivationCache>& Workbench::original(Transformer& model) {
+  if (!original_) {
+    const auto& segments = config_.calibration.segments;
+    original_ = cache_on_disk(model, segments, segments_per_pass(segments.front().size()),
+                              config_.folder / "cache", config_.say);
+  }
+  return original_;
+}
+
+TextScore Workbench::score(Transformer& model, const TokenSet& text) const {
+  double nll = 0.0;
+  TextScore score;
+  const int64_t batch = segments_per_pass(text.segments.front().size());
+  for (int64_t begin = 0; begin < text.count(); begin += batch) {
+    if (config_.interrupted && config_.interrupted())
+      throw Interrupted("interrupted while scoring");
+    const int64_t end = std::min(text.count(), begin + batch);
+    const PerplexityResult part = perplexity(model, text.slice(begin, end).segments, batch);
+    nll += part.nll_sum;
+    score.tokens += part.tokens;
+  }
+  score.mean_nll = nll / static_cast<double>(score.tokens);
+  return score;
+}
+
+CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& progress) {
+  const std::unique_ptr<Transformer> model = config_.load();
+  const Settings& settings = cell.settings;
+  CellResult result;
+  result.version = config_.version;
+  result.device = name_of(model->device());
+  const std::filesystem::path unfinished = config_.folder / "unfinished" / cell.key;
+  if (settings.wbits < float_bits || settings.abits < float_bits) {
+    RunHooks hooks;
+    hooks.interrupted = config_.interrupted;
+    hooks.say = config_.say;
+    std::shared_ptr<ActivationCache> activations;
+    if (settings.reconstruct != "none") {
+      hooks.resume_folder = unfinished;
+      activations = original(*model);
+    }
+    hooks.progress = [&](int64_t done, int64_t total, const std::string&) {
+      if (progress) {
+        progress(reconstruction_share * static_cast<double>(done) / static_cast<double>(total));
+      }
+    };
+    const RunResult run =
+        quantize(*model, config_.calibration.segments, settings, activations, hooks);
+    result.seconds = run.seconds;
+    result.peak_bytes = run.peak_bytes;
+    result.windows = static_cast<int64_t>(run.windows.size());
+    result.notes = run.notes;
+  }
+  for (const TokenSet& text : config_.texts) result.texts.push_back(score(*model, text));
+  std::error_code ignored;
+  std::filesystem::remove_all(unfinished, ignored);
+  return result;
+}
+
+}  // namespace cbq

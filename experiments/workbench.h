@@ -1,0 +1,46 @@
+// The real runner of cells: a fresh model for each, quantized on the calibration segments and
+// scored on the test texts.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cbq/activation_cache.h"
+#include "experiments/cell.h"
+#include "nn/tokens.h"
+
+namespace cbq {
+
+struct WorkbenchConfig {
+  std::function<std::unique_ptr<Transformer>()> load;  // the untouched model
+  TokenSet calibration;
+  std::vector<TokenSet> texts;
+  std::filesystem::path folder;  // of the original activations and of unfinished cells
+  std::string version;
+  std::function<void(const std::string&)> say;
+  std::function<bool()> interrupted;
+};
+
+class Workbench {
+ public:
+  explicit Workbench(WorkbenchConfig config) : config_(std::move(config)) {}
+
+  /// Hashes of the model's parameters and device, the calibration segments and the test texts.
+  CellInputs inputs();
+  /// Why these settings cannot be run on a model of `blocks` blocks; "" if they can.
+  static std::string obstacle(const Settings& settings, int64_t blocks);
+  /// A CellRunner. An interrupted cell goes on after its last finished window when it is run again.
+  CellResult run(const Cell& cell, const std::function<void(double)>& progress);
+
+ private:
+  const std::shared_ptr<ActivationCache>& original(Transformer& model);
+  TextScore score(Transformer& model, const TokenSet& text) const;
+
+  WorkbenchConfig config_;
+  std::shared_ptr<ActivationCache> original_;
+};
+
+}  // namespace cbq
