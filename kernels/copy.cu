@@ -23,12 +23,28 @@ struct MoveHeads {
   }
 };
 
+// A square tile per call: what is read across stays in the cache until its neighbours are read.
+constexpr int64_t tile_side = 32;
+
 template <class T>
 struct Transpose {
   const T* x;
   T* y;
   int64_t rows, cols;
-  CBQ_HD void operator()(int64_t i) const { y[i] = x[(i % rows) * cols + i / rows]; }
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t tile) const {
+    const int64_t tiles_across = (cols + tile_side - 1) / tile_side;
+    const int64_t r0 = tile / tiles_across * tile_side, c0 = tile % tiles_across * tile_side;
+    const int64_t r1 = math::min(r0 + tile_side, rows), c1 = math::min(c0 + tile_side, cols);
+    // Workers stand side by side along r, where they write; beyond a tile's side they take further
+    // c.
+    const int64_t beside = math::min(row.lanes(), tile_side);
+    for (int64_t c = c0 + row.lane() / beside; c < c1; c += row.lanes() / beside) {
+      for (int64_t r = r0 + row.lane() % beside; r < r1; r += beside) {
+        y[c * rows + r] = x[r * cols + c];
+      }
+    }
+  }
 };
 
 template <class T>
@@ -124,8 +140,10 @@ Tensor transpose(const Tensor& x) {
   check(x.rank() == 2, "transpose: expected a matrix, got ", to_string(x.shape()));
   Tensor y({x.size(1), x.size(0)}, x.dtype(), x.device());
   dispatch_float(x.dtype(), "transpose", [&]<class T>() {
-    map("transpose", x.device(), x.count(),
-        Transpose<T>{x.data<T>(), y.data<T>(), x.size(0), x.size(1)});
+    const int64_t down = (x.size(0) + tile_side - 1) / tile_side;
+    const int64_t across = (x.size(1) + tile_side - 1) / tile_side;
+    map_rows("transpose", x.device(), down * across, tile_side * tile_side,
+             Transpose<T>{x.data<T>(), y.data<T>(), x.size(0), x.size(1)});
   });
   return y;
 }

@@ -39,11 +39,14 @@ struct Normal {
   T* y;
   float mean, deviation;
   uint64_t seed, stream;
-  CBQ_HD void operator()(int64_t i) const {
-    const auto index = static_cast<uint64_t>(i) * 2;
-    const float radius = math::sqrt(-2.0f * math::log(philox_uniform(seed, stream, index)));
-    const float angle = 6.283185307179586f * philox_uniform(seed, stream, index + 1);
-    y[i] = T(mean + deviation * radius * ::cosf(angle));
+  int64_t n;
+  CBQ_HD void operator()(int64_t block) const {  // four words, two elements
+    const PhiloxBlock words = philox_block(seed, stream, static_cast<uint64_t>(block));
+    for (int64_t k = 0; k < 2 && 2 * block + k < n; ++k) {
+      const float radius = math::sqrt(-2.0f * math::log(philox_uniform(words.x[2 * k])));
+      const float angle = 6.283185307179586f * philox_uniform(words.x[2 * k + 1]);
+      y[2 * block + k] = T(mean + deviation * radius * ::cosf(angle));
+    }
   }
 };
 
@@ -52,8 +55,12 @@ struct Uniform {
   T* y;
   float low, width;
   uint64_t seed, stream;
-  CBQ_HD void operator()(int64_t i) const {
-    y[i] = T(low + width * philox_uniform(seed, stream, static_cast<uint64_t>(i)));
+  int64_t n;
+  CBQ_HD void operator()(int64_t block) const {  // four words, four elements
+    const PhiloxBlock words = philox_block(seed, stream, static_cast<uint64_t>(block));
+    for (int64_t k = 0; k < 4 && 4 * block + k < n; ++k) {
+      y[4 * block + k] = T(low + width * philox_uniform(words.x[k]));
+    }
   }
 };
 
@@ -97,17 +104,17 @@ void sign_sgd_step(const Tensor& p, const Tensor& g, double rate) {
 
 void fill_normal(const Tensor& t, double mean, double deviation, uint64_t seed, uint64_t stream) {
   dispatch_float(t.dtype(), "fill_normal", [&]<class T>() {
-    map("fill_normal", t.device(), t.count(),
+    map("fill_normal", t.device(), (t.count() + 1) / 2,
         Normal<T>{t.data<T>(), static_cast<float>(mean), static_cast<float>(deviation), seed,
-                  stream});
+                  stream, t.count()});
   });
 }
 
 void fill_uniform(const Tensor& t, double low, double high, uint64_t seed, uint64_t stream) {
   dispatch_float(t.dtype(), "fill_uniform", [&]<class T>() {
-    map("fill_uniform", t.device(), t.count(),
+    map("fill_uniform", t.device(), (t.count() + 3) / 4,
         Uniform<T>{t.data<T>(), static_cast<float>(low), static_cast<float>(high - low), seed,
-                   stream});
+                   stream, t.count()});
   });
 }
 

@@ -33,21 +33,25 @@ CBQ_HD inline PhiloxBlock philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint
   return {{c0, c1, c2, c3}};
 }
 
+/// The four words of elements 4 block, ..., 4 block + 3 of `stream` under `seed`.
+CBQ_HD inline PhiloxBlock philox_block(uint64_t seed, uint64_t stream, uint64_t block) {
+  return philox4x32(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
+                    static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32),
+                    static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+}
+
 /// 32 random bits for element `index` of `stream` under `seed`.
 CBQ_HD inline uint32_t philox_bits(uint64_t seed, uint64_t stream, uint64_t index) {
-  const uint64_t block = index / 4;
-  const PhiloxBlock b =
-      philox4x32(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
-                 static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32),
-                 static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
-  return b.x[index % 4];
+  return philox_block(seed, stream, index / 4).x[index % 4];
 }
 
 /// Uniform on (0, 1): the centre of one of 2^23 equal cells, so that log() is always finite. (With
 /// 2^24 cells the upper half of the centres would need a 25th bit: the last one would round to 1.)
+CBQ_HD inline float philox_uniform(uint32_t bits) {
+  return (static_cast<float>(bits >> 9) + 0.5f) * 1.1920928955078125e-7f;
+}
 CBQ_HD inline float philox_uniform(uint64_t seed, uint64_t stream, uint64_t index) {
-  return (static_cast<float>(philox_bits(seed, stream, index) >> 9) + 0.5f) *
-         1.1920928955078125e-7f;
+  return philox_uniform(philox_bits(seed, stream, index));
 }
 
 }  // namespace cbq

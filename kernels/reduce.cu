@@ -72,11 +72,25 @@ Tensor reduce(const char* op, const Tensor& x) {
   return current;
 }
 
-// Column sums in two steps: blocks of rows, then the blocks. A worker owns whole columns.
+// How a column is folded. Every start is 0, and folding results of folds gives the same answer.
+struct SumOf {
+  template <class A>
+  CBQ_HD static A apply(A total, A x) {
+    return total + x;
+  }
+};
+struct AbsMaxOf {
+  template <class A>
+  CBQ_HD static A apply(A largest, A x) {
+    return math::max(math::abs(x), largest);
+  }
+};
+
+// Columns in two steps: blocks of rows, then the blocks. A worker owns whole columns.
 constexpr int64_t rows_per_block = 64;
 
-template <class T, class Out>
-struct ColumnSums {
+template <class T, class Out, class Op>
+struct ColumnFold {
   const T* x;
   Out* y;  // [blocks, n]
   int64_t rows;
@@ -92,11 +106,12 @@ struct ColumnSums {
       const int64_t width = math::min<int64_t>(tile, n - j0);
       if (width == tile) {
         for (int64_t r = begin; r < end; ++r) {
-          for (int j = 0; j < tile; ++j) s[j] += A(x[r * n + j0 + j]);
+#pragma omp simd
+          for (int j = 0; j < tile; ++j) s[j] = Op::apply(s[j], A(x[r * n + j0 + j]));
         }
       } else {
         for (int64_t r = begin; r < end; ++r) {
-          for (int64_t j = 0; j < width; ++j) s[j] += A(x[r * n + j0 + j]);
+          for (int64_t j = 0; j < width; ++j) s[j] = Op::apply(s[j], A(x[r * n + j0 + j]));
         }
       }
       for (int64_t j = 0; j < width; ++j) y[block * n + j0 + j] = Out(s[j]);
@@ -132,20 +147,32 @@ struct MinMaxRows {
   }
 };
 
-template <class T>
-struct AbsMaxColumn {
-  const T* x;
-  float* y;
-  int64_t rows;
-  int64_t n;
-  CBQ_HD void operator()(int64_t j) const {
-    float m = 0;
-    for (int64_t r = 0; r < rows; ++r) {
-      m = math::max(m, math::abs(static_cast<float>(acc_t<T>(x[r * n + j]))));
-    }
-    y[j] = m;
+/// Folds the columns of x [rows, n] into [n] of type Out; T and Out accumulate in the same type.
+template <class T, class Out, class Op>
+Tensor fold_columns(const char* op, const Tensor& x, int64_t rows, int64_t n) {
+  using A = acc_t<T>;
+  const auto blocks_of = [](int64_t r) {
+    return std::max<int64_t>(1, (r + rows_per_block - 1) / rows_per_block);
+  };
+  Tensor y({n}, dtype_of<Out>::value, x.device());
+  if (blocks_of(rows) == 1) {
+    map_rows(op, x.device(), 1, rows * n,
+             ColumnFold<T, Out, Op>{x.data<T>(), y.data<Out>(), rows, n});
+    return y;
   }
-};
+  Tensor current({blocks_of(rows), n}, dtype_of<A>::value, x.device());
+  map_rows(op, x.device(), current.size(0), rows_per_block * n,
+           ColumnFold<T, A, Op>{x.data<T>(), current.data<A>(), rows, n});
+  while (current.size(0) > rows_per_block) {
+    Tensor next({blocks_of(current.size(0)), n}, dtype_of<A>::value, x.device());
+    map_rows(op, x.device(), next.size(0), rows_per_block * n,
+             ColumnFold<A, A, Op>{current.data<A>(), next.data<A>(), current.size(0), n});
+    current = next;
+  }
+  map_rows(op, x.device(), 1, current.count(),
+           ColumnFold<A, Out, Op>{current.data<A>(), y.data<Out>(), current.size(0), n});
+  return y;
+}
 
 }  // namespace
 
@@ -159,29 +186,9 @@ bool has_non_finite(const Tensor& x) {
 
 Tensor sum_rows(const Tensor& x) {
   const auto [rows, n] = row_shape("sum_rows", x);
-  Tensor y({n}, x.dtype(), x.device());
-  const int64_t blocks = std::max<int64_t>(1, (rows + rows_per_block - 1) / rows_per_block);
-  dispatch_float(x.dtype(), "sum_rows", [&]<class T>() {
-    using A = acc_t<T>;
-    if (blocks == 1) {
-      map_rows("sum_rows", x.device(), 1, rows * n,
-               ColumnSums<T, T>{x.data<T>(), y.data<T>(), rows, n});
-      return;
-    }
-    Tensor current({blocks, n}, dtype_of<A>::value, x.device());
-    map_rows("sum_rows", x.device(), blocks, rows_per_block * n,
-             ColumnSums<T, A>{x.data<T>(), current.data<A>(), rows, n});
-    while (current.size(0) > rows_per_block) {
-      const int64_t fewer = (current.size(0) + rows_per_block - 1) / rows_per_block;
-      Tensor next({fewer, n}, dtype_of<A>::value, x.device());
-      map_rows("sum_rows", x.device(), fewer, rows_per_block * n,
-               ColumnSums<A, A>{current.data<A>(), next.data<A>(), current.size(0), n});
-      current = next;
-    }
-    map_rows("sum_rows", x.device(), 1, current.count(),
-             ColumnSums<A, T>{current.data<A>(), y.data<T>(), current.size(0), n});
+  return dispatch_float(x.dtype(), "sum_rows", [&]<class T>() {
+    return fold_columns<T, T, SumOf>("sum_rows", x, rows, n);
   });
-  return y;
 }
 
 std::pair<Tensor, Tensor> min_max_rows(const Tensor& x) {
@@ -197,11 +204,9 @@ std::pair<Tensor, Tensor> min_max_rows(const Tensor& x) {
 
 Tensor abs_max_columns(const Tensor& x) {
   const auto [rows, n] = row_shape("abs_max_columns", x);
-  Tensor y({n}, Dtype::f32, x.device());
-  dispatch_float(x.dtype(), "abs_max_columns", [&]<class T>() {
-    map("abs_max_columns", x.device(), n, AbsMaxColumn<T>{x.data<T>(), y.data<float>(), rows, n});
+  return dispatch_float(x.dtype(), "abs_max_columns", [&]<class T>() {
+    return fold_columns<T, float, AbsMaxOf>("abs_max_columns", x, rows, n);
   });
-  return y;
 }
 
 }  // namespace cbq::kernels

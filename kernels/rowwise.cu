@@ -88,16 +88,23 @@ struct Softmax {
     T* out = y + r * n;
     const int64_t count = period > 0 ? r % period + 1 : n;
     const A largest = row_max(row, in, count) * factor;
+    // The exponential waits in the output, or is computed again where the output would round it.
+    constexpr bool exact = std::is_same_v<T, A>;
     A s = 0;
 #pragma omp simd reduction(+ : s)
     for (int64_t j = row.lane(); j < count; j += row.lanes()) {
-      s += math::exp(A(in[j]) * factor - largest);
+      const A e = math::exp(A(in[j]) * factor - largest);
+      if constexpr (exact) out[j] = e;
+      s += e;
     }
     const A inverse = A(1) / row.sum(s);
-    // The exponential is computed again instead of being stored in f32 between the loops.
 #pragma omp simd
     for (int64_t j = row.lane(); j < count; j += row.lanes()) {
-      out[j] = T(math::exp(A(in[j]) * factor - largest) * inverse);
+      if constexpr (exact) {
+        out[j] *= inverse;
+      } else {
+        out[j] = T(math::exp(A(in[j]) * factor - largest) * inverse);
+      }
     }
     for (int64_t j = count + row.lane(); j < n; j += row.lanes()) out[j] = T(A(0));
   }
