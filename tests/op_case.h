@@ -32,6 +32,10 @@ struct Input {
   Kind kind = Kind::normal;
   int64_t below = 0;
 };
+inline constexpr Input positive{Input::Kind::positive};
+inline constexpr Input accumulated{Input::Kind::accumulated};
+inline constexpr Input angles{Input::Kind::angles};
+constexpr Input ids_below(int64_t n) { return {Input::Kind::ids, n}; }
 
 struct OpCase {
   /// As declared: "kernels::add", "ag::add". Several cases may serve one op; `variant` tells them

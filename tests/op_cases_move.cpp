@@ -6,8 +6,6 @@
 namespace cbq::test {
 namespace {
 
-const Input angles = {Input::Kind::angles};
-
 OpCase split_heads_case(int64_t batch, int64_t heads) {
   const auto shape = [=](int64_t tokens, int64_t dim) {
     return Shapes{{batch * tokens, heads * dim}};
@@ -73,7 +71,7 @@ OpCase transpose_case() {
 OpCase embedding_case() {
   return {.name = "kernels::embedding",
           .sizes = {{{6}, {5, 7}}, {{1}, {5, 1}}, {{0}, {5, 3}}, {{300}, {5, 67}}},
-          .inputs = {{Input::Kind::ids, 5}},
+          .inputs = {ids_below(5)},
           .run = [](const Tensors& in) { return Tensors{kernels::embedding(in[0], in[1])}; },
           .expected = [](const Arrays& in) { return Arrays{reference::embedding(in[0], in[1])}; },
           .wrong = {{{2, 3}, {5, 7}}, {{6}, {35}}, {{20}, {1, 7}}},
@@ -92,7 +90,7 @@ OpCase embedding_backward_case() {
   return {
       .name = "kernels::embedding_backward",
       .sizes = {{{6}, {6, 7}}, {{1}, {1, 1}}, {{0}, {0, 3}}, {{300}, {300, 67}}},
-      .inputs = {{Input::Kind::ids, 5}},
+      .inputs = {ids_below(5)},
       .run =
           [](const Tensors& in) { return Tensors{kernels::embedding_backward(in[0], in[1], 6)}; },
       .expected =

@@ -7,7 +7,6 @@ namespace cbq::test {
 namespace {
 
 constexpr uint64_t seed = 0x123456789abcdef0ull, stream = 0xfedcba9876543210ull;
-const Input positive = {Input::Kind::positive};
 const std::vector<Shapes> one = alike(1, {{3, 37}, {1}, {0}, {5, 4099}});
 
 OpCase fill_normal_case() {

@@ -6,7 +6,7 @@
 namespace cbq::test {
 namespace {
 
-const Shape large = {1024, 4096};
+const Shape wide = {1024, 4096};
 // 150 rows are three blocks of rows, 4200 of them two levels of blocks; 5 * 4099 elements are six
 // chunks (kernels/reduce.cu).
 const std::vector<Shapes> matrices =
@@ -18,7 +18,7 @@ OpCase sum_case() {
           .run = [](const Tensors& in) { return Tensors{kernels::sum(in[0])}; },
           .expected = [](const Arrays& in) { return Arrays{reference::sum(in[0])}; },
           .wrong_calls = {[] { kernels::sum(Tensor({3}, Dtype::i32)); }},
-          .bench = {{large}}};
+          .bench = {{wide}}};
 }
 
 OpCase sum_rows_case() {
@@ -27,7 +27,7 @@ OpCase sum_rows_case() {
           .run = [](const Tensors& in) { return Tensors{kernels::sum_rows(in[0])}; },
           .expected = [](const Arrays& in) { return Arrays{reference::sum_rows(in[0])}; },
           .wrong = {{{}}},
-          .bench = {{large}}};
+          .bench = {{wide}}};
 }
 
 OpCase min_max_rows_case() {
@@ -40,7 +40,7 @@ OpCase min_max_rows_case() {
               },
           .expected = [](const Arrays& in) { return reference::min_max_rows(in[0]); },
           .wrong = {{{3, 0}}, {{}}},
-          .bench = {{large}}};
+          .bench = {{wide}}};
 }
 
 OpCase abs_max_columns_case() {
@@ -49,7 +49,7 @@ OpCase abs_max_columns_case() {
           .run = [](const Tensors& in) { return Tensors{kernels::abs_max_columns(in[0])}; },
           .expected = [](const Arrays& in) { return Arrays{reference::abs_max_columns(in[0])}; },
           .wrong = {{{}}},
-          .bench = {{large}}};
+          .bench = {{wide}}};
 }
 
 Tensors scalar(double value, Dtype dtype) {
@@ -73,7 +73,7 @@ OpCase has_non_finite_case(double planted) {
                 return Arrays{Array({1}, {0.0}), Array({1}, {std::isfinite(planted) ? 0.0 : 1.0})};
               },
           .wrong_calls = {[] { kernels::has_non_finite(Tensor({3}, Dtype::i32)); }},
-          .bench = std::isnan(planted) ? std::vector<Shapes>{{large}} : std::vector<Shapes>{}};
+          .bench = std::isnan(planted) ? std::vector<Shapes>{{wide}} : std::vector<Shapes>{}};
 }
 
 OpCase sum_of_squares_case() {
@@ -86,7 +86,7 @@ OpCase sum_of_squares_case() {
               },
           .expected = [](const Arrays& in) { return Arrays{reference::sum_of_squares(in[0])}; },
           .wrong_calls = {[] { kernels::sum_of_squares(Tensor({3}, Dtype::i32)); }},
-          .bench = {{large}}};
+          .bench = {{wide}}};
 }
 
 }  // namespace

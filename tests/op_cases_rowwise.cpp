@@ -6,9 +6,7 @@
 namespace cbq::test {
 namespace {
 
-constexpr double eps = 1e-5;
-const Input positive = {Input::Kind::positive};
-const Input accumulated = {Input::Kind::accumulated};
+constexpr double norm_eps = 1e-5;
 
 OpCase rms_norm_case() {
   return {.name = "kernels::rms_norm",
@@ -19,13 +17,13 @@ OpCase rms_norm_case() {
                     {{9, 4099}, {4099}}},
           .run =
               [](const Tensors& in) {
-                const auto [y, inverse] = kernels::rms_norm(in[0], in[1], eps);
+                const auto [y, inverse] = kernels::rms_norm(in[0], in[1], norm_eps);
                 return Tensors{y, inverse};
               },
-          .expected = [](const Arrays& in) { return reference::rms_norm(in[0], in[1], eps); },
+          .expected = [](const Arrays& in) { return reference::rms_norm(in[0], in[1], norm_eps); },
           .wrong = {{{2, 3}, {2}}, {{2, 3}, {2, 3}}, {{}, {1}}},
           .wrong_calls = {[] {
-            kernels::rms_norm(Tensor({2, 3}, Dtype::f32), Tensor({3}, Dtype::f64), eps);
+            kernels::rms_norm(Tensor({2, 3}, Dtype::f32), Tensor({3}, Dtype::f64), norm_eps);
           }},
           .bench = {{{1024, 4096}, {4096}}}};
 }
@@ -135,7 +133,7 @@ OpCase cross_entropy_case() {
   return {
       .name = "kernels::cross_entropy",
       .sizes = {{{3, 37}, {3}}, {{1, 5}, {1}}, {{0, 5}, {0}}, {{5, 4099}, {5}}},
-      .inputs = {{}, {Input::Kind::ids, 5}},
+      .inputs = {{}, ids_below(5)},
       .run = [](const Tensors& in) { return Tensors{kernels::cross_entropy(in[0], in[1])}; },
       .expected = [](const Arrays& in) { return Arrays{reference::cross_entropy(in[0], in[1])}; },
       .wrong = {{{3, 37}, {4}}, {{3, 37}, {3, 1}}, {{6}, {6}}, {{3, 1}, {3}}},
@@ -156,7 +154,7 @@ OpCase cross_entropy_backward_case() {
                     {{1, 5}, {1}, {1}},
                     {{0, 5}, {0}, {0}},
                     {{40, 500}, {40}, {40}}},
-          .inputs = {{}, {Input::Kind::ids, 5}, accumulated},
+          .inputs = {{}, ids_below(5), accumulated},
           .run =
               [](const Tensors& in) {
                 return Tensors{kernels::cross_entropy_backward(in[0], in[1], in[2])};

@@ -1,0 +1,19 @@
+// bench: how fast the parts are, on this machine, now.
+#include "tools/bench/bench.h"
+
+#include <fmt/core.h>
+
+int main(int argc, char** argv) {
+  CLI::App app("Benchmarks of CBQ");
+  app.require_subcommand(1);
+  cbq::bench::add_ops_command(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "bench: {}\n", error.what());
+    return 1;
+  }
+  return 0;
+}
