@@ -74,7 +74,12 @@ std::unique_ptr<Transformer> load_model(const std::filesystem::path& folder, Dty
           concat(name, " ", to_string(shape), " (expected ", to_string(p.shape()), ")"));
       return;
     }
-    p.set_value(kernels::cast(checkpoint.load(name, device), dtype));
+    const Tensor value = checkpoint.load(name, device);
+    if (!is_float(value.dtype())) {
+      fail(folder.string(), ": ", name, " holds ", name_of(value.dtype()),
+           ", not floating-point weights; is it a quantized model?");
+    }
+    p.set_value(kernels::cast(value, dtype));
   });
   if (!missing.empty()) {
     std::vector<std::string> others;

@@ -248,7 +248,12 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
     if (fs::exists(file)) fs::copy_file(file, to / "tokenizer.model");
   }
   json windows = json::array();
-  for (const WindowReport& window : result.windows) windows.push_back(to_json(window));
+  for (const WindowReport& w : result.windows) {
+    windows.push_back(to_json(w));
+    log_.line(fmt::format("blocks {}-{}: loss {:.5g} -> {:.5g} (best after epoch {}), {:.1f} s",
+                          w.window.first, w.window.last(), w.loss_before, w.loss_hard, w.best_epoch,
+                          w.seconds));
+  }
   for (const std::string& note : result.notes) log_.line("note: " + note);
   const json report = {{"windows", windows},
                        {"notes", result.notes},

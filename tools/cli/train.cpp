@@ -55,6 +55,11 @@ std::vector<int32_t> training_ids(const Options& o, const Tokenizer& tokenizer, 
   }
   std::cerr << "encoding " << o.texts.size() << " text(s) ..." << std::endl;
   TokenSet set{{tokenize_files(o.texts, tokenizer)}, "one text", tokenizer.hash(), key};
+  // Before anything is written: the trainer would say it, too, but beside a folder that is in vain.
+  check(set.token_count() >= 2 * o.train.tokens + 1, "the text has ", set.token_count(),
+        " tokens, too few for segments of ", o.train.tokens,
+        "; give more text or a smaller --tokens");
+  fs::create_directories(o.output);
   save_tokens(cache, set);
   return set.segments[0];
 }
@@ -115,7 +120,6 @@ void train_model(const Options& o) {
   config.validate();
   const std::unique_ptr<Transformer> model = make_model(config, Dtype::f32, device);
   const auto evaluation = load_evaluation(o.evaluation, {model.get(), o.tokenizer});
-  fs::create_directories(o.output);
   std::string text_key;
   const std::vector<int32_t> ids = training_ids(o, *tokenizer, text_key);
   check_identity(o.output, identity_of(o, config, text_key));
