@@ -1,0 +1,71 @@
+// OMSE (Choukroun et al. 2019): ranges with the least squared quantization error instead of
+// min/max.
+//
+//   weights:      W <- clamp(W, a min W, b max W) with the a, b of least ||Q(clamp(W)) - W||^2 per
+//                 group of the grid; a min/max grid of the result is the grid of least error.
+//                 (With scale_search = squared_error the grid does that search anyway.)
+//   activations:  clip ratio alpha of least sum over tokens of ||Q_alpha(x) - x||^2 per linear
+//                 input, for alpha = 1, 0.99, ..., 0.2.
+#include <cmath>
+
+#include "quant/preprocess/tools.h"
+
+namespace cbq {
+namespace {
+
+class Omse : public Preprocessor {
+ public:
+  std::string name() const override { return "omse"; }
+  std::string help() const override {
+    return "clips weights and activations to the range of least squared error (Choukroun et al. "
+           "2019)";
+  }
+  bool needs_statistics() const override { return true; }
+
+  std::vector<std::string> apply(Transformer& model, const CalibrationStatistics& statistics,
+                                 PreprocessContext& context) override {
+    std::vector<std::string> notes;
+    ClampReport report;
+    for (const LayerRef& layer : layers_with_grid(model, context, name(), notes)) {
+      const WeightConfig config = context.weight_config(layer.path);
+      check_weight_config(config, layer.path, layer.linear->in_features());
+      report.clamp(layer, least_error_range(layer.linear->weight.value(), config));
+    }
+    notes.push_back(report.note(name()));
+    if (!context.activation.quantizes()) return notes;
+
+    std::map<const InputStatistics*, double> found;  // q, k and v read the same input
+    for (const LayerRef& layer : layers_of(model)) {
+      const InputStatistics& input = statistics.of(layer.path);
+      if (!found.count(&input)) found[&input] = best_ratio(input, layer, context);
+      context.activation_clip[layer.path] = found[&input];
+    }
+    notes.push_back(clip_note(name(), context));
+    return notes;
+  }
+
+ private:
+  static double best_ratio(const InputStatistics& input, const LayerRef& layer,
+                           const PreprocessContext& context) {
+    const Device device = layer.linear->weight.device();
+    const Tensor x = input.sample.to(device);
+    const ActivationQuantizer quantizer =
+        activation_quantizer_of(context, layer.path, input, device);
+    double best = 1.0, least = INFINITY;
+    for (int step = 0; step <= 80; ++step) {
+      const double alpha = 1.0 - 0.01 * step;
+      const double error = squared_distance(quantize_with_ratio(quantizer, x, alpha), x);
+      if (error < least) {
+        least = error;
+        best = alpha;
+      }
+    }
+    return best;
+  }
+};
+
+[[maybe_unused]] const bool registered =
+    preprocessors().add("omse", [] { return std::make_unique<Omse>(); });
+
+}  // namespace
+}  // namespace cbq
