@@ -1,0 +1,81 @@
+#include "quant/outlier_transform.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/philox.h"
+#include "quant/preprocess/tools.h"
+
+namespace cbq {
+namespace {
+
+/// `count` different numbers below n.
+std::vector<int64_t> draw_channels(int64_t count, int64_t n, uint64_t seed, uint64_t site) {
+  std::vector<int64_t> channels;
+  for (int64_t c = 0; c < n; ++c) channels.push_back(c);
+  for (int64_t i = 0; i < count; ++i) {  // Fisher and Yates, as far as needed
+    const auto left = static_cast<uint64_t>(n - i);
+    const uint64_t drawn = philox_bits(seed, site, static_cast<uint64_t>(i)) % left;
+    std::swap(channels[static_cast<size_t>(i)], channels[static_cast<size_t>(i) + drawn]);
+  }
+  channels.resize(static_cast<size_t>(count));
+  return channels;
+}
+
+/// "outliers:4x30" as a stage before the pre-processing that is to be compared.
+class OutlierChannels : public Preprocessor {
+ public:
+  std::string name() const override { return "outliers"; }
+  std::string help() const override {
+    return "outliers:<count>x<factor>: gives activations behind norms outlier channels without "
+           "changing the function, for models that have none";
+  }
+  bool needs_statistics() const override { return false; }
+  void configure(const std::string& arguments) override {
+    const size_t x = arguments.find('x');
+    check(x != std::string::npos, "pre-processing 'outliers' is written outliers:<count>x<factor>,",
+          " as in outliers:4x30; got 'outliers:", arguments, "'");
+    const double count = number_argument(name(), arguments.substr(0, x), 1, 1e6);
+    check(count == std::floor(count), "pre-processing 'outliers': the count ", count,
+          " is not a whole number");
+    count_ = static_cast<int64_t>(count);
+    factor_ = number_argument(name(), arguments.substr(x + 1), 1e-6, 1e6);
+  }
+  std::vector<std::string> apply(Transformer& model, const CalibrationStatistics&,
+                                 PreprocessContext& context) override {
+    return add_outlier_channels(model, count_, factor_, context.seed);
+  }
+
+ private:
+  int64_t count_ = 0;
+  double factor_ = 1.0;
+};
+
+[[maybe_unused]] const bool registered =
+    preprocessors().add("outliers", [] { return std::make_unique<OutlierChannels>(); });
+
+}  // namespace
+
+std::vector<std::string> add_outlier_channels(Transformer& model, int64_t count, double factor,
+                                              uint64_t seed) {
+  check(std::isfinite(factor) && factor > 0.0, "outliers: the factor must be positive, got ",
+        factor);
+  std::vector<std::string> notes;
+  uint64_t norms = 0;
+  for (const FoldSite& site : fold_sites(model, "outliers", notes)) {
+    if (site.site.norm_weight == nullptr) continue;
+    check(count >= 1 && count <= site.slots(), "outliers: ", count, " channels of ", site.slots());
+    std::vector<double> s(static_cast<size_t>(site.slots()), 1.0);
+    for (const int64_t c : draw_channels(count, site.slots(), seed, norms)) {
+      s[static_cast<size_t>(c)] = 1.0 / factor;
+    }
+    fold(site, s);
+    ++norms;
+  }
+  notes.push_back(concat("outliers: ARTIFICIAL outlier channels: ", count,
+                         " channels behind each of ", norms, " norms scaled up by ", factor,
+                         " (and the weights that read them down), seed ", seed));
+  return notes;
+}
+
+}  // namespace cbq
