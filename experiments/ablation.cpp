@@ -50,8 +50,7 @@ class AblationRun {
     for (const std::vector<size_t>& seeds : row.cells) {
       for (const size_t i : seeds) {
         if (results_[i]) continue;
-        const std::string what = fmt::format("table {}: {}", table.spec.key, row.spec.label);
-        compute(i, what);
+        compute(i, fmt::format("table {}: {}", table.spec.key, row.spec.label));
       }
     }
   }
@@ -59,8 +58,7 @@ class AblationRun {
   void compute(size_t i, const std::string& what) {
     const Cell& cell = cells()[i];
     const auto show = [&](double fraction) {
-      progress_.update(std::llround(1000.0 * (done_ + fraction * cell.cost)),
-                       std::llround(1000.0 * to_do_), what);
+      progress_.update(std::llround(1000.0 * (done_ + fraction * cell.cost) / to_do_), 1000, what);
     };
     try {
       if (ablation_.interrupted && ablation_.interrupted()) throw Interrupted("interrupted");
@@ -107,7 +105,8 @@ class AblationRun {
     const TableReport report = make_report(table, ablation_.plan, results_, texts_, footnotes);
     out_ << to_terminal(report) << "\n" << std::flush;
     json_.push_back(to_json(report));
-    markdown_ += (markdown_.empty() ? "" : "\n") + to_markdown(report);
+    if (!markdown_.empty()) markdown_ += "\n";
+    markdown_ += to_markdown(report);
     write_text_atomically(ablation_.output / "ablation.json", json_.dump(2) + "\n");
     write_text_atomically(ablation_.output / "ablation.md", markdown_);
   }

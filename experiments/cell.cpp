@@ -46,18 +46,22 @@ Settings canonical(const Settings& settings, int64_t blocks) {
   return plain;
 }
 
-Cell make_cell(const Settings& settings, int64_t blocks, int64_t segments,
+Cell make_cell(const Settings& settings, int64_t blocks, const CellWork& work,
                const CellInputs& inputs) {
   Cell cell;
   cell.settings = settings;
   Digest digest;
   digest.add(format).add(inputs.model).add(inputs.calibration).add(inputs.evaluation);
   cell.key = digest.add(hash_of(canonical(settings, blocks))).hex();
+  // Scoring passes each token once through all blocks and the head; a training step costs about
+  // four passes, and each epoch ends with one more to decide what is kept.
+  cell.cost = static_cast<double>(work.test_tokens * (blocks + 2));
   if (settings.reconstruct != "none") {
-    int64_t block_passes = 0;
-    for (const ScheduledWindow& w : schedule_of(settings, blocks)) block_passes += w.window.count;
-    cell.cost += static_cast<double>(block_passes * settings.epochs * segments) /
-                 static_cast<double>(std::max<int64_t>(1, blocks * 16));
+    int64_t passes = 0;
+    for (const ScheduledWindow& w : schedule_of(settings, blocks)) {
+      passes += w.window.count * (5 * settings.epochs + 2);
+    }
+    cell.cost += static_cast<double>(passes * work.calibration_tokens);
   }
   return cell;
 }

@@ -21,7 +21,7 @@ struct CellInputs {
 struct Cell {
   Settings settings;  // as the first row that asks for it writes them
   std::string key;    // 32 hexadecimal digits over inputs and canonical settings, seed included
-  double cost = 1.0;  // expected share of the work, any unit
+  double cost = 1.0;  // expected work: tokens through blocks, forward
 };
 
 /// Score of one test text.
@@ -44,8 +44,13 @@ struct CellResult {
 /// blocks), and without reconstruction its options do not matter. For comparing, not for running.
 Settings canonical(const Settings& settings, int64_t blocks);
 
-/// The cell of these settings for a model of `blocks` blocks and `segments` calibration segments.
-Cell make_cell(const Settings& settings, int64_t blocks, int64_t segments,
+/// Tokens that decide how long a cell takes.
+struct CellWork {
+  int64_t calibration_tokens = 8192, test_tokens = 32768;
+};
+
+/// The cell of these settings for a model of `blocks` blocks.
+Cell make_cell(const Settings& settings, int64_t blocks, const CellWork& work,
                const CellInputs& inputs);
 
 /// Finished cells, one file each: <folder>/<key>.json, complete or not there.

@@ -85,7 +85,7 @@ class Planner {
   }
 
   size_t cell_of(const Settings& settings) {
-    Cell cell = make_cell(settings, model_.blocks, plan_.options.segments, inputs_);
+    Cell cell = make_cell(settings, model_.blocks, plan_.options.work, inputs_);
     const auto [found, is_new] = index_.emplace(cell.key, plan_.cells.size());
     if (is_new) plan_.cells.push_back(std::move(cell));
     return found->second;

@@ -27,8 +27,8 @@ struct PlanOptions {
   std::vector<GranularityChoice> granularities = {GranularityChoice{}};
   int64_t epochs = 2;
   int64_t seeds = 1;
-  int64_t segments = 64;  // of calibration; only for the expected work
-  std::string outliers;   // stage put in front of every pre-processing ("outliers:4x30"); "": none
+  CellWork work;         // only for the remaining time
+  std::string outliers;  // stage put in front of every pre-processing ("outliers:4x30"); "": none
   nlohmann::json settings = nlohmann::json::object();  // over everything
 };
 

@@ -6,6 +6,7 @@
 
 #include "experiments/grid.h"
 #include "experiments/report.h"
+#include "tensor/error.h"
 
 namespace cbq {
 namespace {
@@ -35,7 +36,7 @@ std::string ours_text(const ReportRow& row, size_t granularity, const std::strin
   if (granularity >= row.ours.size()) return "-";
   const auto found = row.ours[granularity].find(metric);
   if (found == row.ours[granularity].end() || found->second.seeds == 0) return "-";
-  if (metric == "epochs" && found->second.mean == 0.0) return "-";
+  if (found->second.mean == 0.0) return "-";  // the original model needs no time and no epochs
   std::string text = with_unit(metric, found->second.mean);
   if (found->second.spread > 0.0 && metric.ends_with("_ppl")) {
     text += "±" + number(found->second.spread);
@@ -70,7 +71,7 @@ Grid value_grid(const TableReport& report) {
   for (size_t r = 0; r < report.rows.size(); ++r) {
     const ReportRow& row = report.rows[r];
     if (r > 0 && report.rows[r - 1].orientation && !row.orientation) grid.rules.push_back(r);
-    grid.labels.push_back(row.same_as.empty() ? row.label : "= " + row.label);
+    grid.labels.push_back(row.same_as.empty() ? row.label : concat("= ", row.label));
   }
   for (const std::string& metric : printed_metrics(report)) {
     GridGroup group;
@@ -104,7 +105,7 @@ Grid trend_grid(const TableReport& report) {
       grid.labels.push_back(trend.claim);
       lines.push_back(nullptr);
     }
-    grid.labels.push_back(trend.chain ? "  " + trend.from + " -> " + trend.to : trend.claim);
+    grid.labels.push_back(trend.chain ? concat("  ", trend.from, " -> ", trend.to) : trend.claim);
     lines.push_back(&trend);
     for (const TrendStep& step : trend.steps.front()) {
       if (std::count(metrics.begin(), metrics.end(), step.metric) == 0) {
@@ -134,7 +135,7 @@ Grid trend_grid(const TableReport& report) {
 
 std::string heading(const TableReport& report) {
   std::string text =
-      report.spec.paper_tables.empty() ? report.spec.key : "Table " + report.spec.key;
+      report.spec.paper_tables.empty() ? report.spec.key : concat("Table ", report.spec.key);
   text += ": " + report.spec.title + " (" + report.bits;
   if (report.granularities.size() == 1) text += ", " + report.granularities.front();
   text += ")";
@@ -199,17 +200,19 @@ std::string sign_summary(const TableReport& report) {
 std::string to_terminal(const TableReport& report) {
   std::string out = wrapped(heading(report), width, 2) + "\n";
   out += to_terminal(value_grid(report), width);
-  if (!report.trends.empty()) out += "\n" + to_terminal(trend_grid(report), width);
+  if (!report.trends.empty()) out += concat("\n", to_terminal(trend_grid(report), width));
   out += "\n";
-  for (const std::string& line : remarks(report)) out += "  " + wrapped(line, width - 2, 4);
+  for (const std::string& line : remarks(report)) {
+    out += concat("  ", wrapped(line, width - 2, 4));
+  }
   return out;
 }
 
 std::string to_markdown(const TableReport& report) {
-  std::string out = "## " + heading(report) + "\n\n" + to_markdown(value_grid(report));
-  if (!report.trends.empty()) out += "\n" + to_markdown(trend_grid(report));
+  std::string out = concat("## ", heading(report), "\n\n", to_markdown(value_grid(report)));
+  if (!report.trends.empty()) out += concat("\n", to_markdown(trend_grid(report)));
   out += "\n";
-  for (const std::string& line : remarks(report)) out += "- " + line + "\n";
+  for (const std::string& line : remarks(report)) out += concat("- ", line, "\n");
   return out;
 }
 

@@ -98,8 +98,8 @@ void set_defaults(const CLI::App& app, Options& o, const std::filesystem::path& 
   in_project(o.model, "models/embedded");
   in_project(o.calibration, "build/text/gcide.calibration.txt");
   in_project(o.tables_folder, "experiments/tables");
-  if (o.output.empty()) o.output = built ? root / "build" / "ablation" : "ablation";
-  o.output = o.output.lexically_proximate(std::filesystem::current_path());
+  if (o.output.empty() && !built) o.output = "ablation";
+  in_project(o.output, "build/ablation");
   if (o.texts.empty()) {
     for (const char* name : {"gcide", "wordnet"}) {
       const std::filesystem::path file = root / "build" / "text" / concat(name, ".test.txt");
@@ -150,7 +150,6 @@ PlanOptions plan_options(const Options& o) {
   check(o.seeds >= 1, "--seeds ", o.seeds, ": expected at least 1");
   check(o.eval_tokens >= 0, "--eval-tokens ", o.eval_tokens, ": expected at least 0 (0: all)");
   check(o.threads >= 0, "--threads ", o.threads, ": expected at least 0 (0: all)");
-  plan.segments = o.segments;
   plan.epochs = o.epochs;
   plan.seeds = o.seeds;
   if (!o.outliers.empty()) plan.outliers = "outliers:" + o.outliers;
@@ -228,7 +227,7 @@ void run(const CLI::App& app, Options& o) {
   set_defaults(app, o, root);
   if (o.list) return list_tables(o);
   Ablation ablation;
-  const PlanOptions options = plan_options(o);
+  PlanOptions options = plan_options(o);
   require_inputs(o);
   const Device device = device_from_name(o.device);
   if (o.threads > 0) omp_set_num_threads(o.threads);
@@ -253,6 +252,8 @@ void run(const CLI::App& app, Options& o) {
   bench.interrupted = ablation.interrupted;
   bench.calibration.check_vocabulary(config.vocab_size);
   for (const TokenSet& text : bench.texts) text.check_vocabulary(config.vocab_size);
+  options.work = {bench.calibration.token_count(), 0};
+  for (const TokenSet& text : bench.texts) options.work.test_tokens += text.token_count();
   Workbench workbench(bench);
   ablation.inputs = workbench.inputs();
   describe_budget(o, bench.calibration, *bench.load(), ablation);

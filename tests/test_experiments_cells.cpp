@@ -1,0 +1,266 @@
+#include <gtest/gtest.h>
+
+#include "experiments/cell.h"
+#include "experiments/inputs.h"
+#include "experiments/plan.h"
+#include "nn/json.h"
+#include "tests/test_data.h"
+
+using namespace cbq;
+
+namespace {
+
+const CellInputs inputs = {"model", "calibration", "texts"};
+
+CellResult some_result() {
+  CellResult result;
+  result.texts = {{3.25, 1000}, {2.5, 900}};
+  result.seconds = 12.5;
+  result.peak_bytes = 123456789;
+  result.windows = 11;
+  result.notes = {"a note"};
+  result.version = "v1";
+  result.device = "cpu";
+  return result;
+}
+
+Settings window_settings(int64_t window, int64_t overlap) {
+  Settings s;
+  s.window = window;
+  s.overlap = overlap;
+  return s;
+}
+
+std::string key_of(const Settings& settings, int64_t blocks = 4) {
+  return make_cell(settings, blocks, {}, inputs).key;
+}
+
+}  // namespace
+
+TEST(Cell, KeysDifferWhereResultsMay) {
+  const Settings s = window_settings(2, 1);
+  EXPECT_EQ(key_of(s), key_of(s));
+  Settings other = s;
+  other.seed = 1;
+  EXPECT_NE(key_of(s), key_of(other));
+  other = s;
+  other.rate_scale *= 1.0001;
+  EXPECT_NE(key_of(s), key_of(other));
+  EXPECT_NE(key_of(s), key_of(window_settings(2, 0)));
+  EXPECT_NE(key_of(s), make_cell(s, 4, {}, {"other", "calibration", "texts"}).key);
+  EXPECT_NE(key_of(s), make_cell(s, 4, {}, {"model", "other", "texts"}).key);
+  EXPECT_NE(key_of(s), make_cell(s, 4, {}, {"model", "calibration", "other"}).key);
+}
+
+TEST(Cell, EqualSchedulesAreOneCell) {
+  EXPECT_EQ(key_of(window_settings(4, 0)), key_of(window_settings(8, 4)));
+  EXPECT_NE(key_of(window_settings(4, 0), 5), key_of(window_settings(8, 4), 5));
+  Settings spelled;
+  spelled.schedule = "0-1,1-2,2-3";
+  EXPECT_EQ(key_of(window_settings(2, 1)), key_of(spelled));
+  // Here the overlap also decides whose rounding is learned.
+  Settings a = window_settings(8, 4), b = window_settings(8, 7);
+  a.rounding_blocks = b.rounding_blocks = "overlap";
+  EXPECT_NE(key_of(a), key_of(b));
+}
+
+TEST(Cell, WithoutReconstructionItsOptionsDoNotMatter) {
+  Settings a, b;
+  a.reconstruct = b.reconstruct = "none";
+  b.epochs = 17;
+  b.rounding = "adaround";
+  b.seed = 3;
+  EXPECT_EQ(key_of(a), key_of(b));
+  b.wbits = 2;
+  EXPECT_NE(key_of(a), key_of(b));
+  a.wbits = a.abits = b.wbits = b.abits = 16;
+  b.granularity = "per_tensor";
+  EXPECT_EQ(key_of(a), key_of(b)) << "the original model has no grid";
+}
+
+TEST(CellStore, ReturnsWhatWasPut) {
+  const TemporaryFolder folder;
+  const CellStore store(folder / "cells", inputs);
+  const Cell cell = make_cell(window_settings(2, 1), 4, {}, inputs);
+  EXPECT_FALSE(store.find(cell, {}));
+  store.put(cell, some_result());
+  const std::optional<CellResult> found = CellStore(folder / "cells", inputs).find(cell, {});
+  ASSERT_TRUE(found);
+  EXPECT_EQ(to_json(*found), to_json(some_result()));
+  EXPECT_FALSE(store.find(make_cell(window_settings(2, 0), 4, {}, inputs), {}));
+}
+
+TEST(CellStore, BrokenOrForeignFilesAreComputedAnew) {
+  const TemporaryFolder folder;
+  const CellStore store(folder.path(), inputs);
+  const Cell cell = make_cell(window_settings(2, 1), 4, {}, inputs);
+  store.put(cell, some_result());
+  const std::string name = cell.key + ".json";
+  const std::string good = read_text_file(folder / name);
+  std::string said;
+  const auto say = [&](const std::string& line) { said = line; };
+
+  folder.write(name, good.substr(0, good.size() / 2));  // as an interrupted write would leave it
+  EXPECT_FALSE(store.find(cell, say));
+  EXPECT_NE(said.find("computed anew"), std::string::npos) << said;
+  EXPECT_NE(said.find(name), std::string::npos) << said;
+
+  nlohmann::json json = parse_json(good, "good");
+  json["model"] = "another";
+  folder.write(name, json.dump());
+  EXPECT_FALSE(store.find(cell, say));
+  EXPECT_NE(said.find("model is another"), std::string::npos) << said;
+
+  json = parse_json(good, "good");
+  json["result"]["seconds"] = "long";
+  folder.write(name, json.dump());
+  EXPECT_FALSE(store.find(cell, say));
+  EXPECT_NE(said.find("seconds"), std::string::npos) << said;
+
+  folder.write(name, good);
+  EXPECT_TRUE(store.find(cell, say));
+  // What an interrupted AtomicFile leaves behind is another name, which nobody reads.
+  std::filesystem::remove(folder / name);
+  folder.write(name + ".tmp", good);
+  EXPECT_FALSE(store.find(cell, say));
+}
+
+TEST(CellStore, InfinitePerplexitySurvives) {
+  const TemporaryFolder folder;
+  const CellStore store(folder.path(), inputs);
+  const Cell cell = make_cell(window_settings(2, 1), 4, {}, inputs);
+  CellResult result = some_result();
+  result.texts[0].mean_nll = std::numeric_limits<double>::infinity();
+  store.put(cell, result);
+  const auto found = store.find(cell, {});
+  ASSERT_TRUE(found);
+  EXPECT_TRUE(std::isinf(found->texts[0].mean_nll));
+}
+
+TEST(CellStore, SaysWhereItCannotWrite) {
+  const TemporaryFolder folder;
+  folder.write("file", "");
+  expect_error<std::runtime_error>([&] { CellStore(folder / "file" / "cells", inputs); },
+                                   {"file/cells", "--output"});
+}
+
+TEST(Plan, SettingsInTheirOrderOfPrecedence) {
+  TableSpec table;
+  table.settings = {{"rank", 7}, {"window", 3}, {"overlap", 2}};
+  RowSpec row;
+  row.settings = {{"window", 4}};
+  row.epochs_factor = 2;
+  PlanOptions options;
+  options.epochs = 5;
+  options.settings = {{"overlap", 1}};
+  const Settings s = row_settings(table, row, "W3A8", parse_granularity("g64"), 2, options);
+  EXPECT_EQ(s.wbits, 3);
+  EXPECT_EQ(s.abits, 8);
+  EXPECT_EQ(s.granularity, "per_group");
+  EXPECT_EQ(s.group_size, 64);
+  EXPECT_EQ(s.rank, 7);
+  EXPECT_EQ(s.window, 4);
+  EXPECT_EQ(s.overlap, 1);
+  EXPECT_EQ(s.epochs, 10);
+  EXPECT_EQ(s.seed, 2u);
+  options.outliers = "outliers:4x30";
+  EXPECT_EQ(row_settings(table, row, "W3A8", {}, 0, options).preprocess, "outliers:4x30");
+  row.settings["preprocess"] = "omse";
+  EXPECT_EQ(row_settings(table, row, "W3A8", {}, 0, options).preprocess, "outliers:4x30+omse");
+}
+
+TEST(Plan, GranularityNames) {
+  EXPECT_EQ(parse_granularity("per-channel").granularity, "per_channel");
+  EXPECT_EQ(parse_granularity("per-tensor").granularity, "per_tensor");
+  EXPECT_EQ(parse_granularity("g128").group_size, 128);
+  for (const char* bad : {"", "g", "g0", "gx", "64", "g64x", "per_channel"}) {
+    expect_error<std::invalid_argument>([&] { parse_granularity(bad); }, {"per-channel", "g64"});
+  }
+}
+
+// Tables 3c, 7 and 9 ask the same questions of the same cells.
+TEST(Plan, TablesShareTheirCells) {
+  const auto tables = load_tables(std::filesystem::path(CBQ_SOURCE_DIR) / "experiments" / "tables");
+  const PlanModel model = {12, {}};
+  const auto count = [&](const std::string& keys) {
+    return make_plan(select_tables(tables, keys), model, {}, inputs).cells.size();
+  };
+  EXPECT_EQ(count("3c"), 2u + 7u);
+  EXPECT_EQ(count("3c,9"), count("3c"));
+  EXPECT_EQ(count("3c,7,9"), 2u + 10u);
+  EXPECT_EQ(count("3c,8"), count("3c") + 1u + 7u);
+  PlanOptions three;
+  three.seeds = 3;
+  EXPECT_EQ(make_plan(select_tables(tables, "3c"), model, three, inputs).cells.size(), 2u + 7u * 3u)
+      << "nearest rounding has no seed";
+}
+
+TEST(Plan, RowsThatTheModelCannotTellApart) {
+  const auto tables = load_tables(std::filesystem::path(CBQ_SOURCE_DIR) / "experiments" / "tables");
+  const Plan plan = make_plan(select_tables(tables, "7"), {4, {}}, {}, inputs);
+  std::map<std::string, std::string> same;
+  for (const PlannedRow& row : plan.tables[0].rows) {
+    if (row.same_as.empty()) continue;
+    same[row.spec.name] = row.same_as;
+    EXPECT_EQ(row.because, "one window holds all 4 blocks");
+  }
+  const std::map<std::string, std::string> expected = {{"4/1", "4/0"}, {"4/2", "4/0"},
+                                                       {"4/3", "4/0"}, {"8/0", "4/0"},
+                                                       {"8/4", "4/0"}, {"8/7", "4/0"}};
+  EXPECT_EQ(same, expected);
+  for (const PlannedRow& row :
+       make_plan(select_tables(tables, "7"), {12, {}}, {}, inputs).tables[0].rows) {
+    EXPECT_EQ(row.same_as, "") << row.spec.name;
+  }
+}
+
+TEST(Plan, BitsOfTheRowWinAndBitsOfTheCommandLineMultiply) {
+  const auto tables = load_tables(std::filesystem::path(CBQ_SOURCE_DIR) / "experiments" / "tables");
+  PlanOptions options;
+  options.bits = {"W4A4", "W3A16"};
+  const Plan plan = make_plan(select_tables(tables, "3b,8"), {12, {}}, options, inputs);
+  ASSERT_EQ(plan.tables.size(), 3u);
+  EXPECT_EQ(plan.tables[0].bits, "W4A4");
+  EXPECT_EQ(plan.tables[1].bits, "W3A16");
+  EXPECT_EQ(plan.tables[2].bits, "per row");
+  int nearest = 0;
+  for (const PlannedRow& row : plan.tables[2].rows) nearest += row.orientation ? 1 : 0;
+  EXPECT_EQ(nearest, 3) << "original model, and nearest rounding at both bits";
+}
+
+TEST(Plan, RowsThatCannotRunAreListedWithTheReason) {
+  const auto tables = load_tables(std::filesystem::path(CBQ_SOURCE_DIR) / "experiments" / "tables");
+  const PlanModel model = {12, [](const Settings& s) -> std::string {
+                             return s.preprocess == "omse" ? "unknown preprocessor 'omse'" : "";
+                           }};
+  const Plan plan = make_plan(select_tables(tables, "3a"), model, {}, inputs);
+  for (const PlannedRow& row : plan.tables[0].rows) {
+    const bool omse = row.spec.name.starts_with("omse");
+    EXPECT_EQ(row.missing, omse ? "unknown preprocessor 'omse'" : "") << row.spec.name;
+    EXPECT_EQ(row.cells.empty(), omse);
+  }
+}
+
+TEST(Inputs, MissingFilesNameTheRemedy) {
+  expect_error<std::runtime_error>([] { require_file("/no/such.txt", "test text", "run ./x"); },
+                                   {"test text", "/no/such.txt", "run ./x"});
+}
+
+TEST(Inputs, SegmentsToScoreAreSpreadOverTheFile) {
+  const TemporaryFolder folder;
+  TokenSet tokens;
+  for (int32_t i = 0; i < 10; ++i) tokens.segments.push_back({i, i, i, i});
+  save_tokens(folder / "t.h5", tokens);
+  const TokenSet some = evaluation_tokens(folder / "t.h5", "", 4, 20);
+  ASSERT_EQ(some.count(), 5);
+  for (int64_t i = 0; i < 5; ++i) EXPECT_EQ(some.segments[static_cast<size_t>(i)][0], 2 * i);
+  EXPECT_NE(some.protocol.find("5 of 10 evenly spaced"), std::string::npos) << some.protocol;
+  EXPECT_EQ(evaluation_tokens(folder / "t.h5", "", 4, 0).count(), 10);
+  expect_error<std::invalid_argument>([&] { evaluation_tokens(folder / "t.h5", "", 3, 0); },
+                                      {"t.h5", "4 ids", "3"});
+  EXPECT_EQ(calibration_tokens(folder / "t.h5", "", 3, 2).token_count(), 6);
+  expect_error<std::invalid_argument>([&] { calibration_tokens(folder / "t.h5", "", 11, 2); },
+                                      {"t.h5", "10 segments", "11"});
+  expect_error<std::invalid_argument>([&] { calibration_tokens(folder / "t.h5", "", 3, 5); },
+                                      {"t.h5", "--segment-length", "5"});
+}
