@@ -55,14 +55,15 @@ TEST_P(RoundTrip, ALoadedModelComputesTheSameBits) {
   }
 }
 
+// Quick rates where inputs are quantized: their clip values must have left the start.
 INSTANTIATE_TEST_SUITE_P(
     QuantizedFolder, RoundTrip,
-    ::testing::Values(R"({"wbits": 2})",                                               //
-                      R"({"wbits": 3, "granularity": "per_group", "group_size": 8})",  //
-                      R"({"wbits": 4, "abits": 4})",                                   //
+    ::testing::Values(R"({"wbits": 2})",                                                      //
+                      R"({"wbits": 3, "granularity": "per_group", "group_size": 8})",         //
+                      R"({"wbits": 4, "abits": 4, "rate_activation": 0.1, "keep": "last"})",  //
                       R"({"wbits": 8, "granularity": "per_tensor", "symmetric": true,
                           "abits": 8, "act_granularity": "per_tensor", "act_dynamic": false})",
-                      R"({"wbits": 16, "abits": 4})",  //
+                      R"({"wbits": 16, "abits": 4, "rate_activation": 0.1, "keep": "last"})",  //
                       R"({"wbits": 2, "layer_bits": "down_proj=16,*.0.self_attn.*=5"})",
                       R"({"wbits": 2, "reconstruct": "none"})"));
 
