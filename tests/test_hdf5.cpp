@@ -208,6 +208,7 @@ TEST_F(ForeignHdf5, ClaimedSizesAreNotAllocated) {
 
 TEST_F(ForeignHdf5, OtherTypesAndLinksAreRefused) {
   add("wide", H5T_NATIVE_INT64, {4}, H5P_DEFAULT);
+  add("unsigned", H5T_NATIVE_UINT32, {4}, H5P_DEFAULT);
   add("untagged", H5T_NATIVE_UINT16, {4}, H5P_DEFAULT);
   H5Pset_external(creation_, "/etc/passwd", 0, 16);
   add("external", H5T_NATIVE_UINT8, {16}, creation_);
@@ -216,6 +217,7 @@ TEST_F(ForeignHdf5, OtherTypesAndLinksAreRefused) {
   const Hdf5File file = opened();
   expect_error<std::runtime_error>([&] { file.read("wide"); },
                                    {"\"wide\"", "unknown type", "8 bytes"});
+  expect_error<std::runtime_error>([&] { file.read("unsigned"); }, {"unknown type", "4 bytes"});
   expect_error<std::runtime_error>([&] { file.read("untagged"); }, {"unknown type", "dtype"});
   expect_error<std::runtime_error>([&] { file.read("external"); }, {"\"external\"", "other files"});
   for (const char* name : {"away", "soft"}) {
