@@ -48,17 +48,18 @@ void* Tensor::raw() const {
 }
 
 Tensor Tensor::reshape(Shape shape) const {
-  int64_t known = 1;
+  Shape known;
   int64_t* wildcard = nullptr;
   for (int64_t& extent : shape) {
     if (extent == -1) {
       check(wildcard == nullptr, "reshape: more than one -1 in ", to_string(shape));
       wildcard = &extent;
     } else {
-      known *= extent;
+      known.push_back(extent);
     }
   }
-  if (wildcard != nullptr) *wildcard = known > 0 ? count_ / known : 0;
+  const int64_t product = element_count(known);  // checks for overflow
+  if (wildcard != nullptr) *wildcard = product > 0 ? count_ / product : 0;
   check(element_count(shape) == count_, "reshape: ", to_string(shape_), " has ", count_,
         " elements, cannot become ", to_string(shape));
   Tensor view = *this;
