@@ -41,8 +41,9 @@ Product product_of(const char* op, const Shape& a, Trans ta, const Shape& b, Tra
 // columns, a panel is one call, and inside a parallel region OpenBLAS (OpenMP build) runs serially.
 // Below `serial_product` multiplications it runs serially anyway (its own limit is twice this).
 constexpr int64_t serial_product = 131072;
-constexpr int64_t panel_extent =
-    128;  // each panel packs the other matrix again: 1 / 128 of the work
+// Each panel packs the other matrix again, which costs some 8 % at 1024^3; in exchange, products of
+// a small model run up to 1.5 times as fast on two threads as by OpenBLAS's own division.
+constexpr int64_t panel_extent = 256;
 constexpr int64_t most_panels = 64;
 
 struct Panels {
@@ -51,7 +52,7 @@ struct Panels {
 };
 
 Panels panels_of(const Product& p) {
-  const bool by_rows = p.m >= p.n;
+  const bool by_rows = p.n < panel_extent && p.m >= p.n;  // columns cost less than rows
   const int64_t extent = by_rows ? p.m : p.n;
   if (p.m * p.n * p.k <= serial_product || extent < 2) return {by_rows, extent, 1};
   const int64_t count = std::clamp<int64_t>(extent / panel_extent, 2, most_panels);

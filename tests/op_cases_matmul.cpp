@@ -34,7 +34,8 @@ OpCase matmul_case(Flags f) {
       .name = "kernels::matmul",
       .variant = f.text(),
       .sizes = {operands(f, 3, 37, 5), operands(f, 1, 1, 1), operands(f, 0, 3, 2),
-                operands(f, 2, 0, 3), operands(f, 2, 3, 0), operands(f, 65, 130, 67)},
+                operands(f, 2, 0, 3), operands(f, 2, 3, 0), operands(f, 65, 130, 67),
+                operands(f, 300, 65, 35)},
       .run = [=](const Tensors& in) { return Tensors{kernels::matmul(in[0], f.ta, in[1], f.tb)}; },
       .expected =
           [=](const Arrays& in) { return Arrays{reference::matmul(in[0], f.a(), in[1], f.b())}; },
@@ -55,7 +56,7 @@ OpCase gemm_case(Flags f, double alpha, double beta) {
   return {.name = "kernels::gemm",
           .variant = concat(f.text(), ", alpha ", alpha, ", beta ", beta),
           .sizes = {shapes(3, 37, 5), shapes(1, 1, 1), shapes(0, 3, 2), shapes(2, 0, 3),
-                    shapes(65, 130, 67)},
+                    shapes(65, 130, 67), shapes(300, 65, 35)},
           .run =
               [=](const Tensors& in) {
                 kernels::gemm(in[0], f.ta, in[1], f.tb, in[2], alpha, beta);

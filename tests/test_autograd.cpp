@@ -75,8 +75,7 @@ TEST(Tape, ContributionsDoNotShareStorage) {
   const Tensor seed = random({3}, 3);
   const std::vector<double> before = values(seed);
   Tape tape;
-  const Var y = ag::add(ag::reshape(a, {3}), b);
-  tape.backward(y, seed.clone());
+  tape.backward(ag::add(a, b), seed.clone());
   kernels::fill(a.grad(), 7.0);
   EXPECT_EQ(values(b.grad()), before);
 }
@@ -130,6 +129,20 @@ TEST(Tape, SaysWhyItCannotGoBack) {
   EXPECT_THROW(tape.backward(constant), std::invalid_argument);
   EXPECT_THROW(tape.backward(ag::scale(x, 2.0)), std::invalid_argument) << "no scalar, no seed";
   EXPECT_THROW(tape.backward(ag::scale(x, 2.0), random({4}, 1)), std::invalid_argument);
+}
+
+TEST(Tape, NothingIsRecordedWhileBackwardRuns) {
+  const Var x(scalar(3.0), true);
+  Tape tape;
+  bool recording = true, needs_gradient = true;
+  const Var y = differentiable(x.value(), {&x}, [&](const Tensor&) {
+    recording = Tape::active() != nullptr;
+    needs_gradient = ag::mul(x, x).requires_grad();
+  });
+  tape.backward(y);
+  EXPECT_FALSE(recording);
+  EXPECT_FALSE(needs_gradient);
+  EXPECT_EQ(tape.size(), 0u);
 }
 
 TEST(Tape, AnExceptionInAVjpLeavesTheTapeUsable) {
