@@ -5,6 +5,7 @@
 
 #include "cbq/pipeline.h"
 #include "experiments/ablation.h"
+#include "experiments/grid.h"
 #include "experiments/workbench.h"
 #include "nn/json.h"
 #include "tests/test_data.h"
@@ -53,10 +54,15 @@ CellResult fake_result(const Cell& cell) {
   return result;
 }
 
-Ablation fake_ablation(const TemporaryFolder& folder, int64_t blocks, int64_t seeds = 1) {
+Ablation fake_ablation(const TemporaryFolder& folder, int64_t blocks, int64_t seeds = 1,
+                       const std::vector<std::string>& granularities = {"per-channel"}) {
   Ablation ablation;
   PlanOptions options;
   options.seeds = seeds;
+  options.granularities.clear();
+  for (const std::string& name : granularities) {
+    options.granularities.push_back(parse_granularity(name));
+  }
   ablation.inputs = {"model", "calibration", "texts"};
   const PlanModel model = {blocks, [](const Settings& s) -> std::string {
                              return s.preprocess == "omse" ? "unknown preprocessor 'omse'" : "";
@@ -121,13 +127,18 @@ TEST(Report, GoldenLines) {
 TEST(Report, LinesFitAHundredColumns) {
   const TemporaryFolder folder;
   for (const int64_t seeds : {1, 3}) {
-    std::istringstream lines(run(fake_ablation(folder, 12, seeds)));
-    for (std::string line; std::getline(lines, line);) {
-      EXPECT_LE(line.size() - static_cast<size_t>(std::count(line.begin(), line.end(), '\xC2')),
-                100u)
-          << line;
-    }
+    std::istringstream lines(run(fake_ablation(folder, 12, seeds, {"per-channel", "g64", "g128"})));
+    for (std::string line; std::getline(lines, line);) EXPECT_LE(display_width(line), 100u) << line;
   }
+}
+
+TEST(Report, GranularitiesStandSideBySide) {
+  const TemporaryFolder folder;
+  const std::string text = run(fake_ablation(folder, 12, 1, {"per-channel", "g64"}));
+  EXPECT_NE(text.find("| per-channel    g64  paper |"), std::string::npos) << text;
+  EXPECT_NE(text.find("1 block             |       36.00  36.00  14.57 |"), std::string::npos)
+      << text;
+  EXPECT_NE(text.find("gcide (as C4), g64"), std::string::npos) << "trends of both\n" << text;
 }
 
 TEST(Report, SeedsGiveMeanAndSpread) {
