@@ -75,7 +75,7 @@ Reconstructor::~Reconstructor() = default;
 
 void Reconstructor::choose_variables() {
   ParameterGroup rounding, scale, activation;
-  rounding.settings.rate = settings_.rate_rounding;
+  rounding.settings.rate = settings_.rounding_rate();
   scale.settings.rate = settings_.rate_scale;
   activation.settings.rate = settings_.rate_activation;
   const auto choose = [](ParameterGroup& group, const std::vector<Var>& variables, bool learn) {

@@ -1,6 +1,7 @@
 #include "cbq/settings.h"
 
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <type_traits>
 
@@ -104,6 +105,30 @@ RoundingConfig Settings::rounding_config() const {
   return config;
 }
 
+namespace {
+
+struct SchemeRate {
+  const char* scheme;
+  double rate;
+  double rate_low_activations;  // at 4 activation bits and below
+};
+/// Best of a few (docs/experiments.md). A scheme that is not here gets the last row's.
+constexpr SchemeRate scheme_rates[] = {{"adaround", 0.05, 0.05},
+                                       {"direct", 1e-3, 1e-3},  // in the units of the weights
+                                       {"lora_rounding", 0.1, 0.1},
+                                       {"signround", 0.01, 0.02}};
+
+}  // namespace
+
+double Settings::rounding_rate() const {
+  if (rate_rounding > 0.0) return rate_rounding;
+  const SchemeRate* found = std::prev(std::end(scheme_rates));
+  for (const SchemeRate& known : scheme_rates) {
+    if (rounding == known.scheme) found = &known;
+  }
+  return abits <= 4 ? found->rate_low_activations : found->rate;
+}
+
 // ---- profiles -----------------------------------------------------------------------------------
 
 namespace {
@@ -149,11 +174,13 @@ Settings paper_v4(int wbits, int abits) {
 /// What tuning found best at (weight bits, activation bits); the last row that fits is used.
 struct TunedRow {
   int max_wbits, max_abits;
-  double rate_rounding, rate_scale, rate_activation;
+  double rate_scale, rate_activation;
   int64_t batch;
 };
 constexpr TunedRow tuned_rows[] = {
-    {16, 16, 1e-2, 1e-3, 1e-3, 4},
+    {16, 16, 1e-3, 1e-3, 4},
+    {2, 16, 1e-3, 1e-3, 2},
+    {16, 4, 1e-3, 1e-2, 4},
 };
 
 Settings tuned(int wbits, int abits) {
@@ -162,7 +189,6 @@ Settings tuned(int wbits, int abits) {
   s.abits = abits;
   for (const TunedRow& row : tuned_rows) {
     if (wbits > row.max_wbits || abits > row.max_abits) continue;
-    s.rate_rounding = row.rate_rounding;
     s.rate_scale = row.rate_scale;
     s.rate_activation = row.rate_activation;
     s.batch = row.batch;

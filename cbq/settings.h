@@ -48,7 +48,7 @@ struct Settings {
   std::string rounding_blocks = "window";
   // Optimizer.
   std::string optimizer = "adam";
-  double rate_rounding = 1e-2;
+  double rate_rounding = 0.0;
   double rate_scale = 1e-3;
   double rate_activation = 1e-3;
   double rate_floor = 0.0;
@@ -73,6 +73,9 @@ struct Settings {
   WeightConfig weight_config(const std::string& layer, bool first_or_last_fc2) const;
   ActivationConfig activation_config() const;
   RoundingConfig rounding_config() const;
+  /// rate_rounding, or where that is 0 the tuned rate of the rounding scheme: their variables have
+  /// different units, so that one rate cannot serve two schemes.
+  double rounding_rate() const;
 };
 
 /// Calls visitor(name, member reference, help) for every member. Names use '-' on the command
@@ -111,7 +114,7 @@ void visit_settings(S& s, Visitor&& visitor) {
   visitor("learn_activation", s.learn_activation, "learn the clip ratio or scale of activations");
   visitor("rounding_blocks", s.rounding_blocks, "blocks whose rounding is learned: window, overlap (its last ones)");
   visitor("optimizer", s.optimizer, "adam, signsgd");
-  visitor("rate_rounding", s.rate_rounding, "learning rate of rounding variables");
+  visitor("rate_rounding", s.rate_rounding, "learning rate of rounding variables; 0: what tuning found for the scheme");
   visitor("rate_scale", s.rate_scale, "learning rate of weight scales");
   visitor("rate_activation", s.rate_activation, "learning rate of activation scales");
   visitor("rate_floor", s.rate_floor, "cosine annealing ends at this fraction of the rates");

@@ -108,6 +108,17 @@ TEST(Settings, PaperProfilesHoldThePrintedRates) {
   EXPECT_EQ(profile_settings("paper_v4", 4, 4).act_granularity, "per_token");
 }
 
+TEST(Settings, EverySchemeHasARateOfItsOwnUnlessOneIsGiven) {
+  Settings s = profile_settings("tuned", 2, 16);
+  const double signround = s.rounding_rate();
+  EXPECT_GT(signround, 0.0);
+  s.rounding = "lora_rounding";
+  EXPECT_NE(s.rounding_rate(), signround);
+  s.rate_rounding = 0.25;
+  EXPECT_EQ(s.rounding_rate(), 0.25);
+  EXPECT_EQ(profile_settings("paper_iclr", 2, 16).rounding_rate(), 1e-4);
+}
+
 TEST(Settings, ImpossibleSettingsNameOptionAndRemedy) {
   validate(Settings{}, 5);
   expect_refused({{"overlap", 2}}, {"overlap", "smaller than the window"});
