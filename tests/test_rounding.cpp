@@ -24,14 +24,14 @@ Tensor normal(Shape shape, double deviation, uint64_t stream, Dtype dtype) {
 /// A weight with its grid and small random rounding variables.
 RoundingPass make_pass(const RoundingScheme& scheme, Parameterization parameterization, Dtype dtype,
                        Granularity granularity = Granularity::per_channel, int64_t out = 7,
-                       int64_t in = 24) {
+                       int64_t in = 24, int64_t group = 8) {
   RoundingPass pass;
   pass.w = normal({out, in}, 0.02, 1, dtype);
   WeightConfig config;
   config.bits = pass.bits = 3;
   config.search = ScaleSearch::min_max;
   config.granularity = granularity;
-  config.group_size = 8;
+  config.group_size = group;
   const WeightGrid grid = weight_grid(pass.w, config, "layer");
   // A smaller scale, so that both ends of the grid clip.
   pass.scale = kernels::scale(grid.scale, 0.7);
@@ -84,8 +84,8 @@ struct Point {
 
   Point(const RoundingPass& pass, const RoundingMath* functions, size_t i, double s, double p)
       : math(functions), hard(pass.hard), largest(max_code(pass.bits)) {
-    w = pass.w.to_vector<double>()[i];
-    z = pass.zero_point.to_vector<double>()[scale_index(pass, i)];
+    w = pass.w.data<double>()[i];
+    z = pass.zero_point.data<double>()[scale_index(pass, i)];
     u0 = w / s;
     v_start = math->initial(u0, pass.start);
     raw0 = raw(s, p);
@@ -132,8 +132,19 @@ class RoundingContract : public ::testing::TestWithParam<Case> {
  protected:
   std::unique_ptr<RoundingScheme> scheme_ = rounding_schemes().make(GetParam().scheme);
   Parameterization parameterization_ = GetParam().parameterization;
-  RoundingPass pass(Dtype dtype, Granularity granularity = Granularity::per_channel) const {
-    return make_pass(*scheme_, parameterization_, dtype, granularity);
+  struct Layout {
+    Granularity granularity;
+    int64_t out, in, group;
+  };
+  /// Every granularity; several chunks of rows; rows and groups of several parts.
+  static std::vector<Layout> layouts() {
+    return {{Granularity::per_tensor, 7, 24, 0},    {Granularity::per_channel, 7, 24, 0},
+            {Granularity::per_group, 7, 24, 8},     {Granularity::per_channel, 50, 24, 0},
+            {Granularity::per_channel, 2, 1100, 0}, {Granularity::per_group, 2, 1100, 550},
+            {Granularity::per_tensor, 2, 1100, 0}};
+  }
+  RoundingPass pass(const Layout& l) const {
+    return make_pass(*scheme_, parameterization_, Dtype::f64, l.granularity, l.out, l.in, l.group);
   }
   std::vector<bool> phases() const {
     return scheme_->relaxes() ? std::vector<bool>{false, true} : std::vector<bool>{true};
@@ -210,9 +221,8 @@ TEST_P(RoundingContract, StartsWhereItSays) {
 TEST_P(RoundingContract, ForwardIsTheDeclaredMath) {
   const RoundingMath* math = scheme_->math();
   if (math == nullptr) GTEST_SKIP() << "not scalar math";
-  for (auto granularity :
-       {Granularity::per_tensor, Granularity::per_channel, Granularity::per_group}) {
-    RoundingPass pass = this->pass(Dtype::f64, granularity);
+  for (const Layout& layout : layouts()) {
+    RoundingPass pass = this->pass(layout);
     const auto s = pass.scale.to_vector<double>(), p = variables_of(pass);
     for (bool hard : phases()) {
       pass.hard = hard;
@@ -235,10 +245,9 @@ double difference(const F& at, double step) {
 TEST_P(RoundingContract, GradientsMatchCentralDifferences) {
   const RoundingMath* math = scheme_->math();
   if (math == nullptr) GTEST_SKIP() << "not scalar math";
-  for (auto granularity :
-       {Granularity::per_tensor, Granularity::per_channel, Granularity::per_group}) {
+  for (const Layout& layout : layouts()) {
     for (bool hard : phases()) {
-      RoundingPass pass = this->pass(Dtype::f64, granularity);
+      RoundingPass pass = this->pass(layout);
       pass.hard = hard;
       const Tensor dw = normal(pass.w.shape(), 1.0, 5, Dtype::f64);
       const auto g = dw.to_vector<double>(), p = variables_of(pass);
@@ -343,7 +352,7 @@ TEST_P(RoundingContract, RegularizerAndItsGradient) {
 }
 
 TEST_P(RoundingContract, LowerPrecisionFollowsDouble) {
-  RoundingPass exact = pass(Dtype::f64);
+  const RoundingPass exact = make_pass(*scheme_, parameterization_, Dtype::f64);
   const auto to = [](const Tensor& t, Dtype dtype) {
     return t.defined() ? kernels::cast(t, dtype) : Tensor();
   };
