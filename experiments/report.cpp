@@ -134,10 +134,10 @@ std::vector<ReportText> report_texts(const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     switch (texts.size()) {
       case 0:
-        texts.push_back({name, "c4_ppl", name + " (as C4)"});
+        texts.push_back({name, "c4_ppl", name + " as C4"});
         break;
       case 1:
-        texts.push_back({name, "wikitext2_ppl", name + " (as WikiText-2)"});
+        texts.push_back({name, "wikitext2_ppl", name + " as WikiText-2"});
         break;
       default:
         texts.push_back({name, name, name});

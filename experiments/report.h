@@ -17,7 +17,7 @@ namespace cbq {
 struct ReportText {
   std::string name;
   std::string metric;  // c4_ppl, wikitext2_ppl, or the name
-  std::string title;   // "gcide (as C4)"
+  std::string title;   // "gcide as C4"
 };
 std::vector<ReportText> report_texts(const std::vector<std::string>& names);
 

@@ -93,44 +93,57 @@ Grid value_grid(const TableReport& report) {
   return grid;
 }
 
-Grid trend_grid(const TableReport& report) {
+std::vector<std::string> metrics_of(const ReportTrend& trend) {
+  std::vector<std::string> metrics;
+  for (const TrendStep& step : trend.steps.front()) metrics.push_back(step.metric);
+  return metrics;
+}
+
+/// The trends that are judged by `metrics`.
+Grid trend_grid(const TableReport& report, const std::vector<std::string>& metrics) {
   Grid grid;
   grid.label_head = "trend";
-  std::vector<std::string> metrics;
   std::vector<const ReportTrend*> lines;  // null: a claim whose steps follow
+  const std::string* chain = nullptr;     // the claim whose steps are being listed
   for (const ReportTrend& trend : report.trends) {
-    const bool first =
-        lines.empty() || lines.back() == nullptr || lines.back()->claim != trend.claim;
-    if (trend.chain && first) {
+    if (metrics_of(trend) != metrics) continue;
+    if (trend.chain && (chain == nullptr || *chain != trend.claim)) {
       grid.labels.push_back(trend.claim);
       lines.push_back(nullptr);
     }
+    chain = trend.chain ? &trend.claim : nullptr;
     grid.labels.push_back(trend.chain ? concat("  ", trend.from, " -> ", trend.to) : trend.claim);
     lines.push_back(&trend);
-    for (const TrendStep& step : trend.steps.front()) {
-      if (std::count(metrics.begin(), metrics.end(), step.metric) == 0) {
-        metrics.push_back(step.metric);
-      }
-    }
   }
   for (size_t g = 0; g < report.granularities.size(); ++g) {
-    for (const std::string& metric : metrics) {
+    for (size_t m = 0; m < metrics.size(); ++m) {
       GridGroup group;
-      group.title = title_of(report, metric);
+      group.title = title_of(report, metrics[m]);
       if (report.granularities.size() > 1) group.title += ", " + report.granularities[g];
       group.heads = {"paper", "ours", "verdict"};
       for (const ReportTrend* trend : lines) {
         group.rows.emplace_back();
         if (trend == nullptr) continue;
-        for (const TrendStep& step : trend->steps[g]) {
-          if (step.metric != metric) continue;
-          group.rows.back() = {name_of(step.paper), name_of(step.ours), name_of(step.verdict)};
-        }
+        const TrendStep& step = trend->steps[g][m];
+        group.rows.back() = {name_of(step.paper), name_of(step.ours), name_of(step.verdict)};
       }
       grid.groups.push_back(std::move(group));
     }
   }
   return grid;
+}
+
+/// One grid for the perplexities, one for the memory, ...: each trend stands in one of them.
+std::vector<Grid> trend_grids(const TableReport& report) {
+  std::vector<std::vector<std::string>> kinds;
+  for (const ReportTrend& trend : report.trends) {
+    if (std::find(kinds.begin(), kinds.end(), metrics_of(trend)) == kinds.end()) {
+      kinds.push_back(metrics_of(trend));
+    }
+  }
+  std::vector<Grid> grids;
+  for (const auto& metrics : kinds) grids.push_back(trend_grid(report, metrics));
+  return grids;
 }
 
 std::string heading(const TableReport& report) {
@@ -200,7 +213,7 @@ std::string sign_summary(const TableReport& report) {
 std::string to_terminal(const TableReport& report) {
   std::string out = wrapped(heading(report), width, 2) + "\n";
   out += to_terminal(value_grid(report), width);
-  if (!report.trends.empty()) out += concat("\n", to_terminal(trend_grid(report), width));
+  for (const Grid& grid : trend_grids(report)) out += concat("\n", to_terminal(grid, width));
   out += "\n";
   for (const std::string& line : remarks(report)) {
     out += concat("  ", wrapped(line, width - 2, 4));
@@ -210,7 +223,7 @@ std::string to_terminal(const TableReport& report) {
 
 std::string to_markdown(const TableReport& report) {
   std::string out = concat("## ", heading(report), "\n\n", to_markdown(value_grid(report)));
-  if (!report.trends.empty()) out += concat("\n", to_markdown(trend_grid(report)));
+  for (const Grid& grid : trend_grids(report)) out += concat("\n", to_markdown(grid));
   out += "\n";
   for (const std::string& line : remarks(report)) out += concat("- ", line, "\n");
   return out;
