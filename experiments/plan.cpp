@@ -58,7 +58,12 @@ class Planner {
     TableSpec none = table;  // orientation rows are the same in every table
     none.settings = nlohmann::json::object();
     for (PlannedRow& row : planned.rows) {
-      fill(row.orientation ? none : table, row);
+      try {
+        fill(row.orientation ? none : table, row);
+      } catch (const std::invalid_argument& error) {
+        throw std::invalid_argument(
+            concat("table ", table.key, ": ", row.spec.label, ": ", error.what()));
+      }
       find_same(planned, row);
     }
     plan_.tables.push_back(std::move(planned));

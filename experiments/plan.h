@@ -35,7 +35,8 @@ struct PlanOptions {
 /// What of the model decides whether two rows differ.
 struct PlanModel {
   int64_t blocks = 0;
-  /// Why these settings cannot be run here ("" if they can): an unknown preprocessor, ...
+  /// Why these settings cannot be run here ("" if they can): an unknown preprocessor. Throws
+  /// std::invalid_argument for impossible ones.
   std::function<std::string(const Settings&)> obstacle;
 };
 
@@ -68,6 +69,7 @@ Settings row_settings(const TableSpec& table, const RowSpec& row, const std::str
                       const GranularityChoice& granularity, int64_t seed,
                       const PlanOptions& options);
 
+/// Throws std::invalid_argument, naming table and row, for settings that cannot be.
 Plan make_plan(const std::vector<TableSpec>& tables, const PlanModel& model,
                const PlanOptions& options, const CellInputs& inputs);
 

@@ -1,7 +1,7 @@
 #include "experiments/workbench.h"
 
 #include <algorithm>
-#include <limits>
+#include <sstream>
 
 #include "cbq/digest.h"
 #include "cbq/pipeline.h"
@@ -39,12 +39,13 @@ CellInputs Workbench::inputs() {
 }
 
 std::string Workbench::obstacle(const Settings& settings, int64_t blocks) {
-  try {
-    validate(settings, blocks);
-    if (settings.preprocess != "none") parse_preprocessors(settings.preprocess);
-  } catch (const std::invalid_argument& error) {
-    return error.what();
+  std::istringstream stages(settings.preprocess);
+  for (std::string stage; std::getline(stages, stage, '+');) {
+    const std::string name = stage.substr(0, stage.find(':'));
+    if (!preprocessors().has(name)) return concat("pre-processing '", name, "' is not registered");
   }
+  parse_preprocessors(settings.preprocess);
+  validate(settings, blocks);
   return "";
 }
 

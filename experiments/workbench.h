@@ -30,7 +30,9 @@ class Workbench {
 
   /// Hashes of the model's parameters and device, the calibration segments and the test texts.
   CellInputs inputs();
-  /// Why these settings cannot be run on a model of `blocks` blocks; "" if they can.
+  /// Why these settings cannot be run in this program (a preprocessor that is not registered); ""
+  /// if they can. Throws std::invalid_argument for settings that no program could run on a model of
+  /// `blocks` blocks.
   static std::string obstacle(const Settings& settings, int64_t blocks);
   /// A CellRunner. An interrupted cell goes on after its last finished window when it is run again.
   CellResult run(const Cell& cell, const std::function<void(double)>& progress);

@@ -3,6 +3,7 @@
 #include "experiments/cell.h"
 #include "experiments/inputs.h"
 #include "experiments/plan.h"
+#include "experiments/workbench.h"
 #include "nn/json.h"
 #include "tests/test_data.h"
 
@@ -239,6 +240,23 @@ TEST(Plan, RowsThatCannotRunAreListedWithTheReason) {
     EXPECT_EQ(row.missing, omse ? "unknown preprocessor 'omse'" : "") << row.spec.name;
     EXPECT_EQ(row.cells.empty(), omse);
   }
+}
+
+TEST(Plan, ImpossibleSettingsAreAnErrorAndNotAMissingRow) {
+  const auto tables = load_tables(std::filesystem::path(CBQ_SOURCE_DIR) / "experiments" / "tables");
+  const PlanModel model = {12, [](const Settings& s) { return Workbench::obstacle(s, 12); }};
+  PlanOptions options;
+  options.settings = {{"overlap", 2}};
+  expect_error<std::invalid_argument>(
+      [&] { make_plan(select_tables(tables, "3b"), model, options, inputs); },
+      {"table 3b", "overlap: 2 with window 2"});
+  Settings s;
+  EXPECT_EQ(Workbench::obstacle(s, 12), "");
+  s.preprocess = "omse+magic:3";
+  EXPECT_EQ(Workbench::obstacle(s, 12), "pre-processing 'magic' is not registered");
+  s.preprocess = "none";
+  s.batch = 0;
+  expect_error<std::invalid_argument>([&] { Workbench::obstacle(s, 12); }, {"batch", "at least 1"});
 }
 
 TEST(Inputs, MissingFilesNameTheRemedy) {

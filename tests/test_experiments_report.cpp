@@ -254,6 +254,7 @@ TEST(Ablation, EndToEndOnATinyModel) {
   options.epochs = 1;
   options.work = {32, 100};
   TableSpec table = window_table();
+  table.rows.back().settings["preprocess"] = "magic";
   const PlanModel model = {2, [](const Settings& s) { return Workbench::obstacle(s, 2); }};
   ablation.plan = make_plan({table}, model, options, ablation.inputs);
   ablation.runner = [&](const Cell& cell, const std::function<void(double)>& show) {
