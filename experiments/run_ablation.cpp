@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <iostream>
 
 #include "cbq/pipeline.h"
@@ -82,7 +83,9 @@ void describe(CLI::App& app, Options& o) {
       "without natural ones");
   app.add_option("--settings", o.settings, "JSON over the settings of every row, {\"batch\": 2}");
   app.add_option("--device", o.device, "cpu, cuda, cuda:N, auto")->capture_default_str();
-  app.add_option("--threads", o.threads, "CPU threads; 0: all")->capture_default_str();
+  app.add_option("--threads", o.threads,
+                 "CPU threads; 0: all, but one for models narrower than 256")
+      ->capture_default_str();
   app.add_option("--output", o.output,
                  "folder of results and finished cells; default: build/ablation, or ablation");
   app.add_option("--tables-folder", o.tables_folder, "default: experiments/tables");
@@ -222,6 +225,17 @@ void describe_budget(const Options& o, const TokenSet& calibration, Transformer&
                                         ablation.version));
 }
 
+/// Products of a narrow model are too small to divide: threads would mostly wait for each other,
+/// and on a busy machine that wait was measured to make a run eight times slower.
+void set_threads(const Options& o, const ModelConfig& config) {
+  constexpr int64_t narrow = 256;
+  if (o.threads > 0) {
+    omp_set_num_threads(o.threads);
+  } else if (config.hidden_size < narrow && std::getenv("OMP_NUM_THREADS") == nullptr) {
+    omp_set_num_threads(1);
+  }
+}
+
 void run(const CLI::App& app, Options& o) {
   const std::filesystem::path root = project_root();
   set_defaults(app, o, root);
@@ -230,8 +244,8 @@ void run(const CLI::App& app, Options& o) {
   PlanOptions options = plan_options(o);
   require_inputs(o);
   const Device device = device_from_name(o.device);
-  if (o.threads > 0) omp_set_num_threads(o.threads);
   const ModelConfig config = ModelConfig::load(o.model);
+  set_threads(o, config);
   const std::vector<TableSpec> tables = chosen_tables(o, config.num_layers);
   const int64_t context = std::min<int64_t>(config.max_position_embeddings, 2048);
   if (o.segment_length == 0) o.segment_length = context;
