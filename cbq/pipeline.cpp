@@ -80,6 +80,7 @@ class Run {
   int64_t resume(const ResumeFolder& folder);
   void reconstruct_window(int64_t number, const ResumeFolder& folder);
   WindowData window_data(const Window& window);
+  void note_trouble(const WindowReport& report);
   void finish(const ScheduledWindow& scheduled, const ResumeFolder& folder);
   void after_step(int64_t number, int64_t step) const;
   void say(const std::string& line) const {
@@ -187,6 +188,7 @@ int64_t Run::resume(const ResumeFolder& folder) {
     restore_quantizer_state(model_, live, state->live);
   }
   result_.windows = std::move(state->reports);
+  for (const WindowReport& report : result_.windows) note_trouble(report);
   say(concat("resumed after window ", state->windows, " of ", schedule_.size(), " (", finished_,
              " blocks finished)"));
   return state->windows;
@@ -218,10 +220,7 @@ void Run::reconstruct_window(int64_t number, const ResumeFolder& folder) {
   finish(scheduled, folder);
   report.seconds = seconds_since(start);
   report.peak_bytes = memory_statistics(model_.device()).peak_bytes;
-  if (!report.trouble.empty()) {
-    result_.notes.push_back(concat(name_of(scheduled.window), ": ", report.trouble));
-    say(result_.notes.back());
-  }
+  note_trouble(report);
   result_.windows.push_back(report);
   if (!folder.enabled()) return;
   RunState state;
@@ -231,6 +230,12 @@ void Run::reconstruct_window(int64_t number, const ResumeFolder& folder) {
   if (live > 0) state.live = quantizer_state(model_, {finished_, live});
   state.reports = result_.windows;
   folder.save(state);
+}
+
+void Run::note_trouble(const WindowReport& report) {
+  if (report.trouble.empty()) return;
+  result_.notes.push_back(concat(name_of(report.window), ": ", report.trouble));
+  say(result_.notes.back());
 }
 
 /// Hardens the window's finishing blocks and moves the quantized stream past them.

@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "cbq/quantizers.h"
 #include "cbq/stream.h"
 #include "kernels/ops.h"
 #include "nn/json.h"
@@ -122,6 +123,7 @@ class FolderReader {
     }
     layers_ = json_at(section, "layers", where_);
     if (!layers_.is_object()) fail(where_, ": \"layers\" must be an object");
+    attention_ = json_find(section, "attention", where_);
   }
 
   std::unique_ptr<Transformer> model();
@@ -138,6 +140,7 @@ class FolderReader {
   Dtype dtype_;
   Device device_;
   json layers_;
+  json attention_;  // null: attention computes in floating point
 };
 
 std::unique_ptr<Transformer> FolderReader::model() {
@@ -162,6 +165,10 @@ std::unique_ptr<Transformer> FolderReader::model() {
     const Tensor value = load_checked(checkpoint_, path, p.shape(), Dtype::f32, device_);
     p.set_value(kernels::cast(value, dtype_));
   });
+  if (!attention_.is_null()) {
+    attach_attention_quantizers(*model, {0, model->block_count()},
+                                activation_from_json(attention_, where_ + ", attention"));
+  }
   return model;
 }
 
@@ -268,6 +275,9 @@ void save_quantized(Transformer& model, const fs::path& folder) {
                          {"format_version", format_version},
                          {"cbq_version", version},
                          {"layers", std::move(layers)}};
+  if (const auto attention = attention_config_of(model)) {
+    config[section_key]["attention"] = activation_json(*attention);
+  }
   fs::create_directories(folder);
   write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
   write_text_atomically(folder / "config.json", config.dump(2) + "\n");

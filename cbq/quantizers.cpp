@@ -49,6 +49,7 @@ class QuantizedAttention : public AttentionTransform {
   Var operand(const Var& x, int64_t head_dim) override {
     return ag::reshape(quantizer_.fake_quant(ag::reshape(x, {-1, head_dim})), x.shape());
   }
+  const ActivationConfig& config() const { return quantizer_.config(); }
 
  private:
   ActivationQuantizer quantizer_;
@@ -57,8 +58,8 @@ class QuantizedAttention : public AttentionTransform {
 }  // namespace
 
 void attach_attention_quantizers(Transformer& model, const Window& window,
-                                 const Settings& settings) {
-  ActivationConfig config = settings.activation_config();
+                                 const ActivationConfig& activation) {
+  ActivationConfig config = activation;
   config.granularity = Granularity::per_token;
   config.dynamic = true;
   for (int64_t b = window.first; b <= window.last(); ++b) {
@@ -67,6 +68,13 @@ void attach_attention_quantizers(Transformer& model, const Window& window,
     block.attention_transform = std::make_shared<QuantizedAttention>(
         config, model.device(), model.block_prefix(b) + "attention");
   }
+}
+
+std::optional<ActivationConfig> attention_config_of(const Transformer& model) {
+  if (model.blocks.empty()) return std::nullopt;
+  const auto* attention =
+      dynamic_cast<const QuantizedAttention*>(model.blocks.front()->attention_transform.get());
+  return attention ? std::optional(attention->config()) : std::nullopt;
 }
 
 void check_layers(Transformer& model, const Settings& settings) {
@@ -78,8 +86,8 @@ void check_layers(Transformer& model, const Settings& settings) {
 
 void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,
                        const Tensor& inputs, const std::map<std::string, double>& clips) {
-  if (settings.quantize_attention) attach_attention_quantizers(model, window, settings);
   const ActivationConfig activation = settings.activation_config();
+  if (settings.quantize_attention) attach_attention_quantizers(model, window, activation);
   std::vector<std::pair<Linear*, ActivationQuantizer*>> fresh;
   for (const WindowLinear& l : linears_of(model, window)) {
     if (l.linear->transform) continue;

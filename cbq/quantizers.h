@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "cbq/settings.h"
@@ -30,7 +31,9 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
 /// Queries, keys and values of these blocks are quantized per token and head (dynamic ranges, as
 /// OmniQuant does at W4A4); nothing of it is learned.
 void attach_attention_quantizers(Transformer& model, const Window& window,
-                                 const Settings& settings);
+                                 const ActivationConfig& config);
+/// Of the model's attention quantizers; none if its attention computes in floating point.
+std::optional<ActivationConfig> attention_config_of(const Transformer& model);
 
 /// Freezes the blocks' weights to integer codes.
 void harden_blocks(Transformer& model, const Window& blocks);

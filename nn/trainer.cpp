@@ -81,6 +81,10 @@ double clip_gradients(Transformer& model, double bound) {
     if (p.grad().defined()) squares += kernels::sum_of_squares(p.grad());
   }
   const double norm = std::sqrt(squares);
+  if (!std::isfinite(norm)) {  // before the optimizer, and a checkpoint, can take it in
+    throw NonFiniteError(concat("train: the gradient's norm is ", norm,
+                                "; lower --rate, or resume from the last checkpoint"));
+  }
   if (norm > bound) {
     for (const auto& [path, p] : parameters) {
       if (p.grad().defined()) p.grad().copy_from(kernels::scale(p.grad(), bound / norm));

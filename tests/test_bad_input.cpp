@@ -168,6 +168,16 @@ TEST_F(BadInput, GroupSizeThatDoesNotDivide) {
   expect_refused(quantize("q", {"--granularity", "per_group"}), {"group_size"});
 }
 
+TEST_F(BadInput, DenseExportCannotHoldActivationQuantizers) {
+  expect_refused(quantize("q", {"--abits", "4", "--export", "dense"}), {"dense", "--abits 16"});
+}
+
+TEST_F(BadInput, OutputOverTheModelItself) {
+  const std::string before = bytes_of(folder_ / "model/model.safetensors");
+  expect_refused(quantize("model", {"--overwrite"}), {"the model's own folder"});
+  EXPECT_EQ(bytes_of(folder_ / "model/model.safetensors"), before);
+}
+
 TEST_F(BadInput, BitsThatDoNotExist) {
   expect_refused(quantize("q", {"--wbits", "9"}), {"wbits", "9", "1 to 8"});
 }

@@ -64,6 +64,7 @@ INSTANTIATE_TEST_SUITE_P(
                       R"({"wbits": 8, "granularity": "per_tensor", "symmetric": true,
                           "abits": 8, "act_granularity": "per_tensor", "act_dynamic": false})",
                       R"({"wbits": 16, "abits": 4, "rate_activation": 0.1, "keep": "last"})",  //
+                      R"({"wbits": 4, "abits": 4, "quantize_attention": true})",
                       R"({"wbits": 2, "layer_bits": "down_proj=16,*.0.self_attn.*=5"})",
                       R"({"wbits": 2, "reconstruct": "none"})"));
 

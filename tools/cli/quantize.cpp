@@ -141,6 +141,13 @@ void QuantizeRun::load() {
   if (is_quantized_folder(o_.model)) {
     fail(o_.model, " is quantized already; give the floating-point model");
   }
+  std::error_code absent;
+  check(!fs::equivalent(o_.model, o_.output, absent),
+        "--output is the model's own folder, which --overwrite would destroy; name another");
+  check(
+      o_.format == "packed" || settings_.abits >= float_bits,
+      "--export dense stores weights alone, so the quantization of activations would be lost; use "
+      "--export packed, or --abits 16");
   validate(settings_, ModelConfig::load(o_.model).num_layers);
   model_ = load_model(o_.model, dtype_from_name(o_.compute.dtype), device_);
   check_parameters();
