@@ -180,7 +180,7 @@ struct TunedRow {
 constexpr TunedRow tuned_rows[] = {
     {16, 16, 1e-3, 1e-3, 4},
     {2, 16, 1e-3, 1e-3, 2},
-    {16, 4, 1e-3, 1e-2, 4},
+    {16, 4, 1e-3, 1e-2, 2},
 };
 
 Settings tuned(int wbits, int abits) {

@@ -72,6 +72,11 @@ struct Settings {
   /// match in layer_bits, else fc2_first_last_bits where asked for, else wbits.
   WeightConfig weight_config(const std::string& layer, bool first_or_last_fc2) const;
   ActivationConfig activation_config() const;
+  /// False when every layer stays in floating point.
+  bool quantizes() const {
+    return wbits < float_bits || abits < float_bits || !layer_bits.empty() ||
+           fc2_first_last_bits > 0;
+  }
   RoundingConfig rounding_config() const;
   /// rate_rounding, or where that is 0 the tuned rate of the rounding scheme: their variables have
   /// different units, so that one rate cannot serve two schemes.

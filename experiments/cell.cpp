@@ -31,7 +31,7 @@ Settings canonical(const Settings& settings, int64_t blocks) {
   plain.wbits = s.wbits;
   plain.abits = s.abits;
   plain.preprocess = s.preprocess;
-  if (s.wbits >= float_bits && s.abits >= float_bits) return plain;
+  if (!s.quantizes()) return plain;
   plain.symmetric = s.symmetric;
   plain.symmetric_form = s.symmetric_form;
   plain.granularity = s.granularity;

@@ -139,7 +139,14 @@ Settings row_settings(const TableSpec& table, const RowSpec& row, const std::str
                       const GranularityChoice& granularity, int64_t seed,
                       const PlanOptions& options) {
   const auto [wbits, abits] = parse_bits(bits);
-  Settings s = profile_settings(options.profile, wbits, abits);
+  // What the profile depends on may be what the table varies: look it up before the profile is
+  // made.
+  const auto varied = [&](const char* name, const auto& otherwise) {
+    nlohmann::json value = table.settings.value(name, nlohmann::json(otherwise));
+    return row.settings.value(name, value).get<std::decay_t<decltype(otherwise)>>();
+  };
+  Settings s = profile_settings(varied("profile", options.profile), varied("wbits", wbits),
+                                varied("abits", abits));
   s.granularity = granularity.granularity;
   s.group_size = granularity.group_size;
   s.epochs = options.epochs;
@@ -148,8 +155,7 @@ Settings row_settings(const TableSpec& table, const RowSpec& row, const std::str
   apply_json(s, row.settings);
   s.epochs *= row.epochs_factor;
   apply_json(s, options.settings);
-  const bool original = s.wbits >= float_bits && s.abits >= float_bits;
-  if (!options.outliers.empty() && !original) {
+  if (!options.outliers.empty() && s.quantizes()) {
     s.preprocess =
         s.preprocess == "none" ? options.outliers : options.outliers + "+" + s.preprocess;
   }
@@ -158,6 +164,10 @@ Settings row_settings(const TableSpec& table, const RowSpec& row, const std::str
 
 Plan make_plan(const std::vector<TableSpec>& tables, const PlanModel& model,
                const PlanOptions& options, const CellInputs& inputs) {
+  for (const char* name : {"wbits", "abits", "profile", "reconstruct"}) {
+    check(!options.settings.contains(name), "--settings: ", name,
+          " decides what a row is; use --bits or --profile, or a table file of your own");
+  }
   check(options.seeds >= 1, "seeds: ", options.seeds, "; expected at least 1");
   check(!options.granularities.empty(), "granularity: none given");
   Planner planner(model, options, inputs);

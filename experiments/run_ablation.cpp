@@ -278,7 +278,12 @@ void run(const CLI::App& app, Options& o) {
   ablation.runner = [&](const Cell& cell, const std::function<void(double)>& show) {
     return workbench.run(cell, show);
   };
-  if (o.fresh) std::filesystem::remove_all(o.output / "cells");
+  if (o.fresh) {  // of the tables asked for; others in the folder stay finished
+    for (const Cell& cell : ablation.plan.cells) {
+      std::filesystem::remove(o.output / "cells" / (cell.key + ".json"));
+      std::filesystem::remove_all(o.output / "unfinished" / cell.key);
+    }
+  }
   run_ablation(ablation, std::cout, progress);
   std::cout << "written: " << (o.output / "ablation.md").string() << ", "
             << (o.output / "ablation.json").string() << "\n";

@@ -81,7 +81,7 @@ CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& p
   result.version = config_.version;
   result.device = name_of(model->device());
   const std::filesystem::path unfinished = config_.folder / "unfinished" / cell.key;
-  if (settings.wbits < float_bits || settings.abits < float_bits) {
+  if (settings.quantizes()) {
     RunHooks hooks;
     hooks.interrupted = config_.interrupted;
     hooks.say = config_.say;

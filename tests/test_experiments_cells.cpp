@@ -170,6 +170,32 @@ TEST(Plan, SettingsInTheirOrderOfPrecedence) {
   EXPECT_EQ(row_settings(table, row, "W3A8", {}, 0, options).preprocess, "outliers:4x30+omse");
 }
 
+TEST(Plan, TheProfileIsThatOfTheRow) {
+  RowSpec row;
+  row.settings = {{"profile", "paper_iclr"}};
+  EXPECT_EQ(row_settings({}, row, "W4A16", {}, 0, {}).rounding, "lora_rounding");
+  EXPECT_EQ(row_settings({}, {}, "W4A16", {}, 0, {}).rounding, "signround");
+  // Tuned values follow the bits that the row asks for, too.
+  row.settings = {{"wbits", 2}};
+  EXPECT_EQ(row_settings({}, row, "W4A16", {}, 0, {}).batch,
+            profile_settings("tuned", 2, 16).batch);
+}
+
+TEST(Plan, WhatARowIsCannotBeOverridden) {
+  PlanOptions options;
+  options.settings = {{"wbits", 3}};
+  expect_error<std::invalid_argument>([&] { make_plan({}, {}, options, inputs); },
+                                      {"--settings", "wbits", "--bits"});
+}
+
+TEST(Cell, OverriddenBitsQuantizeToo) {
+  Settings s;
+  s.wbits = s.abits = 16;
+  EXPECT_FALSE(s.quantizes());
+  s.layer_bits = "down_proj=2";
+  EXPECT_TRUE(s.quantizes());
+}
+
 TEST(Plan, GranularityNames) {
   EXPECT_EQ(parse_granularity("per-channel").granularity, "per_channel");
   EXPECT_EQ(parse_granularity("per-tensor").granularity, "per_tensor");
