@@ -235,8 +235,8 @@ TEST(Plan, RowsThatTheModelCannotTellApart) {
                                                        {"4/3", "4/0"}, {"8/0", "4/0"},
                                                        {"8/4", "4/0"}, {"8/7", "4/0"}};
   EXPECT_EQ(same, expected);
-  for (const PlannedRow& row :
-       make_plan(select_tables(tables, "7"), {12, {}}, {}, inputs).tables[0].rows) {
+  const Plan deeper = make_plan(select_tables(tables, "7"), {12, {}}, {}, inputs);
+  for (const PlannedRow& row : deeper.tables[0].rows) {
     EXPECT_EQ(row.same_as, "") << row.spec.name;
   }
 }

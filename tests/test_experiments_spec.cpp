@@ -188,7 +188,8 @@ TEST(AxisTable, ValuesHaveTheSettingsType) {
 
 TEST(AxisTable, SchedulesAreValidForAnyNumberOfBlocks) {
   for (int64_t blocks = 1; blocks <= 13; ++blocks) {
-    for (const RowSpec& row : axis_table("schedule", {}, blocks).rows) {
+    const TableSpec axis = axis_table("schedule", {}, blocks);
+    for (const RowSpec& row : axis.rows) {
       Settings settings;
       apply_json(settings, row.settings);
       EXPECT_NO_THROW(validate(settings, blocks)) << blocks << " blocks: " << row.name;
