@@ -175,7 +175,7 @@ class CliTextTest : public CliTest {
     folder_.write("b.txt", "another text, a shorter one, and one more line of it\n" + text);
   }
   static std::string tokenizer() { return std::string(CBQ_SOURCE_DIR) + "/models/embedded"; }
-  /// `cbq train` into `output`; `more` adds options or gives them another value.
+  /// `cbq train` into `output`; `more` adds options or gives them another value, as the later wins.
   std::vector<std::string> train(const std::string& output,
                                  const std::vector<std::string>& more = {}) const {
     std::vector<std::string> all = {"train", "--text", path("a.txt"), path("b.txt")};
@@ -194,7 +194,6 @@ class CliTextTest : public CliTest {
                                                          {"--warmup", "5"},
                                                          {"--save-every", "5"}};
     for (const auto& [name, value] : usual) {
-      if (std::find(more.begin(), more.end(), name) != more.end()) continue;
       all.insert(all.end(), {name, value});
     }
     all.insert(all.end(), more.begin(), more.end());

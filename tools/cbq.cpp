@@ -42,6 +42,15 @@ int run(const std::string& name, const Action& action) {
   return exit_error;
 }
 
+/// Of an option given twice the second counts, so that a script's options can be followed by one's
+/// own (models/train.sh). Options that are lists keep all their values.
+void let_later_values_win(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    if (option->get_items_expected_max() != 1) continue;
+    option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -53,6 +62,7 @@ int main(int argc, char** argv) {
   for (const Command& command : commands) {
     CLI::App* sub = app.add_subcommand(command.name, command.help);
     actions.emplace_back(sub, command.setup(*sub));
+    let_later_values_win(*sub);
   }
   try {
     app.parse(argc, argv);
