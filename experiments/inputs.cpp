@@ -11,10 +11,6 @@
 namespace cbq {
 namespace {
 
-bool is_token_file(const std::filesystem::path& file) {
-  return file.extension() == ".h5" || file.extension() == ".hdf5";
-}
-
 /// All ids of a text, and the hashes that say what they came from.
 struct TokenizedText {
   std::vector<int32_t> ids;
@@ -60,30 +56,31 @@ std::string git_version(const std::filesystem::path& folder) {
   return version;
 }
 
-void require_file(const std::filesystem::path& file, const std::string& what,
-                  const std::string& remedy) {
+void require_file(const std::string& source, const std::string& what, const std::string& remedy) {
   std::error_code error;
+  const std::filesystem::path file = TokenSource::parse(source).path;
   if (std::filesystem::exists(file, error)) return;
   fail(what, " ", file.string(), " does not exist; ", remedy);
 }
 
-TokenSet calibration_tokens(const std::filesystem::path& file,
+TokenSet calibration_tokens(const std::string& source,
                             const std::filesystem::path& tokenizer_folder, int64_t count,
                             int64_t length) {
-  if (!is_token_file(file)) {
-    const TokenizedText text = tokenize_file(file, tokenizer_folder);
+  const TokenSource ids = TokenSource::parse(source);
+  if (!ids.holds_ids()) {
+    const TokenizedText text = tokenize_file(source, tokenizer_folder);
     TokenSet tokens = random_segments(text.ids, count, length, 0);
     tokens.tokenizer_hash = text.tokenizer_hash;
     tokens.source_hash = text.source_hash;
     return tokens;
   }
-  TokenSet tokens = load_tokens(file);
-  check(tokens.count() >= count, file.string(), ": ", tokens.count(), " segments; --segments asks ",
+  TokenSet tokens = ids.load();
+  check(tokens.count() >= count, source, ": ", tokens.count(), " segments; --segments asks ",
         "for ", count);
   tokens = tokens.slice(0, count);
   for (std::vector<int32_t>& segment : tokens.segments) {
-    check(static_cast<int64_t>(segment.size()) >= length, file.string(), ": a segment of ",
-          segment.size(), " ids; --segment-length asks for ", length);
+    check(static_cast<int64_t>(segment.size()) >= length, source, ": a segment of ", segment.size(),
+          " ids; --segment-length asks for ", length);
     segment.resize(static_cast<size_t>(length));
   }
   tokens.protocol =
@@ -91,19 +88,19 @@ TokenSet calibration_tokens(const std::filesystem::path& file,
   return tokens;
 }
 
-TokenSet evaluation_tokens(const std::filesystem::path& file,
-                           const std::filesystem::path& tokenizer_folder, int64_t length,
-                           int64_t max_tokens) {
+TokenSet evaluation_tokens(const std::string& source, const std::filesystem::path& tokenizer_folder,
+                           int64_t length, int64_t max_tokens) {
   TokenSet all;
-  if (is_token_file(file)) {
-    all = load_tokens(file);
+  const TokenSource ids = TokenSource::parse(source);
+  if (ids.holds_ids()) {
+    all = ids.load();
     for (const std::vector<int32_t>& segment : all.segments) {
-      check(static_cast<int64_t>(segment.size()) <= length, file.string(), ": a segment of ",
+      check(static_cast<int64_t>(segment.size()) <= length, source, ": a segment of ",
             segment.size(), " ids; the model's context holds ", length);
     }
     if (all.protocol.empty()) all.protocol = "segments of the file";
   } else {
-    const TokenizedText text = tokenize_file(file, tokenizer_folder);
+    const TokenizedText text = tokenize_file(source, tokenizer_folder);
     all = consecutive_segments(text.ids, length);
     all.tokenizer_hash = text.tokenizer_hash;
     all.source_hash = text.source_hash;

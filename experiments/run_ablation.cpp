@@ -28,7 +28,8 @@ void stop_on_signal() {
 }
 
 struct Options {
-  std::filesystem::path model, calibration, output, tables_folder;
+  std::filesystem::path model, output, tables_folder;
+  std::string calibration;
   std::vector<std::string> texts;  // name=file
   std::string table = "3b,3c";
   std::string axis;
@@ -45,9 +46,9 @@ struct Options {
 
 void describe(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "Hugging Face folder; default: models/embedded");
-  app.add_option(
-      "--calibration", o.calibration,
-      "text (.txt, .jsonl) or token file (.h5); default: build/text/gcide.calibration.txt");
+  app.add_option("--calibration", o.calibration,
+                 "text (.txt, .jsonl) or token ids (FILE.h5, FILE.json:KEY); default: "
+                 "build/text/gcide.calibration.txt");
   app.add_option("--texts", o.texts,
                  "test sets as NAME=FILE, text or token file; the first stands beside the paper's "
                  "C4, the second beside its WikiText-2; default: the test parts in build/text")
@@ -99,7 +100,9 @@ void set_defaults(const CLI::App& app, Options& o, const std::filesystem::path& 
     if (path.empty()) path = std::filesystem::relative(root / value);
   };
   in_project(o.model, "models/embedded");
-  in_project(o.calibration, "build/text/gcide.calibration.txt");
+  if (o.calibration.empty()) {
+    o.calibration = std::filesystem::relative(root / "build/text/gcide.calibration.txt").string();
+  }
   in_project(o.tables_folder, "experiments/tables");
   if (o.output.empty() && !built) o.output = "ablation";
   in_project(o.output, "build/ablation");
@@ -187,16 +190,16 @@ std::vector<TokenSet> load_texts(const Options& o, int64_t context, Ablation& ab
   std::vector<TokenSet> texts;
   for (const std::string& text : o.texts) {
     const size_t equals = text.find('=');
-    const std::filesystem::path file = text.substr(equals + 1);
+    const std::string file = text.substr(equals + 1);
     const std::string name =
-        equals == std::string::npos ? file.stem().string() : text.substr(0, equals);
+        equals == std::string::npos ? TokenSource::parse(file).name() : text.substr(0, equals);
     texts.push_back(evaluation_tokens(file, o.model, context, o.eval_tokens));
     check(std::find(ablation.texts.begin(), ablation.texts.end(), name) == ablation.texts.end(),
           "--texts: two are called '", name, "'; write NAME=FILE");
     ablation.texts.push_back(name);
-    ablation.budget.push_back(fmt::format("test {}: {} ({}), {} tokens, ids {}", name,
-                                          file.string(), texts.back().protocol,
-                                          texts.back().token_count(), texts.back().hash()));
+    ablation.budget.push_back(fmt::format("test {}: {} ({}), {} tokens, ids {}", name, file,
+                                          texts.back().protocol, texts.back().token_count(),
+                                          texts.back().hash()));
   }
   return texts;
 }
@@ -213,7 +216,7 @@ void describe_budget(const Options& o, const TokenSet& calibration, Transformer&
       fmt::format("model: {} ({} blocks, {:.1f} M parameters), hash {}", o.model.string(),
                   model.block_count(), static_cast<double>(parameters) / 1e6,
                   ablation.inputs.model.substr(0, 12)),
-      fmt::format("calibration: {} ({}), ids {}", o.calibration.string(), calibration.protocol,
+      fmt::format("calibration: {} ({}), ids {}", o.calibration, calibration.protocol,
                   calibration.hash())};
   ablation.budget.insert(ablation.budget.begin(), lines.begin(), lines.end());
   if (!o.outliers.empty()) {

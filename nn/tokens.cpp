@@ -237,4 +237,24 @@ TokenSet load_tokens(const std::filesystem::path& path) {
   return set;
 }
 
+TokenSource TokenSource::parse(const std::string& source) {
+  std::error_code error;
+  const size_t colon = source.rfind(':');
+  if (std::filesystem::exists(source, error) || colon == std::string::npos) return {source, ""};
+  return {source.substr(0, colon), source.substr(colon + 1)};
+}
+
+bool TokenSource::holds_ids() const {
+  const std::filesystem::path extension = path.extension();
+  return extension == ".h5" || extension == ".hdf5" || extension == ".json";
+}
+
+TokenSet TokenSource::load() const {
+  return path.extension() == ".json" ? tokens_from_json(path, key) : load_tokens(path);
+}
+
+std::string TokenSource::name() const {
+  return path.stem().string() + (key.empty() ? "" : ":" + key);
+}
+
 }  // namespace cbq

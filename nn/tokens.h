@@ -65,4 +65,18 @@ void save_tokens(const std::filesystem::path& path, const TokenSet& tokens);
 /// Reads a token file. Throws std::runtime_error when it is broken.
 TokenSet load_tokens(const std::filesystem::path& path);
 
+/// Where ids come from, as a user writes it: FILE.h5, FILE.json or FILE.json:KEY; any other name is
+/// a text's. A file whose whole name holds a colon has precedence over a key.
+struct TokenSource {
+  std::filesystem::path path;
+  std::string key;  // of a JSON file
+
+  static TokenSource parse(const std::string& source);
+  bool holds_ids() const;  // rather than a text
+  /// Reads the ids. Throws as tokens_from_json and load_tokens do.
+  TokenSet load() const;
+  /// "file" or "file:key": what a table calls it.
+  std::string name() const;
+};
+
 }  // namespace cbq

@@ -295,16 +295,22 @@ TEST(Inputs, SegmentsToScoreAreSpreadOverTheFile) {
   TokenSet tokens;
   for (int32_t i = 0; i < 10; ++i) tokens.segments.push_back({i, i, i, i});
   save_tokens(folder / "t.h5", tokens);
-  const TokenSet some = evaluation_tokens(folder / "t.h5", "", 4, 20);
+  const TokenSet some = evaluation_tokens((folder / "t.h5").string(), "", 4, 20);
   ASSERT_EQ(some.count(), 5);
   for (int64_t i = 0; i < 5; ++i) EXPECT_EQ(some.segments[static_cast<size_t>(i)][0], 2 * i);
   EXPECT_NE(some.protocol.find("5 of 10 evenly spaced"), std::string::npos) << some.protocol;
-  EXPECT_EQ(evaluation_tokens(folder / "t.h5", "", 4, 0).count(), 10);
-  expect_error<std::invalid_argument>([&] { evaluation_tokens(folder / "t.h5", "", 3, 0); },
-                                      {"t.h5", "4 ids", "3"});
-  EXPECT_EQ(calibration_tokens(folder / "t.h5", "", 3, 2).token_count(), 6);
-  expect_error<std::invalid_argument>([&] { calibration_tokens(folder / "t.h5", "", 11, 2); },
-                                      {"t.h5", "10 segments", "11"});
-  expect_error<std::invalid_argument>([&] { calibration_tokens(folder / "t.h5", "", 3, 5); },
-                                      {"t.h5", "--segment-length", "5"});
+  EXPECT_EQ(evaluation_tokens((folder / "t.h5").string(), "", 4, 0).count(), 10);
+  expect_error<std::invalid_argument>(
+      [&] { evaluation_tokens((folder / "t.h5").string(), "", 3, 0); }, {"t.h5", "4 ids", "3"});
+  EXPECT_EQ(calibration_tokens((folder / "t.h5").string(), "", 3, 2).token_count(), 6);
+  expect_error<std::invalid_argument>(
+      [&] { calibration_tokens((folder / "t.h5").string(), "", 11, 2); },
+      {"t.h5", "10 segments", "11"});
+  expect_error<std::invalid_argument>(
+      [&] { calibration_tokens((folder / "t.h5").string(), "", 3, 5); },
+      {"t.h5", "--segment-length", "5"});
+  folder.write("t.json", R"({"a": [[1, 2], [3, 4]]})");
+  EXPECT_EQ(calibration_tokens((folder / "t.json").string() + ":a", "", 2, 2).segments,
+            (std::vector<std::vector<int32_t>>{{1, 2}, {3, 4}}));
+  require_file((folder / "t.json").string() + ":a", "text", "");
 }

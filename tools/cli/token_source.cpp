@@ -10,26 +10,6 @@ namespace fs = std::filesystem;
 namespace cbq::cli {
 namespace {
 
-struct JsonSource {
-  fs::path path;
-  std::string key;
-};
-
-/// "file.json:key" in two; a file of that whole name has precedence.
-JsonSource split_key(const std::string& source) {
-  std::error_code error;
-  const size_t colon = source.rfind(':');
-  if (fs::exists(source, error) || colon == std::string::npos) return {source, ""};
-  return {source.substr(0, colon), source.substr(colon + 1)};
-}
-
-bool is_json(const std::string& source) { return split_key(source).path.extension() == ".json"; }
-
-bool is_token_file(const std::string& source) {
-  const fs::path extension = fs::path(source).extension();
-  return extension == ".h5" || extension == ".hdf5";
-}
-
 std::unique_ptr<Tokenizer> tokenizer_of(const TokenContext& context) {
   check(!context.tokenizer.empty(), "a text needs a tokenizer; give --tokenizer");
   return load_tokenizer(context.tokenizer);
@@ -50,12 +30,9 @@ void warn_of_other_tokenizer(const TokenSet& set, const TokenContext& context,
 }
 
 TokenSet ids_of(const std::string& source, const TokenContext& context) {
-  if (is_json(source)) {
-    const JsonSource json = split_key(source);
-    return tokens_from_json(json.path, json.key);
-  }
-  if (is_token_file(source)) {
-    TokenSet set = load_tokens(source);
+  const TokenSource ids = TokenSource::parse(source);
+  if (ids.holds_ids()) {
+    TokenSet set = ids.load();
     warn_of_other_tokenizer(set, context, source);
     return set;
   }
@@ -133,7 +110,7 @@ TokenSet evaluation_tokens(const std::string& source, const TokenContext& contex
   const int64_t wanted = length > 0 ? length : longest;
   TokenSet set = ids_of(source, context);
   // A segment's last id is only predicted, never read: one more than the context is no text yet.
-  if (is_stream(set, wanted + 1) || (!is_json(source) && !is_token_file(source))) {
+  if (is_stream(set, wanted + 1) || !TokenSource::parse(source).holds_ids()) {
     const std::string hash = set.tokenizer_hash;
     set = consecutive_segments(set.segments[0], wanted);
     set.tokenizer_hash = hash;
@@ -144,12 +121,6 @@ TokenSet evaluation_tokens(const std::string& source, const TokenContext& contex
   return set;
 }
 
-std::string name_of_source(const std::string& source) {
-  if (is_json(source)) {
-    const JsonSource json = split_key(source);
-    return json.path.stem().string() + (json.key.empty() ? "" : ":" + json.key);
-  }
-  return fs::path(source).stem().string();
-}
+std::string name_of_source(const std::string& source) { return TokenSource::parse(source).name(); }
 
 }  // namespace cbq::cli
