@@ -301,6 +301,10 @@ int main(int argc, char** argv) {
       "W2A16 on the embedded model.");
   cbq::Options options;
   cbq::describe(app, options);
+  for (CLI::Option* option : app.get_options()) {  // of an option given twice the second counts
+    if (option->get_items_expected_max() != 1) continue;
+    option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  }
   CLI11_PARSE(app, argc, argv);
   cbq::stop_on_signal();
   try {

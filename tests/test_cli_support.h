@@ -79,14 +79,14 @@ struct RunOfCbq {
   std::string out, err;
 };
 
-/// Runs bin/cbq of this build. `meanwhile` gets the process id once the program runs.
-inline RunOfCbq cbq(std::vector<std::string> arguments,
-                    const std::function<void(pid_t)>& meanwhile = {},
-                    const char* standard_output = nullptr) {
+/// Runs bin/`name` of this build. `meanwhile` gets the process id once the program runs.
+inline RunOfCbq run_program(const std::string& name, std::vector<std::string> arguments,
+                            const std::function<void(pid_t)>& meanwhile = {},
+                            const char* standard_output = nullptr) {
   const TemporaryFolder folder;
-  const std::string program = std::string(CBQ_BINARY_DIR) + "/bin/cbq";
+  const std::string program = std::string(CBQ_BINARY_DIR) + "/bin/" + name;
   if (!std::filesystem::exists(program)) {
-    ADD_FAILURE() << program << " is not there; build the target cbq_cli";
+    ADD_FAILURE() << program << " is not there; build all targets";
     return {};
   }
   arguments.insert(arguments.begin(), program);
@@ -111,6 +111,12 @@ inline RunOfCbq cbq(std::vector<std::string> arguments,
   if (!standard_output) result.out = bytes_of(out);
   result.err = bytes_of(err);
   return result;
+}
+
+inline RunOfCbq cbq(std::vector<std::string> arguments,
+                    const std::function<void(pid_t)>& meanwhile = {},
+                    const char* standard_output = nullptr) {
+  return run_program("cbq", std::move(arguments), meanwhile, standard_output);
 }
 
 /// A folder with a model, token segments as JSON, and room for results.
@@ -145,7 +151,6 @@ class CliTest : public ::testing::Test {
                                                          {"--wbits", "2"},
                                                          {"--device", "cpu"}};
     for (const auto& [name, value] : usual) {
-      if (std::find(more.begin(), more.end(), name) != more.end()) continue;
       all.insert(all.end(), {name, value});
     }
     all.insert(all.end(), more.begin(), more.end());

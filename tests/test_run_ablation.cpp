@@ -1,0 +1,62 @@
+// run_ablation as a user runs it: what it writes, what it does not compute twice, what it refuses.
+#include "tests/test_cli_support.h"
+
+namespace cbq::test {
+namespace {
+
+class RunAblationTest : public CliTest {
+ protected:
+  /// Table 12 on the tiny model, a few seconds at most.
+  RunOfCbq run(const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> all = {
+        "--model",  model(),      "--calibration", calibration(),
+        "--texts",  "a=" + test_tokens(), "b=" + test_tokens(),
+        "--table",  "12",         "--segments",    "6",
+        "--epochs", "1",          "--device",      "cpu",
+        "--output", path("out"),  "--segment-length", "12"};
+    all.insert(all.end(), more.begin(), more.end());
+    return run_program("run_ablation", all);
+  }
+};
+
+TEST_F(RunAblationTest, WritesReportsAndKeepsFinishedCells) {
+  const RunOfCbq first = run();
+  ASSERT_EQ(first.code, 0) << first.err;
+  expect_in(first.out, {"Rank", "written: ", "ablation.md", "ids.json:calibration"});
+  expect_in(first.err, {"0 of them finished earlier"});
+  const nlohmann::json report = json_of(path("out/ablation.json"));
+  const std::string markdown = bytes_of(path("out/ablation.md"));
+
+  const RunOfCbq second = run();
+  ASSERT_EQ(second.code, 0) << second.err;
+  EXPECT_EQ(second.err.find(" 0 of them finished earlier"), std::string::npos) << second.err;
+  EXPECT_EQ(json_of(path("out/ablation.json")), report);
+  EXPECT_EQ(bytes_of(path("out/ablation.md")), markdown);
+
+  const RunOfCbq fresh = run({"--fresh"});
+  ASSERT_EQ(fresh.code, 0) << fresh.err;
+  expect_in(fresh.err, {"0 of them finished earlier"});
+}
+
+TEST_F(RunAblationTest, RefusesWhatItDoesNotKnow) {
+  const std::pair<std::vector<std::string>, std::vector<const char*>> cases[] = {
+      {{"--table", "99"}, {"99", "3b"}},
+      {{"--profile", "wild"}, {"wild", "tuned", "paper_iclr"}},
+      {{"--bits", "X2"}, {"X2"}},
+      {{"--segments", "7"}, {"6 segments", "7"}},
+      {{"--segment-length", "99"}, {"99", "16"}},
+      {{"--calibration", path("no.h5")}, {"no.h5", "--calibration"}},
+      {{"--calibration", path("ids.json") + ":other"}, {"other", "calibration"}},
+      {{"--model", path("none")}, {"none/config.json"}},
+      {{"--device", "tpu"}, {"tpu"}},
+  };
+  for (const auto& [options, parts] : cases) {
+    const RunOfCbq refused = run(options);
+    EXPECT_EQ(refused.code, 1) << options[1] << "\n" << refused.err;
+    for (const char* part : parts) expect_in(refused.err, {part});
+  }
+  EXPECT_FALSE(std::filesystem::exists(path("out/ablation.json")));
+}
+
+}  // namespace
+}  // namespace cbq::test
