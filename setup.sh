@@ -79,5 +79,6 @@ build
 case $command in
   build) say "done: build/cpu/bin/{cbq,run_ablation}" ;;
   run) build/cpu/bin/run_ablation "$@" ;;
-  test) ctest --preset cpu "$@" ;;
+  # Several tests at once: idle threads of one must not spin on the other's core.
+  test) OMP_WAIT_POLICY=passive ctest --preset cpu -j "$(nproc)" "$@" ;;
 esac
