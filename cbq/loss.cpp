@@ -1,6 +1,7 @@
 #include "cbq/loss.h"
 
 #include "kernels/ops.h"
+#include "tensor/device_profile.h"
 
 namespace cbq {
 
@@ -17,6 +18,7 @@ LossValue reconstruction_loss(const Tensor& prediction, const std::vector<Tensor
                               const LossConfig& config, bool want_gradient) {
   check(!targets.empty() && prediction.count() > 0, "reconstruction_loss: nothing to compare");
   const int64_t rows = prediction.count() / prediction.size(-1);
+  const OpTimer timer("reconstruction_loss", prediction.device());
   const double weight = 1.0 / (static_cast<double>(rows) * static_cast<double>(targets.size()));
   LossValue value;
   for (const Tensor& target : targets) {

@@ -175,11 +175,17 @@ void Reconstructor::train_step(int64_t step, const std::vector<int64_t>& segment
   ++running_steps_;
 }
 
-bool Reconstructor::healthy(int64_t step) {
-  if (running_steps_ == 0) return true;
+double Reconstructor::take_mean_loss() {
+  if (running_steps_ == 0) return 0.0;
   const double mean = running_loss_.item() / static_cast<double>(running_steps_);
   running_loss_.fill_zero();
   running_steps_ = 0;
+  return mean;
+}
+
+bool Reconstructor::healthy(int64_t step) {
+  if (running_steps_ == 0) return true;
+  const double mean = take_mean_loss();
   const char* what = !std::isfinite(mean) ? "became NaN or infinite"
                      : mean > explosion * std::max(report_.loss_before, 1e-9) ? "exploded"
                                                                               : nullptr;

@@ -60,6 +60,11 @@ class Reconstructor {
   /// Mean loss per token over the segments that decide.
   double evaluate(bool hard);
 
+  /// Step number `step` on these segments: what run() repeats, for benchmarks.
+  void train_step(int64_t step, const std::vector<int64_t>& segments);
+  /// Mean loss per token of the steps since the last call, 0 without any; waits for the device.
+  double take_mean_loss();
+
  private:
   struct Learner;  // one linear with what of it is learned
   using Snapshot = std::vector<std::vector<std::pair<std::string, Tensor>>>;
@@ -67,7 +72,6 @@ class Reconstructor {
   void choose_variables();
   void set_hard(bool hard);
   void set_regularizer(int64_t step);
-  void train_step(int64_t step, const std::vector<int64_t>& segments);
   bool train_epoch(int64_t epoch, const std::function<void(int64_t)>& after_step);
   bool healthy(int64_t step);
   void keep_if_better(int64_t epoch);

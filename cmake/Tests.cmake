@@ -12,7 +12,7 @@ if(test_sources AND TARGET cbq_objects)
   target_compile_definitions(cbq_tests PRIVATE
     CBQ_SOURCE_DIR="${CMAKE_SOURCE_DIR}" CBQ_BINARY_DIR="${CMAKE_BINARY_DIR}")
   # Tests of the command line run the programs themselves.
-  foreach(program cbq_cli run_ablation check_reference)
+  foreach(program cbq_cli run_ablation check_reference bench)
     if(TARGET ${program})
       add_dependencies(cbq_tests ${program})
     endif()

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/ops.h"
+#include "tensor/device_profile.h"
 #include "tensor/stream.h"
 
 #ifdef CBQ_CUDA
@@ -197,6 +198,7 @@ void run(const char* op, const Product& p, const Tensor& a, const Tensor& b, con
     }
     return;
   }
+  const OpTimer timer(op, a.device());
 #ifdef CBQ_CUDA
   if (a.device().is_cuda()) {
     cuda_product(p, a, b, c);

@@ -18,6 +18,7 @@
 #include <cstdint>
 
 #include "tensor/device.h"
+#include "tensor/device_profile.h"
 #include "tensor/dtype.h"
 #include "tensor/error.h"
 #include "tensor/stream.h"
@@ -112,6 +113,7 @@ void after_launch(Device device, const char* op);
 template <class F>
 void map(const char* op, Device device, int64_t n, const F& f) {
   if (n == 0) return;
+  const OpTimer timer(op, device);
   if (device.is_cuda()) {
 #ifdef __CUDACC__
     const int block = 256;
@@ -138,6 +140,7 @@ void map(const char* op, Device device, int64_t n, const F& f) {
 template <class F>
 void map_rows(const char* op, Device device, int64_t rows, int64_t width, const F& f) {
   if (rows == 0) return;
+  const OpTimer timer(op, device);
   if (device.is_cuda()) {
 #ifdef __CUDACC__
     // A worker takes at least four elements; whole warps, because row.sum shuffles in warps.

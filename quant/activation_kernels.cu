@@ -121,6 +121,7 @@ std::pair<Tensor, Tensor> quantize_activation_backward(const Tensor& x, const Te
                                                        const ActivationConfig& config,
                                                        const Tensor& dy) {
   check_same("quantize_activation", x, dy);
+  const OpTimer timer("quantize_activation", x.device());  // the sum at the end, too
   const auto [rows, n] = row_shape("quantize_activation", x);
   Tensor dx(x.shape(), x.dtype(), x.device());
   Tensor d_clip({rows}, clip.dtype(), x.device());

@@ -277,6 +277,7 @@ class RoundingOf : public RoundingScheme {
                              const RoundingRegularizer& regularizer) const override {
     detail::check_rounding_pass(name(), pass);
     check_same(Scheme::name, pass.w, dw);
+    const OpTimer timer(Scheme::name, pass.w.device());  // the partial sums added up, too
     RoundingGradients gradients;
     detail::dispatch_weight(name(), pass.w.dtype(),
                             [&]<class T>() { gradients = run_backward<T>(pass, dw, regularizer); });

@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "tensor/device_profile.h"
 #include "tensor/error.h"
 #include "tensor/stream.h"
 
@@ -165,6 +166,7 @@ cudaStream_t current_stream() {
 
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, int64_t bytes) {
   if (bytes == 0) return;
+  const OpTimer timer("copy", to_device.is_cuda() ? to_device : from_device);
   if (!to_device.is_cuda() && !from_device.is_cuda()) {
     std::memcpy(to, from, static_cast<size_t>(bytes));
     return;
@@ -182,6 +184,7 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
 
 void zero_bytes(void* at, Device device, int64_t bytes) {
   if (bytes == 0) return;
+  const OpTimer timer("zero", device);
 #ifdef CBQ_CUDA
   if (device.is_cuda()) {
     cuda_check(cudaMemsetAsync(at, 0, static_cast<size_t>(bytes), current_stream()),

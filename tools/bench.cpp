@@ -7,6 +7,8 @@ int main(int argc, char** argv) {
   CLI::App app("Benchmarks of CBQ");
   app.require_subcommand(1);
   cbq::bench::add_ops_command(app);
+  cbq::bench::add_step_command(app);
+  cbq::bench::add_run_command(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

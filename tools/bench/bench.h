@@ -3,8 +3,10 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <vector>
 
-#include "tensor/device.h"
+#include "tensor/device_profile.h"
+#include "tensor/dtype.h"
 
 namespace cbq::bench {
 
@@ -18,11 +20,28 @@ struct Timing {
   double spread() const { return (third_quartile - first_quartile) / (2.0 * median); }
 };
 
+/// The timing that these times (seconds, any order, at least one) make.
+Timing timing_of(std::vector<double> times);
+
 /// Calls f until `seconds` have passed (at least 5 times, after two calls that do not count), and
 /// waits for the device after each.
-Timing measure(Device device, double seconds, const std::function<void()>& f);
+Timing measure(Device device, double seconds, const std::function<void()>& f,
+               ProfileClock clock = ProfileClock::wall);
+
+/// What this device reaches now: the measures that speeds are shares of.
+struct Ceilings {
+  double copy = 0.0;  // bytes read and written per second
+  double gemm = 0.0;  // floating-point operations per second
+};
+/// Copies 4 M elements and multiplies matrices of 1024^3 (8192^3 on CUDA); prints both when asked.
+Ceilings measure_ceilings(Device device, Dtype dtype, double seconds, ProfileClock clock,
+                          bool print);
 
 /// `bench ops`: one line per op case (tests/op_case.h) against the measured ceilings.
 void add_ops_command(CLI::App& app);
+/// `bench step`: one reconstruction step, taken apart, against its floor.
+void add_step_command(CLI::App& app);
+/// `bench run`: windows per minute and hours per model.
+void add_run_command(CLI::App& app);
 
 }  // namespace cbq::bench

@@ -4,9 +4,6 @@
 
 #include <fmt/core.h>
 
-#include <cmath>
-#include <cstring>
-
 #include "tests/op_case.h"
 #include "tools/bench/bench.h"
 
@@ -19,46 +16,6 @@ struct Options {
   std::string device = "cpu", dtype = "f32", filter;
   double seconds = 0.2;
 };
-
-struct Ceilings {
-  double copy = 0.0;  // bytes read and written per second
-  double gemm = 0.0;  // floating-point operations per second
-};
-
-// On the CPU all threads copy their part: one thread does not fill the memory bus.
-void copy(const Tensor& to, const Tensor& from) {
-  const Device cpu = Device::cpu();
-  if (to.device() != cpu) {
-    to.copy_from(from);
-    return;
-  }
-  constexpr int64_t part = 1 << 20;
-#pragma omp parallel for schedule(static)
-  for (int64_t at = 0; at < to.bytes(); at += part) {
-    const auto n = static_cast<size_t>(std::min(part, to.bytes() - at));
-    std::memcpy(static_cast<char*>(to.raw()) + at, static_cast<char*>(from.raw()) + at, n);
-  }
-}
-
-Ceilings measure_ceilings(Device device, Dtype dtype, double seconds) {
-  const int64_t count = 4 << 20, side = device.is_cuda() ? 8192 : 1024;
-  const Tensor from = Tensor::zeros({count}, dtype, device), to(from.shape(), dtype, device);
-  const Tensor a({side, side}, dtype, device), c(a.shape(), dtype, device);
-  kernels::fill_normal(a, 0.0, 1.0, 1, 1);
-  const Timing copied = measure(device, seconds, [&] { copy(to, from); });
-  const Timing multiplied = measure(device, seconds, [&] {
-    kernels::gemm(a, kernels::Trans::no, a, kernels::Trans::yes, c, 1.0, 0.0);
-  });
-  const double bytes = 2.0 * static_cast<double>(from.bytes());
-  const double flops = 2.0 * std::pow(static_cast<double>(side), 3);
-  const auto print = [](const char* what, double work, const char* unit, const Timing& t) {
-    fmt::print("{}: {:.1f} {} (+-{:.0f} %, best {:.1f})\n", what, 1e-9 * work / t.median, unit,
-               100 * t.spread(), 1e-9 * work / t.best);
-  };
-  print("copy of 4 M elements", bytes, "GB/s", copied);
-  print(side == 1024 ? "product of 1024^3" : "product of 8192^3", flops, "GFLOP/s", multiplied);
-  return {bytes / copied.median, flops / multiplied.median};
-}
 
 double bytes_of(const test::Tensors& tensors) {
   double total = 0.0;
@@ -85,7 +42,8 @@ void run(const Options& options) {
   const Dtype dtype = dtype_from_name(options.dtype);
   fmt::print("{}, {}; median +- half the distance of the quartiles\n", name_of(device),
              name_of(dtype));
-  const Ceilings ceilings = measure_ceilings(device, dtype, options.seconds);
+  const Ceilings ceilings =
+      measure_ceilings(device, dtype, options.seconds, ProfileClock::wall, true);
   int lines = 0;
   for (const OpCase& op : test::op_cases()) {
     if (op.title().find(options.filter) == std::string::npos) continue;

@@ -1,29 +1,75 @@
-#include <algorithm>
-#include <chrono>
-#include <vector>
+#include <fmt/core.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/ops.h"
 #include "tools/bench/bench.h"
 
 namespace cbq::bench {
 
-Timing measure(Device device, double seconds, const std::function<void()>& f) {
-  using Clock = std::chrono::steady_clock;
-  const auto since = [](Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  };
-  for (int i = 0; i < 2; ++i) f();
-  synchronize(device);
-  std::vector<double> times;
-  const auto start = Clock::now();
-  while (times.size() < 5 || since(start) < seconds) {
-    const auto begin = Clock::now();
-    f();
-    synchronize(device);
-    times.push_back(since(begin));
-  }
+Timing timing_of(std::vector<double> times) {
   std::sort(times.begin(), times.end());
   const size_t n = times.size();
   return {times[0], times[n / 4], times[n / 2], times[n * 3 / 4], static_cast<int>(n)};
+}
+
+Timing measure(Device device, double seconds, const std::function<void()>& f, ProfileClock clock) {
+  for (int i = 0; i < 2; ++i) f();
+  synchronize(device);
+  std::vector<double> times;
+  const double start = seconds_on(ProfileClock::wall);
+  while (times.size() < 5 || seconds_on(ProfileClock::wall) - start < seconds) {
+    const double begin = seconds_on(clock);
+    f();
+    synchronize(device);
+    times.push_back(seconds_on(clock) - begin);
+  }
+  return timing_of(std::move(times));
+}
+
+namespace {
+
+// On the CPU all threads copy their part: one thread does not fill the memory bus.
+void copy(const Tensor& to, const Tensor& from) {
+  const Device cpu = Device::cpu();
+  if (to.device() != cpu) {
+    to.copy_from(from);
+    return;
+  }
+  constexpr int64_t part = 1 << 20;
+#pragma omp parallel for schedule(static)
+  for (int64_t at = 0; at < to.bytes(); at += part) {
+    const auto n = static_cast<size_t>(std::min(part, to.bytes() - at));
+    std::memcpy(static_cast<char*>(to.raw()) + at, static_cast<char*>(from.raw()) + at, n);
+  }
+}
+
+}  // namespace
+
+Ceilings measure_ceilings(Device device, Dtype dtype, double seconds, ProfileClock clock,
+                          bool print) {
+  const int64_t count = 4 << 20, side = device.is_cuda() ? 8192 : 1024;
+  const Tensor from = Tensor::zeros({count}, dtype, device), to(from.shape(), dtype, device);
+  const Tensor a({side, side}, dtype, device), c(a.shape(), dtype, device);
+  kernels::fill_normal(a, 0.0, 1.0, 1, 1);
+  const Timing copied = measure(
+      device, seconds, [&] { copy(to, from); }, clock);
+  const Timing multiplied = measure(
+      device, seconds,
+      [&] { kernels::gemm(a, kernels::Trans::no, a, kernels::Trans::yes, c, 1.0, 0.0); }, clock);
+  const double bytes = 2.0 * static_cast<double>(from.bytes());
+  const double flops = 2.0 * std::pow(static_cast<double>(side), 3);
+  const auto line = [](const std::string& what, double work, const char* unit, const Timing& t) {
+    fmt::print("{}: {:.1f} {} (+-{:.0f} %, best {:.1f})\n", what, 1e-9 * work / t.median, unit,
+               100 * t.spread(), 1e-9 * work / t.best);
+  };
+  if (print) {
+    line("copy of 4 M elements", bytes, "GB/s", copied);
+    line(fmt::format("product of {}^3", side), flops, "GFLOP/s", multiplied);
+  }
+  return {bytes / copied.median, flops / multiplied.median};
 }
 
 }  // namespace cbq::bench

@@ -1,0 +1,169 @@
+// bench run: what a whole window costs (targets, steps, evaluations, hardening, moving the streams
+// on), windows per minute, and hours per model beside the paper's.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+
+#include "cbq/pipeline.h"
+#include "cbq/quantizers.h"
+#include "nn/atomic_file.h"
+#include "tools/bench/bench.h"
+#include "tools/bench/workload.h"
+
+namespace cbq::bench {
+namespace {
+
+struct Options {
+  WorkloadOptions workload;
+  std::vector<std::string> shapes;
+  std::string json;
+  double seconds = 3.0;
+  int64_t segments = 128, epochs = 3;
+};
+
+/// Hours of the paper's table 11 (ICLR version; its GPUs, weight-only quantization).
+struct PaperHours {
+  const char* shape;
+  double cbq, omniquant;
+};
+constexpr PaperHours paper_hours[] = {
+    {"7b", 0.9, 1.1}, {"13b", 1.45, 2.2}, {"30b", 2.1, 4.5}, {"65b", 4.3, 8.9}};
+
+/// Seconds of the parts of a window. Each part's cost is proportional to the number of steps or of
+/// segments, or is paid once: measured on a few, extrapolated to all.
+struct WindowCost {
+  double once = 0.0;          // grids of the new blocks, hardening of the finished ones
+  double step = 0.0;          // an optimizer step
+  double evaluate = 0.0;      // a segment through the hard window, and its loss
+  double target = 0.0;        // a segment through the original new blocks
+  double propagate = 0.0;     // a segment through the hardened blocks
+  int64_t peak_bytes = 0;     // without the streams
+  int64_t segment_bytes = 0;  // of both streams, per segment
+
+  double seconds(int64_t segments, int64_t steps, int64_t epochs) const {
+    const auto n = static_cast<double>(segments);
+    return once + static_cast<double>(steps) * step +
+           n * (static_cast<double>(epochs + 1) * evaluate + target + propagate);
+  }
+};
+
+WindowCost measure_window(const WorkloadOptions& options, double seconds) {
+  WindowCost cost;
+  Workload w(options);
+  const auto time = [&](const auto& f) {
+    synchronize(w.device);
+    const double start = seconds_on(ProfileClock::wall);
+    f();
+    synchronize(w.device);
+    return seconds_on(ProfileClock::wall) - start;
+  };
+  const auto segments = static_cast<double>(w.options.segments);
+  const int64_t batch = evaluation_batch(w.options.batch, w.options.tokens);
+  const Window fresh = {0, w.window.finishes};  // as many as finish
+  cost.segment_bytes = w.stream_bytes() / w.options.segments;
+  int64_t next = 0;
+  const Timing step = measure(w.device, seconds, [&] {
+    w.reconstructor->train_step(next, w.segments_of(next));
+    ++next;
+  });
+  cost.step = step.median;
+  w.reconstructor->evaluate(true);
+  reset_peak(w.device);
+  cost.evaluate = time([&] { w.reconstructor->evaluate(true); }) / segments;
+  w.reconstructor->train_step(next, w.segments_of(next));
+  cost.peak_bytes = memory_statistics(w.device).peak_bytes - w.stream_bytes();
+  w.reconstructor = nullptr;
+  cost.once = time([&] { harden_blocks(*w.model, fresh); });
+  cost.propagate = time([&] { run_blocks(*w.model, fresh, w.data.inputs, batch); }) / segments;
+  remove_quantizers(*w.model);
+  cost.target = time([&] { run_blocks(*w.model, fresh, w.data.inputs, batch); }) / segments;
+  w.settings.scale_search = "squared_error";  // what a run does
+  cost.once += time([&] { attach_quantizers(*w.model, fresh, w.settings, w.data.inputs); });
+  return cost;
+}
+
+nlohmann::json measure_shape(const Options& options, const std::string& name) {
+  WorkloadOptions workload = options.workload;
+  workload.shape = name;
+  const NamedShape& shape = shape_of(name);
+  const int64_t batch = workload.batch > 0 ? workload.batch : shape.batch;
+  const WindowCost cost = measure_window(workload, options.seconds);
+  const int64_t overlap = std::min<int64_t>(1, workload.window - 1);
+  const auto windows =
+      static_cast<int64_t>(sliding_windows(shape.blocks, workload.window, overlap).size());
+  const int64_t steps = options.epochs * ((options.segments + batch - 1) / batch);
+  const double window_seconds = cost.seconds(options.segments, steps, options.epochs);
+  nlohmann::json result = {{"shape", name},
+                           {"windows", windows},
+                           {"steps_per_window", steps},
+                           {"step_ms", 1e3 * cost.step},
+                           {"window_seconds", window_seconds},
+                           {"windows_per_minute", 60.0 / window_seconds},
+                           {"hours", static_cast<double>(windows) * window_seconds / 3600.0},
+                           {"peak_bytes", cost.peak_bytes},
+                           {"stream_bytes", options.segments * cost.segment_bytes}};
+  for (const PaperHours& paper : paper_hours) {
+    if (name != paper.shape) continue;
+    result["paper_hours"] = paper.cbq;
+    result["paper_hours_omniquant"] = paper.omniquant;
+  }
+  return result;
+}
+
+void print(const nlohmann::json& r) {
+  const auto number = [&](const char* key) { return r[key].get<double>(); };
+  const std::string paper =
+      r.contains("paper_hours")
+          ? fmt::format("{:>7.2f} {:>9.2f}", number("paper_hours"), number("paper_hours_omniquant"))
+          : "";
+  fmt::print("{:<13} {:>7} {:>6} {:>10.2f} {:>9.2f} {:>8.2f} {:>9.4f} {:>8.2f} {:>8.2f} {}\n",
+             r["shape"].get<std::string>(), r["windows"].get<int64_t>(),
+             r["steps_per_window"].get<int64_t>(), number("step_ms"), number("window_seconds"),
+             number("windows_per_minute"), number("hours"), 1e-9 * number("peak_bytes"),
+             1e-9 * number("stream_bytes"), paper);
+  std::fflush(stdout);
+}
+
+void run(const Options& options) {
+  const WorkloadOptions& w = options.workload;
+  fmt::print("{} segments, {} epochs, window {}, W{}A{}, signround {}, {}\n", options.segments,
+             options.epochs, w.window, w.wbits, w.abits, w.rounding,
+             name_of(device_from_name(w.device)));
+  fmt::print("extrapolated from one window; paper: hours of its table 11 on its own GPUs\n");
+  fmt::print("{:<13} {:>7} {:>6} {:>10} {:>9} {:>8} {:>9} {:>8} {:>8} {:>7} {:>9}\n", "shape",
+             "windows", "steps", "ms/step", "s/window", "win/min", "hours", "GB", "streams",
+             "paper", "OmniQuant");
+  nlohmann::json all = nlohmann::json::array();
+  for (const std::string& shape : options.shapes) {
+    all.push_back(measure_shape(options, shape));
+    print(all.back());
+    release_cached(device_from_name(w.device));
+  }
+  if (!options.json.empty()) write_text_atomically(options.json, all.dump(2) + "\n");
+}
+
+}  // namespace
+
+void add_run_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("run", "Windows per minute, hours per model");
+  std::string names;
+  for (const NamedShape& shape : named_shapes()) names += std::string(" ") + shape.name;
+  options->shapes = {"embedded"};
+  command->add_option("--shape", options->shapes, "Sizes, with commas between:" + names)
+      ->delimiter(',')
+      ->capture_default_str();
+  options->workload.add_to(*command);
+  command->add_option("--segments", options->segments, "Calibration segments of the run")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--epochs", options->epochs, "Epochs of the run")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--seconds", options->seconds, "Time for the steps of a shape")
+      ->capture_default_str();
+  command->add_option("--json", options->json, "File for the figures");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace cbq::bench
