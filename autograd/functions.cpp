@@ -8,8 +8,13 @@ using kernels::Trans;
 
 Var add(const Var& a, const Var& b) {
   return differentiable(kernels::add(a.value(), b.value()), {&a, &b}, [a, b](const Tensor& dy) {
-    if (a.requires_grad()) a.accumulate_copy(dy);
-    if (b.requires_grad()) b.accumulate_copy(dy);
+    // The sum's own gradient is not read again, so the last one who wants it may keep it.
+    if (a.requires_grad() && b.requires_grad()) a.accumulate_copy(dy);
+    if (b.requires_grad()) {
+      b.accumulate(dy);
+    } else if (a.requires_grad()) {
+      a.accumulate(dy);
+    }
   });
 }
 

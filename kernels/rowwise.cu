@@ -73,7 +73,23 @@ struct RmsNormWeightTerm {
   }
 };
 
-// One functor for plain and causal softmax: `period` 0 means that all entries count.
+/// The entries of a row that a softmax sees: the first `count`. Loops run on to `padded`, whole
+/// vectors, and choose: with causal rows of every length, exponentials in the rests that do not
+/// fill a vector would take a third of the time.
+struct SoftmaxRow {
+  int32_t count;
+  int64_t padded;
+  /// `period` 0: all entries count.
+  CBQ_HD SoftmaxRow(int64_t r, int64_t n, int64_t period)
+      : count(static_cast<int32_t>(period > 0 ? r % period + 1 : n)),
+        padded(math::min<int64_t>(n, (count + 15) / 16 * 16)) {}
+  template <class A>
+  CBQ_HD A choose(int64_t j, A seen, A unseen) const {
+    return static_cast<int32_t>(j) < count ? seen : unseen;
+  }
+};
+
+// One functor for plain and causal softmax.
 template <class T>
 struct Softmax {
   const T* x;
@@ -86,27 +102,40 @@ struct Softmax {
     using A = acc_t<T>;
     const T* in = x + r * n;
     T* out = y + r * n;
-    const int64_t count = period > 0 ? r % period + 1 : n;
-    const A largest = row_max(row, in, count) * factor;
+    const SoftmaxRow entries(r, n, period);
+    const A shift = largest(row, in, entries) * factor;
     // The exponential waits in the output, or is computed again where the output would round it.
     constexpr bool exact = std::is_same_v<T, A>;
     A s = 0;
 #pragma omp simd reduction(+ : s)
-    for (int64_t j = row.lane(); j < count; j += row.lanes()) {
-      const A e = math::exp(A(in[j]) * factor - largest);
+    for (int64_t j = row.lane(); j < entries.padded; j += row.lanes()) {
+      const A e = entries.choose(j, math::exp(A(in[j]) * factor - shift), A(0));
       if constexpr (exact) out[j] = e;
       s += e;
     }
     const A inverse = A(1) / row.sum(s);
 #pragma omp simd
-    for (int64_t j = row.lane(); j < count; j += row.lanes()) {
+    for (int64_t j = row.lane(); j < entries.padded; j += row.lanes()) {
       if constexpr (exact) {
         out[j] *= inverse;
       } else {
-        out[j] = T(math::exp(A(in[j]) * factor - largest) * inverse);
+        const A e = math::exp(A(in[j]) * factor - shift) * inverse;
+        out[j] = T(entries.choose(j, e, A(0)));
       }
     }
-    for (int64_t j = count + row.lane(); j < n; j += row.lanes()) out[j] = T(A(0));
+    for (int64_t j = entries.padded + row.lane(); j < n; j += row.lanes()) out[j] = T(A(0));
+  }
+
+  template <class Row>
+  CBQ_HD acc_t<T> largest(Row& row, const T* in, const SoftmaxRow& entries) const {
+    using A = acc_t<T>;
+    A m = -INFINITY;
+#pragma omp simd reduction(max : m)
+    for (int64_t j = row.lane(); j < entries.padded; j += row.lanes()) {
+      const A x_j = entries.choose(j, A(in[j]), A(-INFINITY));
+      m = x_j > m ? x_j : m;
+    }
+    return row.max(m);
   }
 };
 
