@@ -7,9 +7,9 @@
 With --bench, both sides run in turns on the same weights and data, so that a machine's moods hit them alike; the losses
 of the first steps must agree, or the program fails. Needs torch, and safetensors with --bench; nothing else here does.
 
-A window of LLaMA blocks: weights W^ = s (clamp(round(W / s + v) + z, 0, 2^b - 1) - z), s = s0 e^x, v = clamp(p, -1/2, 1/2)
-with p dense or A1 A2, straight-through rounding; inputs of linear layers quantized per token below 16 bits; the loss
-||h - h^||^2 + KL(softmax(h) || softmax(h^)), mean over tokens; Adam on x, p and the clip variables of activations.
+A window of LLaMA blocks: weights W^ = s (clamp(round(W / s + v) + z, 0, 2^b - 1) - z), s = s0 e^x, v = clamp(p, -1/2,
+1/2) with p dense or A1 A2, straight-through rounding; inputs of linear layers quantized per token below 16 bits; the
+loss ||h - h^||^2 + KL(softmax(h) || softmax(h^)), mean over tokens; Adam on x, p and the clip variables of activations.
 """
 import argparse
 import json
@@ -35,8 +35,10 @@ SHAPES = {  # hidden, feed-forward, heads, tokens, batch: as tools/bench/workloa
     "65b": (8192, 22016, 64, 2048, 1),
 }
 RATES = {"rounding": 0.01, "scale": 1e-3, "activation": 1e-3}
-LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
-           "mlp.down_proj")
+LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+           "mlp.up_proj", "mlp.down_proj")
+SAME_OPTIONS = ("shape", "window", "tokens", "batch", "wbits", "abits", "rank", "rounding", "dtype", "device",
+                "threads")
 
 
 class Round(torch.autograd.Function):
@@ -51,6 +53,10 @@ class Round(torch.autograd.Function):
         return grad
 
 
+def range_of_rows(x):
+    return x.float().amin(-1, keepdim=True).clamp(max=0), x.float().amax(-1, keepdim=True).clamp(min=0)
+
+
 class QuantizedLinear(torch.nn.Module):
     def __init__(self, weight, wbits, abits, rank, grid=None, a1=None):
         super().__init__()
@@ -58,7 +64,7 @@ class QuantizedLinear(torch.nn.Module):
         self.largest, self.largest_input = 2**wbits - 1, 2**abits - 1
         self.quantizes_input = abits < 16
         if grid is None:  # min-max over each row
-            low, high = weight.float().amin(1, keepdim=True).clamp(max=0), weight.float().amax(1, keepdim=True).clamp(min=0)
+            low, high = range_of_rows(weight)
             scale = (high - low) / self.largest
             grid = scale, (-low / scale).round().clamp(0, self.largest)
         self.register_buffer("scale0", grid[0])
@@ -84,7 +90,7 @@ class QuantizedLinear(torch.nn.Module):
 
     def quantized_input(self, x):
         with torch.no_grad():
-            low, high = x.float().amin(-1, keepdim=True).clamp(max=0), x.float().amax(-1, keepdim=True).clamp(min=0)
+            low, high = range_of_rows(x)
             s = (high - low) / self.largest_input
             s = torch.where(s < torch.finfo(torch.float32).tiny, torch.ones_like(s), s)
             z = (-low / s).round().clamp(0, self.largest_input)
@@ -114,8 +120,8 @@ class Block(torch.nn.Module):
 
     def forward(self, x):
         n = F.rms_norm(x, (self.hidden,), self.norm1, 1e-6)
-        attended = F.scaled_dot_product_attention(self.rotate(self.split(self.q(n))), self.rotate(self.split(self.k(n))),
-                                                  self.split(self.v(n)), is_causal=True)
+        q, k = self.rotate(self.split(self.q(n))), self.rotate(self.split(self.k(n)))
+        attended = F.scaled_dot_product_attention(q, k, self.split(self.v(n)), is_causal=True)
         x = x + self.o(attended.transpose(1, 2).reshape(x.shape))
         m = F.rms_norm(x, (self.hidden,), self.norm2, 1e-6)
         return x + self.down(F.silu(self.gate(m)) * self.up(m))
@@ -146,8 +152,8 @@ class Step:
 
         cosine, sine = rope(o.tokens, hidden // heads, self.device, dtype)
         self.window = torch.nn.Sequential(*[
-            Block([linear(f"model.layers.{b}.{name}", size) for name, size in zip(LINEARS, sizes)], hidden, heads, cosine,
-                  sine, dtype) for b in range(o.window)])
+            Block([linear(f"model.layers.{b}.{name}", size) for name, size in zip(LINEARS, sizes)], hidden, heads,
+                  cosine, sine, dtype) for b in range(o.window)])
         if data is None:
             self.inputs = torch.randn(2 * o.batch, o.tokens, hidden, device=self.device, dtype=dtype)
             self.targets = torch.randn_like(self.inputs)
@@ -205,6 +211,7 @@ def measure(step, seconds):
 
 
 def summary(times):
+    times = times * 2 if len(times) == 1 else times
     quartiles = statistics.quantiles(times, n=4)
     return {"median": quartiles[1], "best": min(times), "spread": (quartiles[2] - quartiles[0]) / (2 * quartiles[1])}
 
@@ -212,7 +219,7 @@ def summary(times):
 def run_bench(o, folder, dump):
     figures = pathlib.Path(folder) / "figures.json"
     command = [o.bench, "step", "--json", str(figures), "--seconds", str(o.seconds), "--clock", o.clock]
-    for name in ("shape", "window", "tokens", "batch", "wbits", "abits", "rounding", "rank", "dtype", "device", "threads"):
+    for name in SAME_OPTIONS:
         command += [f"--{name}", str(getattr(o, name))]
     if dump:
         command += ["--dump", str(dump)]
@@ -245,7 +252,8 @@ def compare_losses(ours, theirs, o):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--shape", default="embedded", choices=SHAPES)
-    for name, default in (("window", 2), ("tokens", 0), ("batch", 0), ("wbits", 4), ("abits", 16), ("rank", 5), ("threads", 1)):
+    for name, default in (("window", 2), ("tokens", 0), ("batch", 0), ("wbits", 4), ("abits", 16), ("rank", 5),
+                          ("threads", 1)):
         p.add_argument(f"--{name}", type=int, default=default)
     p.add_argument("--rounding", default="dense", choices=["dense", "rank"])
     p.add_argument("--dtype", default="auto", choices=["auto", "f32", "bf16"])
@@ -263,8 +271,7 @@ def main():
     o.rates, o.total_steps = RATES, 10000
     torch.set_num_threads(o.threads)
     torch.manual_seed(0)
-    result = {key: getattr(o, key) for key in
-              ("shape", "window", "tokens", "batch", "wbits", "abits", "rank", "rounding", "dtype", "device", "threads")}
+    result = {key: getattr(o, key) for key in SAME_OPTIONS}
     result |= {"torch": torch.__version__, "rounds": o.rounds}
     with tempfile.TemporaryDirectory() as folder:
         measure_all(o, folder, result)
@@ -301,12 +308,13 @@ def measure_all(o, folder, result):
     for mode, (wall, cpu) in times.items():
         result[mode] |= {"wall_ms": summary(wall), "cpu_ms": summary(cpu)}
     if ours:
-        result["cbq"] = ours[-1] | {clock: summary([r[clock]["median"] for r in ours]) for clock in ("wall_ms", "cpu_ms")}
+        turns = {clock: summary([r[clock]["median"] for r in ours]) for clock in ("wall_ms", "cpu_ms")}
+        result["cbq"] = ours[-1] | turns
 
 
 def report(r):
-    print(f"{r['shape']}: window {r['window']}, {r['batch']} x {r['tokens']} tokens, W{r['wbits']}A{r['abits']}, signround "
-          f"{r['rounding']}, {r['dtype']}, {r['device']}, {r['threads']} threads; medians of {r['rounds']} turns")
+    print(f"{r['shape']}: window {r['window']}, {r['batch']} x {r['tokens']} tokens, W{r['wbits']}A{r['abits']}, "
+          f"signround {r['rounding']}, {r['dtype']}, {r['device']}, {r['threads']} threads; medians of {r['rounds']} turns")
     for name in ("cbq", "eager", "compile"):
         if name not in r:
             continue
