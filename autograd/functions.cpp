@@ -56,6 +56,17 @@ Var reshape(const Var& x, Shape shape) {
                         [x](const Tensor& dy) { x.accumulate_copy(dy.reshape(x.shape())); });
 }
 
+namespace {
+/// grad of v += op(a) op(b), added by the product itself where there is a gradient already.
+void accumulate_product(const Var& v, const Tensor& a, Trans ta, const Tensor& b, Trans tb) {
+  if (v.grad().defined()) {
+    kernels::gemm(a, ta, b, tb, v.grad(), 1.0, 1.0);
+  } else {
+    v.accumulate(kernels::matmul(a, ta, b, tb));
+  }
+}
+}  // namespace
+
 // y = A B with A = op(a), B = op(b): dA = dy B^T, dB = A^T dy, transposed once more where op does.
 Var matmul(const Var& a, Trans ta, const Var& b, Trans tb) {
   return differentiable(
@@ -63,12 +74,12 @@ Var matmul(const Var& a, Trans ta, const Var& b, Trans tb) {
         const Trans not_ta = ta == Trans::yes ? Trans::no : Trans::yes;
         const Trans not_tb = tb == Trans::yes ? Trans::no : Trans::yes;
         if (a.requires_grad()) {
-          a.accumulate(ta == Trans::no ? kernels::matmul(dy, Trans::no, b.value(), not_tb)
-                                       : kernels::matmul(b.value(), tb, dy, Trans::yes));
+          ta == Trans::no ? accumulate_product(a, dy, Trans::no, b.value(), not_tb)
+                          : accumulate_product(a, b.value(), tb, dy, Trans::yes);
         }
         if (b.requires_grad()) {
-          b.accumulate(tb == Trans::no ? kernels::matmul(a.value(), not_ta, dy, Trans::no)
-                                       : kernels::matmul(dy, Trans::yes, a.value(), ta));
+          tb == Trans::no ? accumulate_product(b, a.value(), not_ta, dy, Trans::no)
+                          : accumulate_product(b, dy, Trans::yes, a.value(), ta);
         }
       });
 }
