@@ -46,7 +46,16 @@ struct DeviceProfile::Events {
     return event;
   }
   void begin(const char* op) { waiting.push_back({op, record(), nullptr}); }
-  void end() { waiting.back().end = record(); }
+  /// Called by a destructor, so it does not throw: an op whose end cannot be recorded is left out,
+  /// and what is wrong with the device shows in add_to().
+  void end() {
+    try {
+      waiting.back().end = record();
+    } catch (const CudaError&) {
+      spare.push_back(waiting.back().begin);
+      waiting.pop_back();
+    }
+  }
 
   void add_to(std::map<std::string, Entry>& entries) {
     if (!waiting.empty()) synchronize(Device::cuda());
@@ -83,14 +92,16 @@ DeviceProfile::DeviceProfile(ProfileClock clock)
 DeviceProfile::~DeviceProfile() { active_ = nullptr; }
 
 void DeviceProfile::begin(const char* op, Device device) {
-  if (depth_++ > 0) return;
-  op_ = op;
-  device_ = device;
-  if (device.is_cuda()) {
-    events_->begin(op);
-  } else {
-    start_ = seconds_on(clock_);
+  if (depth_ == 0) {
+    op_ = op;
+    device_ = device;
+    if (device.is_cuda()) {
+      events_->begin(op);
+    } else {
+      start_ = seconds_on(clock_);
+    }
   }
+  ++depth_;  // last: what throws above is no op that has begun
 }
 
 void DeviceProfile::end() {

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "tensor/device_profile.h"
@@ -22,6 +23,10 @@ struct Timing {
 
 /// The timing that these times (seconds, any order, at least one) make.
 Timing timing_of(std::vector<double> times);
+
+/// `--clock`: "wall", or "cpu", which other programs on a shared machine do not change.
+void add_clock_option(CLI::App& app, std::string& clock);
+ProfileClock clock_from_name(const std::string& name);
 
 /// Calls f until `seconds` have passed (at least 5 times, after two calls that do not count), and
 /// waits for the device after each.

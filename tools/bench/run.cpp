@@ -16,7 +16,7 @@ namespace {
 struct Options {
   WorkloadOptions workload;
   std::vector<std::string> shapes;
-  std::string json;
+  std::string json, clock = "wall";
   double seconds = 3.0;
   int64_t segments = 128, epochs = 3;
 };
@@ -47,30 +47,30 @@ struct WindowCost {
   }
 };
 
-WindowCost measure_window(const WorkloadOptions& options, double seconds) {
+WindowCost measure_window(const WorkloadOptions& options, double seconds, ProfileClock clock) {
   WindowCost cost;
   Workload w(options);
   const auto time = [&](const auto& f) {
     synchronize(w.device);
-    const double start = seconds_on(ProfileClock::wall);
+    const double start = seconds_on(clock);
     f();
     synchronize(w.device);
-    return seconds_on(ProfileClock::wall) - start;
+    return seconds_on(clock) - start;
   };
   const auto segments = static_cast<double>(w.options.segments);
   const int64_t batch = evaluation_batch(w.options.batch, w.options.tokens);
   const Window fresh = {0, w.window.finishes};  // as many as finish
   cost.segment_bytes = w.stream_bytes() / w.options.segments;
   int64_t next = 0;
-  const Timing step = measure(w.device, seconds, [&] {
+  const auto one_step = [&] {
     w.reconstructor->train_step(next, w.segments_of(next));
     ++next;
-  });
-  cost.step = step.median;
+  };
+  cost.step = measure(w.device, seconds, one_step, clock).median;
   w.reconstructor->evaluate(true);
   reset_peak(w.device);
   cost.evaluate = time([&] { w.reconstructor->evaluate(true); }) / segments;
-  w.reconstructor->train_step(next, w.segments_of(next));
+  one_step();
   cost.peak_bytes = memory_statistics(w.device).peak_bytes - w.stream_bytes();
   w.reconstructor = nullptr;
   cost.once = time([&] { harden_blocks(*w.model, fresh); });
@@ -87,13 +87,14 @@ nlohmann::json measure_shape(const Options& options, const std::string& name) {
   workload.shape = name;
   const NamedShape& shape = shape_of(name);
   const int64_t batch = workload.batch > 0 ? workload.batch : shape.batch;
-  const WindowCost cost = measure_window(workload, options.seconds);
+  const WindowCost cost = measure_window(workload, options.seconds, clock_from_name(options.clock));
   const int64_t overlap = std::min<int64_t>(1, workload.window - 1);
   const auto windows =
       static_cast<int64_t>(sliding_windows(shape.blocks, workload.window, overlap).size());
   const int64_t steps = options.epochs * ((options.segments + batch - 1) / batch);
   const double window_seconds = cost.seconds(options.segments, steps, options.epochs);
   nlohmann::json result = {{"shape", name},
+                           {"clock", options.clock},
                            {"windows", windows},
                            {"steps_per_window", steps},
                            {"step_ms", 1e3 * cost.step},
@@ -129,7 +130,9 @@ void run(const Options& options) {
   fmt::print("{} segments, {} epochs, window {}, W{}A{}, signround {}, {}\n", options.segments,
              options.epochs, w.window, w.wbits, w.abits, w.rounding,
              name_of(device_from_name(w.device)));
-  fmt::print("extrapolated from one window; paper: hours of its table 11 on its own GPUs\n");
+  fmt::print(
+      "extrapolated from one window ({} time); paper: hours of its table 11 on its own GPUs\n",
+      options.clock);
   fmt::print("{:<13} {:>7} {:>6} {:>10} {:>9} {:>8} {:>9} {:>8} {:>8} {:>7} {:>9}\n", "shape",
              "windows", "steps", "ms/step", "s/window", "win/min", "hours", "GB", "streams",
              "paper", "OmniQuant");
@@ -162,6 +165,7 @@ void add_run_command(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command->add_option("--seconds", options->seconds, "Time for the steps of a shape")
       ->capture_default_str();
+  add_clock_option(*command, options->clock);
   command->add_option("--json", options->json, "File for the figures");
   command->callback([options] { run(*options); });
 }

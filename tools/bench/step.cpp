@@ -188,7 +188,7 @@ void print(const nlohmann::json& r) {
 }
 
 void run(const Options& options) {
-  const ProfileClock clock = options.clock == "cpu" ? ProfileClock::cpu : ProfileClock::wall;
+  const ProfileClock clock = clock_from_name(options.clock);
   Workload workload(options.workload);
   if (!options.dump.empty()) {
     nlohmann::json metadata = workload.description();
@@ -221,12 +221,7 @@ void add_step_command(CLI::App& app) {
   options->workload.add_to(*command);
   command->add_option("--seconds", options->seconds, "Time of the measurement")
       ->capture_default_str();
-  command
-      ->add_option("--clock", options->clock,
-                   "Time of the parts: wall, cpu (all threads; what others do on a shared machine "
-                   "does not count)")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"wall", "cpu"}));
+  add_clock_option(*command, options->clock);
   command->add_option("--losses", options->losses, "First steps whose losses are reported")
       ->capture_default_str();
   command->add_option("--json", options->json, "File for the figures");

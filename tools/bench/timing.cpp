@@ -15,6 +15,19 @@ Timing timing_of(std::vector<double> times) {
   return {times[0], times[n / 4], times[n / 2], times[n * 3 / 4], static_cast<int>(n)};
 }
 
+void add_clock_option(CLI::App& app, std::string& clock) {
+  app.add_option(
+         "--clock", clock,
+         "Clock of the times: wall, cpu (of all threads; what others do on a shared machine "
+         "does not count)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"wall", "cpu"}));
+}
+
+ProfileClock clock_from_name(const std::string& name) {
+  return name == "cpu" ? ProfileClock::cpu : ProfileClock::wall;
+}
+
 Timing measure(Device device, double seconds, const std::function<void()>& f, ProfileClock clock) {
   for (int i = 0; i < 2; ++i) f();
   synchronize(device);
