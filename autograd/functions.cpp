@@ -103,6 +103,21 @@ Var rms_norm(const Var& x, const Var& w, double eps) {
   });
 }
 
+Var layer_norm(const Var& x, const Var& w, const Var& b, double eps) {
+  const Tensor weight = w.defined() ? w.value() : Tensor();
+  const Tensor bias = b.defined() ? b.value() : Tensor();
+  const kernels::LayerNormResult norm = kernels::layer_norm(x.value(), weight, bias, eps);
+  return differentiable(
+      norm.y, {&x, &w, &b},
+      [x, w, b, weight, mean = norm.mean, inverse = norm.inverse_deviation](const Tensor& dy) {
+        auto [dx, dw] =
+            kernels::layer_norm_backward(x.value(), weight, mean, inverse, dy, w.requires_grad());
+        if (x.requires_grad()) x.accumulate(dx);
+        if (w.requires_grad()) w.accumulate(dw);
+        if (b.requires_grad()) b.accumulate(kernels::sum_rows(dy));
+      });
+}
+
 Var swiglu(const Var& gate, const Var& up) {
   return differentiable(
       kernels::swiglu(gate.value(), up.value()), {&gate, &up}, [gate, up](const Tensor& dy) {
@@ -110,6 +125,18 @@ Var swiglu(const Var& gate, const Var& up) {
         if (gate.requires_grad()) gate.accumulate(dgate);
         if (up.requires_grad()) up.accumulate(dup);
       });
+}
+
+Var relu(const Var& x) {
+  const Tensor y = kernels::relu(x.value());
+  return differentiable(y, {&x},
+                        [x, y](const Tensor& dy) { x.accumulate(kernels::relu_backward(y, dy)); });
+}
+
+Var gelu(const Var& x) {
+  return differentiable(kernels::gelu(x.value()), {&x}, [x](const Tensor& dy) {
+    x.accumulate(kernels::gelu_backward(x.value(), dy));
+  });
 }
 
 Var softmax(const Var& x) {
@@ -125,6 +152,13 @@ Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens,
                         });
 }
 
+Var take_part(const Var& x, int64_t parts, int64_t part, int64_t dim) {
+  return differentiable(kernels::take_part(x.value(), parts, part, dim), {&x},
+                        [x, parts, part, dim](const Tensor& dy) {
+                          x.accumulate(kernels::put_part(dy, parts, part, dim));
+                        });
+}
+
 Var embedding(const Tensor& ids, const Var& table) {
   return differentiable(kernels::embedding(ids, table.value()), {&table},
                         [ids, table](const Tensor& dy) {
@@ -133,7 +167,7 @@ Var embedding(const Tensor& ids, const Var& table) {
 }
 
 Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t heads,
-              int64_t kv_heads) {
+              int64_t kv_heads, const Tensor& slopes) {
   check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "attention: ", heads,
         " query heads cannot share ", kv_heads, " key-value heads");
   check(q.shape().size() == 2 && k.shape().size() == 2 && k.shape() == v.shape() && batch > 0 &&
@@ -144,6 +178,8 @@ Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t h
   const int64_t group = heads / kv_heads;
   check(k.size(1) == kv_heads * dim, "attention: k ", to_string(k.shape()), " for ", kv_heads,
         " heads of ", dim);
+  check(!slopes.defined() || slopes.shape() == Shape{heads}, "attention: ", heads, " heads, but ",
+        slopes.defined() ? to_string(slopes.shape()) : "", " slopes");
   const double factor = 1.0 / std::sqrt(static_cast<double>(dim));
   // The query heads of one key-value head lie side by side, so stacking their rows makes grouped
   // queries an ordinary batched product, and dk, dv sum over the group by themselves.
@@ -152,7 +188,10 @@ Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t h
   const Tensor k4 = kernels::split_heads(k.value(), batch, kv_heads);
   const Tensor v4 = kernels::split_heads(v.value(), batch, kv_heads);
   const Tensor p = kernels::matmul_batched(q4, Trans::no, k4, Trans::yes);
-  kernels::causal_softmax_(p, factor, tokens);
+  if (slopes.defined()) {
+    kernels::add_alibi_(p.reshape({batch * heads, tokens, tokens}), slopes, factor);
+  }
+  kernels::causal_softmax_(p, slopes.defined() ? 1.0 : factor, tokens);
   const Tensor o = kernels::matmul_batched(p, Trans::no, v4, Trans::no);
   const Shape split = {batch * heads, tokens, dim};
   return differentiable(

@@ -24,21 +24,30 @@ Var matmul(const Var& a, kernels::Trans ta, const Var& b, kernels::Trans tb);
 Var linear(const Var& x, const Var& w, const Var& b);
 /// RMSNorm over the last axis (kernels::rms_norm).
 Var rms_norm(const Var& x, const Var& w, double eps);
+/// LayerNorm over the last axis (kernels::layer_norm); w and b may both be undefined.
+Var layer_norm(const Var& x, const Var& w, const Var& b, double eps);
 /// silu(gate) * up.
 Var swiglu(const Var& gate, const Var& up);
+/// max(x, 0).
+Var relu(const Var& x);
+/// GELU in its tanh form (kernels::gelu).
+Var gelu(const Var& x);
 /// Softmax over the last axis.
 Var softmax(const Var& x);
 /// Rotary embedding with fixed tables (kernels::rope).
 Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim);
+/// One part of a fused projection (kernels::take_part).
+Var take_part(const Var& x, int64_t parts, int64_t part, int64_t dim);
 /// Rows of `table` [vocabulary, width] at `ids` [n].
 Var embedding(const Tensor& ids, const Var& table);
 
 /// Causal attention with grouped queries (Vaswani et al. 2017; Ainslie et al. 2023):
 ///   o_h = softmax(q_h k_g^T / sqrt(dim) + causal mask) v_g,   g = h / (heads / kv_heads).
 /// q [batch * tokens, heads * dim], k and v [batch * tokens, kv_heads * dim] -> like q.
+/// `slopes` [heads] f32, if defined, add ALiBi's slope_h * key position to the scores.
 /// Saves the probabilities [batch * heads, tokens, tokens] for backward.
 Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t heads,
-              int64_t kv_heads);
+              int64_t kv_heads, const Tensor& slopes = Tensor());
 
 /// Mean over rows of -log softmax(logits)[target]: [1]. target i32 [rows].
 Var cross_entropy(const Var& logits, const Tensor& target);

@@ -23,6 +23,30 @@ struct MoveHeads {
   }
 };
 
+// Row r of [rows, groups, parts, dim] <-> row r of [rows, groups, dim], one part.
+template <class T>
+struct MovePart {
+  const T* x;
+  T* y;
+  int64_t groups, parts, part, dim;
+  bool take;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t fused = (r * groups + g) * parts * dim, plain = (r * groups + g) * dim;
+      if (take) {
+        const T* in = x + fused + part * dim;
+        for (int64_t j = row.lane(); j < dim; j += row.lanes()) y[plain + j] = in[j];
+        continue;
+      }
+      for (int64_t j = row.lane(); j < parts * dim; j += row.lanes()) {
+        const bool here = j / dim == part;
+        y[fused + j] = here ? x[plain + j % dim] : T(acc_t<T>(0));
+      }
+    }
+  }
+};
+
 // A square tile per call: what is read across stays in the cache until its neighbours are read.
 constexpr int64_t tile_side = 32;
 
@@ -99,7 +123,8 @@ struct Rope {
       T* out = y + (r * heads + h) * dim;
 #pragma omp simd
       for (int64_t j = row.lane(); j < half; j += row.lanes()) {
-        const A a = in[j], b = in[j + half], cj = c[j], sj = direction * A(s[j]);
+        const A a = in[j], b = in[j + half];
+        const A cj = A(T(A(c[j]))), sj = direction * A(T(A(s[j])));  // rounded as transformers does
         out[j] = T(a * cj - b * sj);
         out[j + half] = T(b * cj + a * sj);
       }
@@ -134,6 +159,29 @@ Tensor merge_heads(const Tensor& x, int64_t batch) {
   const int64_t heads = x.size(0) / batch, tokens = x.size(1), dim = x.size(2);
   return move_heads("merge_heads", x, {batch * tokens, heads * dim}, batch, tokens, heads, dim,
                     false);
+}
+
+namespace {
+Tensor move_part(const char* op, const Tensor& x, int64_t parts, int64_t part, int64_t dim,
+                 bool take) {
+  const int64_t unit = take ? parts * dim : dim;
+  check(x.rank() == 2 && dim > 0 && part >= 0 && part < parts && x.size(1) % unit == 0, op, ": ",
+        to_string(x.shape()), " for part ", part, " of ", parts, ", size ", dim);
+  const int64_t groups = x.size(1) / unit;
+  Tensor y({x.size(0), groups * (take ? dim : parts * dim)}, x.dtype(), x.device());
+  dispatch_float(x.dtype(), op, [&]<class T>() {
+    map_rows(op, x.device(), x.size(0), groups * parts * dim,
+             MovePart<T>{x.data<T>(), y.data<T>(), groups, parts, part, dim, take});
+  });
+  return y;
+}
+}  // namespace
+
+Tensor take_part(const Tensor& x, int64_t parts, int64_t part, int64_t dim) {
+  return move_part("take_part", x, parts, part, dim, true);
+}
+Tensor put_part(const Tensor& y, int64_t parts, int64_t part, int64_t dim) {
+  return move_part("put_part", y, parts, part, dim, false);
 }
 
 Tensor transpose(const Tensor& x) {

@@ -35,6 +35,15 @@ Tensor mul_row(const Tensor& x, const Tensor& s);
 Tensor swiglu(const Tensor& gate, const Tensor& up);
 /// {d gate, d up} of swiglu for the output gradient dy.
 std::pair<Tensor, Tensor> swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& dy);
+/// y = max(x, 0); NaN stays.
+Tensor relu(const Tensor& x);
+/// dx = dy where y > 0, else 0: y is relu's output.
+Tensor relu_backward(const Tensor& y, const Tensor& dy);
+/// y = x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2: the tanh form of GELU (Hendrycks & Gimpel
+/// 2016), as BLOOM and GPT-2 use it.
+Tensor gelu(const Tensor& x);
+/// dx = dy * d gelu(x) / dx.
+Tensor gelu_backward(const Tensor& x, const Tensor& dy);
 
 // ---- rowwise ----------------------------------------------------------------------------------
 
@@ -50,6 +59,19 @@ RmsNormResult rms_norm(const Tensor& x, const Tensor& w, double eps);
 std::pair<Tensor, Tensor> rms_norm_backward(const Tensor& x, const Tensor& w,
                                             const Tensor& inverse_rms, const Tensor& dy,
                                             bool want_dw);
+/// y = (x - mean) / sqrt(variance + eps) * w + b, w and b [n] or both undefined (ones and zeros);
+/// mean and biased variance of every row (Ba et al. 2016). `mean` and `inverse_deviation` [rows] in
+/// the accumulation dtype are kept for backward.
+struct LayerNormResult {
+  Tensor y;
+  Tensor mean;
+  Tensor inverse_deviation;
+};
+LayerNormResult layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, double eps);
+/// {dx, dw}; dw is undefined unless wanted. (db is sum_rows(dy).)
+std::pair<Tensor, Tensor> layer_norm_backward(const Tensor& x, const Tensor& w, const Tensor& mean,
+                                              const Tensor& inverse_deviation, const Tensor& dy,
+                                              bool want_dw);
 /// y_j = e^(x_j - max) / sum: softmax of every row.
 Tensor softmax(const Tensor& x);
 /// dx = y * (dy - sum_j dy_j y_j).
@@ -59,6 +81,10 @@ Tensor softmax_backward(const Tensor& y, const Tensor& dy);
 void causal_softmax_(const Tensor& x, double factor, int64_t period);
 /// dx = factor * y * (dy - sum_j dy_j y_j) into dy's storage, same mask.
 void causal_softmax_backward_(const Tensor& y, const Tensor& dy, double factor, int64_t period);
+/// x = factor * x + slope_h * j in place, j the column: ALiBi (Press et al. 2022), whose distances
+/// differ from j by a constant of the row, which softmax ignores. x [batch * heads, queries, keys],
+/// slopes f32 [heads]. slope_h * j is rounded to x's dtype first, as transformers' BLOOM does.
+void add_alibi_(const Tensor& x, const Tensor& slopes, double factor);
 /// nll_r = -log softmax(logits_r)[target_r]: f32 (f64 for f64) [rows]; target i32 [rows].
 /// Throws on the CPU for a target outside [0, classes).
 Tensor cross_entropy(const Tensor& logits, const Tensor& target);
@@ -84,6 +110,11 @@ bool has_non_finite(const Tensor& x);
 /// [batch * tokens, heads * dim] -> [batch * heads, tokens, dim], and back.
 Tensor split_heads(const Tensor& x, int64_t batch, int64_t heads);
 Tensor merge_heads(const Tensor& x, int64_t batch);
+/// One part of fused projections: x [rows, groups * parts * dim] -> [rows, groups * dim], element
+/// (g, j) from (g, part, j). BLOOM fuses queries, keys and values as [head][q, k, v][dim].
+Tensor take_part(const Tensor& x, int64_t parts, int64_t part, int64_t dim);
+/// The vjp of take_part: y [rows, groups * dim] to its places, 0 elsewhere.
+Tensor put_part(const Tensor& y, int64_t parts, int64_t part, int64_t dim);
 /// [rows, cols] -> [cols, rows].
 Tensor transpose(const Tensor& x);
 /// y_r = table[ids_r]: ids i32 [n], table [vocabulary, width] -> [n, width].

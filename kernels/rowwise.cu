@@ -164,6 +164,25 @@ struct SoftmaxBackward {
 };
 
 template <class T>
+struct AddAlibi {
+  T* x;
+  const float* slopes;
+  int64_t n, queries, heads;
+  acc_t<T> factor;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    T* out = x + r * n;
+    const A slope = slopes[r / queries % heads];
+#pragma omp simd
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      const T bias = T(slope * A(static_cast<int32_t>(j)));  // of an i64 there is no vector form
+      out[j] = T(factor * A(out[j]) + A(bias));
+    }
+  }
+};
+
+template <class T>
 struct CrossEntropy {
   const T* logits;
   const int32_t* target;
@@ -306,6 +325,18 @@ void causal_softmax_(const Tensor& x, double factor, int64_t period) {
 void causal_softmax_backward_(const Tensor& y, const Tensor& dy, double factor, int64_t period) {
   check_period("causal_softmax_backward_", y, period);
   softmax_backward_into("causal_softmax_backward_", y, dy, dy, factor, period);
+}
+
+void add_alibi_(const Tensor& x, const Tensor& slopes, double factor) {
+  check(x.rank() == 3 && slopes.rank() == 1 && slopes.dtype() == Dtype::f32 && slopes.size(0) > 0 &&
+            x.size(0) % slopes.size(0) == 0,
+        "add_alibi_: scores ", to_string(x.shape()), " need f32 slopes of the heads, got ",
+        name_of(slopes.dtype()), to_string(slopes.shape()));
+  dispatch_float(x.dtype(), "add_alibi_", [&]<class T>() {
+    map_rows("add_alibi_", x.device(), x.size(0) * x.size(1), x.size(2),
+             AddAlibi<T>{x.data<T>(), slopes.data<float>(), x.size(2), x.size(1), slopes.size(0),
+                         static_cast<acc_t<T>>(factor)});
+  });
 }
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target) {

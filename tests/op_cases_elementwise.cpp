@@ -85,6 +85,15 @@ OpCase scale_case() {
           .bench = {{large}}};
 }
 
+OpCase unary(const char* name, Tensor (*op)(const Tensor&), Array (*expected)(const Array&)) {
+  return {.name = name,
+          .sizes = alike(1, usual),
+          .run = [op](const Tensors& in) { return Tensors{op(in[0])}; },
+          .expected = [expected](const Arrays& in) { return Arrays{expected(in[0])}; },
+          .wrong_calls = {[op] { op(Tensor({3}, Dtype::i32)); }},
+          .bench = {{large}}};
+}
+
 OpCase swiglu_backward_case() {
   return {
       .name = "kernels::swiglu_backward",
@@ -115,7 +124,11 @@ std::vector<OpCase> elementwise_cases() {
           with_row("kernels::add_row", &kernels::add_row, &reference::add_row),
           with_row("kernels::mul_row", &kernels::mul_row, &reference::mul_row),
           binary("kernels::swiglu", &kernels::swiglu, &reference::swiglu),
-          swiglu_backward_case()};
+          swiglu_backward_case(),
+          unary("kernels::relu", &kernels::relu, &reference::relu),
+          binary("kernels::relu_backward", &kernels::relu_backward, &reference::relu_backward),
+          unary("kernels::gelu", &kernels::gelu, &reference::gelu),
+          binary("kernels::gelu_backward", &kernels::gelu_backward, &reference::gelu_backward)};
 }
 
 }  // namespace cbq::test

@@ -89,6 +89,22 @@ OpCase linear_gradient(bool bias) {
           .flops = [](const Shapes& s) { return 2.0 * 512 * double(s[1][0]) * double(s[1][1]); }};
 }
 
+OpCase unary_gradient(const char* name, Var (*op)(const Var&), Array (*expected)(const Array&)) {
+  return {.name = name,
+          .sizes = alike(1, {{3, 7}, {1}, {0}, {5, 4099}}),
+          .expected = [=](const Arrays& in) { return Arrays{expected(in[0])}; },
+          .apply = [=](const Vars& in) { return op(in[0]); },
+          .wrong_calls = {[=] { op(Var(Tensor({2}, Dtype::i32))); }}};
+}
+
+OpCase take_part_gradient() {
+  return {.name = "ag::take_part",
+          .sizes = {{{4, 18}}, {{1, 6}}, {{0, 12}}},
+          .expected = [](const Arrays& in) { return Arrays{reference::take_part(in[0], 3, 1, 2)}; },
+          .apply = [](const Vars& in) { return ag::take_part(in[0], 3, 1, 2); },
+          .wrong = {{{4, 17}}}};
+}
+
 OpCase softmax_gradient() {
   return {.name = "ag::softmax",
           .sizes = alike(1, {{3, 7}, {2, 3, 5}, {1, 1}, {0, 4}}),
@@ -134,6 +150,9 @@ std::vector<OpCase> elementwise_gradient_cases() {
           linear_gradient(true),
           linear_gradient(false),
           binary_gradient("ag::swiglu", &ag::swiglu, &reference::swiglu),
+          unary_gradient("ag::relu", &ag::relu, &reference::relu),
+          unary_gradient("ag::gelu", &ag::gelu, &reference::gelu),
+          take_part_gradient(),
           softmax_gradient(),
           sum_gradient(),
           checkpoint_gradient()};

@@ -22,6 +22,25 @@ OpCase rms_norm_gradient() {
       .wrong = {{{2, 3}, {2}}}};
 }
 
+OpCase layer_norm_gradient(bool affine) {
+  const auto shapes = [=](const Shape& x) {
+    return affine ? Shapes{x, {x.back()}, {x.back()}} : Shapes{x};
+  };
+  return {.name = "ag::layer_norm",
+          .variant = affine ? "affine" : "plain",
+          .sizes = {shapes({3, 7}), shapes({2, 3, 5}), shapes({0, 4}), shapes({70, 513})},
+          .expected =
+              [=](const Arrays& in) {
+                return Arrays{reference::layer_norm(in[0], affine ? &in[1] : nullptr,
+                                                    affine ? &in[2] : nullptr, eps)[0]};
+              },
+          .apply =
+              [=](const Vars& in) {
+                return ag::layer_norm(in[0], affine ? in[1] : Var(), affine ? in[2] : Var(), eps);
+              },
+          .wrong = {affine ? Shapes{{2, 3}, {2}, {2}} : Shapes{{}}}};
+}
+
 OpCase rope_gradient() {
   return {
       .name = "ag::rope",
@@ -87,6 +106,31 @@ OpCase attention_gradient(int64_t batch, int64_t heads, int64_t kv_heads) {
           .flops = bench_flops};
 }
 
+OpCase alibi_attention_gradient(int64_t batch, int64_t heads, int64_t kv_heads) {
+  const auto shapes = [=](int64_t tokens, int64_t dim) {
+    const Shape kv = {batch * tokens, kv_heads * dim};
+    return Shapes{{batch * tokens, heads * dim}, kv, kv, {heads}};
+  };
+  Shapes one_more = shapes(3, 4);
+  one_more[3][0] += 1;
+  return {.name = "ag::attention",
+          .variant = concat("ALiBi, batch ", batch, ", ", heads, " heads on ", kv_heads),
+          .sizes = {shapes(3, 4), shapes(1, 1), shapes(0, 4), shapes(9, 9)},
+          .inputs = {{}, {}, {}, angles},
+          .dtypes = {Dtype::f64, Dtype::f32},  // half precision rounds slope * j, add_alibi_'s case
+          .expected =
+              [=](const Arrays& in) {
+                return Arrays{
+                    reference::attention(in[0], in[1], in[2], batch, heads, kv_heads, &in[3])};
+              },
+          .apply =
+              [=](const Vars& in) {
+                return ag::attention(in[0], in[1], in[2], batch, heads, kv_heads, in[3].value());
+              },
+          .leaves = {0, 1, 2},
+          .wrong = {one_more}};
+}
+
 OpCase cross_entropy_gradient() {
   return {.name = "ag::cross_entropy",
           .sizes = {{{3, 7}, {3}}, {{1, 5}, {1}}, {{40, 513}, {40}}},
@@ -118,11 +162,15 @@ OpCase row_error_gradient(const char* variant, double l2, bool norm, double kl) 
 
 std::vector<OpCase> model_gradient_cases() {
   return {rms_norm_gradient(),
+          layer_norm_gradient(true),
+          layer_norm_gradient(false),
           rope_gradient(),
           embedding_gradient(),
           attention_gradient(2, 4, 2),
           attention_gradient(1, 8, 8),
           attention_gradient(2, 3, 1),
+          alibi_attention_gradient(2, 4, 2),
+          alibi_attention_gradient(1, 6, 6),
           cross_entropy_gradient(),
           row_error_gradient("L2", 0.5, false, 0.0),
           row_error_gradient("L2 norm", 0.5, true, 0.0),

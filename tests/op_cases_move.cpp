@@ -56,6 +56,31 @@ OpCase merge_heads_case(int64_t batch, int64_t heads) {
       .bench = {shape(256, 128)}};
 }
 
+/// take_part (or put_part): `groups` of `parts` of `dim`.
+OpCase part_case(bool take, int64_t parts, int64_t part) {
+  const auto shapes = [=](int64_t rows, int64_t groups) {
+    return Shapes{{rows, groups * 5 * (take ? parts : 1)}};
+  };
+  const auto call = [=](const Tensor& x, int64_t p, int64_t dim) {
+    return take ? kernels::take_part(x, parts, p, dim) : kernels::put_part(x, parts, p, dim);
+  };
+  return {.name = take ? "kernels::take_part" : "kernels::put_part",
+          .variant = concat("part ", part, " of ", parts),
+          .sizes = {shapes(4, 3), shapes(1, 1), shapes(0, 2), shapes(70, 101)},
+          .run = [=](const Tensors& in) { return Tensors{call(in[0], part, 5)}; },
+          .expected =
+              [=](const Arrays& in) {
+                return Arrays{take ? reference::take_part(in[0], parts, part, 5)
+                                   : reference::put_part(in[0], parts, part, 5)};
+              },
+          .wrong = {{{2, 7}}, {{2, 3, 5 * parts}}},
+          .wrong_calls = {[=] { call(Tensor(shapes(2, 1)[0], Dtype::f32), parts, 5); },
+                          [=] { call(Tensor(shapes(2, 1)[0], Dtype::f32), -1, 5); },
+                          [=] { call(Tensor(shapes(2, 1)[0], Dtype::f32), part, 0); },
+                          [=] { call(Tensor(shapes(2, 1)[0], Dtype::i32), part, 5); }},
+          .bench = {shapes(1024, 600)}};
+}
+
 OpCase transpose_case() {
   return {.name = "kernels::transpose",
           .sizes = alike(1, {{3, 37}, {1, 1}, {1, 9}, {0, 4}, {4, 0}, {67, 300}}),
@@ -158,12 +183,11 @@ OpCase rope_case(int64_t tokens, int64_t dim, bool inverse) {
 }  // namespace
 
 std::vector<OpCase> move_cases() {
-  return {split_heads_case(2, 3),    split_heads_case(1, 8),
-          merge_heads_case(2, 3),    merge_heads_case(1, 8),
-          transpose_case(),          embedding_case(),
-          embedding_backward_case(), gather_rows_case({3, 0, 0, 2}),
-          gather_rows_case({}),      rope_case(5, 6, false),
-          rope_case(8, 128, true)};
+  return {split_heads_case(2, 3), split_heads_case(1, 8),    merge_heads_case(2, 3),
+          merge_heads_case(1, 8), part_case(true, 3, 0),     part_case(true, 3, 2),
+          part_case(false, 3, 1), part_case(false, 1, 0),    transpose_case(),
+          embedding_case(),       embedding_backward_case(), gather_rows_case({3, 0, 0, 2}),
+          gather_rows_case({}),   rope_case(5, 6, false),    rope_case(8, 128, true)};
 }
 
 }  // namespace cbq::test

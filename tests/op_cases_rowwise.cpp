@@ -56,6 +56,101 @@ OpCase rms_norm_backward_case(bool want_dw) {
       .bench = {{{1024, 4096}, {4096}, {1024}, {1024, 4096}}}};
 }
 
+OpCase layer_norm_case() {
+  const Tensor none;
+  return {
+      .name = "kernels::layer_norm",
+      .sizes = {{{3, 37}, {37}, {37}},
+                {{2, 3, 5}, {5}, {5}},
+                {{1, 1}, {1}, {1}},
+                {{0, 4}, {4}, {4}},
+                {{9, 4099}, {4099}, {4099}}},
+      .run =
+          [](const Tensors& in) {
+            const auto norm = kernels::layer_norm(in[0], in[1], in[2], norm_eps);
+            return Tensors{norm.y, norm.mean, norm.inverse_deviation};
+          },
+      .expected =
+          [](const Arrays& in) { return reference::layer_norm(in[0], &in[1], &in[2], norm_eps); },
+      .wrong = {{{2, 3}, {2}, {3}}, {{2, 3}, {3}, {2}}, {{2, 3}, {3}, {1, 3}}, {{}, {1}, {1}}},
+      .wrong_calls = {[=] {
+                        const Tensor x({2, 3}, Dtype::f32), w({3}, Dtype::f64);
+                        kernels::layer_norm(x, w, w, norm_eps);
+                      },
+                      [=] {
+                        const Tensor x({2, 3}, Dtype::f32), w({3}, Dtype::f32);
+                        kernels::layer_norm(x, w, none, norm_eps);
+                      }},
+      .bench = {{{1024, 4096}, {4096}, {4096}}}};
+}
+
+OpCase plain_layer_norm_case() {
+  return {.name = "kernels::layer_norm",
+          .variant = "without weight and bias",
+          .sizes = alike(1, {{3, 37}, {1, 1}, {0, 4}}),
+          .run =
+              [](const Tensors& in) {
+                return Tensors{kernels::layer_norm(in[0], Tensor(), Tensor(), norm_eps).y};
+              },
+          .expected =
+              [](const Arrays& in) {
+                return Arrays{reference::layer_norm(in[0], nullptr, nullptr, norm_eps)[0]};
+              },
+          .wrong = {{{}}}};
+}
+
+// The mean is far from that of x, so that a formula which recomputes it is seen.
+OpCase layer_norm_backward_case(bool weighted, bool want_dw) {
+  const auto shapes = [](int64_t rows, int64_t n) {
+    return Shapes{{rows, n}, {n}, {rows}, {rows}, {rows, n}};
+  };
+  const Shapes good = shapes(2, 3);
+  return {.name = "kernels::layer_norm_backward",
+          .variant = concat(weighted ? "with weight" : "without weight", want_dw ? ", dw" : ""),
+          .sizes = {shapes(3, 37), shapes(1, 1), shapes(0, 4), shapes(150, 129)},
+          .inputs = {{}, {}, accumulated, accumulated, {}},
+          .run =
+              [=](const Tensors& in) {
+                auto [dx, dw] = kernels::layer_norm_backward(in[0], weighted ? in[1] : Tensor(),
+                                                             in[2], in[3], in[4], want_dw);
+                return want_dw ? Tensors{dx, dw} : Tensors{dx};
+              },
+          .expected =
+              [=](const Arrays& in) {
+                Arrays all = reference::layer_norm_backward(in[0], weighted ? &in[1] : nullptr,
+                                                            in[2], in[3], in[4]);
+                if (!want_dw) all.pop_back();
+                return all;
+              },
+          .wrong = {{good[0], good[1], good[2], good[3], {3, 2}},
+                    {good[0], good[1], {3}, good[3], good[4]},
+                    {good[0], good[1], good[2], {3}, good[4]}},
+          .wrong_calls = {[=] {
+            const Tensor x({2, 3}, Dtype::f32), half({2}, Dtype::bf16);
+            kernels::layer_norm_backward(x, Tensor(), half, half, x, true);
+          }},
+          .bench = weighted && want_dw ? std::vector<Shapes>{shapes(1024, 4096)}
+                                       : std::vector<Shapes>{}};
+}
+
+OpCase add_alibi_case() {
+  return {
+      .name = "kernels::add_alibi_",
+      .sizes = {{{6, 4, 5}, {3}}, {{1, 1, 1}, {1}}, {{0, 4, 4}, {2}}, {{4, 80, 80}, {4}}},
+      .inputs = {{}, angles},
+      .run =
+          [](const Tensors& in) {
+            kernels::add_alibi_(in[0], in[1], 0.5);
+            return Tensors{in[0]};
+          },
+      .expected = [](const Arrays& in) { return Arrays{reference::add_alibi(in[0], in[1], 0.5)}; },
+      .wrong = {{{6, 4, 5}, {4}}, {{6, 20}, {3}}, {{6, 4, 5}, {3, 1}}, {{6, 4, 5}, {0}}},
+      .wrong_calls = {[] {
+        kernels::add_alibi_(Tensor({6, 4, 5}, Dtype::f32), Tensor({3}, Dtype::f64), 0.5);
+      }},
+      .bench = {{{32, 512, 512}, {32}}}};
+}
+
 OpCase softmax_case() {
   return {.name = "kernels::softmax",
           .sizes = alike(1, {{3, 37}, {2, 3, 5}, {1}, {1, 1}, {0, 4}, {3, 0}, {9, 4099}}),
@@ -197,6 +292,12 @@ std::vector<OpCase> rowwise_cases() {
   return {rms_norm_case(),
           rms_norm_backward_case(true),
           rms_norm_backward_case(false),
+          layer_norm_case(),
+          plain_layer_norm_case(),
+          layer_norm_backward_case(true, true),
+          layer_norm_backward_case(true, false),
+          layer_norm_backward_case(false, false),
+          add_alibi_case(),
           softmax_case(),
           softmax_backward_case(),
           causal_softmax_case(),

@@ -57,4 +57,27 @@ inline Arrays swiglu_backward(const Array& gate, const Array& up, const Array& d
   return {dgate, dup};
 }
 
+inline Array relu(const Array& x) {
+  return zip(x, x, [](double v, double) { return std::fmax(v, 0.0); });
+}
+inline Array relu_backward(const Array& y, const Array& dy) {
+  return zip(y, dy, [](double v, double d) { return v > 0.0 ? d : 0.0; });
+}
+
+/// tanh(sqrt(2/pi) (x + 0.044715 x^3)).
+inline double gelu_tanh(double x) {
+  return std::tanh(std::sqrt(2.0 / std::acos(-1.0)) * (x + 0.044715 * x * x * x));
+}
+inline Array gelu(const Array& x) {
+  return zip(x, x, [](double v, double) { return 0.5 * v * (1.0 + gelu_tanh(v)); });
+}
+/// d tanh z / dx = (1 - tanh^2 z) dz/dx.
+inline Array gelu_backward(const Array& x, const Array& dy) {
+  return zip(x, dy, [](double v, double d) {
+    const double t = gelu_tanh(v);
+    const double dz = std::sqrt(2.0 / std::acos(-1.0)) * (1.0 + 3.0 * 0.044715 * v * v);
+    return d * (0.5 * (1.0 + t) + 0.5 * v * (1.0 - t * t) * dz);
+  });
+}
+
 }  // namespace cbq::reference

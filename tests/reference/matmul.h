@@ -31,9 +31,10 @@ inline Array matmul(const Array& a, bool ta, const Array& b, bool tb, double alp
   return gemm(a, ta, b, tb, nullptr, alpha, 0.0);
 }
 
-/// Causal attention with grouped queries, one query at a time.
+/// Causal attention with grouped queries, one query at a time. `slopes`: ALiBi, by the distance of
+/// query and key.
 inline Array attention(const Array& q, const Array& k, const Array& v, int64_t batch, int64_t heads,
-                       int64_t kv_heads) {
+                       int64_t kv_heads, const Array* slopes = nullptr) {
   const int64_t tokens = q.size(0) / batch, dim = q.size(1) / heads;
   Array o(q.shape);
   for (int64_t b = 0; b < batch; ++b) {
@@ -47,7 +48,9 @@ inline Array attention(const Array& q, const Array& k, const Array& v, int64_t b
           for (int64_t j = 0; j < dim; ++j) {
             score += q(b * tokens + t, h * dim + j) * k(b * tokens + u, g * dim + j);
           }
-          weight.push_back(std::exp(score / std::sqrt(static_cast<double>(dim))));
+          score /= std::sqrt(static_cast<double>(dim));
+          if (slopes != nullptr) score -= (*slopes)(h) * static_cast<double>(t - u);
+          weight.push_back(std::exp(score));
           total += weight.back();
         }
         for (int64_t u = 0; u <= t; ++u) {

@@ -37,6 +37,28 @@ inline Array merge_heads(const Array& x, int64_t batch) {
   return y;
 }
 
+/// [rows, groups, parts, dim] -> [rows, groups, dim] at `part`, all but rows flattened.
+inline Array take_part(const Array& x, int64_t parts, int64_t part, int64_t dim) {
+  const int64_t groups = x.size(1) / (parts * dim);
+  Array y({x.size(0), groups * dim});
+  for (int64_t r = 0; r < x.size(0); ++r) {
+    for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t j = 0; j < dim; ++j) y(r, g * dim + j) = x(r, (g * parts + part) * dim + j);
+    }
+  }
+  return y;
+}
+inline Array put_part(const Array& y, int64_t parts, int64_t part, int64_t dim) {
+  const int64_t groups = y.size(1) / dim;
+  Array x({y.size(0), groups * parts * dim});
+  for (int64_t r = 0; r < y.size(0); ++r) {
+    for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t j = 0; j < dim; ++j) x(r, (g * parts + part) * dim + j) = y(r, g * dim + j);
+    }
+  }
+  return x;
+}
+
 inline Array transpose(const Array& x) {
   Array y({x.size(1), x.size(0)});
   for (int64_t i = 0; i < x.size(0); ++i) {

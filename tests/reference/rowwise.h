@@ -36,6 +36,55 @@ inline Arrays rms_norm_backward(const Array& x, const Array& w, const Array& inv
   return {dx, dw};
 }
 
+/// {y, mean, inverse deviation}; `w` and `b` null: ones and zeros.
+inline Arrays layer_norm(const Array& x, const Array* w, const Array* b, double eps) {
+  Array y(x.shape), mean({x.rows()}), inverse({x.rows()});
+  const double n = static_cast<double>(x.width());
+  for (int64_t r = 0; r < x.rows(); ++r) {
+    double variance = 0.0;
+    for (int64_t j = 0; j < x.width(); ++j) mean(r) += x(r, j) / n;
+    for (int64_t j = 0; j < x.width(); ++j) variance += std::pow(x(r, j) - mean(r), 2.0) / n;
+    inverse(r) = 1.0 / std::sqrt(variance + eps);
+    for (int64_t j = 0; j < x.width(); ++j) {
+      const double normalized = (x(r, j) - mean(r)) * inverse(r);
+      y(r, j) = w != nullptr ? normalized * (*w)(j) + (*b)(j) : normalized;
+    }
+  }
+  return {y, mean, inverse};
+}
+
+/// {dx, dw}: dy_i / dx_j = w_i inv ([i = j] - 1/n - x^_i x^_j / n), x^ = (x - mean) inv.
+inline Arrays layer_norm_backward(const Array& x, const Array* w, const Array& mean,
+                                  const Array& inverse, const Array& dy) {
+  Array dx(x.shape), dw({x.width()});
+  const double n = static_cast<double>(x.width());
+  for (int64_t r = 0; r < x.rows(); ++r) {
+    const auto normalized = [&](int64_t j) { return (x(r, j) - mean(r)) * inverse(r); };
+    for (int64_t i = 0; i < x.width(); ++i) {
+      dw(i) += dy(r, i) * normalized(i);
+      const double through = dy(r, i) * (w != nullptr ? (*w)(i) : 1.0) * inverse(r);
+      for (int64_t j = 0; j < x.width(); ++j) {
+        dx(r, j) += through * ((i == j ? 1.0 : 0.0) - (1.0 + normalized(i) * normalized(j)) / n);
+      }
+    }
+  }
+  return {dx, dw};
+}
+
+/// factor x + slope of the head times the column.
+inline Array add_alibi(const Array& x, const Array& slopes, double factor) {
+  Array y(x.shape);
+  for (int64_t i = 0; i < x.size(0); ++i) {
+    for (int64_t q = 0; q < x.size(1); ++q) {
+      for (int64_t j = 0; j < x.size(2); ++j) {
+        const int64_t at = (i * x.size(1) + q) * x.size(2) + j;
+        y(at) = factor * x(at) + slopes(i % slopes.count()) * static_cast<double>(j);
+      }
+    }
+  }
+  return y;
+}
+
 /// Softmax of the first `count(r)` entries of row r times `factor`; the rest is 0.
 template <class Count>
 Array softmax_of_first(const Array& x, double factor, Count count) {
