@@ -52,8 +52,8 @@ void extend(Transformer& model, std::vector<std::vector<int32_t>>& segments, int
 std::vector<std::vector<int32_t>> sample_segments(Transformer& model, int64_t count, int64_t length,
                                                   uint64_t seed) {
   check(count >= 1, "sample_segments: ", count, " segments; expected at least 1");
-  check(length >= 2 && length <= model.config.max_position_embeddings, "sample_segments: length ",
-        length, "; expected 2 to the model's context of ", model.config.max_position_embeddings);
+  check(length >= 2 && length <= model.config.context(), "sample_segments: length ", length,
+        "; expected 2 to the model's context of ", model.config.context());
   check(model.config.bos_token_id >= 0,
         "sample_segments: the model has no BOS token to start from; calibrate on text instead");
   NoGrad none;

@@ -8,9 +8,9 @@ namespace cbq {
 void check_segments(const Transformer& model, const Segments& segments) {
   check(!segments.empty(), "calibration: no segments; the text is empty or shorter than a segment");
   const size_t length = segments.front().size();
-  check(length >= 1 && static_cast<int64_t>(length) <= model.config.max_position_embeddings,
+  check(length >= 1 && static_cast<int64_t>(length) <= model.config.context(),
         "calibration: segments of ", length, " tokens; the model takes 1 to ",
-        model.config.max_position_embeddings, " (--segment-length)");
+        model.config.context(), " (--segment-length)");
   for (size_t s = 0; s < segments.size(); ++s) {
     check(segments[s].size() == length, "calibration: segment ", s, " has ", segments[s].size(),
           " tokens, the first one ", length, "; all must be equally long");

@@ -250,10 +250,10 @@ void run(const CLI::App& app, Options& o) {
   const ModelConfig config = ModelConfig::load(o.model);
   set_threads(o, config);
   const std::vector<TableSpec> tables = chosen_tables(o, config.num_layers);
-  const int64_t context = std::min<int64_t>(config.max_position_embeddings, 2048);
+  const int64_t context = std::min<int64_t>(config.context(), 2048);
   if (o.segment_length == 0) o.segment_length = context;
-  check(o.segment_length <= config.max_position_embeddings, "--segment-length ", o.segment_length,
-        ": the model's context holds ", config.max_position_embeddings);
+  check(o.segment_length <= config.context(), "--segment-length ", o.segment_length,
+        ": the model's context holds ", config.context());
 
   Progress progress(std::cerr, stderr_is_terminal());
   ablation.output = o.output;

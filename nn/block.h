@@ -33,6 +33,11 @@ struct ScalingSite {
   /// head_dim` of the producer: several query heads share a key-value head. 1: one to one.
   int64_t head_group = 1;
   int64_t head_dim = 0;
+  /// The producer is a fused projection of `parts` parts, its rows [head][part][head_dim]: only
+  /// the rows of `part` produce this activation.
+  int64_t parts = 1, part = 0;
+  /// Between producer and consumers stands a function with f(a x) = a f(x) for a > 0 only (ReLU).
+  bool positive_only = false;
   /// Non-empty: why nothing can be folded here; such a site is reported as skipped.
   std::string obstacle = {};
 };
@@ -61,6 +66,12 @@ class Block : public Module {
 
   /// Applied to queries, keys and values; none: floating point.
   std::shared_ptr<AttentionTransform> attention_transform;
+
+ protected:
+  /// What enters an attention product for x, one of its operands.
+  Var operand(const Var& x, int64_t head_dim) const {
+    return attention_transform ? attention_transform->operand(x, head_dim) : x;
+  }
 };
 
 }  // namespace cbq

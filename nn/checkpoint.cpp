@@ -21,16 +21,19 @@ bool is_plain_file_name(const std::string& name) {
   if (!std::filesystem::exists(folder, error)) {
     fail("model folder ", folder.string(), " does not exist");
   }
-  bool pickled = false;
-  std::string others;
+  std::string pickled, others;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with("pytorch_model") || name.ends_with(".pth")) pickled = true;
+    if (name.starts_with("pytorch_model") || name.ends_with(".pth")) {
+      if (pickled.empty() || name < pickled) pickled = name;
+    }
     if (entry.path().extension() == ".safetensors") others += " " + name;
   }
-  if (pickled) {
-    fail(folder.string(), " has only pickled PyTorch weights, which are never unpickled here. ",
-         "Convert them once: python3 tools/convert_checkpoint.py ", folder.string());
+  if (!pickled.empty()) {
+    fail(folder.string(), " has only pickled PyTorch weights (", pickled,
+         "), which are never unpickled here. Convert them once: python3 "
+         "tools/convert_checkpoint.py ",
+         folder.string());
   }
   fail(folder.string(), " has neither ", single_name, " nor ", index_name,
        others.empty() ? "" : "; it has" + others);

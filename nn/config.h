@@ -19,7 +19,8 @@ struct RopeConfig {
   int64_t original_max_position_embeddings = 8192;  // llama3 only
 };
 
-/// Names as in Hugging Face's LlamaConfig, except num_layers, num_heads and num_kv_heads.
+/// One description for all families; which key of config.json a member comes from, and which
+/// members a family reads at all, is said in the family's file (nn/families/).
 struct ModelConfig {
   std::string architecture = "LlamaForCausalLM";
   std::string model_type = "llama";
@@ -31,15 +32,31 @@ struct ModelConfig {
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
   int64_t max_position_embeddings = 2048;
-  double rms_norm_eps = 1e-6;
+  double norm_eps = 1e-6;
   std::string hidden_act = "silu";
-  RopeConfig rope;
-  bool attention_bias = false;
-  bool mlp_bias = false;
   bool tie_word_embeddings = false;
   int64_t bos_token_id = 1;  // -1: none
   std::vector<int64_t> eos_token_ids = {2};
   std::string dtype = "f32";  // of the checkpoint's weights, as name_of(Dtype)
+
+  // LLaMA, Mistral, Qwen
+  RopeConfig rope;
+  bool attention_bias = false;         // of q, k, v
+  bool attention_output_bias = false;  // of o
+  bool mlp_bias = false;
+  bool qk_norm = false;        // queries and keys pass an RMSNorm per head
+  int64_t sliding_window = 0;  // tokens that attention reaches back; 0: all
+
+  // OPT
+  int64_t embedding_size = 0;  // of token embeddings; 0: hidden_size
+  bool enable_bias = true;     // of all linears
+  bool norm_first = true;      // before attention and feed-forward part, or behind their sums
+  bool final_norm = true;      // before the head
+  bool norm_affine = true;     // norms have weight and bias
+
+  // BLOOM
+  bool residual_after_norm = false;  // residual connections start behind the norms
+
   /// The config.json this came from, unknown fields included; empty for a model made here.
   std::string source;
 
@@ -47,7 +64,7 @@ struct ModelConfig {
   /// Throws std::runtime_error naming the file, the field, what was expected and what came.
   static ModelConfig load(const std::filesystem::path& path);
   /// Accepts both spellings of transformers: rope_theta + rope_scaling (before 5.0) or
-  /// rope_parameters; torch_dtype or dtype; null for "the default". The five sizes that determine
+  /// rope_parameters; torch_dtype or dtype; null for "the default". The sizes that determine
   /// the weights (vocabulary, hidden, intermediate, layers, heads) must be there.
   static ModelConfig from_json(const nlohmann::json& json, const std::string& what);
 
@@ -57,6 +74,10 @@ struct ModelConfig {
 
   /// Throws std::invalid_argument when fields contradict each other; from_json has called it.
   void validate() const;
+
+  /// Longest sequence in tokens that is computed as the model defines it. Attention within a
+  /// sliding window is full attention up to there; beyond it is not implemented.
+  int64_t context() const;
 };
 
 }  // namespace cbq

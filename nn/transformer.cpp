@@ -17,6 +17,16 @@ Var Transformer::forward(const Tensor& ids, const Sequence& sequence) {
   return head(x);
 }
 
+void Transformer::check_sequence(const Tensor& ids, const Sequence& s) const {
+  check(ids.count() == s.batch * s.tokens, "embed: ", ids.count(), " ids for ", s.batch, " x ",
+        s.tokens, " tokens");
+  const bool windowed = config.context() < config.max_position_embeddings;
+  check(s.tokens <= config.context(), "a sequence of ", s.tokens, " tokens exceeds the model's ",
+        windowed ? "attention window of " : "context of ", config.context(),
+        windowed ? " (sliding windows beyond it are not implemented)" : "",
+        "; use shorter segments (--segment-length)");
+}
+
 std::unique_ptr<Transformer> make_model(const ModelConfig& config, Dtype dtype, Device device) {
   return family_of(config.architecture).make(config, dtype, device);
 }

@@ -34,6 +34,9 @@ class Transformer : public Module {
   std::vector<std::unique_ptr<Block>> blocks;
 
  protected:
+  /// Throws std::invalid_argument unless there are batch * tokens ids, not more than the context.
+  void check_sequence(const Tensor& ids, const Sequence& sequence) const;
+
   Dtype dtype_ = Dtype::f32;
   Device device_;
 };

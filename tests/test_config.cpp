@@ -33,7 +33,7 @@ TEST(Config, DefaultsOfTheFamily) {
   EXPECT_EQ(c.num_kv_heads, 8);
   EXPECT_EQ(c.head_dim, 8);
   EXPECT_EQ(c.max_position_embeddings, 2048);
-  EXPECT_EQ(c.rms_norm_eps, 1e-6);
+  EXPECT_EQ(c.norm_eps, 1e-6);
   EXPECT_EQ(c.rope.theta, 10000.0);
   EXPECT_EQ(c.rope.type, "default");
   EXPECT_FALSE(c.attention_bias || c.mlp_bias || c.tie_word_embeddings);
@@ -53,7 +53,7 @@ TEST(Config, NullMeansTheDefault) {
   EXPECT_EQ(c.head_dim, 8);
   EXPECT_EQ(c.rope.type, "default");
   EXPECT_EQ(c.dtype, "f32");
-  EXPECT_EQ(c.rms_norm_eps, 1e-6);
+  EXPECT_EQ(c.norm_eps, 1e-6);
 }
 
 TEST(Config, SpecialTokens) {
@@ -198,7 +198,7 @@ TEST(Config, LoadsARealModel) {
   const ModelConfig c = ModelConfig::load(test_data() / "models/stories260K_hf");
   EXPECT_EQ(c.vocab_size, 512);
   EXPECT_EQ(c.num_kv_heads, 4);
-  EXPECT_EQ(c.rms_norm_eps, 1e-5);
+  EXPECT_EQ(c.norm_eps, 1e-5);
   EXPECT_TRUE(c.tie_word_embeddings);
 }
 

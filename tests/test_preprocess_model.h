@@ -24,6 +24,7 @@ inline std::unique_ptr<Transformer> small_model(int64_t kv_heads, Dtype dtype = 
   c.head_dim = 16;
   c.max_position_embeddings = 32;
   c.attention_bias = true;
+  c.attention_output_bias = true;
   c.mlp_bias = true;
   std::unique_ptr<Transformer> model = make_model(c, dtype, Device::cpu());
   uint64_t stream = 0;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "nn/config_fields.h"
 #include "nn/safetensors.h"
 #include "nn/transformer.h"
 
@@ -15,6 +16,15 @@ class Family {
   virtual ~Family() = default;
   /// Values of config.json's "architectures" that this family builds.
   virtual std::vector<std::string> architectures() const = 0;
+  /// config.json's "model_type": names the architecture where "architectures" is missing.
+  virtual std::string model_type() const = 0;
+  /// Reads the family's keys of config.json: sizes, biases, norms, positions, and the family's
+  /// defaults of tie_word_embeddings and special tokens. Throws std::runtime_error.
+  virtual void read_config(const ConfigFields& fields, ModelConfig& config) const = 0;
+  /// Writes the same keys over `json`, in the spelling it has.
+  virtual void write_config(const ModelConfig& config, nlohmann::json& json) const = 0;
+  /// Throws std::invalid_argument for a config that this family cannot build.
+  virtual void validate(const ModelConfig& config) const = 0;
   virtual std::unique_ptr<Transformer> make(const ModelConfig& config, Dtype dtype,
                                             Device device) const = 0;
   /// Name in this checkpoint of the parameter at `path` (some publishers drop a prefix).

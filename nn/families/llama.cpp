@@ -1,10 +1,13 @@
 // LLaMA (Touvron et al. 2023): RMSNorm, rotary embedding, grouped-query attention, SwiGLU.
 //
 //   x = x + o_proj(attention(rope(q_proj(n)), rope(k_proj(n)), v_proj(n))),  n = input_layernorm(x)
-//   x = x + down_proj(silu(gate_proj(m)) * up_proj(m)),                      m =
-//   post_attention_layernorm(x)
+//   x = x + down_proj(silu(gate_proj(m)) * up_proj(m)),    m = post_attention_layernorm(x)
+//
+// Biases and norms of queries and keys are options, by which other architectures differ.
+#include "nn/families/llama.h"
+
 #include "autograd/functions.h"
-#include "nn/families/family.h"
+#include "nn/norm.h"
 #include "nn/rope.h"
 
 namespace cbq {
@@ -15,38 +18,44 @@ class LlamaBlock : public Block {
   LlamaBlock(const ModelConfig& c, const RopeTables* rope, Dtype dtype, Device device)
       : config_(c),
         rope_(rope),
-        input_norm_(Tensor({c.hidden_size}, dtype, device)),
-        post_norm_(Tensor({c.hidden_size}, dtype, device)),
+        input_norm_(c.hidden_size, c.norm_eps, dtype, device),
+        post_norm_(c.hidden_size, c.norm_eps, dtype, device),
         q_(c.hidden_size, c.num_heads * c.head_dim, c.attention_bias, dtype, device),
         k_(c.hidden_size, c.num_kv_heads * c.head_dim, c.attention_bias, dtype, device),
         v_(c.hidden_size, c.num_kv_heads * c.head_dim, c.attention_bias, dtype, device),
-        o_(c.num_heads * c.head_dim, c.hidden_size, c.attention_bias, dtype, device),
+        o_(c.num_heads * c.head_dim, c.hidden_size, c.attention_output_bias, dtype, device),
         gate_(c.hidden_size, c.intermediate_size, c.mlp_bias, dtype, device),
         up_(c.hidden_size, c.intermediate_size, c.mlp_bias, dtype, device),
-        down_(c.intermediate_size, c.hidden_size, c.mlp_bias, dtype, device) {}
+        down_(c.intermediate_size, c.hidden_size, c.mlp_bias, dtype, device) {
+    if (!c.qk_norm) return;
+    q_norm_ = RmsNorm(c.head_dim, c.norm_eps, dtype, device);
+    k_norm_ = RmsNorm(c.head_dim, c.norm_eps, dtype, device);
+  }
 
   Var forward(const Var& x, const Sequence& s) override {
-    const Var n = ag::rms_norm(x, input_norm_, config_.rms_norm_eps);
-    const auto rotate = [&](const Var& heads) {
-      return ag::rope(heads, rope_->cosine, rope_->sine, s.tokens, config_.head_dim);
+    const Var n = input_norm_.forward(x);
+    const auto rotate = [&](const Var& heads, const RmsNorm& norm) {
+      const Var normed = config_.qk_norm ? norm.forward_parts(heads) : heads;
+      return ag::rope(normed, rope_->cosine, rope_->sine, s.tokens, config_.head_dim);
     };
-    const auto operand = [&](const Var& heads) {
-      return attention_transform ? attention_transform->operand(heads, config_.head_dim) : heads;
-    };
-    const Var attended =
-        ag::attention(operand(rotate(q_.forward(n))), operand(rotate(k_.forward(n))),
-                      operand(v_.forward(n)), s.batch, config_.num_heads, config_.num_kv_heads);
+    const Var attended = ag::attention(operand(rotate(q_.forward(n), q_norm_), config_.head_dim),
+                                       operand(rotate(k_.forward(n), k_norm_), config_.head_dim),
+                                       operand(v_.forward(n), config_.head_dim), s.batch,
+                                       config_.num_heads, config_.num_kv_heads);
     const Var middle = ag::add(x, o_.forward(attended));
-    const Var m = ag::rms_norm(middle, post_norm_, config_.rms_norm_eps);
+    const Var m = post_norm_.forward(middle);
     return ag::add(middle, down_.forward(ag::swiglu(gate_.forward(m), up_.forward(m))));
   }
 
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override {
-    visitor(prefix + "input_layernorm.weight", input_norm_);
+    input_norm_.visit(prefix + "input_layernorm.", visitor);
     for (auto& [name, linear] : linears()) {
-      if (name == "mlp.gate_proj") visitor(prefix + "post_attention_layernorm.weight", post_norm_);
+      if (name == "mlp.gate_proj") post_norm_.visit(prefix + "post_attention_layernorm.", visitor);
       linear->visit(prefix + name + ".", visitor);
     }
+    if (!config_.qk_norm) return;
+    q_norm_.visit(prefix + "self_attn.q_norm.", visitor);
+    k_norm_.visit(prefix + "self_attn.k_norm.", visitor);
   }
 
   std::vector<NamedLinear> linears() override {
@@ -59,13 +68,13 @@ class LlamaBlock : public Block {
 
   std::vector<ScalingSite> scaling_sites() override {
     ScalingSite attention{"input_layernorm", {&q_, &k_, &v_}};
-    attention.norm_weight = &input_norm_;
+    attention.norm_weight = &input_norm_.weight;
     ScalingSite output{"self_attn.v_proj", {&o_}};
     output.producer = &v_;
     output.head_group = config_.num_heads / config_.num_kv_heads;
     output.head_dim = config_.head_dim;
     ScalingSite mlp{"post_attention_layernorm", {&gate_, &up_}};
-    mlp.norm_weight = &post_norm_;
+    mlp.norm_weight = &post_norm_.weight;
     ScalingSite down{"mlp.up_proj", {&down_}};
     down.producer = &up_;
     return {attention, output, mlp, down};
@@ -74,7 +83,7 @@ class LlamaBlock : public Block {
  private:
   ModelConfig config_;
   const RopeTables* rope_;  // owned by the model, shared by all blocks
-  Var input_norm_, post_norm_;
+  RmsNorm input_norm_, post_norm_, q_norm_, k_norm_;
   Linear q_, k_, v_, o_, gate_, up_, down_;
 };
 
@@ -82,9 +91,9 @@ class LlamaModel : public Transformer {
  public:
   LlamaModel(const ModelConfig& c, Dtype dtype, Device device)
       : Transformer(c),
-        rope_(rope_tables(c.rope, c.head_dim, c.max_position_embeddings, device)),
+        rope_(rope_tables(c.rope, c.head_dim, c.context(), device)),
         embedding_(Tensor({c.vocab_size, c.hidden_size}, dtype, device)),
-        norm_(Tensor({c.hidden_size}, dtype, device)) {
+        norm_(c.hidden_size, c.norm_eps, dtype, device) {
     dtype_ = dtype;
     device_ = device;
     for (int64_t i = 0; i < c.num_layers; ++i) {
@@ -95,17 +104,13 @@ class LlamaModel : public Transformer {
   }
 
   Var embed(const Tensor& ids, const Sequence& s) override {
-    check(ids.count() == s.batch * s.tokens, "embed: ", ids.count(), " ids for ", s.batch, " x ",
-          s.tokens, " tokens");
-    check(s.tokens <= config.max_position_embeddings, "a sequence of ", s.tokens,
-          " tokens exceeds the model's context of ", config.max_position_embeddings,
-          "; use shorter segments (--segment-length)");
+    check_sequence(ids, s);
     return ag::embedding(ids, embedding_);
   }
 
   Var head(const Var& hidden) override {
-    const Var n = ag::rms_norm(hidden, norm_, config.rms_norm_eps);
-    return ag::linear(n, config.tie_word_embeddings ? embedding_ : lm_head_, Var());
+    return ag::linear(norm_.forward(hidden), config.tie_word_embeddings ? embedding_ : lm_head_,
+                      Var());
   }
 
   std::string block_prefix(int64_t i) const override {
@@ -117,30 +122,79 @@ class LlamaModel : public Transformer {
     for (int64_t i = 0; i < block_count(); ++i) {
       blocks[static_cast<size_t>(i)]->visit(prefix + block_prefix(i), visitor);
     }
-    visitor(prefix + "model.norm.weight", norm_);
+    norm_.visit(prefix + "model.norm.", visitor);
     if (lm_head_.defined()) visitor(prefix + "lm_head.weight", lm_head_);
   }
 
  private:
   RopeTables rope_;
-  Var embedding_, norm_, lm_head_;
-};
-
-class LlamaFamily : public Family {
- public:
-  std::vector<std::string> architectures() const override { return {"LlamaForCausalLM"}; }
-  std::unique_ptr<Transformer> make(const ModelConfig& config, Dtype dtype,
-                                    Device device) const override {
-    return std::make_unique<LlamaModel>(config, dtype, device);
-  }
-  bool ignores(const ModelConfig& config, const std::string& name) const override {
-    // Old checkpoints carry the rotary frequencies; some carry a tied head twice.
-    return name.ends_with("rotary_emb.inv_freq") ||
-           (config.tie_word_embeddings && name == "lm_head.weight");
-  }
+  Var embedding_;
+  RmsNorm norm_;
+  Var lm_head_;
 };
 
 [[maybe_unused]] const bool registered = register_family(std::make_unique<LlamaFamily>());
 
 }  // namespace
+
+std::unique_ptr<Transformer> LlamaFamily::make(const ModelConfig& config, Dtype dtype,
+                                               Device device) const {
+  return std::make_unique<LlamaModel>(config, dtype, device);
+}
+
+bool LlamaFamily::ignores(const ModelConfig& config, const std::string& name) const {
+  // Old checkpoints carry the rotary frequencies; some carry a tied head twice.
+  return name.ends_with("rotary_emb.inv_freq") ||
+         (config.tie_word_embeddings && name == "lm_head.weight");
+}
+
+void LlamaFamily::read_shared(const ConfigFields& fields, ModelConfig& c) const {
+  c.hidden_size = fields.required_size("hidden_size");
+  c.intermediate_size = fields.required_size("intermediate_size");
+  c.num_layers = fields.required_size("num_hidden_layers");
+  c.num_heads = fields.required_size("num_attention_heads");
+  const bool unsaid = default_kv_heads() > 0 && !fields.contains("num_key_value_heads");
+  c.num_kv_heads = fields.size("num_key_value_heads", unsaid ? default_kv_heads() : c.num_heads);
+  c.head_dim = fields.size("head_dim", c.hidden_size / c.num_heads);
+  c.max_position_embeddings = fields.size("max_position_embeddings", c.max_position_embeddings);
+  c.norm_eps = fields.number("rms_norm_eps", c.norm_eps);
+  c.hidden_act = fields.text("hidden_act", c.hidden_act);
+  c.rope = read_rope(fields);
+}
+
+void LlamaFamily::read_config(const ConfigFields& fields, ModelConfig& c) const {
+  read_shared(fields, c);
+  c.attention_bias = fields.flag("attention_bias", c.attention_bias);
+  c.attention_output_bias = c.attention_bias;
+  c.mlp_bias = fields.flag("mlp_bias", c.mlp_bias);
+}
+
+void LlamaFamily::write_shared(const ModelConfig& c, nlohmann::json& json) const {
+  json["hidden_size"] = c.hidden_size;
+  json["intermediate_size"] = c.intermediate_size;
+  json["num_hidden_layers"] = c.num_layers;
+  json["num_attention_heads"] = c.num_heads;
+  json["num_key_value_heads"] = c.num_kv_heads;
+  json["head_dim"] = c.head_dim;
+  json["max_position_embeddings"] = c.max_position_embeddings;
+  json["rms_norm_eps"] = c.norm_eps;
+  json["hidden_act"] = c.hidden_act;
+  write_rope(json, c.rope);
+}
+
+void LlamaFamily::write_config(const ModelConfig& c, nlohmann::json& json) const {
+  write_shared(c, json);
+  json["attention_bias"] = c.attention_bias;
+  json["mlp_bias"] = c.mlp_bias;
+}
+
+void LlamaFamily::validate(const ModelConfig& c) const {
+  check(c.head_dim > 0 && c.head_dim % 2 == 0, "\"head_dim\" (", c.head_dim,
+        ") must be even for rotary embedding");
+  check(c.hidden_act == "silu" || c.hidden_act == "swish", "unknown \"hidden_act\" \"",
+        c.hidden_act, "\"; known: silu");
+  check(c.norm_eps >= 0, "\"rms_norm_eps\" (", c.norm_eps, ") must not be negative");
+  check_rope(c.rope);
+}
+
 }  // namespace cbq

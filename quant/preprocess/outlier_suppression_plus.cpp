@@ -6,7 +6,8 @@
 //   sum over readers of ||X W^T - Q(X / s) Q(W s)^T||^2,   min/max grids, nearest rounding.
 // Two differences from the published method: its channel-wise shift z_c = (max X_c + min X_c) / 2
 // needs biases behind the shift and a bias in the norm, which an RMSNorm does not have, so it is
-// left out (and noted); its error is that of the attention's or MLP's output, here the linear's.
+// left out for every family (and noted); its error is that of the attention's or MLP's output, here
+// the linear's.
 #include <algorithm>
 #include <cmath>
 
@@ -30,8 +31,7 @@ class OutlierSuppressionPlus : public Preprocessor {
 
   std::vector<std::string> apply(Transformer& model, const CalibrationStatistics& statistics,
                                  PreprocessContext& context) override {
-    std::vector<std::string> notes = {name() +
-                                      ": channels are scaled, not shifted (no biases to shift)"};
+    std::vector<std::string> notes = {name() + ": channels are scaled, not shifted"};
     int64_t places = 0, scaled = 0;
     double largest = 1.0;
     for (const FoldSite& site : fold_sites(model, name(), notes)) {

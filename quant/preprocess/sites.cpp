@@ -33,6 +33,17 @@ std::vector<double> FoldSite::by_channel(const std::vector<double>& of_slots) co
   return values;
 }
 
+std::vector<double> FoldSite::by_producer_row(const std::vector<double>& of_slots) const {
+  if (site.parts == 1) return of_slots;
+  std::vector<double> values(static_cast<size_t>(site.producer->out_features()), 1.0);
+  for (int64_t slot = 0; slot < slots(); ++slot) {
+    const int64_t head = slot / site.head_dim, within = slot % site.head_dim;
+    const int64_t row = (head * site.parts + site.part) * site.head_dim + within;
+    values[static_cast<size_t>(row)] = of_slots[static_cast<size_t>(slot)];
+  }
+  return values;
+}
+
 std::vector<FoldSite> fold_sites(Transformer& model, const std::string& who,
                                  std::vector<std::string>& notes) {
   std::vector<FoldSite> sites;
@@ -70,14 +81,18 @@ void fold(const FoldSite& site, const std::vector<double>& s) {
         site.slots(), " channels");
   for (const double factor : s) {
     check(std::isfinite(factor) && factor != 0.0, site.path, ": a channel's factor is ", factor);
+    check(factor > 0.0 || !site.site.positive_only, site.path, ": a channel's factor is ", factor,
+          ", and what follows takes positive ones only");
   }
-  const auto divide = [&](Var& v) { v.set_value(divide_rows(v.value(), s)); };
-  if (site.site.norm_weight != nullptr) divide(*site.site.norm_weight);
-  if (site.site.norm_bias != nullptr && site.site.norm_bias->defined())
-    divide(*site.site.norm_bias);
+  const auto divide = [](Var& v, const std::vector<double>& by) {
+    v.set_value(divide_rows(v.value(), by));
+  };
+  if (site.site.norm_weight != nullptr) divide(*site.site.norm_weight, s);
+  if (site.site.norm_bias != nullptr) divide(*site.site.norm_bias, s);
   if (site.site.producer != nullptr) {
-    divide(site.site.producer->weight);
-    if (site.site.producer->bias.defined()) divide(site.site.producer->bias);
+    const std::vector<double> per_row = site.by_producer_row(s);
+    divide(site.site.producer->weight, per_row);
+    if (site.site.producer->bias.defined()) divide(site.site.producer->bias, per_row);
   }
   const std::vector<double> per_channel = site.by_channel(s);
   for (Linear* consumer : site.site.consumers) {

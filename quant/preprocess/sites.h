@@ -26,6 +26,8 @@ struct FoldSite {
   std::vector<double> largest_by_slot(const std::vector<double>& of_channels) const;
   /// Per channel its slot's value.
   std::vector<double> by_channel(const std::vector<double>& of_slots) const;
+  /// Per row of the producer its slot's value; 1 for rows that produce something else.
+  std::vector<double> by_producer_row(const std::vector<double>& of_slots) const;
 };
 
 /// All sites of the model, block by block. Those with an obstacle are left out; `notes` gets one
@@ -36,8 +38,8 @@ std::vector<FoldSite> fold_sites(Transformer& model, const std::string& who,
 /// The equivalent transformation with one factor per slot, all finite and not 0:
 ///   X_c /= s_slot(c)   (the producer's row, bias and norm weight are divided),
 ///   W[:, c] *= s_slot(c)   for all consumers.
-/// A site promises that its activation is linear in the producer's output, so no more is needed for
-/// the function to stay what it was.
+/// A site promises that its activation is linear in the producer's output (for positive factors,
+/// where it says so), so no more is needed for the function to stay what it was.
 void fold(const FoldSite& site, const std::vector<double>& s);
 
 /// max over all consumers and their rows of |W[:, c]|, per channel.

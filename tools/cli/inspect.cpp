@@ -137,7 +137,7 @@ void inspect(const Options& o) {
       "{}: {}, {} blocks, hidden {}, intermediate {}, {} heads ({} for keys), vocabulary {}, "
       "context {}\n\n",
       o.model, c.architecture, c.num_layers, c.hidden_size, c.intermediate_size, c.num_heads,
-      c.num_kv_heads, c.vocab_size, c.max_position_embeddings);
+      c.num_kv_heads, c.vocab_size, c.context());
   std::cout << fmt::format("{:<40} {:<13} {:>4} {:>6} {:<22}", "layer", "shape", "bits", "group",
                            quantized ? "scale" : "weight")
             << (quantized ? fmt::format(" {:<8} {:>7}", "zero", "codes") : "")

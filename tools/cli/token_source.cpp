@@ -77,7 +77,7 @@ std::vector<int32_t> tokenize_files(const std::vector<std::string>& texts,
 
 TokenSet calibration_tokens(const std::string& source, const TokenContext& context, int64_t count,
                             int64_t length, uint64_t seed) {
-  const int64_t longest = context.model->config.max_position_embeddings;
+  const int64_t longest = context.model->config.context();
   check(length <= longest, "--segment-length ", length, " is longer than the model's context of ",
         longest);
   const int64_t default_length = std::min<int64_t>(longest, 2048);
@@ -104,7 +104,7 @@ TokenSet calibration_tokens(const std::string& source, const TokenContext& conte
 
 TokenSet evaluation_tokens(const std::string& source, const TokenContext& context, int64_t count,
                            int64_t length) {
-  const int64_t longest = context.model->config.max_position_embeddings;
+  const int64_t longest = context.model->config.context();
   check(length <= longest, "--segment-length ", length, " is longer than the model's context of ",
         longest);
   const int64_t wanted = length > 0 ? length : longest;

@@ -34,7 +34,7 @@ struct Options {
     shape.num_heads = 4;
     shape.num_kv_heads = 4;
     shape.max_position_embeddings = 256;
-    shape.rms_norm_eps = 1e-5;
+    shape.norm_eps = 1e-5;
   }
 };
 

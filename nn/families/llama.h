@@ -1,0 +1,28 @@
+// The LLaMA architecture, which Mistral and Qwen share but for biases, norms and their config keys.
+#pragma once
+
+#include "nn/families/family.h"
+
+namespace cbq {
+
+class LlamaFamily : public Family {
+ public:
+  std::vector<std::string> architectures() const override { return {"LlamaForCausalLM"}; }
+  std::string model_type() const override { return "llama"; }
+  std::unique_ptr<Transformer> make(const ModelConfig& config, Dtype dtype,
+                                    Device device) const override;
+  bool ignores(const ModelConfig& config, const std::string& name) const override;
+  void read_config(const ConfigFields& fields, ModelConfig& config) const override;
+  void write_config(const ModelConfig& config, nlohmann::json& json) const override;
+  void validate(const ModelConfig& config) const override;
+
+ protected:
+  /// The keys that all these architectures have: everything but biases and windows.
+  void read_shared(const ConfigFields& fields, ModelConfig& config) const;
+  void write_shared(const ModelConfig& config, nlohmann::json& json) const;
+  /// What transformers takes where config.json does not say "num_key_value_heads" at all; 0: as
+  /// many as query heads, which is what null means.
+  virtual int64_t default_kv_heads() const { return 0; }
+};
+
+}  // namespace cbq
