@@ -231,6 +231,49 @@ TEST_F(Shards, AreReadThroughTheIndex) {
   EXPECT_EQ(model.load("c").to_vector<float>(), (std::vector<float>{1, 2}));
 }
 
+/// Bytes of this process that are in memory, mapped files included.
+int64_t resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmRSS:")) return std::stoll(line.substr(6)) * 1024;
+  }
+  return 0;
+}
+
+TEST_F(Shards, ReadingTensorByTensorTakesTheMemoryOfOne) {
+#ifdef CBQ_DEBUG
+  GTEST_SKIP() << "AddressSanitizer keeps what is freed";
+#endif
+  constexpr int64_t bytes = int64_t{8} << 20;
+  constexpr int files = 3, tensors = 4;  // 96 MiB in all
+  nlohmann::json map;
+  {
+    const Tensor tensor = Tensor::zeros({bytes / 4}, Dtype::f32);
+    for (int f = 0; f < files; ++f) {
+      std::map<std::string, Tensor> of_file;
+      const std::string file = "big-" + std::to_string(f) + ".safetensors";
+      for (int t = 0; t < tensors; ++t) {
+        const std::string name = "t" + std::to_string(f) + "." + std::to_string(t);
+        of_file[name] = tensor;
+        map[name] = file;
+      }
+      write_safetensors(folder_ / file, of_file);
+    }
+  }
+  folder_.write("model.safetensors.index.json", nlohmann::json({{"weight_map", map}}).dump());
+  const Checkpoint model(folder_.path());
+  EXPECT_EQ(model.total_bytes(), files * tensors * bytes);
+  model.load("t0.0");  // the allocator has its block from here on
+  const int64_t before = resident_bytes();
+  ASSERT_GT(before, 0);
+  int64_t most = 0;
+  for (const std::string& name : model.names()) {
+    const Tensor tensor = model.load(name);
+    most = std::max(most, resident_bytes() - before);
+  }
+  EXPECT_LT(most, 2 * bytes) << "the shards stay in memory";
+}
+
 TEST_F(Shards, IndexMayNotLieOrLeaveTheFolder) {
   for (const char* name : {"../one.safetensors", "/etc/passwd", "x/../one.safetensors", "..", "",
                            "x\\\\one.safetensors"}) {
