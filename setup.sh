@@ -16,6 +16,8 @@ packages=(
   libopenblas-openmp-dev   # BLAS; the OpenMP build, which shares our threads
   libhdf5-dev              # token files and cached activations
   libsentencepiece-dev sentencepiece
+  libpcre2-dev libutf8proc-dev  # byte-level tokenizers: split patterns, normalization
+  zlib1g-dev               # .gz data sets
   nlohmann-json3-dev libcli11-dev libfmt-dev libgtest-dev
   clang-format             # CI's formatter check
   wordnet-base             # text of the embedded model (the other half: prepare_text below)

@@ -7,6 +7,9 @@ find_package(CLI11 REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(HDF5 REQUIRED IMPORTED_TARGET hdf5)
 pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)    # the patterns of byte-level vocabularies
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)  # their normalization
+find_package(ZLIB REQUIRED)                                       # compressed data sets
 
 # The OpenMP build of OpenBLAS, by its own folder: Debian's default alternative may be the pthread build, whose second
 # thread pool fights with our OpenMP loops. The folder enters the run path, too.
@@ -21,7 +24,7 @@ target_include_directories(openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE})
 add_library(cbq_dependencies INTERFACE)
 target_link_libraries(cbq_dependencies INTERFACE
   OpenMP::OpenMP_CXX openblas fmt::fmt nlohmann_json::nlohmann_json CLI11::CLI11
-  PkgConfig::HDF5 PkgConfig::SENTENCEPIECE)
+  PkgConfig::HDF5 PkgConfig::SENTENCEPIECE PkgConfig::PCRE2 PkgConfig::UTF8PROC ZLIB::ZLIB)
 
 if(CBQ_CUDA)
   find_package(CUDAToolkit REQUIRED)

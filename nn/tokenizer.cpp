@@ -1,71 +1,105 @@
 #include "nn/tokenizer.h"
 
-#include <sentencepiece_processor.h>
-
-#include "nn/atomic_file.h"
-#include "nn/hash.h"
+#include "nn/json.h"
+#include "nn/tokenizers/loaders.h"
 #include "tensor/error.h"
+
+namespace fs = std::filesystem;
 
 namespace cbq {
 namespace {
 
-constexpr size_t max_model_bytes = size_t{256} << 20;
+bool is_there(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
 
-class SentencepieceTokenizer : public Tokenizer {
- public:
-  SentencepieceTokenizer(const std::string& model, const std::string& path)
-      : path_(path), hash_(hex(hash_bytes(model))) {
-    const auto status = processor_.LoadFromSerializedProto(model);
-    if (!status.ok() || processor_.GetPieceSize() <= 0) {
-      fail(path, " is not a sentencepiece model (", status.ok() ? "no pieces" : status.ToString(),
-           "); fetch it again");
-    }
-  }
-
-  std::vector<int32_t> encode(std::string_view text) const override {
-    std::vector<int> ids;
-    const auto status = processor_.Encode({text.data(), text.size()}, &ids);
-    if (!status.ok()) fail(path_, ": cannot encode a text: ", status.ToString());
-    return {ids.begin(), ids.end()};
-  }
-
-  std::string decode(const std::vector<int32_t>& ids) const override {
-    for (size_t i = 0; i < ids.size(); ++i) {
-      check(ids[i] >= 0 && ids[i] < vocab_size(), path_, ": cannot decode token id ", ids[i],
-            " at position ", i, ": the vocabulary has ", vocab_size(), " tokens");
-    }
-    std::string text;
-    const auto status = processor_.Decode(std::vector<int>(ids.begin(), ids.end()), &text);
-    if (!status.ok()) fail(path_, ": cannot decode: ", status.ToString());
-    return text;
-  }
-
-  int32_t vocab_size() const override { return processor_.GetPieceSize(); }
-  int32_t bos_id() const override { return processor_.bos_id(); }
-  int32_t eos_id() const override { return processor_.eos_id(); }
-  std::string hash() const override { return hash_; }
-
- private:
-  sentencepiece::SentencePieceProcessor processor_;
-  std::string path_;
-  std::string hash_;
-};
+/// "bos_token": null, "</s>" or {"content": "</s>", ...}.
+std::string content_of(const nlohmann::json& object, const char* key, const std::string& what) {
+  const nlohmann::json& token = json_find(object, key, what);
+  if (token.is_null()) return "";
+  if (token.is_string()) return token.get<std::string>();
+  return json_string(json_at(token, "content", what + ": \"" + key + "\""), "content", what);
+}
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
+SpecialTokens read_special_tokens(const fs::path& folder) {
+  SpecialTokens special;
+  // The first file wins where both name a token.
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    const fs::path file = folder / name;
+    if (!is_there(file)) continue;
+    const std::string what = file.string();
+    const nlohmann::json root = read_json_file(file);
+    special.is_given = true;
+    const std::pair<const char*, std::string*> tokens[] = {{"bos_token", &special.bos},
+                                                           {"eos_token", &special.eos},
+                                                           {"unk_token", &special.unk},
+                                                           {"pad_token", &special.pad}};
+    for (const auto& [key, content] : tokens) {
+      if (content->empty()) *content = content_of(root, key, what);
+    }
+    const nlohmann::json& add_bos = json_find(root, "add_bos_token", what);
+    if (!add_bos.is_null()) special.add_bos = json_bool(add_bos, "add_bos_token", what) ? 1 : 0;
+    const nlohmann::json& space = json_find(root, "add_prefix_space", what);
+    if (!space.is_null()) special.add_prefix_space = json_bool(space, "add_prefix_space", what);
+  }
+  return special;
+}
+
+std::vector<fs::path> tokenizer_files(const fs::path& path) {
   std::error_code error;
-  std::filesystem::path file = path;
-  if (std::filesystem::is_directory(path, error)) {
-    file = path / "tokenizer.model";
-    if (!std::filesystem::exists(file, error)) {
-      const bool has_json = std::filesystem::exists(path / "tokenizer.json", error);
-      fail("no tokenizer.model in ", path.string(), has_json ? " (tokenizer.json is not read)" : "",
-           "; copy the model's sentencepiece file there, or pass a file of token ids instead");
+  const bool is_folder = fs::is_directory(path, error);
+  const fs::path folder = is_folder ? path : path.parent_path();
+  const std::vector<fs::path> pair = {folder / "vocab.json", folder / "merges.txt"};
+  if (!is_folder) {
+    const bool one_of_pair = path.filename() == "vocab.json" || path.filename() == "merges.txt";
+    return one_of_pair ? pair : std::vector<fs::path>{path};
+  }
+  for (const char* name : {"tokenizer.model", "tokenizer.json"}) {
+    if (is_there(folder / name)) return {folder / name};
+  }
+  if (is_there(pair[0]) || is_there(pair[1])) return pair;
+  if (is_there(folder / "tokenizer.bin")) return {folder / "tokenizer.bin"};
+  return {};
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path) {
+  const std::vector<fs::path> files = tokenizer_files(path);
+  if (files.empty()) {
+    fail("no tokenizer in ", path.string(),
+         ": neither tokenizer.model nor tokenizer.json nor vocab.json with merges.txt; copy the ",
+         "model's tokenizer there, or pass a file of token ids instead");
+  }
+  if (files.size() == 2) return load_vocab_and_merges(files[0].parent_path());
+  if (files[0].extension() == ".json") return load_tokenizer_json(files[0]);
+  if (files[0].extension() == ".bin") return load_llama2c(files[0]);
+  return load_sentencepiece(files[0]);
+}
+
+void copy_tokenizer(const fs::path& path, const fs::path& folder) {
+  const std::vector<fs::path> files = tokenizer_files(path);
+  const auto copy = [&](const fs::path& file, const fs::path& name) {
+    write_text_atomically(folder / name, read_text_file(file));
+  };
+  for (const fs::path& file : files) {
+    const fs::path extension = file.extension();
+    copy(file, files.size() == 2      ? file.filename()
+               : extension == ".json" ? "tokenizer.json"
+               : extension == ".bin"  ? "tokenizer.bin"
+                                      : "tokenizer.model");
+    for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+      const fs::path settings = file.parent_path() / name;
+      if (is_there(settings) && !is_there(folder / name)) copy(settings, name);
     }
   }
-  return std::make_unique<SentencepieceTokenizer>(read_text_file(file, max_model_bytes),
-                                                  file.string());
+}
+
+void check_tokenizer_fits(const Tokenizer& tokenizer, int64_t vocab_size, const std::string& what) {
+  check(tokenizer.vocab_size() <= vocab_size, what, " has ", tokenizer.vocab_size(),
+        " tokens, the model's vocabulary only ", vocab_size,
+        ": it belongs to another model; give this model's own (--tokenizer)");
 }
 
 }  // namespace cbq

@@ -13,21 +13,45 @@ namespace cbq {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  /// Ids of the text, without BOS or EOS. Never encode a text in pieces: sentencepiece puts a
-  /// space in front of each call's text, and merges cross the seams. Safe from several threads.
+  /// Ids of the text, without what the family puts around it (prefix()). Never encode a text in
+  /// pieces: sentencepiece puts a space in front of each call's text, and merges cross the seams.
+  /// Safe from several threads. Throws std::invalid_argument for a text it cannot read.
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
-  /// Throws std::invalid_argument for an id outside the vocabulary.
+  /// The text of ids; control tokens (BOS, EOS, ...) have none. Throws std::invalid_argument for an
+  /// id outside the vocabulary.
   virtual std::string decode(const std::vector<int32_t>& ids) const = 0;
+  /// Largest id + 1. A model's embedding may have more rows (padding), never fewer.
   virtual int32_t vocab_size() const = 0;
   /// Ids of the tokens that begin and end a text; -1 where the vocabulary has none.
   virtual int32_t bos_id() const = 0;
   virtual int32_t eos_id() const = 0;
+  /// What this model family was trained to see before a text: BOS for LLaMA, "</s>" for OPT,
+  /// nothing for GPT-2, BLOOM and Qwen.
+  virtual std::vector<int32_t> prefix() const = 0;
   /// 16 hexadecimal digits that change with the vocabulary; token files remember them.
   virtual std::string hash() const = 0;
 };
 
-/// Loads a sentencepiece model (LLaMA 1 and 2): `path` is the model, or a folder with
-/// tokenizer.model. Throws std::runtime_error for a missing or broken file, naming the remedy.
+/// Loads a tokenizer. `path` is a file, or a folder that is searched in this order:
+///   tokenizer.model          sentencepiece (LLaMA 1 and 2)
+///   tokenizer.json           byte-level BPE (GPT-2, OPT, BLOOM, LLaMA 3, Qwen)
+///   vocab.json + merges.txt  byte-level BPE (GPT-2, OPT)
+///   tokenizer.bin            llama2.c's vocabulary with scores
+/// Special tokens and prefix() follow tokenizer_config.json and special_tokens_map.json beside it.
+/// Throws std::runtime_error for a missing or broken file, or one that asks for something that is
+/// not implemented, naming it.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path);
+
+/// The files that load_tokenizer(path) reads, without the settings beside them; empty where there
+/// are none.
+std::vector<std::filesystem::path> tokenizer_files(const std::filesystem::path& path);
+
+/// Copies these files and the settings beside them into `folder`, under the names that
+/// load_tokenizer(folder) looks for.
+void copy_tokenizer(const std::filesystem::path& path, const std::filesystem::path& folder);
+
+/// Throws std::invalid_argument when the tokenizer has tokens that a model with `vocab_size`
+/// embeddings does not: it is another model's. `what` names the tokenizer.
+void check_tokenizer_fits(const Tokenizer& tokenizer, int64_t vocab_size, const std::string& what);
 
 }  // namespace cbq

@@ -109,7 +109,8 @@ void TokenSet::check_vocabulary(int64_t vocab_size) const {
 std::vector<int32_t> tokenize(const std::string& text, const Tokenizer& tokenizer) {
   check(!is_blank(text), "the text is empty; nothing to tokenize");
   std::vector<int32_t> ids = tokenizer.encode(text);
-  if (tokenizer.bos_id() >= 0) ids.insert(ids.begin(), tokenizer.bos_id());
+  const std::vector<int32_t> prefix = tokenizer.prefix();
+  ids.insert(ids.begin(), prefix.begin(), prefix.end());
   return ids;
 }
 

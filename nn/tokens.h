@@ -36,7 +36,8 @@ struct TokenSet {
 
 // Making segments. All throw std::invalid_argument for an empty text or one shorter than a segment.
 
-/// All ids of a text, tokenized once, with the tokenizer's BOS (if it has one) in front.
+/// All ids of a text, tokenized once, behind the tokenizer's prefix() (BOS, where the family has
+/// it).
 std::vector<int32_t> tokenize(const std::string& text, const Tokenizer& tokenizer);
 /// GPTQ's evaluation protocol (Frantar et al. 2022): consecutive, disjoint segments of `length`
 /// ids; what is left at the end is dropped. Only the first segment begins with BOS.

@@ -76,7 +76,7 @@ TEST_F(BadInput, MissingTokens) {
 TEST_F(BadInput, MissingTokenizer) {
   folder_.write("text.txt", "some text");
   expect_refused({"evaluate", model(), "--text", path("text.txt")},
-                 {"no tokenizer.model", "copy the model's sentencepiece file"});
+                 {"no tokenizer in", "copy the model's tokenizer"});
 }
 
 TEST_F(BadInput, TruncatedWeights) {

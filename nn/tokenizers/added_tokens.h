@@ -1,0 +1,40 @@
+// Tokens that are found in a text as a whole, before it is divided into words ("<|endoftext|>").
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace cbq {
+
+struct AddedToken {
+  int32_t id = 0;
+  std::string content;
+  bool special = false;           // a control token: decode leaves it out
+  bool strips_left = false;       // takes the white space in front of it along ...
+  bool strips_right = false;      // ... and behind it
+  bool after_normalizer = false;  // looked for in the normalized text
+};
+
+/// Finds tokens in a text: the leftmost first, of several at one place the longest.
+class AddedTokenFinder {
+ public:
+  /// A part of a text: a token, or (token == nullptr) text between tokens.
+  struct Part {
+    std::string_view text;
+    const AddedToken* token;
+  };
+  AddedTokenFinder() = default;
+  explicit AddedTokenFinder(std::vector<AddedToken> tokens);
+  /// Empty parts are left out. The parts live as long as this object and `text`.
+  std::vector<Part> split(std::string_view text) const;
+
+ private:
+  const AddedToken* token_at(std::string_view text) const;
+  std::vector<AddedToken> tokens_;
+  std::array<std::vector<uint32_t>, 256> by_first_byte_;  // indices of tokens_, longest first
+};
+
+}  // namespace cbq

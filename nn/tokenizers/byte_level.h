@@ -1,0 +1,32 @@
+// Byte-level BPE tokenizers: GPT-2, OPT, BLOOM, LLaMA 3, Qwen.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "nn/tokenizer.h"
+#include "nn/tokenizers/added_tokens.h"
+#include "nn/tokenizers/bpe.h"
+#include "nn/tokenizers/pre_tokenizer.h"
+
+namespace cbq {
+
+/// What a byte-level tokenizer is made of; the loaders fill it.
+struct ByteLevelParts {
+  std::string path, hash;
+  std::vector<std::pair<std::string, int32_t>> vocabulary;  // as written in the file
+  std::vector<std::pair<std::string, std::string>> merges;  // as written, by rank
+  std::vector<AddedToken> added;
+  bool ignore_merges = false;
+  Normalizer normalizer;
+  PreTokenizer pre_tokenizer;
+  std::vector<int32_t> prefix;
+  int32_t bos_id = -1, eos_id = -1;
+};
+
+/// Throws std::runtime_error for parts that contradict each other.
+std::unique_ptr<Tokenizer> make_byte_level(ByteLevelParts parts);
+
+}  // namespace cbq
