@@ -1,0 +1,60 @@
+// Log-likelihoods of continuations: log p(continuation | context) = sum_t log p(token_t | before).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "experiments/tasks/task.h"
+#include "nn/tokenizer.h"
+#include "nn/transformer.h"
+
+namespace cbq {
+
+/// How a context and its continuation become ids. Results differ by tenths of a point: always name
+/// the encoding.
+enum class Encoding {
+  /// lm-evaluation-harness 0.4: both as one text behind the tokenizer's prefix; the continuation is
+  /// what follows as many tokens as the context alone has. Spaces at the context's end belong to
+  /// the continuation.
+  joint,
+  /// lm-evaluation-harness 0.3, of which the papers' tables are: each on its own, no prefix.
+  separate
+};
+/// "joint", "separate". Throws std::invalid_argument for another name.
+Encoding encoding_from_name(const std::string& name);
+std::string name_of(Encoding encoding);
+
+/// Ids of a request; the last `scored` of them are the continuation.
+struct EncodedRequest {
+  std::vector<int32_t> ids;
+  int64_t scored = 0;
+  bool truncated = false;
+};
+
+/// Ids from the left are dropped until the model's `context` holds all but the last one. An empty
+/// context becomes BOS, else EOS. Throws std::invalid_argument, quoting the request's beginning,
+/// when the continuation has no token of its own or alone exceeds the context.
+EncodedRequest encode(const Request& request, const Tokenizer& tokenizer, Encoding encoding,
+                      int64_t context);
+
+struct RequestScore {
+  double log_likelihood = 0.0;  // nats
+  bool is_greedy = false;       // every token is the likeliest at its place; only where asked for
+};
+
+struct ScoringOptions {
+  int64_t batch = 8;         // sequences at a time
+  bool want_greedy = false;  // copies the scored rows of the logits to the host
+  std::function<void(int64_t done, int64_t all)> progress = {};  // may throw to stop
+};
+
+/// Scores requests, longest first, padded on the right to the longest of their batch: causal
+/// attention never looks there. Requests that read the same tokens (a question's choices of one
+/// token) share a sequence. The head sees scored positions only. In the order given.
+/// Throws NonFiniteError when the model's output is no number.
+std::vector<RequestScore> score(Transformer& model, const std::vector<EncodedRequest>& requests,
+                                const ScoringOptions& options);
+
+}  // namespace cbq
