@@ -76,7 +76,7 @@ class QuantizedLinear(torch.nn.Module):
         self.log_scale = zeros(*grid[0].shape)
         if rank > 0:
             a1 = torch.randn(weight.shape[0], rank, device=weight.device) / math.sqrt(rank) if a1 is None else a1
-            self.a1, self.a2 = torch.nn.Parameter(a1), zeros(rank, weight.shape[1])
+            self.a1, self.a2 = torch.nn.Parameter(a1.clone()), zeros(rank, weight.shape[1])
         else:
             self.p = zeros(*weight.shape)
         if self.quantizes_input:
