@@ -15,8 +15,9 @@ using namespace cbq::cli;
 
 constexpr Command commands[] = {
     {"quantize", "Quantize a model by cross-block reconstruction", setup_quantize},
-    {"evaluate", "Perplexity of a model, quantized or not", setup_evaluate},
+    {"evaluate", "Perplexity and zero-shot tasks of a model, quantized or not", setup_evaluate},
     {"inspect", "What is in a model folder, layer by layer", setup_inspect},
+    {"data", "Known data sets to files of token ids, by published protocols", setup_data},
     {"tokenize", "Text to a file of token ids", setup_tokenize},
     {"sample", "Calibration segments sampled from a model itself", setup_sample},
     {"train", "Train a language model from scratch", setup_train},

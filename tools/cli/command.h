@@ -28,6 +28,7 @@ Action setup_quantize(CLI::App& app);
 Action setup_evaluate(CLI::App& app);
 Action setup_inspect(CLI::App& app);
 Action setup_tokenize(CLI::App& app);
+Action setup_data(CLI::App& app);
 Action setup_sample(CLI::App& app);
 
 inline constexpr int exit_error = 1;

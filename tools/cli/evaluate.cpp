@@ -1,4 +1,4 @@
-// cbq evaluate: perplexity of a model folder, quantized or not.
+// cbq evaluate: perplexity and zero-shot tasks of a model folder, quantized or not.
 #include <CLI/CLI.hpp>
 #include <iostream>
 #include <memory>
@@ -6,6 +6,7 @@
 #include "cbq/quantized_folder.h"
 #include "nn/atomic_file.h"
 #include "tools/cli/evaluation.h"
+#include "tools/cli/task_evaluation.h"
 
 namespace cbq::cli {
 namespace {
@@ -14,29 +15,47 @@ struct Options {
   std::string model, tokenizer, json;
   std::vector<std::string> tokens, texts;
   EvaluationOptions evaluation;
+  TaskOptions tasks;
   ComputeOptions compute;
 };
+
+/// The tasks' own tokenizer: the scores of another model's ids would be numbers without meaning.
+std::unique_ptr<Tokenizer> tokenizer_for_tasks(const std::string& path, const Transformer& model) {
+  std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(path);
+  check_tokenizer_fits(*tokenizer, model.config.vocab_size, path);
+  return tokenizer;
+}
 
 void evaluate_folder(const Options& o) {
   EvaluationOptions evaluation = o.evaluation;
   evaluation.sources = o.tokens;
   evaluation.sources.insert(evaluation.sources.end(), o.texts.begin(), o.texts.end());
-  check(!evaluation.sources.empty(), "nothing to score; give --tokens or --text");
+  check(!evaluation.sources.empty() || !o.tasks.tasks.empty(),
+        "nothing to score; give --tokens, --text or --tasks");
+  encoding_from_name(o.tasks.encoding);
+  const std::vector<Task> tasks = load_tasks(o.tasks);
   const Device device = o.compute.apply();
   const auto model = load_any_model(o.model, dtype_from_name(o.compute.dtype), device);
-  const auto sets =
-      load_evaluation(evaluation, {model.get(), o.tokenizer.empty() ? o.model : o.tokenizer});
+  const std::string tokenizer_path = o.tokenizer.empty() ? o.model : o.tokenizer;
+  const auto sets = load_evaluation(evaluation, {model.get(), tokenizer_path});
+  const auto tokenizer = tasks.empty() ? nullptr : tokenizer_for_tasks(tokenizer_path, *model);
   const std::vector<Score> scores = evaluate(*model, sets, evaluation.batch);
   print(std::cout, "", scores);
-  if (o.json.empty()) return;
-  const nlohmann::json json = {{"results", to_json(scores)},
-                               {"config",
-                                {{"model", o.model},
-                                 {"dtype", o.compute.dtype},
-                                 {"device", name_of(device)},
-                                 {"batch_size", evaluation.batch}}},
-                               {"cbq_version", version}};
-  write_text_atomically(o.json, json.dump(2) + "\n");
+  nlohmann::json json = {{"results", to_json(scores)},
+                         {"config",
+                          {{"model", o.model},
+                           {"dtype", o.compute.dtype},
+                           {"device", name_of(device)},
+                           {"batch_size", evaluation.batch}}},
+                         {"cbq_version", version}};
+  if (!tasks.empty()) {
+    const std::vector<TaskResult> results =
+        evaluate_tasks(*model, *tokenizer, tasks, o.tasks, evaluation.batch);
+    print(std::cout, results, o.tasks);
+    if (!o.tasks.samples.empty()) write_samples(o.tasks.samples, results);
+    json.merge_patch(to_harness_json(results, encoding_from_name(o.tasks.encoding)));
+  }
+  if (!o.json.empty()) write_text_atomically(o.json, json.dump(2) + "\n");
 }
 
 }  // namespace
@@ -54,6 +73,18 @@ Action setup_evaluate(CLI::App& app) {
   app.add_option("--batch", o->evaluation.batch, "segments at a time")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  app.add_option("--tasks", o->tasks.tasks,
+                 "zero-shot tasks, separated by commas: piqa, hellaswag, arc_easy, arc_challenge, "
+                 "openbookqa, winogrande, mutual, ethics, lambada; or files of requests (.jsonl)")
+      ->delimiter(',');
+  app.add_option("--task-data", o->tasks.folder, "folder of the tasks' data sets");
+  app.add_option("--encoding", o->tasks.encoding,
+                 "joint: context and choice as one text behind BOS (lm-evaluation-harness 0.4); "
+                 "separate: each on its own, no BOS (0.3, which the papers used)")
+      ->capture_default_str();
+  app.add_option("--limit", o->tasks.limit, "only the first so many items of each task; 0: all")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--samples", o->tasks.samples, "write every log-likelihood to this file (.jsonl)");
   app.add_option("--json", o->json, "write the results to this file, too");
   o->compute.add_to(app);
   return [o] { evaluate_folder(*o); };

@@ -234,8 +234,9 @@ json QuantizeRun::recipe() const {
 
 /// Files beside the weights that a user of the folder needs.
 void copy_companions(const fs::path& from, const fs::path& to) {
-  for (const char* name : {"tokenizer.model", "tokenizer.json", "tokenizer_config.json",
-                           "special_tokens_map.json", "generation_config.json"}) {
+  for (const char* name :
+       {"tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.bin",
+        "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"}) {
     if (fs::exists(from / name)) fs::copy_file(from / name, to / name);
   }
 }
@@ -249,11 +250,7 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
     save_dense(*model_, to, dtype_from_name(o_.dense_dtype));
   }
   copy_companions(o_.model, to);
-  const fs::path tokenizer = o_.tokenizer;
-  if (!tokenizer.empty() && !fs::exists(to / "tokenizer.model")) {
-    const fs::path file = fs::is_directory(tokenizer) ? tokenizer / "tokenizer.model" : tokenizer;
-    if (fs::exists(file)) fs::copy_file(file, to / "tokenizer.model");
-  }
+  if (!o_.tokenizer.empty() && tokenizer_files(to).empty()) copy_tokenizer(o_.tokenizer, to);
   json windows = json::array();
   for (const WindowReport& w : result.windows) {
     windows.push_back(to_json(w));

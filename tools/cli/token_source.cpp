@@ -12,7 +12,9 @@ namespace {
 
 std::unique_ptr<Tokenizer> tokenizer_of(const TokenContext& context) {
   check(!context.tokenizer.empty(), "a text needs a tokenizer; give --tokenizer");
-  return load_tokenizer(context.tokenizer);
+  std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(context.tokenizer);
+  check_tokenizer_fits(*tokenizer, context.model->config.vocab_size, context.tokenizer.string());
+  return tokenizer;
 }
 
 /// Ids from another vocabulary are numbers without meaning, even where none is out of range.
@@ -20,13 +22,11 @@ void warn_of_other_tokenizer(const TokenSet& set, const TokenContext& context,
                              const std::string& source) {
   if (set.tokenizer_hash.empty() || context.tokenizer.empty()) return;
   std::error_code error;
-  const fs::path file = fs::is_directory(context.tokenizer, error)
-                            ? context.tokenizer / "tokenizer.model"
-                            : context.tokenizer;
-  if (!fs::exists(file, error)) return;
-  if (load_tokenizer(file)->hash() == set.tokenizer_hash) return;
-  std::cerr << "warning: " << source << " was made with another tokenizer than " << file.string()
-            << std::endl;
+  const std::vector<fs::path> files = tokenizer_files(context.tokenizer);
+  if (files.empty() || !fs::exists(files[0], error)) return;
+  if (load_tokenizer(context.tokenizer)->hash() == set.tokenizer_hash) return;
+  std::cerr << "warning: " << source << " was made with another tokenizer than "
+            << files[0].string() << std::endl;
 }
 
 TokenSet ids_of(const std::string& source, const TokenContext& context) {
@@ -36,9 +36,10 @@ TokenSet ids_of(const std::string& source, const TokenContext& context) {
     warn_of_other_tokenizer(set, context, source);
     return set;
   }
+  const std::string text = read_text(source);  // first: an empty one is the nearer fault
   const std::unique_ptr<Tokenizer> tokenizer = tokenizer_of(context);
   TokenSet set;
-  set.segments.push_back(tokenize_files({source}, *tokenizer));
+  set.segments.push_back(tokenize(text, *tokenizer));
   set.tokenizer_hash = tokenizer->hash();
   return set;
 }
@@ -111,9 +112,13 @@ TokenSet evaluation_tokens(const std::string& source, const TokenContext& contex
   TokenSet set = ids_of(source, context);
   // A segment's last id is only predicted, never read: one more than the context is no text yet.
   if (is_stream(set, wanted + 1) || !TokenSource::parse(source).holds_ids()) {
-    const std::string hash = set.tokenizer_hash;
-    set = consecutive_segments(set.segments[0], wanted);
-    set.tokenizer_hash = hash;
+    const TokenSet whole = std::move(set);
+    set = consecutive_segments(whole.segments[0], wanted);
+    set.tokenizer_hash = whole.tokenizer_hash;
+    // How the text was put together stays part of the protocol ("wikitext2: ...").
+    if (!whole.protocol.empty() && whole.protocol != "one text") {
+      set.protocol = concat(whole.protocol, ", ", set.protocol);
+    }
     length = 0;
   }
   set = shortened(std::move(set), count, length);

@@ -39,7 +39,7 @@ void tokenize_texts(const Options& o) {
 Action setup_tokenize(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("text", o->texts, "text files (.txt, .jsonl), joined in this order")->required();
-  app.add_option("--tokenizer", o->tokenizer, "tokenizer.model, or a folder with one")->required();
+  app.add_option("--tokenizer", o->tokenizer, "tokenizer file, or a folder with one")->required();
   app.add_option("-o,--output", o->output, "token file to write (.h5)")->required();
   app.add_option("--segment-length", o->length,
                  "cut into consecutive segments of this many tokens; 0: one long text");

@@ -38,10 +38,6 @@ struct Options {
   }
 };
 
-fs::path tokenizer_file(const fs::path& path) {
-  return fs::is_directory(path) ? path / "tokenizer.model" : path;
-}
-
 /// Ids of the texts. Encoding 30 MB takes a minute and a half, so they are kept in the output
 /// folder, under a name that tells text and tokenizer.
 std::vector<int32_t> training_ids(const Options& o, const Tokenizer& tokenizer, std::string& key) {
@@ -134,8 +130,7 @@ void train_model(const Options& o) {
   }
   // The saved model, not the one in memory, is what is scored: its dtype is a coarser one.
   save_model(*model, o.output, save_dtype);
-  write_text_atomically(fs::path(o.output) / "tokenizer.model",
-                        read_text_file(tokenizer_file(o.tokenizer)));
+  copy_tokenizer(o.tokenizer, o.output);
   std::cout << fmt::format("{}: loss of the last steps {:.4f}\n", o.output, loss);
   if (evaluation.empty()) return;
   const auto saved = load_model(o.output, Dtype::f32, device);
@@ -147,7 +142,7 @@ void train_model(const Options& o) {
 Action setup_train(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("--text", o->texts, "training texts, joined in this order")->required();
-  app.add_option("--tokenizer", o->tokenizer, "tokenizer.model, or a folder with one")->required();
+  app.add_option("--tokenizer", o->tokenizer, "tokenizer file, or a folder with one")->required();
   app.add_option("-o,--output", o->output,
                  "model folder to write; with an unfinished run in it, that run goes on")
       ->required();

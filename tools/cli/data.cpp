@@ -1,0 +1,139 @@
+// cbq data: known data sets -> token files, by the protocols that papers report.
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <memory>
+
+#include "nn/gptq_samples.h"
+#include "nn/hash.h"
+#include "nn/tokens.h"
+#include "tools/cli/command.h"
+
+namespace cbq::cli {
+namespace {
+
+struct Options {
+  std::string protocol;
+  std::vector<std::string> files;
+  std::string tokenizer, output;
+  int64_t length = 0, count = 128;
+  uint64_t seed = 0;
+};
+
+Documents documents_of(const Options& o) {
+  return Documents::read({o.files.begin(), o.files.end()});
+}
+
+/// WikiText of all files: raw text, one row per line.
+TokenSet wikitext(const Options& o, const Tokenizer& tokenizer, bool samples) {
+  std::string rows;
+  for (const std::string& file : o.files) rows += read_text(file);
+  const std::vector<int32_t> ids = tokenize(join_wikitext_rows(rows), tokenizer);
+  TokenSet set;
+  if (samples) {
+    set = gptq_text_segments(ids, o.count, o.length, o.seed);
+  } else if (o.length > 0) {
+    set = consecutive_segments(ids, o.length);
+  } else {
+    set.segments = {ids};
+    set.protocol = "rows joined as GPTQ joins them";
+  }
+  set.source_hash = hex(hash_bytes(rows));
+  return set;
+}
+
+/// One segment per text.
+TokenSet single_texts(const Options& o, const Tokenizer& tokenizer) {
+  const Documents documents = documents_of(o);
+  TokenSet set;
+  set.protocol = "each text on its own";
+  set.source_hash = documents.hash();
+  for (int64_t i = 0; i < documents.count(); ++i) {
+    set.segments.push_back(tokenize(documents.text(i), tokenizer));
+  }
+  return set;
+}
+
+TokenSet plain_text(const Options& o, const Tokenizer& tokenizer) {
+  std::string text;
+  for (const std::string& file : o.files) text += read_text(file);
+  const std::vector<int32_t> ids = tokenize(text, tokenizer);
+  TokenSet set;
+  if (o.length > 0) {
+    set = consecutive_segments(ids, o.length);
+  } else {
+    set.segments = {ids};
+    set.protocol = "one text";
+  }
+  set.source_hash = hex(hash_bytes(text));
+  return set;
+}
+
+struct Protocol {
+  const char* name;
+  const char* help;
+  bool needs_length;
+  TokenSet (*make)(const Options&, const Tokenizer&);
+};
+
+constexpr Protocol protocols[] = {
+    {"wikitext2", "WikiText-2's rows joined as GPTQ does, whole or in consecutive segments", false,
+     [](const Options& o, const Tokenizer& t) { return wikitext(o, t, false); }},
+    {"wikitext2-samples", "of that, --segments at the random places GPTQ draws", true,
+     [](const Options& o, const Tokenizer& t) { return wikitext(o, t, true); }},
+    {"c4-samples",
+     "C4 (.json, .json.gz): --segments from random long documents, as GPTQ draws them", true,
+     [](const Options& o, const Tokenizer& t) {
+       return gptq_document_segments(documents_of(o), t, o.count, o.length, o.seed);
+     }},
+    {"c4-validation", "C4's validation shard: 256 segments, drawn so with seed 0", true,
+     [](const Options& o, const Tokenizer& t) {
+       return gptq_document_segments(documents_of(o), t, 256, o.length, 0);
+     }},
+    {"c4-new", "C4's validation shard: the first 1,100 documents, at most 256 segments", true,
+     [](const Options& o, const Tokenizer& t) {
+       return c4_new_segments(documents_of(o), t, o.length);
+     }},
+    {"lambada", "LAMBADA (.jsonl with \"text\"): each text on its own", false, single_texts},
+    {"text", "any text, whole or in consecutive segments", false, plain_text},
+};
+
+const Protocol& protocol_of(const std::string& name) {
+  std::string known;
+  for (const Protocol& p : protocols) {
+    if (name == p.name) return p;
+    known += concat(" ", p.name);
+  }
+  throw std::invalid_argument(concat("there is no protocol ", name, "; known:", known));
+}
+
+void make_data(const Options& o) {
+  const Protocol& protocol = protocol_of(o.protocol);
+  check(o.length > 0 || !protocol.needs_length, o.protocol, " needs --segment-length");
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(o.tokenizer);
+  TokenSet set = protocol.make(o, *tokenizer);
+  set.tokenizer_hash = tokenizer->hash();
+  if (o.protocol != "text") set.protocol = concat(o.protocol, ": ", set.protocol);
+  save_tokens(o.output, set);
+  std::cout << o.output << ": " << set.token_count() << " tokens in " << set.count()
+            << " segment(s); " << set.protocol << "\n";
+}
+
+}  // namespace
+
+Action setup_data(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  std::string help = "how the text becomes segments:";
+  for (const Protocol& p : protocols) help += concat("\n  ", p.name, ": ", p.help);
+  app.add_option("protocol", o->protocol, help)->required();
+  app.add_option("files", o->files, "files of the data set, in this order")->required();
+  app.add_option("--tokenizer", o->tokenizer, "tokenizer file, or a folder with one")->required();
+  app.add_option("-o,--output", o->output, "token file to write (.h5)")->required();
+  app.add_option("--segment-length", o->length, "tokens per segment");
+  app.add_option("--segments", o->count, "how many, where the protocol draws them")
+      ->capture_default_str();
+  app.add_option("--seed", o->seed, "of Python's random.seed, where the protocol draws")
+      ->capture_default_str();
+  return [o] { make_data(*o); };
+}
+
+}  // namespace cbq::cli
