@@ -98,13 +98,14 @@ TEST(Encode, LongRequestsAreCutAtTheLeft) {
   const EncodedRequest whole = encode(request, tokenizer, Encoding::joint, 10);
   EXPECT_FALSE(whole.truncated) << "ten are read, the eleventh is only predicted";
   EXPECT_EQ(whole.ids.size(), 11u);
+  EXPECT_EQ(encode(request, tokenizer, Encoding::joint, 9).ids, tokenizer.encode("abcdefghij"));
   const EncodedRequest cut = encode(request, tokenizer, Encoding::joint, 4);
   EXPECT_TRUE(cut.truncated);
   EXPECT_EQ(cut.ids, tokenizer.encode("fghij"));
   EXPECT_EQ(cut.scored, 2);
   EXPECT_EQ(encode(request, tokenizer, Encoding::joint, 2).ids, tokenizer.encode("hij"));
   expect_error<std::invalid_argument>([&] { encode(request, tokenizer, Encoding::joint, 1); },
-                                      {"\"ij\"", "2 tokens", "context of 1"});
+                                      {"\"ij\"", "2 tokens", "context of 1", "longer one"});
   expect_error<std::invalid_argument>(
       [&] {
         encode({"a", "", 0}, tokenizer, Encoding::separate, 9);

@@ -152,7 +152,8 @@ EncodedRequest encode(const Request& request, const Tokenizer& tokenizer, Encodi
         beginning_of(request.continuation), "\" has no token of its own behind \"",
         beginning_of(request.context), "\"");
   check(result.scored <= context, "the continuation \"", beginning_of(request.continuation),
-        "\" has ", result.scored, " tokens, more than the model's context of ", context);
+        "\" has ", result.scored, " tokens, more than the model's context of ", context,
+        "; this task needs a model with a longer one");
   if (size > context + 1) {
     result.ids.erase(result.ids.begin(), result.ids.end() - (context + 1));
     result.truncated = true;
