@@ -110,6 +110,12 @@ TEST(FamilyConfig, DefaultsAreThoseOfTransformers) {
   EXPECT_TRUE(bloom.tie_word_embeddings);
 }
 
+TEST(FamilyConfig, WrittenInTheSpellingOfTheSource) {
+  const json written = changed("bloom", json::object()).to_json();
+  EXPECT_EQ(written.at("n_embed"), 32);
+  EXPECT_FALSE(written.contains("hidden_size") || written.contains("n_head"));
+}
+
 // ---- tensors ------------------------------------------------------------------------------------
 
 /// A copy of a fixture that a test spoils.
