@@ -1,5 +1,5 @@
 // Small random models of every family with what transformers computes with them
-// (tools/make_parity_fixtures.py says what is in a folder).
+// (tools/fixtures/make_model_fixtures.py says what is in a folder).
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 namespace cbq::test {
 
 inline std::filesystem::path fixture(const std::string& name) {
-  return std::filesystem::path(CBQ_SOURCE_DIR) / "tests/fixtures" / name;
+  return std::filesystem::path(CBQ_SOURCE_DIR) / "tests/fixtures/models" / name;
 }
 
 /// Sorted.

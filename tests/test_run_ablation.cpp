@@ -8,12 +8,25 @@ class RunAblationTest : public CliTest {
  protected:
   /// Table 12 on the tiny model, a few seconds at most.
   RunOfCbq run(const std::vector<std::string>& more = {}) const {
-    std::vector<std::string> all = {
-        "--model",  model(),      "--calibration", calibration(),
-        "--texts",  "a=" + test_tokens(), "b=" + test_tokens(),
-        "--table",  "12",         "--segments",    "6",
-        "--epochs", "1",          "--device",      "cpu",
-        "--output", path("out"),  "--segment-length", "12"};
+    std::vector<std::string> all = {"--model",
+                                    model(),
+                                    "--calibration",
+                                    calibration(),
+                                    "--texts",
+                                    "a=" + test_tokens(),
+                                    "b=" + test_tokens(),
+                                    "--table",
+                                    "12",
+                                    "--segments",
+                                    "6",
+                                    "--epochs",
+                                    "1",
+                                    "--device",
+                                    "cpu",
+                                    "--output",
+                                    path("out"),
+                                    "--segment-length",
+                                    "12"};
     all.insert(all.end(), more.begin(), more.end());
     return run_program("run_ablation", all);
   }
