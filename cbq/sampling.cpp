@@ -56,6 +56,9 @@ std::vector<std::vector<int32_t>> sample_segments(Transformer& model, int64_t co
         "; expected 2 to the model's context of ", model.config.context());
   check(model.config.bos_token_id >= 0,
         "sample_segments: the model has no BOS token to start from; calibrate on text instead");
+  check(model.config.bos_token_id < model.config.vocab_size, "sample_segments: bos_token_id ",
+        model.config.bos_token_id, " is outside the vocabulary of ", model.config.vocab_size,
+        "; mend config.json");
   NoGrad none;
   constexpr int64_t batch = 64;
   std::vector<std::vector<int32_t>> all;

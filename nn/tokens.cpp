@@ -4,12 +4,15 @@
 #include <limits>
 #include <random>
 
+#include "nn/documents.h"
 #include "nn/hash.h"
 #include "nn/hdf5.h"
 #include "nn/json.h"
 
 namespace cbq {
 namespace {
+
+constexpr size_t max_text_bytes = size_t{1} << 30;  // uncompressed
 
 std::string_view bytes_of(const std::vector<int32_t>& ids) {
   return {reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(int32_t)};
@@ -141,8 +144,12 @@ TokenSet random_segments(const std::vector<int32_t>& ids, int64_t count, int64_t
 }
 
 std::string read_text(const std::filesystem::path& path) {
-  std::string text = read_text_file(path);
-  if (path.extension() == ".jsonl") text = text_of_json_lines(text, path.string());
+  std::string text = read_maybe_gzip(path, max_text_bytes);
+  const bool packed = path.extension() == ".gz";
+  if ((packed ? path.stem() : path).extension() == ".jsonl") {
+    text = text_of_json_lines(text, path.string());
+  }
+  if (!is_utf8(text)) fail(path.string(), " is not UTF-8 text; convert it first");
   check(!is_blank(text), path.string(), " holds no text");
   return text;
 }

@@ -47,8 +47,9 @@ TokenSet consecutive_segments(const std::vector<int32_t>& ids, int64_t length);
 TokenSet random_segments(const std::vector<int32_t>& ids, int64_t count, int64_t length,
                          uint64_t seed);
 
-/// The text of a file: plain, or for .jsonl the "text" of each line, joined by two newlines.
-/// Throws std::runtime_error for a missing or malformed file, std::invalid_argument when it holds
+/// The text of a file, uncompressed where it is gzip's: plain, or for .jsonl (.jsonl.gz) the "text"
+/// of each line, joined by two newlines. Throws std::runtime_error for a missing or malformed file
+/// or one that is not UTF-8, std::invalid_argument when it holds
 /// no text.
 std::string read_text(const std::filesystem::path& path);
 /// WikiText as GPTQ reads it: lines are rows that keep their newline, blank rows become empty, rows

@@ -67,8 +67,13 @@ std::unique_ptr<Transformer> load_model(const std::filesystem::path& folder, Dty
                                         Device device) {
   const ModelConfig config = ModelConfig::load(folder);
   const Family& family = family_of(config.architecture);
-  std::unique_ptr<Transformer> model = family.make(config, dtype, device);
   const Checkpoint checkpoint(folder);
+  // Before anything is allocated: every layer has tensors of its own.
+  if (config.num_layers > static_cast<int64_t>(checkpoint.names().size())) {
+    fail(folder.string(), ": config.json has ", config.num_layers, " layers, the checkpoint only ",
+         checkpoint.names().size(), " tensors");
+  }
+  std::unique_ptr<Transformer> model = family.make(config, dtype, device);
   std::vector<std::string> missing, misshapen;
   std::set<std::string> used;
   model->visit("", [&](const std::string& path, Var& p) {

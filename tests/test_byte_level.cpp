@@ -178,6 +178,9 @@ TEST(Regex, WhatTheDialectsReadDifferentlyIsRefused) {
                                       {"\\h", "\\h"},
                                       {"(?m:a)", "(?m:"},
                                       {"a{2}+", "}+"},
+                                      {"a{,2}", "{,"},
+                                      {"a{2}?", "{n}?"},
+                                      {"b(?i)c|A", "(?i)"},
                                       {"[[:alpha:]]", "[:"},
                                       {"a\\", "backslash"},
                                       {"[ab", "without an end"},
@@ -223,6 +226,15 @@ TEST_F(BrokenTokenizer, WhatIsNotSupportedIsNamed) {
   };
   with("/model/type", "Unigram", {"tokenizer.json", "Unigram", "not supported"});
   with("/model/byte_fallback", true, {"byte_fallback", "tokenizer.model"});
+  with("/added_tokens/0/id", 1 << 21, {"2097152", "outside"});
+  const nlohmann::json far = {
+      {"type", "TemplateProcessing"},
+      {"single",
+       {{{"SpecialToken", {{"id", "<far>"}, {"type_id", 0}}}},
+        {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+      {"special_tokens",
+       {{"<far>", {{"id", "<far>"}, {"ids", {1000000}}, {"tokens", {"<far>"}}}}}}};
+  with("/post_processor", far, {"post_processor", "1000000", "vocabulary"});
   with("/model/dropout", 0.1, {"dropout"});
   with("/model/end_of_word_suffix", "</w>", {"end_of_word_suffix"});
   with("/normalizer", {{"type", "NFKC"}}, {"normalizer", "NFKC", "only NFC"});

@@ -78,7 +78,7 @@ TEST_F(CliTaskTest, EncodingsAndLimits) {
   ASSERT_EQ(run.code, 0) << run.err;
   expect_in(run.out, {"1 of 2 items", "separate encoding"});
   expect_refused({"--tasks", "piqa", "--task-data", path("data"), "--encoding", "both"},
-                 {"no encoding both", "joint separate"});
+                 {"no encoding both", "joint joint_without_bos separate"});
   expect_refused({"--tasks", "piqa"}, {"piqa needs --task-data"});
   expect_refused({"--tasks", "squad", "--task-data", path("data")}, {"no task squad", "piqa"});
   expect_refused({"--tasks", "piqa,piqa", "--task-data", path("data")},

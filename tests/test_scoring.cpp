@@ -84,12 +84,17 @@ TEST(Encode, JointAndSeparate) {
   const EncodedRequest separate = encode(request, tokenizer, Encoding::separate, 100);
   EXPECT_EQ(separate.ids, (std::vector<int32_t>{id('a'), id('b'), id(' '), id(' '), id('c')}));
   EXPECT_EQ(separate.scored, 2);
-  for (const Encoding encoding : {Encoding::joint, Encoding::separate}) {
+  const EncodedRequest without = encode(request, tokenizer, Encoding::joint_without_bos, 100);
+  EXPECT_EQ(without.ids, separate.ids);
+  EXPECT_EQ(without.scored, 3);
+  for (const Encoding encoding :
+       {Encoding::joint, Encoding::joint_without_bos, Encoding::separate}) {
     const EncodedRequest bare = encode({"", "c", 1}, tokenizer, encoding, 100);
     EXPECT_EQ(bare.ids, (std::vector<int32_t>{0, id('c')})) << "BOS stands for no context";
     EXPECT_EQ(encoding_from_name(name_of(encoding)), encoding);
   }
-  expect_error<std::invalid_argument>([] { encoding_from_name("both"); }, {"joint separate"});
+  expect_error<std::invalid_argument>([] { encoding_from_name("both"); },
+                                      {"joint joint_without_bos separate"});
 }
 
 TEST(Encode, LongRequestsAreCutAtTheLeft) {

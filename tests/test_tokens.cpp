@@ -1,3 +1,5 @@
+#include <zlib.h>
+
 #include <algorithm>
 #include <numeric>
 
@@ -193,6 +195,20 @@ TEST(Tokens, SampledSegmentsOfTheTestData) {
   EXPECT_EQ(tokens_from_json(path, "held_out").count(), 160);
   const auto reference = test_data() / "models/stories260K/reference.json";
   EXPECT_EQ(tokens_from_json(reference, "ids").token_count(), 1804 + 5);
+}
+
+TEST(Text, GzipAndPlainAreTheSameAndBytesAreRefused) {
+  const TemporaryFolder folder;
+  const std::string text = "one line\nand another\n";
+  const std::string packed = (folder / "a.txt.gz").string();
+  gzFile file = gzopen(packed.c_str(), "wb");
+  ASSERT_EQ(gzwrite(file, text.data(), static_cast<unsigned>(text.size())),
+            static_cast<int>(text.size()));
+  gzclose(file);
+  EXPECT_EQ(read_text(packed), text);
+  EXPECT_EQ(read_text(folder.write("a.txt", text)), text);
+  expect_error<std::runtime_error>([&] { read_text(folder.write("b.txt", "a\xff")); },
+                                   {"b.txt", "UTF-8"});
 }
 
 }  // namespace

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 
 SHAPES = {  # hidden, feed-forward, heads, tokens, batch: as tools/bench/workload.cpp
     "tiny": (16, 32, 4, 12, 2),
-    "embedded": (128, 384, 4, 128, 4),
-    "embedded-256": (128, 256, 4, 128, 4),
+    "embedded": (128, 256, 4, 128, 4),
+    "embedded-384": (128, 384, 4, 128, 4),
     "opt-1.3b": (2048, 5504, 32, 2048, 1),
     "7b": (4096, 11008, 32, 2048, 1),
     "13b": (5120, 13824, 40, 2048, 1),

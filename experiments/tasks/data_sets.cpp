@@ -49,7 +49,12 @@ std::vector<TaskItem> read_piqa(const fs::path& file) {
     const std::string context = concat("Question: ", row.string("goal"), "\nAnswer:");
     return item_of(context, {row.string("sol1"), row.string("sol2")}, gold);
   });
-  if (items[0].gold >= 0) return items;
+  const auto labelled = static_cast<size_t>(std::count_if(
+      items.begin(), items.end(), [](const TaskItem& item) { return item.gold >= 0; }));
+  if (labelled == items.size()) return items;
+  if (labelled > 0) {
+    fail(file.string(), ": \"label\" is in ", labelled, " of ", items.size(), " rows");
+  }
   const fs::path label_file = file.parent_path() / (file.stem().string() + "-labels.lst");
   const std::string labels = read_text_file(label_file);
   size_t count = 0;

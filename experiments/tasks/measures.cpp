@@ -101,8 +101,10 @@ TaskResult evaluate_task(Transformer& model, const Tokenizer& tokenizer, const T
   std::vector<EncodedRequest> requests;
   for (size_t i = 0; i < count; ++i) {
     for (const Request& request : task.items[i].choices) {
-      requests.push_back(
-          encode(request, tokenizer, encoding, model.config.max_position_embeddings));
+      // Said before the scoring, not hours later.
+      check(task.measure != Measure::normalized || request.length > 0, task.name,
+            ": a choice of item ", i, " is empty");
+      requests.push_back(encode(request, tokenizer, encoding, model.config.context()));
       result.truncated += requests.back().truncated;
     }
   }

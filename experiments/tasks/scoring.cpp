@@ -119,13 +119,17 @@ void score_batch(Transformer& model, const std::vector<EncodedRequest>& requests
 }  // namespace
 
 Encoding encoding_from_name(const std::string& name) {
-  check(name == "joint" || name == "separate", "there is no encoding ", name,
-        "; known: joint separate");
-  return name == "joint" ? Encoding::joint : Encoding::separate;
+  for (const Encoding encoding :
+       {Encoding::joint, Encoding::joint_without_bos, Encoding::separate}) {
+    if (name == name_of(encoding)) return encoding;
+  }
+  throw std::invalid_argument(
+      concat("there is no encoding ", name, "; known: joint joint_without_bos separate"));
 }
 
 std::string name_of(Encoding encoding) {
-  return encoding == Encoding::joint ? "joint" : "separate";
+  if (encoding == Encoding::joint) return "joint";
+  return encoding == Encoding::separate ? "separate" : "joint_without_bos";
 }
 
 EncodedRequest encode(const Request& request, const Tokenizer& tokenizer, Encoding encoding,
@@ -135,13 +139,16 @@ EncodedRequest encode(const Request& request, const Tokenizer& tokenizer, Encodi
     const std::vector<int32_t> ids = tokenizer.encode(request.continuation);
     result.ids = joined(ids_of_nothing(tokenizer), ids);
     result.scored = static_cast<int64_t>(ids.size());
-  } else if (encoding == Encoding::joint) {
+  } else if (encoding != Encoding::separate) {
+    const auto ids_of = [&](const std::string& text) {
+      return encoding == Encoding::joint ? with_prefix(text, tokenizer) : tokenizer.encode(text);
+    };
     const size_t last = request.context.find_last_not_of(" \t\r\n\v\f");
     const std::string front = request.context.substr(0, last + 1);
     const std::string back = request.context.substr(last + 1) + request.continuation;
-    result.ids = with_prefix(front + back, tokenizer);
-    result.scored = static_cast<int64_t>(result.ids.size()) -
-                    static_cast<int64_t>(with_prefix(front, tokenizer).size());
+    result.ids = ids_of(front + back);
+    result.scored =
+        static_cast<int64_t>(result.ids.size()) - static_cast<int64_t>(ids_of(front).size());
   } else {
     const std::vector<int32_t> ids = tokenizer.encode(request.continuation);
     result.ids = joined(tokenizer.encode(request.context), ids);

@@ -15,14 +15,17 @@ namespace cbq {
 /// How a context and its continuation become ids. Results differ by tenths of a point: always name
 /// the encoding.
 enum class Encoding {
-  /// lm-evaluation-harness 0.4: both as one text behind the tokenizer's prefix; the continuation is
+  /// lm-evaluation-harness 0.4.13: both as one text behind the tokenizer's prefix; the continuation
+  /// is
   /// what follows as many tokens as the context alone has. Spaces at the context's end belong to
   /// the continuation.
   joint,
+  /// Earlier versions of 0.4: the same without the prefix, unless the model was set to add it.
+  joint_without_bos,
   /// lm-evaluation-harness 0.3, of which the papers' tables are: each on its own, no prefix.
   separate
 };
-/// "joint", "separate". Throws std::invalid_argument for another name.
+/// "joint", "joint_without_bos", "separate". Throws std::invalid_argument for another name.
 Encoding encoding_from_name(const std::string& name);
 std::string name_of(Encoding encoding);
 

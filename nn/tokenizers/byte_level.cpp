@@ -7,7 +7,7 @@
 namespace cbq {
 namespace {
 
-constexpr int32_t max_id = 1 << 24;  // of a vocabulary; far more than any has, and no memory bomb
+constexpr int32_t max_id = 1 << 21;  // of a vocabulary; far more than any has, and no memory bomb
 
 /// What each id decodes to. Tokens that are not written in the byte alphabet stand for themselves.
 std::vector<std::string> texts_by_id(const ByteLevelParts& parts) {
@@ -71,6 +71,11 @@ class ByteLevelTokenizer : public Tokenizer {
         bpe_(make_bpe(parts)),
         before_(finder_of(parts.added, false)),
         after_(finder_of(parts.added, true)) {
+    for (const int32_t id : parts.prefix) {
+      if (id >= 0 && static_cast<size_t>(id) < texts_.size()) continue;
+      fail(parts.path, ": \"post_processor\" puts the token ", id,
+           " in front of a text, but the vocabulary does not have it");
+    }
     parts.vocabulary = {};
     parts.merges = {};
     parts_ = std::move(parts);

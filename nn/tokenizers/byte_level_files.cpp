@@ -243,6 +243,10 @@ std::unique_ptr<Tokenizer> load_vocab_and_merges(const fs::path& folder) {
   parts.bos_id = id_of(parts, special.bos);
   parts.eos_id = id_of(parts, special.eos);
   if ((special.add_bos == 1 || opt) && parts.bos_id >= 0) parts.prefix = {parts.bos_id};
+  if (!parts.prefix.empty() || special.add_prefix_space) {  // other ids: another tokenizer
+    const std::string rules = concat("prefix ", parts.prefix.size(), special.add_prefix_space);
+    parts.hash = hex(hash_bytes(rules, hash_bytes(merges, hash_bytes(vocab))));
+  }
   return make_byte_level(std::move(parts));
 }
 

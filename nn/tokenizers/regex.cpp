@@ -33,6 +33,8 @@ class Translator {
         group();
       } else {
         if (c == '}' && at_ + 1 < in_.size() && in_[at_ + 1] == '+') refuse("'}+'");
+        if (in_.compare(at_, 2, "{,") == 0) refuse("'{,'");  // {0,n} there, these characters here
+        if (c == '{' && is_exact_count_made_optional()) refuse("'{n}?'");
         out_ += c;
         ++at_;
       }
@@ -44,6 +46,13 @@ class Translator {
   [[noreturn]] void refuse(const std::string& construct) const {
     fail(what_, ": the pattern ", in_, " uses ", construct, " at position ", at_,
          ", which is not supported");
+  }
+
+  /// {3}? is "three, as few as possible" to PCRE2 and "three or none" to Oniguruma.
+  bool is_exact_count_made_optional() const {
+    size_t end = at_ + 1;
+    while (end < in_.size() && in_[end] >= '0' && in_[end] <= '9') ++end;
+    return end > at_ + 1 && in_.compare(end, 2, "}?") == 0;
   }
 
   void escape(bool in_class) {
@@ -108,6 +117,8 @@ class Translator {
     constexpr const char* known[] = {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:", "(?i)"};
     for (const std::string prefix : known) {
       if (in_.compare(at_, prefix.size(), prefix) != 0) continue;
+      // Later on, Oniguruma's reaches over the alternatives that follow, PCRE2's does not.
+      if (prefix == "(?i)" && at_ != 0) refuse("'(?i)' in mid-pattern");
       out_ += prefix;
       at_ += prefix.size();
       return;

@@ -23,6 +23,7 @@ class SentencepieceTokenizer : public Tokenizer {
       fail(path, " is not a sentencepiece model (", status.ok() ? "no pieces" : status.ToString(),
            "); fetch it again");
     }
+    if (!add_bos_) hash_ = hex(hash_bytes("without bos", hash_bytes(model)));  // other ids
   }
 
   std::vector<int32_t> encode(std::string_view text) const override {

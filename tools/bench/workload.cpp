@@ -15,8 +15,8 @@ namespace cbq::bench {
 const std::vector<NamedShape>& named_shapes() {
   static const std::vector<NamedShape> shapes = {
       {"tiny", 16, 32, 4, 4, 12, 2},
-      {"embedded", 128, 384, 4, 12, 128, 4},
-      {"embedded-256", 128, 256, 4, 12, 128, 4},
+      {"embedded", 128, 256, 4, 12, 128, 4},
+      {"embedded-384", 128, 384, 4, 12, 128, 4},
       {"opt-1.3b", 2048, 5504, 32, 24, 2048, 1},
       {"7b", 4096, 11008, 32, 32, 2048, 1},
       {"13b", 5120, 13824, 40, 40, 2048, 1},

@@ -79,7 +79,8 @@ Action setup_evaluate(CLI::App& app) {
       ->delimiter(',');
   app.add_option("--task-data", o->tasks.folder, "folder of the tasks' data sets");
   app.add_option("--encoding", o->tasks.encoding,
-                 "joint: context and choice as one text behind BOS (lm-evaluation-harness 0.4); "
+                 "joint: context and choice as one text behind BOS (lm-evaluation-harness 0.4.13); "
+                 "joint_without_bos: earlier 0.4; "
                  "separate: each on its own, no BOS (0.3, which the papers used)")
       ->capture_default_str();
   app.add_option("--limit", o->tasks.limit, "only the first so many items of each task; 0: all")
