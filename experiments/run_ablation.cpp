@@ -12,6 +12,7 @@
 #include "experiments/inputs.h"
 #include "experiments/workbench.h"
 #include "nn/json.h"
+#include "tensor/threads.h"
 
 namespace cbq {
 namespace {
@@ -296,6 +297,7 @@ void run(const CLI::App& app, Options& o) {
 }  // namespace cbq
 
 int main(int argc, char** argv) {
+  cbq::sleep_while_waiting(argv);
   CLI::App app(
       "The paper's ablation tables on a model at hand. Without options: tables 3b and 3c at "
       "W2A16 on the embedded model.");

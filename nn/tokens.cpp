@@ -174,6 +174,11 @@ TokenSet tokens_from_json(const std::filesystem::path& path, const std::string& 
     for (const auto& item : root.items()) known += " \"" + item.key() + "\"";
     fail(where, " has no \"", key, "\"; it has", known);
   }
+  if (key.empty() && root.is_object()) {
+    std::string known;
+    for (const auto& item : root.items()) known += concat(" ", where, ":", item.key());
+    fail(where, " holds several things; name one of them, as in", known);
+  }
   const nlohmann::json& list = key.empty() ? root : json_at(root, key, where);
   if (!list.is_array() || list.empty()) {
     fail(where, ": \"", key, "\" must be a list of lists of token ids, and not empty");

@@ -102,6 +102,11 @@ TEST_F(CliTest, AnInterruptedRunGoesOnAndEndsInTheSameBytes) {
   EXPECT_FALSE(fs::exists(folder_ / "q.partial"));
   EXPECT_FALSE(fs::exists(folder_ / "q"));
 
+  const RunOfCbq neither = cbq(quantize("q", slow));
+  EXPECT_EQ(neither.code, 1) << neither.err;
+  expect_in(neither.err, {"q.resume", "--resume goes on", "--overwrite drops"});
+  EXPECT_TRUE(fs::exists(state));
+
   std::vector<std::string> resumed = quantize("q", slow);
   resumed.push_back("--resume");
   const RunOfCbq second = cbq(resumed);
@@ -110,6 +115,12 @@ TEST_F(CliTest, AnInterruptedRunGoesOnAndEndsInTheSameBytes) {
   EXPECT_FALSE(fs::exists(folder_ / "q.resume"));
   ASSERT_EQ(cbq(quantize("whole", slow)).code, 0);
   EXPECT_EQ(bytes_of(path("q/model.safetensors")), bytes_of(path("whole/model.safetensors")));
+}
+
+TEST_F(CliTest, CountsAreNotNegative) {
+  const RunOfCbq run = cbq(quantize("q", {"--segments", "-5"}));
+  EXPECT_EQ(run.code, 2);
+  expect_in(run.err, {"--segments", "-5"});
 }
 
 TEST_F(CliTest, DenseExportScoresTheSameAndIsAPlainModel) {

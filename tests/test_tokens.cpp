@@ -153,6 +153,7 @@ TEST(Tokens, Json) {
   };
   refused("calibration", {"a.json", "no \"calibration\"", "\"held_out\""});
   refused("how", {"list of lists"});
+  refused("", {"a.json", "name one of them", "a.json:held_out"});
   refused("bad", {"bad[1]", "-3"});
   refused("real", {"real[0]", "integer"});
   refused("empty", {"not empty"});

@@ -3,7 +3,10 @@
 
 #include <fmt/core.h>
 
+#include "tensor/threads.h"
+
 int main(int argc, char** argv) {
+  cbq::sleep_while_waiting(argv);
   CLI::App app("Benchmarks of CBQ");
   app.require_subcommand(1);
   cbq::bench::add_ops_command(app);

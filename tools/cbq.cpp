@@ -6,6 +6,7 @@
 
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
+#include "tensor/threads.h"
 #include "tools/cli/command.h"
 
 namespace {
@@ -52,9 +53,19 @@ void let_later_values_win(CLI::App& app) {
   }
 }
 
+/// Counts and lengths; 0 has a meaning that each option's help gives.
+void refuse_negative_counts(CLI::App& app) {
+  for (const char* name : {"--segments", "--segment-length", "--evaluate-segments",
+                           "--evaluate-length", "--steps", "--save-every"}) {
+    CLI::Option* option = app.get_option_no_throw(name);
+    if (option != nullptr) option->check(CLI::NonNegativeNumber);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  sleep_while_waiting(argv);
   CLI::App app("cbq: post-training quantization of language models by cross-block reconstruction");
   app.name("cbq");
   app.set_version_flag("--version", std::string("cbq ") + version);
@@ -64,6 +75,7 @@ int main(int argc, char** argv) {
     CLI::App* sub = app.add_subcommand(command.name, command.help);
     actions.emplace_back(sub, command.setup(*sub));
     let_later_values_win(*sub);
+    refuse_negative_counts(*sub);
   }
   try {
     app.parse(argc, argv);

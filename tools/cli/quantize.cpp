@@ -192,8 +192,9 @@ RunResult QuantizeRun::reconstruct() {
   const fs::path state = resume_folder();
   std::error_code error;
   const bool found = fs::exists(state, error);
-  if (found && !o_.resume) {
-    log_.line("an interrupted run is forgotten (--resume would go on): " + state.string());
+  if (found && !o_.resume) {  // hours of work, perhaps: never dropped for want of a word
+    check(o_.overwrite, "an interrupted run is in ", state.string(),
+          ": --resume goes on with it, --overwrite drops it and starts anew");
     fs::remove_all(state, error);
   } else if (!found && o_.resume) {
     log_.line("nothing to resume, starting anew: there is no " + state.string());
@@ -302,7 +303,8 @@ Action setup_quantize(CLI::App& app) {
       "--cache", o->cache,
       "folder for activations of the original model, shared by runs with other settings");
   app.add_flag("--resume", o->resume, "go on after the last finished window of an interrupted run");
-  app.add_flag("--overwrite", o->overwrite, "replace a model folder at --output");
+  app.add_flag("--overwrite", o->overwrite,
+               "replace a model folder, or drop an interrupted run, at --output");
   o->compute.add_to(app);
   o->settings.add_to(app);
   app.footer(footer);
