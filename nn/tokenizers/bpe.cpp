@@ -56,7 +56,9 @@ Bpe::Bpe(std::unordered_map<std::string, int32_t> vocabulary,
       }
       return at->second;
     };
-    merges_[key_of(id(left), id(right))] = {static_cast<int32_t>(rank), id(left + right)};
+    // One after the other, so that every compiler's message names the same missing token.
+    const int32_t left_id = id(left), right_id = id(right);
+    merges_[key_of(left_id, right_id)] = {static_cast<int32_t>(rank), id(left + right)};
   }
 }
 
