@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Sets up CBQ on a bare Debian 12 (or alike) and builds it. Every step is skipped where it is already done.
 #
-#   ./setup.sh                 Debian packages, text of the embedded model, build (preset cpu)
+#   ./setup.sh                 Debian packages, text of the embedded model, build of the programs (preset cpu)
 #   ./setup.sh run [OPTION..]  ... then experiments/run_ablation with the options given
-#   ./setup.sh test            ... then all tests
+#   ./setup.sh test            ... with the tests, then runs them
 #   ./setup.sh packages        the Debian packages only
 #
 # Environment: CBQ_WERROR=ON makes warnings errors; CBQ_TEST_DATA=<folder> holds the data of further tests (without it
@@ -64,22 +64,26 @@ prepare_text() {
         "are the packages of another version? Values will differ a little."
 }
 
+# build [TARGET..]: without targets everything, tests included
 build() {
   say "build: build/cpu"
   cmake --preset cpu -DCBQ_WERROR="${CBQ_WERROR:-OFF}" -DCBQ_TEST_DATA="${CBQ_TEST_DATA:-}"
-  cmake --build --preset cpu -j "$(nproc)"
+  cmake --build --preset cpu -j "$(nproc)" ${1:+--target "$@"}
 }
 
 command=${1:-build}
 case $command in build | run | test | packages) shift $(($# > 0)) ;;
-  *) sed -n '2,/^set/{/^#/s/^# \?//p}' "$0"; exit 1 ;;
+  -h | --help) sed -n '2,/^set/{/^#/s/^# \?//p}' "$0"; exit ;;
+  *) echo "setup.sh: unknown command '$command'; known: build, run, test, packages, --help" >&2; exit 2 ;;
 esac
 install_packages
 [ "$command" = packages ] && exit
 prepare_text
-build
+programs=(cbq run_ablation bench check_reference)
+[ "$command" = test ] && programs=()
+build "${programs[@]}"
 case $command in
-  build) say "done: build/cpu/bin/{cbq,run_ablation}" ;;
+  build) say "done: build/cpu/bin/{cbq,run_ablation,bench,check_reference}" ;;
   run) build/cpu/bin/run_ablation "$@" ;;
   # Several tests at once: idle threads of one must not spin on the other's core.
   test) OMP_WAIT_POLICY=passive ctest --preset cpu -j "$(nproc)" "$@" ;;

@@ -78,10 +78,13 @@ std::optional<ActivationConfig> attention_config_of(const Transformer& model) {
 }
 
 void check_layers(Transformer& model, const Settings& settings) {
+  std::vector<std::string> layers;
   for (const WindowLinear& l : linears_of(model, {0, model.block_count()})) {
+    layers.push_back(l.path);
     const WeightConfig config = weight_config_of(model, settings, l);
     if (config.quantizes()) check_weight_config(config, l.path, l.linear->in_features());
   }
+  check_layer_bits(settings, layers);
 }
 
 void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,

@@ -55,6 +55,10 @@ std::string metadata_of(const SafetensorsFile& file, const std::string& key) {
   return found == file.metadata().end() ? "" : found->second;
 }
 
+struct OtherRun : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 constexpr const char* stream_name = "quantized_stream";
 
 }  // namespace
@@ -74,9 +78,7 @@ std::optional<RunState> ResumeFolder::load(
   if (!enabled() || !std::filesystem::exists(path)) return std::nullopt;
   try {
     const SafetensorsFile file = SafetensorsFile::open(path);
-    if (metadata_of(file, "hash") != hash_) {
-      fail(path.string(), " belongs to other settings, another model or other tokens");
-    }
+    if (metadata_of(file, "hash") != hash_) throw OtherRun(path.string());
     RunState state;
     const nlohmann::json run = parse_json(metadata_of(file, "run"), path.string());
     state.finished = json_int(json_at(run, "finished", path.string()), "finished", path.string());
@@ -95,6 +97,11 @@ std::optional<RunState> ResumeFolder::load(
       state.hardened.push_back(load_tensors(block));
     }
     return state;
+  } catch (const OtherRun&) {  // finished windows of somebody: not ours to overwrite
+    fail(path.string(),
+         " belongs to a run with other settings, another model or other calibration ",
+         "tokens: give the options of that run to go on with it, or remove ", folder_.string(),
+         " (--overwrite without --resume) to start anew");
   } catch (const std::exception& error) {
     if (say) say(concat("not resumed, started from the first window: ", error.what()));
     return std::nullopt;

@@ -34,7 +34,7 @@ class ResumeFolder {
 
   bool enabled() const { return !folder_.empty(); }
   /// The state of an earlier run with this hash; none if there is no such state, or it cannot be
-  /// read completely (said through `say`).
+  /// read completely (said through `say`). Throws std::runtime_error if it is another run's.
   std::optional<RunState> load(const std::function<void(const std::string&)>& say) const;
   /// quantizer_state of a block that was just hardened.
   void save_block(int64_t block, const std::map<std::string, Tensor>& state) const;

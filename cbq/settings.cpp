@@ -1,5 +1,6 @@
 #include "cbq/settings.h"
 
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <limits>
@@ -378,6 +379,17 @@ void validate_reconstruction(const Settings& s) {
 }
 
 }  // namespace
+
+void check_layer_bits(const Settings& settings, const std::vector<std::string>& layers) {
+  for (const LayerBits& entry : parse_layer_bits(settings.layer_bits)) {
+    const bool found = std::any_of(layers.begin(), layers.end(), [&](const std::string& layer) {
+      return layer_matches(entry.pattern, layer);
+    });
+    check(found, "layer_bits: '", entry.pattern,
+          "' matches no linear layer of the model; they are ",
+          layers.empty() ? "none" : layers.front(), " ... ", layers.empty() ? "" : layers.back());
+  }
+}
 
 void validate(const Settings& settings, int64_t blocks) {
   expect_one_of("profile", settings.profile, profile_names());

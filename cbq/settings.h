@@ -93,7 +93,7 @@ void visit_settings(S& s, Visitor&& visitor) {
   visitor("abits", s.abits, "bits of the inputs of linear layers; 16 leaves them in floating point");
   visitor("symmetric", s.symmetric, "symmetric weight grid (zero point in the middle)");
   visitor("symmetric_form", s.symmetric_form, "full_range: all 2^b codes; restricted: max|w| on the grid");
-  visitor("granularity", s.granularity, "weights that share a scale: per_tensor, per_channel, per_group");
+  visitor("granularity", s.granularity, "weights that share a scale: per_tensor, per_channel, per_group, or as in tables g128");
   visitor("group_size", s.group_size, "inputs per group with per_group (64, 128)");
   visitor("scale_search", s.scale_search, "start of the scale: min_max, squared_error");
   visitor("act_symmetric", s.act_symmetric, "symmetric activation grid");
@@ -151,6 +151,10 @@ void apply_json(Settings& settings, const nlohmann::json& overrides);
 /// Throws std::invalid_argument for impossible values and combinations, naming the option and the
 /// remedy. `blocks`: of the model, for the schedule.
 void validate(const Settings& settings, int64_t blocks);
+/// Throws std::invalid_argument, with a few of the names, if an entry of layer_bits matches none of
+/// `layers` (checkpoint paths of all linears): bits that were asked for would silently not be
+/// there.
+void check_layer_bits(const Settings& settings, const std::vector<std::string>& layers);
 /// 32 hexadecimal digits over all members that decide the result (all but the profile's name).
 std::string hash_of(const Settings& settings);
 

@@ -26,9 +26,10 @@ class AblationRun {
     find_finished();
     for (const PlannedTable& table : ablation_.plan.tables) {
       for (const PlannedRow& row : table.rows) compute(table, row);
-      progress_.finish();
+      progress_.pause();
       finish(table);
     }
+    progress_.finish();
   }
 
  private:

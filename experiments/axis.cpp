@@ -97,6 +97,10 @@ TableSpec axis_table(const std::string& setting, const std::vector<std::string>&
   table.title = "Along the setting '" + setting + "'";
   table.axis = {setting};
   table.columns = {"gpu_memory_gb", "time_hours"};
+  if (setting == "rank") {  // nothing else reads it
+    table.title += ", rounding by lora_rounding";
+    table.settings = {{"rounding", "lora_rounding"}};
+  }
   for (const auto& [label, value] : chosen) {
     RowSpec row;
     row.name = value;

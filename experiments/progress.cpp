@@ -81,6 +81,11 @@ void Progress::finish() {
   bar_shown_ = running_ = false;
 }
 
+void Progress::pause() {
+  if (bar_shown_) out_ << std::endl;
+  bar_shown_ = false;
+}
+
 std::string Progress::state_text() const {
   const double elapsed = clock_() - begin_;
   const int64_t here = done_ - first_done_;

@@ -33,6 +33,8 @@ class Progress {
   void update(int64_t done, int64_t total, const std::string& what);
   /// A line of text; the bar stays below it.
   void line(const std::string& text);
+  /// Leaves the terminal to other output for a while; the clock goes on.
+  void pause();
   /// Draws the last state and ends the bar's line. A later update begins a new bar.
   void finish();
 

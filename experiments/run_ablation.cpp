@@ -130,8 +130,9 @@ std::vector<std::string> split(const std::string& text, char at) {
   return parts;
 }
 
-std::vector<TableSpec> chosen_tables(const Options& o, int64_t blocks) {
+std::vector<TableSpec> chosen_tables(const Options& o, int64_t blocks, bool table_given) {
   if (o.axis.empty()) return select_tables(load_tables(o.tables_folder), o.table);
+  check(!table_given, "--table and --axis: give one of them; an axis is a table of its own");
   const size_t equals = o.axis.find('=');
   std::vector<std::string> values;
   if (equals != std::string::npos) {
@@ -250,7 +251,8 @@ void run(const CLI::App& app, Options& o) {
   const Device device = device_from_name(o.device);
   const ModelConfig config = ModelConfig::load(o.model);
   set_threads(o, config);
-  const std::vector<TableSpec> tables = chosen_tables(o, config.num_layers);
+  const std::vector<TableSpec> tables =
+      chosen_tables(o, config.num_layers, app.count("--table") > 0);
   const int64_t context = std::min<int64_t>(config.context(), 2048);
   if (o.segment_length == 0) o.segment_length = context;
   check(o.segment_length <= config.context(), "--segment-length ", o.segment_length,

@@ -16,13 +16,16 @@ namespace fs = std::filesystem;
 
 TEST(Cli, UsageErrorsAreToldFromFailures) {
   EXPECT_EQ(cbq({}).code, 2);
-  EXPECT_EQ(cbq({"nonsense"}).code, 2);
+  const RunOfCbq no_command = cbq({"nonsense"});
+  EXPECT_EQ(no_command.code, 2);
+  expect_in(no_command.err, {"nonsense", "--help"});
   const RunOfCbq unknown = cbq({"evaluate", "model", "--nonsense"});
   EXPECT_EQ(unknown.code, 2);
   expect_in(unknown.err, {"--nonsense"});
   const RunOfCbq help = cbq({"quantize", "--help"});
   EXPECT_EQ(help.code, 0);
-  expect_in(help.out, {"--wbits", "--no-act-dynamic", "--resume", "wins over --recipe"});
+  expect_in(help.out,
+            {"--wbits", "--no-act-dynamic", "--resume", "wins over --recipe", "signround"});
   EXPECT_EQ(cbq({"--version"}).out.substr(0, 4), "cbq ");
   EXPECT_EQ(cbq({"evaluate", "/nonexistent", "--text", "x"}).code, 1);
 }
@@ -115,6 +118,51 @@ TEST_F(CliTest, AnInterruptedRunGoesOnAndEndsInTheSameBytes) {
   EXPECT_FALSE(fs::exists(folder_ / "q.resume"));
   ASSERT_EQ(cbq(quantize("whole", slow)).code, 0);
   EXPECT_EQ(bytes_of(path("q/model.safetensors")), bytes_of(path("whole/model.safetensors")));
+}
+
+TEST_F(CliTest, ADamagedStateIsToldAndReplaced) {
+  fs::create_directories(folder_ / "q.resume");
+  folder_.write("q.resume/state.safetensors", "not a state: damaged");
+  const RunOfCbq damaged = cbq(quantize("q", {"--resume"}));
+  ASSERT_EQ(damaged.code, 0) << damaged.err;
+  expect_in(damaged.err, {"not resumed", "state.safetensors"});
+}
+
+TEST_F(CliTest, BitsAndGroupsAsTablesWriteThem) {
+  const auto settings_of = [&](const std::string& name, std::vector<std::string> more) {
+    more.insert(more.end(), {"--reconstruct", "none", "--overwrite"});
+    std::vector<std::string> all = {"quantize", model(), "--output", path(name)};
+    all.insert(all.end(), more.begin(), more.end());
+    const RunOfCbq run = cbq(all);
+    EXPECT_EQ(run.code, 0) << run.err;
+    return run.code == 0 ? json_of(path(name + "/recipe.json"))["settings"] : nlohmann::json();
+  };
+  const nlohmann::json pair = settings_of("a", {"--bits", "W3A8", "--granularity", "g8"});
+  EXPECT_EQ(pair["wbits"], 3);
+  EXPECT_EQ(pair["abits"], 8);
+  EXPECT_EQ(pair["granularity"], "per_group");
+  EXPECT_EQ(pair["group_size"], 8);
+  const nlohmann::json single = settings_of("b", {"--bits", "w2", "--abits", "4"});
+  EXPECT_EQ(single["wbits"], 2);
+  EXPECT_EQ(single["abits"], 4);
+  EXPECT_EQ(settings_of("c", {"--bits", "5"})["wbits"], 5);
+  EXPECT_EQ(settings_of("d", {"--granularity", "per-tensor"})["granularity"], "per_tensor");
+}
+
+TEST_F(CliTest, WhatWouldHaveNoEffectIsRefused) {
+  const std::pair<std::vector<std::string>, std::vector<const char*>> cases[] = {
+      {{"--bits", "Wx"}, {"bits", "W4A4"}},
+      {{"--bits", "4,4"}, {"--bits", "W4A4"}},
+      {{"--granularity", "g"}, {"'g'", "g64"}},
+      {{"--rank", "3"}, {"--rank", "signround", "lora_rounding"}},
+      {{"--layer-bits", "up_prj=4"}, {"up_prj", "no linear layer", "q_proj"}},
+  };
+  for (const auto& [options, parts] : cases) {
+    const RunOfCbq refused = cbq(quantize("q", options));
+    EXPECT_EQ(refused.code, 1) << options[0];
+    for (const char* part : parts) expect_in(refused.err, {part});
+  }
+  EXPECT_EQ(cbq(quantize("q", {"--rank", "3", "--parameterization", "low_rank"})).code, 0);
 }
 
 TEST_F(CliTest, CountsAreNotNegative) {

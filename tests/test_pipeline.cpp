@@ -113,16 +113,21 @@ TEST(Pipeline, ResumedRunEndsInTheSameBytes) {
   }
 }
 
-TEST(Pipeline, StateOfAnotherRunIsNotTrusted) {
+TEST(Pipeline, StateOfAnotherRunIsNeitherTrustedNorLost) {
   TemporaryFolder folder;
   RunHooks hooks;
   hooks.resume_folder = folder / "state";
-  run(quick(), hooks);
+  const auto expected = run(quick(), hooks);
+  expect_error<std::runtime_error>(
+      [&] {
+        run(quick({{"seed", 3}}), hooks);
+      },
+      {"state.safetensors", "other settings", "--overwrite"});
   std::vector<std::string> said;
   hooks.say = [&](const std::string& line) { said.push_back(line); };
-  EXPECT_EQ(run(quick({{"seed", 3}}), hooks), run(quick({{"seed", 3}})));
+  EXPECT_EQ(run(quick(), hooks), expected);
   ASSERT_EQ(said.size(), 1u);
-  EXPECT_NE(said[0].find("not resumed"), std::string::npos) << said[0];
+  EXPECT_NE(said[0].find("resumed after"), std::string::npos) << said[0];
 }
 
 TEST(Pipeline, DamagedStateIsNotTrusted) {

@@ -56,6 +56,7 @@ TEST_F(RunAblationTest, RefusesWhatItDoesNotKnow) {
       {{"--table", "99"}, {"99", "3b"}},
       {{"--profile", "wild"}, {"wild", "tuned", "paper_iclr"}},
       {{"--bits", "X2"}, {"X2"}},
+      {{"--axis", "batch", "--table", "3c"}, {"--axis", "--table"}},
       {{"--segments", "7"}, {"6 segments", "7"}},
       {{"--segment-length", "99"}, {"99", "16"}},
       {{"--calibration", path("no.h5")}, {"no.h5", "--calibration"}},

@@ -1,5 +1,6 @@
 // cbq: train, quantize and measure language models from the command line.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <exception>
 #include <iostream>
 #include <new>
@@ -76,6 +77,14 @@ int main(int argc, char** argv) {
     actions.emplace_back(sub, command.setup(*sub));
     let_later_values_win(*sub);
     refuse_negative_counts(*sub);
+  }
+  const auto is_first = [&](const Command& c) {
+    return argc > 1 && std::string(argv[1]) == c.name;
+  };
+  if (argc > 1 && argv[1][0] != '-' &&
+      std::none_of(std::begin(commands), std::end(commands), is_first)) {
+    std::cerr << "cbq: there is no command '" << argv[1] << "'; see cbq --help" << std::endl;
+    return exit_usage;
   }
   try {
     app.parse(argc, argv);

@@ -2,8 +2,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cctype>
 #include <type_traits>
 
+#include "experiments/plan.h"
 #include "nn/json.h"
 #include "tensor/error.h"
 
@@ -15,8 +17,48 @@ std::string option_names(const std::string& name) {
   std::replace(dashed.begin(), dashed.end(), '_', '-');
   std::string names = "--" + dashed;
   if (dashed != name) names += ",--" + name;
-  if (name == "wbits") names += ",--bits";
   return names;
+}
+
+/// "4", "W4" or "W4A4" over the settings' bits.
+void apply_bits(const std::string& text, nlohmann::json& given) {
+  if (text.find_first_of("wW") != 0) {
+    const bool digits = !text.empty() && text.size() <= 2 &&
+                        text.find_first_not_of("0123456789") == std::string::npos;
+    check(digits, "--bits ", text, ": expected bits as 4, W4 or W4A4");
+    given.emplace("wbits", std::stoi(text));
+    return;
+  }
+  std::string upper = text;
+  std::transform(upper.begin(), upper.end(), upper.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  const bool weights_alone = upper.find('A') == std::string::npos;
+  const auto [wbits, abits] = parse_bits(weights_alone ? upper + "A16" : upper);
+  given.emplace("wbits", wbits);  // --wbits and --abits beside it win
+  if (!weights_alone) given.emplace("abits", abits);
+}
+
+/// Besides the names of recipes those of tables: per-channel, g128.
+void apply_granularity(nlohmann::json& given) {
+  const auto at = given.find("granularity");
+  if (at == given.end() || at->get<std::string>().starts_with("per_")) return;
+  const GranularityChoice choice = parse_granularity(at->get<std::string>());
+  *at = choice.granularity;
+  if (choice.group_size > 0) given["group_size"] = choice.group_size;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+/// The help, and the default: that of the profile `tuned` at W4A16.
+std::string help_of(const std::string& name, const std::string& help, const nlohmann::json& value) {
+  std::string text = help;
+  if (name == "rounding") text += ": " + joined(rounding_schemes().names());
+  const std::string shown = value.is_string() ? value.get<std::string>() : value.dump();
+  return shown.empty() ? text : text + " [" + shown + "]";
 }
 
 }  // namespace
@@ -26,8 +68,10 @@ void SettingsOptions::add_to(CLI::App& app) {
                  "JSON file of settings (underscores in names), or the recipe.json of an earlier "
                  "run; options given beside it win over it, it wins over the profile")
       ->group("Settings");
-  visit_settings(given_, [&](const char* name, auto& member, const char* help) {
-    const std::string names = option_names(name);
+  app.add_option("--bits", bits_, "bits as in tables: 4, W4 or W4A4")->group("Settings");
+  const nlohmann::json defaults = to_json(profile_settings("tuned", 4, float_bits));
+  visit_settings(given_, [&](const char* name, auto& member, const char* text) {
+    const std::string names = option_names(name), help = help_of(name, text, defaults.at(name));
     if constexpr (std::is_same_v<std::decay_t<decltype(member)>, bool>) {
       std::string both = names;
       for (size_t at = 0; (at = names.find("--", at)) != std::string::npos; at += 2) {
@@ -41,6 +85,28 @@ void SettingsOptions::add_to(CLI::App& app) {
   });
 }
 
+nlohmann::json SettingsOptions::given_values() const {
+  const nlohmann::json all = to_json(given_);
+  nlohmann::json given = nlohmann::json::object();
+  for (const auto& [name, option] : options_) {
+    if (option->count() > 0) given[name] = all.at(name);
+  }
+  if (!bits_.empty()) apply_bits(bits_, given);
+  apply_granularity(given);
+  return given;
+}
+
+/// An option that nothing will read is a misunderstanding.
+void SettingsOptions::refuse_useless(const Settings& s) const {
+  if (options_.at("rank")->count() == 0 || s.reconstruct == "none") return;
+  const bool low_rank = s.parameterization == "low_rank" ||
+                        (s.parameterization == "default" &&
+                         rounding_schemes().make(s.rounding)->default_parameterization() ==
+                             Parameterization::low_rank);
+  check(low_rank, "--rank: the rounding variables of ", s.rounding,
+        " are a full matrix here; add --rounding lora_rounding or --parameterization low_rank");
+}
+
 Settings SettingsOptions::resolve() const {
   nlohmann::json recipe = nlohmann::json::object();
   if (!recipe_.empty()) {
@@ -49,11 +115,7 @@ Settings SettingsOptions::resolve() const {
       recipe = nlohmann::json(inner);
     }
   }
-  const nlohmann::json all = to_json(given_);
-  nlohmann::json given = nlohmann::json::object();
-  for (const auto& [name, option] : options_) {
-    if (option->count() > 0) given[name] = all.at(name);
-  }
+  const nlohmann::json given = given_values();
   // A profile's values depend on the bits, so these are looked for first.
   Settings bits;
   try {
@@ -65,6 +127,7 @@ Settings SettingsOptions::resolve() const {
   Settings settings = profile_settings(bits.profile, bits.wbits, bits.abits);
   apply_json(settings, recipe);
   apply_json(settings, given);
+  refuse_useless(settings);
   return settings;
 }
 

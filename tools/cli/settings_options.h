@@ -15,7 +15,8 @@ namespace cbq::cli {
 
 class SettingsOptions {
  public:
-  /// One option per setting: "--rate-scale", also "--rate_scale"; "--wbits", also "--bits".
+  /// One option per setting: "--rate-scale", also "--rate_scale". As tables write them: --bits 4,
+  /// W4 or W4A4, --granularity g128.
   void add_to(CLI::App& app);
   /// The profile's values at the bits asked for, then the recipe's, then the options given.
   /// `recipe`: a JSON file of settings, or a recipe.json that a run has written; may be empty.
@@ -23,8 +24,10 @@ class SettingsOptions {
 
  private:
   Settings given_;  // values of the options that appear
+  nlohmann::json given_values() const;
+  void refuse_useless(const Settings& settings) const;
   std::map<std::string, const CLI::Option*> options_;
-  std::string recipe_;
+  std::string recipe_, bits_;
 };
 
 }  // namespace cbq::cli
