@@ -1,7 +1,5 @@
 #include "autograd/functions.h"
 
-#include <cmath>
-
 namespace cbq::ag {
 
 using kernels::Trans;
@@ -168,50 +166,17 @@ Var embedding(const Tensor& ids, const Var& table) {
 
 Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t heads,
               int64_t kv_heads, const Tensor& slopes) {
-  check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "attention: ", heads,
-        " query heads cannot share ", kv_heads, " key-value heads");
-  check(q.shape().size() == 2 && k.shape().size() == 2 && k.shape() == v.shape() && batch > 0 &&
-            q.size(0) % batch == 0 && q.size(1) % heads == 0 && k.size(0) == q.size(0),
-        "attention: q ", to_string(q.shape()), ", k ", to_string(k.shape()), ", v ",
-        to_string(v.shape()), " for batch ", batch, ", ", heads, " heads");
-  const int64_t tokens = q.size(0) / batch, dim = q.size(1) / heads;
-  const int64_t group = heads / kv_heads;
-  check(k.size(1) == kv_heads * dim, "attention: k ", to_string(k.shape()), " for ", kv_heads,
-        " heads of ", dim);
-  check(!slopes.defined() || slopes.shape() == Shape{heads}, "attention: ", heads, " heads, but ",
-        slopes.defined() ? to_string(slopes.shape()) : "", " slopes");
-  const double factor = 1.0 / std::sqrt(static_cast<double>(dim));
-  // The query heads of one key-value head lie side by side, so stacking their rows makes grouped
-  // queries an ordinary batched product, and dk, dv sum over the group by themselves.
-  const Shape stacked = {batch * kv_heads, group * tokens, dim};
-  const Tensor q4 = kernels::split_heads(q.value(), batch, heads).reshape(stacked);
-  const Tensor k4 = kernels::split_heads(k.value(), batch, kv_heads);
-  const Tensor v4 = kernels::split_heads(v.value(), batch, kv_heads);
-  const Tensor p = kernels::matmul_batched(q4, Trans::no, k4, Trans::yes);
-  if (slopes.defined()) {
-    kernels::add_alibi_(p.reshape({batch * heads, tokens, tokens}), slopes, factor);
-  }
-  kernels::causal_softmax_(p, slopes.defined() ? 1.0 : factor, tokens);
-  const Tensor o = kernels::matmul_batched(p, Trans::no, v4, Trans::no);
-  const Shape split = {batch * heads, tokens, dim};
-  return differentiable(
-      kernels::merge_heads(o.reshape(split), batch), {&q, &k, &v}, [=](const Tensor& dy) {
-        const Tensor d_o = kernels::split_heads(dy, batch, heads).reshape(stacked);
-        if (v.requires_grad()) {
-          v.accumulate(
-              kernels::merge_heads(kernels::matmul_batched(p, Trans::yes, d_o, Trans::no), batch));
-        }
-        const Tensor ds = kernels::matmul_batched(d_o, Trans::no, v4, Trans::yes);
-        kernels::causal_softmax_backward_(p, ds, factor, tokens);
-        if (q.requires_grad()) {
-          const Tensor dq = kernels::matmul_batched(ds, Trans::no, k4, Trans::no);
-          q.accumulate(kernels::merge_heads(dq.reshape(split), batch));
-        }
-        if (k.requires_grad()) {
-          k.accumulate(
-              kernels::merge_heads(kernels::matmul_batched(ds, Trans::yes, q4, Trans::no), batch));
-        }
-      });
+  const kernels::AttentionHeads divided{batch, heads, kv_heads};
+  const kernels::AttentionResult forward =
+      kernels::attention(q.value(), k.value(), v.value(), divided, slopes);
+  return differentiable(forward.o, {&q, &k, &v},
+                        [q, k, v, forward, divided, slopes](const Tensor& dy) {
+                          const auto [dq, dk, dv] = kernels::attention_backward(
+                              q.value(), k.value(), v.value(), forward, dy, divided, slopes);
+                          if (q.requires_grad()) q.accumulate(dq);
+                          if (k.requires_grad()) k.accumulate(dk);
+                          if (v.requires_grad()) v.accumulate(dv);
+                        });
 }
 
 Var cross_entropy(const Var& logits, const Tensor& target) {

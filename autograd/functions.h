@@ -41,11 +41,11 @@ Var take_part(const Var& x, int64_t parts, int64_t part, int64_t dim);
 /// Rows of `table` [vocabulary, width] at `ids` [n].
 Var embedding(const Tensor& ids, const Var& table);
 
-/// Causal attention with grouped queries (Vaswani et al. 2017; Ainslie et al. 2023):
+/// Causal attention with grouped queries (kernels::attention):
 ///   o_h = softmax(q_h k_g^T / sqrt(dim) + causal mask) v_g,   g = h / (heads / kv_heads).
 /// q [batch * tokens, heads * dim], k and v [batch * tokens, kv_heads * dim] -> like q.
 /// `slopes` [heads] f32, if defined, add ALiBi's slope_h * key position to the scores.
-/// Saves the probabilities [batch * heads, tokens, tokens] for backward.
+/// Saves the output and one number per query and head; backward computes probabilities again.
 Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t heads,
               int64_t kv_heads, const Tensor& slopes = Tensor());
 

@@ -1,41 +1,16 @@
-// Matrix products: OpenBLAS on the CPU, cuBLASLt on CUDA. The only file that calls either.
+// Matrix products: OpenBLAS on the CPU here, cuBLASLt on CUDA in gemm_cuda.cpp; no other file calls
+// either.
+#include "kernels/gemm.h"
+
 #include <cblas.h>
 
 #include <algorithm>
+#include <vector>
 
-#include "kernels/ops.h"
 #include "tensor/device_profile.h"
-#include "tensor/stream.h"
-
-#ifdef CBQ_CUDA
-#include <cublasLt.h>
-#endif
 
 namespace cbq::kernels {
 namespace {
-
-/// One product c = alpha op(a) op(b) + beta c of row-major matrices, `batch` times.
-struct Product {
-  int64_t m, n, k, batch;
-  Trans ta, tb;
-  double alpha, beta;
-};
-
-Product product_of(const char* op, const Shape& a, Trans ta, const Shape& b, Trans tb,
-                   const Shape* c) {
-  const size_t skip = a.size() - 2;  // 0, or 1 for batched
-  const int64_t m = a[skip + (ta == Trans::yes)], k = a[skip + (ta == Trans::no)];
-  const int64_t k2 = b[skip + (tb == Trans::yes)], n = b[skip + (tb == Trans::no)];
-  const int64_t batch = skip == 1 ? a[0] : 1;
-  const bool fits = k == k2 && (skip == 0 || a[0] == b[0]);
-  check(fits, op, ": ", to_string(a), ta == Trans::yes ? "^T" : "", " and ", to_string(b),
-        tb == Trans::yes ? "^T" : "", " do not multiply");
-  if (c != nullptr) {
-    const Shape expected = skip == 1 ? Shape{batch, m, n} : Shape{m, n};
-    check(*c == expected, op, ": result is ", to_string(*c), ", expected ", to_string(expected));
-  }
-  return {m, n, k, batch, ta, tb, 1.0, 0.0};
-}
 
 // Left alone, OpenBLAS divides a product by the number of threads, and the last bits with it. So
 // the division is ours and depends on the shape only: the result is cut into panels of rows or
@@ -70,16 +45,16 @@ void cpu_panel(const Product& p, const Panels& panels, const T* a, const T* b, T
   const int64_t begin = at * panels.extent;
   const int64_t size = std::min(panels.extent, (panels.by_rows ? p.m : p.n) - begin);
   if (panels.by_rows) {
-    a += begin * (p.ta == Trans::yes ? 1 : p.k);
-    c += begin * p.n;
+    a += begin * (p.ta == Trans::yes ? 1 : p.a.ld);
+    c += begin * p.c.ld;
   } else {
-    b += begin * (p.tb == Trans::yes ? p.k : 1);
+    b += begin * (p.tb == Trans::yes ? p.b.ld : 1);
     c += begin;
   }
   const auto m = static_cast<int>(panels.by_rows ? size : p.m);
   const auto n = static_cast<int>(panels.by_rows ? p.n : size), k = static_cast<int>(p.k);
-  const auto lda = static_cast<int>(p.ta == Trans::yes ? p.m : p.k);
-  const auto ldb = static_cast<int>(p.tb == Trans::yes ? p.k : p.n), ldc = static_cast<int>(p.n);
+  const auto lda = static_cast<int>(p.a.ld), ldb = static_cast<int>(p.b.ld);
+  const auto ldc = static_cast<int>(p.c.ld);
   if constexpr (std::is_same_v<T, double>) {
     cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, p.alpha, a, lda, b, ldb, p.beta, c, ldc);
   } else {
@@ -89,102 +64,108 @@ void cpu_panel(const Product& p, const Panels& panels, const T* a, const T* b, T
 }
 
 template <class T>
-void cpu_product(const Product& p, const T* a, const T* b, T* c) {
+void cpu_product(const Product& p) {
+  const auto* a = static_cast<const T*>(p.a.data);
+  const auto* b = static_cast<const T*>(p.b.data);
+  auto* c = static_cast<T*>(p.c.data);
   const Panels panels = panels_of(p);
   const int64_t calls = p.batch * panels.count;
 #pragma omp parallel for schedule(dynamic) if (calls > 1 && \
                                                p.batch * p.m * p.n * p.k > serial_product)
   for (int64_t call = 0; call < calls; ++call) {
     const int64_t i = call / panels.count;
-    cpu_panel(p, panels, a + i * p.m * p.k, b + i * p.k * p.n, c + i * p.m * p.n,
+    cpu_panel(p, panels, a + i * p.a.stride, b + i * p.b.stride, c + i * p.c.stride,
               call % panels.count);
   }
 }
 
+constexpr int64_t half_threshold = 16384;  // numbers to convert, from where on threads pay
+
+/// The matrices of a batch in f32, one behind the other.
+template <class T>
+std::vector<float> unpacked(const StridedMatrix& x, int64_t batch, int64_t rows, int64_t cols) {
+  std::vector<float> y(static_cast<size_t>(batch * rows * cols));
+  const T* from = static_cast<const T*>(x.data);
+#pragma omp parallel for schedule(static) if (batch * rows * cols >= half_threshold)
+  for (int64_t r = 0; r < batch * rows; ++r) {
+    const T* in = from + r / rows * x.stride + r % rows * x.ld;
+    for (int64_t j = 0; j < cols; ++j) y[static_cast<size_t>(r * cols + j)] = float(in[j]);
+  }
+  return y;
+}
+
+// Half types: multiply in f32, round once at the end, as a tensor core does.
+template <class T>
+void cpu_half_product(Product p) {
+  const bool ta = p.ta == Trans::yes, tb = p.tb == Trans::yes;
+  std::vector<float> a = unpacked<T>(p.a, p.batch, ta ? p.k : p.m, ta ? p.m : p.k);
+  std::vector<float> b = unpacked<T>(p.b, p.batch, tb ? p.n : p.k, tb ? p.k : p.n);
+  p.a = {a.data(), ta ? p.m : p.k, p.m * p.k};
+  p.b = {b.data(), tb ? p.k : p.n, p.k * p.n};
+  p.operand = Dtype::f32;
+  if (p.result == Dtype::f32) return cpu_product<float>(p);
+  const StridedMatrix result = p.c;
+  std::vector<float> c = p.beta == 0.0
+                             ? std::vector<float>(static_cast<size_t>(p.batch * p.m * p.n))
+                             : unpacked<T>(result, p.batch, p.m, p.n);
+  p.c = {c.data(), p.n, p.m * p.n};
+  cpu_product<float>(p);
+  T* to = static_cast<T*>(result.data);
+#pragma omp parallel for schedule(static) if (p.batch * p.m * p.n >= half_threshold)
+  for (int64_t r = 0; r < p.batch * p.m; ++r) {
+    T* out = to + r / p.m * result.stride + r % p.m * result.ld;
+    for (int64_t j = 0; j < p.n; ++j) out[j] = T(c[static_cast<size_t>(r * p.n + j)]);
+  }
+}
+
+void run(const char* op, const Product& p, Device device) {
+  const OpTimer timer(op, device);
 #ifdef CBQ_CUDA
-void lt_check(cublasStatus_t status, const char* call) {
-  if (status != CUBLAS_STATUS_SUCCESS) {
-    throw CudaError(concat(call, ": ", cublasLtGetStatusString(status)));
+  if (device.is_cuda()) {
+    cuda_product(p, device);
+    return;
   }
-}
-
-cudaDataType_t cuda_type(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::f64:
-      return CUDA_R_64F;
-    case Dtype::f32:
-      return CUDA_R_32F;
-    case Dtype::bf16:
-      return CUDA_R_16BF;
-    case Dtype::f16:
-      return CUDA_R_16F;
-    default:
-      throw std::invalid_argument(concat("gemm: no matrix product for ", name_of(dtype)));
-  }
-}
-
-cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t cols, int64_t batch) {
-  cublasLtMatrixLayout_t l = nullptr;
-  lt_check(cublasLtMatrixLayoutCreate(&l, type, static_cast<uint64_t>(rows),
-                                      static_cast<uint64_t>(cols), rows),
-           "cublasLtMatrixLayoutCreate");
-  const auto count = static_cast<int32_t>(batch);
-  const int64_t stride = rows * cols;
-  cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count);
-  cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride,
-                                   sizeof stride);
-  return l;
-}
-
-// cuBLASLt is column-major: c^T = op(b)^T op(a)^T, and a row-major matrix is its own transpose.
-void cuda_product(const Product& p, const Tensor& a, const Tensor& b, const Tensor& c) {
-  thread_local cublasLtHandle_t handle = [] {
-    cublasLtHandle_t h = nullptr;
-    lt_check(cublasLtCreate(&h), "cublasLtCreate");
-    return h;
-  }();
-  constexpr int64_t workspace_bytes = 32 << 20;  // what cuBLAS itself takes on Hopper
-  thread_local Storage workspace(workspace_bytes, a.device());
-  const cudaDataType_t type = cuda_type(a.dtype());
-  const bool is_double = type == CUDA_R_64F;
-  cublasLtMatmulDesc_t desc = nullptr;
-  lt_check(cublasLtMatmulDescCreate(&desc, is_double ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
-                                    is_double ? CUDA_R_64F : CUDA_R_32F),
-           "cublasLtMatmulDescCreate");
-  const cublasOperation_t ta = p.ta == Trans::yes ? CUBLAS_OP_T : CUBLAS_OP_N;
-  const cublasOperation_t tb = p.tb == Trans::yes ? CUBLAS_OP_T : CUBLAS_OP_N;
-  cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSA, &tb, sizeof tb);
-  cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSB, &ta, sizeof ta);
-  const auto lb =
-      p.tb == Trans::yes ? layout(type, p.k, p.n, p.batch) : layout(type, p.n, p.k, p.batch);
-  const auto la =
-      p.ta == Trans::yes ? layout(type, p.m, p.k, p.batch) : layout(type, p.k, p.m, p.batch);
-  const auto lc = layout(type, p.n, p.m, p.batch);
-  const auto alpha32 = static_cast<float>(p.alpha), beta32 = static_cast<float>(p.beta);
-  const void* alpha = is_double ? static_cast<const void*>(&p.alpha) : &alpha32;
-  const void* beta = is_double ? static_cast<const void*>(&p.beta) : &beta32;
-  cublasLtMatmulPreference_t preference = nullptr;
-  cublasLtMatmulPreferenceCreate(&preference);
-  const auto limit = static_cast<uint64_t>(workspace_bytes);
-  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &limit,
-                                       sizeof limit);
-  cublasLtMatmulHeuristicResult_t best{};
-  int found = 0;
-  lt_check(
-      cublasLtMatmulAlgoGetHeuristic(handle, desc, lb, la, lc, lc, preference, 1, &best, &found),
-      "cublasLtMatmulAlgoGetHeuristic");
-  lt_check(cublasLtMatmul(handle, desc, alpha, b.raw(), lb, a.raw(), la, beta, c.raw(), lc, c.raw(),
-                          lc, &best.algo, workspace.data(), workspace_bytes, current_stream()),
-           "cublasLtMatmul");
-  cublasLtMatmulPreferenceDestroy(preference);
-  cublasLtMatrixLayoutDestroy(la);
-  cublasLtMatrixLayoutDestroy(lb);
-  cublasLtMatrixLayoutDestroy(lc);
-  cublasLtMatmulDescDestroy(desc);
-}
 #endif
+  switch (p.operand) {
+    case Dtype::f64:
+      return cpu_product<double>(p);
+    case Dtype::f32:
+      return cpu_product<float>(p);
+    case Dtype::bf16:
+      return cpu_half_product<bf16>(p);
+    case Dtype::f16:
+      return cpu_half_product<f16>(p);
+    default:
+      check(false, op, ": no matrix product for ", name_of(p.operand));
+  }
+}
 
-void run(const char* op, const Product& p, const Tensor& a, const Tensor& b, const Tensor& c) {
+/// The product of whole tensors: matrices, or [batch, ., .] of them.
+Product product_of(const char* op, const Tensor& a, Trans ta, const Tensor& b, Trans tb) {
+  const size_t skip = a.shape().size() - 2;  // 0, or 1 for batched
+  const int64_t m = a.size(ta == Trans::yes ? -1 : -2), k = a.size(ta == Trans::yes ? -2 : -1);
+  const int64_t k2 = b.size(tb == Trans::yes ? -1 : -2), n = b.size(tb == Trans::yes ? -2 : -1);
+  const bool fits = k == k2 && (skip == 0 || a.size(0) == b.size(0));
+  if (!fits) {
+    check(false, op, ": ", to_string(a.shape()), ta == Trans::yes ? "^T" : "", " and ",
+          to_string(b.shape()), tb == Trans::yes ? "^T" : "", " do not multiply");
+  }
+  return {.m = m,
+          .n = n,
+          .k = k,
+          .batch = skip == 1 ? a.size(0) : 1,
+          .ta = ta,
+          .tb = tb,
+          .alpha = 1.0,
+          .beta = 0.0,
+          .operand = a.dtype(),
+          .result = a.dtype(),
+          .a = {a.raw(), a.size(-1), m * k},
+          .b = {b.raw(), b.size(-1), k * n},
+          .c = {}};
+}
+
+void run(const char* op, Product p, const Tensor& a, const Tensor& b, const Tensor& c) {
   check(a.dtype() == b.dtype() && a.dtype() == c.dtype(), op,
         ": dtypes differ: ", name_of(a.dtype()), ", ", name_of(b.dtype()), ", ",
         name_of(c.dtype()));
@@ -198,23 +179,23 @@ void run(const char* op, const Product& p, const Tensor& a, const Tensor& b, con
     }
     return;
   }
-  const OpTimer timer(op, a.device());
-#ifdef CBQ_CUDA
-  if (a.device().is_cuda()) {
-    cuda_product(p, a, b, c);
-    return;
-  }
-#endif
-  if (a.dtype() == Dtype::f64) {
-    cpu_product(p, a.data<double>(), b.data<double>(), c.data<double>());
-  } else if (a.dtype() == Dtype::f32) {
-    cpu_product(p, a.data<float>(), b.data<float>(), c.data<float>());
-  } else {  // half types: multiply in f32, round once at the end, as a tensor core does
-    const Tensor c32 = cast(c, Dtype::f32);
-    cpu_product(p, cast(a, Dtype::f32).data<float>(), cast(b, Dtype::f32).data<float>(),
-                c32.data<float>());
-    c.copy_from(cast(c32, c.dtype()));
-  }
+  p.c = {c.raw(), p.n, p.m * p.n};
+  run(op, p, a.device());
+}
+
+/// Throws unless all elements of the batch lie in the tensor, and, for a result, no two of its
+/// matrices share one: they follow each other, or their rows lie side by side.
+void check_matrices(const char* which, const Matrices& x, int64_t batch, bool result) {
+  const int64_t extent = (x.rows - 1) * x.row_stride + x.cols;
+  const int64_t end = x.offset + (batch - 1) * x.stride + extent;
+  const bool inside = x.rows > 0 && x.cols > 0 && x.offset >= 0 && x.stride >= 0 &&
+                      x.row_stride >= x.cols && end <= x.tensor.count();
+  const bool apart =
+      x.stride >= extent || (x.stride >= x.cols && (batch - 1) * x.stride + x.cols <= x.row_stride);
+  check(inside && (!result || batch == 1 || apart), "gemm_strided: ", which, " of ", x.rows, " x ",
+        x.cols, " every ", x.stride, " elements from ", x.offset, ", rows ", x.row_stride,
+        " apart, ", batch, " of them, ", inside ? "overlap" : "do not lie", " in ",
+        x.tensor.count(), " elements");
 }
 
 }  // namespace
@@ -223,7 +204,8 @@ void gemm(const Tensor& a, Trans ta, const Tensor& b, Trans tb, const Tensor& c,
           double beta) {
   check(a.rank() == 2 && b.rank() == 2 && c.rank() == 2, "gemm: expected matrices, got ",
         to_string(a.shape()), ", ", to_string(b.shape()), ", ", to_string(c.shape()));
-  Product p = product_of("gemm", a.shape(), ta, b.shape(), tb, &c.shape());
+  Product p = product_of("gemm", a, ta, b, tb);
+  check_shape("gemm", "result", c, {p.m, p.n});
   p.alpha = alpha;
   p.beta = beta;
   run("gemm", p, a, b, c);
@@ -232,7 +214,7 @@ void gemm(const Tensor& a, Trans ta, const Tensor& b, Trans tb, const Tensor& c,
 Tensor matmul(const Tensor& a, Trans ta, const Tensor& b, Trans tb) {
   check(a.rank() == 2 && b.rank() == 2, "matmul: expected matrices, got ", to_string(a.shape()),
         " and ", to_string(b.shape()));
-  const Product p = product_of("matmul", a.shape(), ta, b.shape(), tb, nullptr);
+  const Product p = product_of("matmul", a, ta, b, tb);
   Tensor c({p.m, p.n}, a.dtype(), a.device());
   run("matmul", p, a, b, c);
   return c;
@@ -241,11 +223,50 @@ Tensor matmul(const Tensor& a, Trans ta, const Tensor& b, Trans tb) {
 Tensor matmul_batched(const Tensor& a, Trans ta, const Tensor& b, Trans tb, double alpha) {
   check(a.rank() == 3 && b.rank() == 3, "matmul_batched: expected three axes, got ",
         to_string(a.shape()), " and ", to_string(b.shape()));
-  Product p = product_of("matmul_batched", a.shape(), ta, b.shape(), tb, nullptr);
+  Product p = product_of("matmul_batched", a, ta, b, tb);
   p.alpha = alpha;
   Tensor c({p.batch, p.m, p.n}, a.dtype(), a.device());
   run("matmul_batched", p, a, b, c);
   return c;
+}
+
+void gemm_strided(const Matrices& a, Trans ta, const Matrices& b, Trans tb, const Matrices& c,
+                  int64_t batch, double alpha, double beta) {
+  const bool at = ta == Trans::yes, bt = tb == Trans::yes;
+  const int64_t m = c.rows, n = c.cols, k = at ? a.rows : a.cols;
+  check((at ? a.cols : a.rows) == m && (bt ? b.cols : b.rows) == k && (bt ? b.rows : b.cols) == n,
+        "gemm_strided: ", a.rows, " x ", a.cols, at ? " transposed" : "", " times ", b.rows, " x ",
+        b.cols, bt ? " transposed" : "", " is not ", m, " x ", n);
+  const Dtype operand = a.tensor.dtype(), result = c.tensor.dtype();
+  const bool wider = result == Dtype::f32 && (operand == Dtype::bf16 || operand == Dtype::f16);
+  check(b.tensor.dtype() == operand && (result == operand || wider),
+        "gemm_strided: ", name_of(operand), " times ", name_of(b.tensor.dtype()), " into ",
+        name_of(result));
+  check(a.tensor.device() == b.tensor.device() && a.tensor.device() == c.tensor.device(),
+        "gemm_strided: devices differ");
+  check(batch > 0, "gemm_strided: batch of ", batch);
+  check_matrices("a", a, batch, false);
+  check_matrices("b", b, batch, false);
+  check_matrices("c", c, batch, true);
+  const auto at_offset = [](const Matrices& x) -> StridedMatrix {
+    auto* bytes = static_cast<char*>(x.tensor.raw());
+    return {bytes + x.offset * size_of(x.tensor.dtype()), x.row_stride, x.stride};
+  };
+  run("gemm_strided",
+      {.m = m,
+       .n = n,
+       .k = k,
+       .batch = batch,
+       .ta = ta,
+       .tb = tb,
+       .alpha = alpha,
+       .beta = beta,
+       .operand = operand,
+       .result = result,
+       .a = at_offset(a),
+       .b = at_offset(b),
+       .c = at_offset(c)},
+      a.tensor.device());
 }
 
 }  // namespace cbq::kernels

@@ -141,6 +141,55 @@ void gemm(const Tensor& a, Trans ta, const Tensor& b, Trans tb, const Tensor& c,
           double beta);
 /// The same for every i of [batch, ., .] tensors.
 Tensor matmul_batched(const Tensor& a, Trans ta, const Tensor& b, Trans tb, double alpha = 1.0);
+/// Equally spaced matrices [rows, cols] inside a tensor: element (r, c) of matrix i is element
+/// offset + i * stride + r * row_stride + c of it. The heads of [tokens, heads * dim] are such.
+struct Matrices {
+  const Tensor& tensor;
+  int64_t offset, stride, row_stride;
+  int64_t rows, cols;
+};
+/// c_i = alpha op(a_i) op(b_i) + beta c_i for every i < batch. Of half-precision a and b, c may be
+/// f32. Throws where matrices leave their tensor, or where those of c overlap.
+void gemm_strided(const Matrices& a, Trans ta, const Matrices& b, Trans tb, const Matrices& c,
+                  int64_t batch, double alpha, double beta);
+
+// ---- attention ----------------------------------------------------------------------------------
+
+/// How rows and columns of queries [batch * tokens, heads * dim] and of keys and values
+/// [batch * tokens, kv_heads * dim] divide; heads / kv_heads query heads share a key-value head.
+struct AttentionHeads {
+  int64_t batch = 1, heads = 1, kv_heads = 1;
+};
+/// What attention works on at a time: so many queries of so many key-value heads. 0: chosen for the
+/// device, so that the scores of a tile take at most 32 MiB (64 MiB for backward, with their
+/// gradients) where one head and 16 queries do.
+struct AttentionTiles {
+  int64_t queries = 0, kv_heads = 0;
+};
+/// Causal attention with grouped queries (Vaswani et al. 2017; Ainslie et al. 2023):
+///   o_h = softmax(s_h) v_g,  s_h = q_h k_g^T / sqrt(dim) + slope_h * key position, causal mask,
+///   g = h / (heads / kv_heads).
+/// slopes [heads] f32 (ALiBi, Press et al. 2022) may be undefined; slope_h * position is rounded to
+/// the dtype first, as transformers' BLOOM does. o is like q; `log_sum` [batch * heads, tokens] =
+/// log sum_j e^(s_hj), in the accumulation dtype, is kept for backward. Scores exist for one tile
+/// of queries at a time, and for the keys up to its end (docs/design.md).
+struct AttentionResult {
+  Tensor o;
+  Tensor log_sum;
+};
+AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                          const AttentionHeads& heads, const Tensor& slopes = Tensor(),
+                          const AttentionTiles& tiles = {});
+/// Gradients of attention for the output gradient d_o, like q, k and v. With p = e^(s - log_sum):
+///   dv = p^T d_o,  ds = p * (d_o v^T - rowsum(d_o * o)),  dq = ds k / sqrt(dim),
+///   dk = ds^T q / sqrt(dim),  dk and dv summed over a group's queries in the accumulation dtype.
+struct AttentionGradient {
+  Tensor dq, dk, dv;
+};
+AttentionGradient attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                     const AttentionResult& forward, const Tensor& d_o,
+                                     const AttentionHeads& heads, const Tensor& slopes = Tensor(),
+                                     const AttentionTiles& tiles = {});
 
 // ---- random numbers (Philox by counter: equal on both devices) ----------------------------------
 

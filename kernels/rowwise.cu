@@ -73,22 +73,6 @@ struct RmsNormWeightTerm {
   }
 };
 
-/// The entries of a row that a softmax sees: the first `count`. Loops run on to `padded`, whole
-/// vectors, and choose: with causal rows of every length, exponentials in the rests that do not
-/// fill a vector would take a third of the time.
-struct SoftmaxRow {
-  int32_t count;
-  int64_t padded;
-  /// `period` 0: all entries count.
-  CBQ_HD SoftmaxRow(int64_t r, int64_t n, int64_t period)
-      : count(static_cast<int32_t>(period > 0 ? r % period + 1 : n)),
-        padded(math::min<int64_t>(n, (count + 15) / 16 * 16)) {}
-  template <class A>
-  CBQ_HD A choose(int64_t j, A seen, A unseen) const {
-    return static_cast<int32_t>(j) < count ? seen : unseen;
-  }
-};
-
 // One functor for plain and causal softmax.
 template <class T>
 struct Softmax {
@@ -102,7 +86,7 @@ struct Softmax {
     using A = acc_t<T>;
     const T* in = x + r * n;
     T* out = y + r * n;
-    const SoftmaxRow entries(r, n, period);
+    const RowPrefix entries(period > 0 ? r % period + 1 : n, n);
     const A shift = largest(row, in, entries) * factor;
     // The exponential waits in the output, or is computed again where the output would round it.
     constexpr bool exact = std::is_same_v<T, A>;
@@ -127,7 +111,7 @@ struct Softmax {
   }
 
   template <class Row>
-  CBQ_HD acc_t<T> largest(Row& row, const T* in, const SoftmaxRow& entries) const {
+  CBQ_HD acc_t<T> largest(Row& row, const T* in, const RowPrefix& entries) const {
     using A = acc_t<T>;
     A m = -INFINITY;
 #pragma omp simd reduction(max : m)

@@ -80,7 +80,7 @@ OpCase attention_gradient(int64_t batch, int64_t heads, int64_t kv_heads) {
           .sizes = {shapes(3, 4), shapes(1, 1), shapes(0, 4), shapes(70, 9)},
           .expected =
               [=](const Arrays& in) {
-                return Arrays{reference::attention(in[0], in[1], in[2], batch, heads, kv_heads)};
+                return Arrays{reference::attention(in[0], in[1], in[2], batch, heads, kv_heads)[0]};
               },
           .apply =
               [=](const Vars& in) {
@@ -121,7 +121,7 @@ OpCase alibi_attention_gradient(int64_t batch, int64_t heads, int64_t kv_heads) 
           .expected =
               [=](const Arrays& in) {
                 return Arrays{
-                    reference::attention(in[0], in[1], in[2], batch, heads, kv_heads, &in[3])};
+                    reference::attention(in[0], in[1], in[2], batch, heads, kv_heads, &in[3])[0]};
               },
           .apply =
               [=](const Vars& in) {

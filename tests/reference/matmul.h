@@ -31,38 +31,89 @@ inline Array matmul(const Array& a, bool ta, const Array& b, bool tb, double alp
   return gemm(a, ta, b, tb, nullptr, alpha, 0.0);
 }
 
-/// Causal attention with grouped queries, one query at a time. `slopes`: ALiBi, by the distance of
-/// query and key.
-inline Array attention(const Array& q, const Array& k, const Array& v, int64_t batch, int64_t heads,
-                       int64_t kv_heads, const Array* slopes = nullptr) {
+/// The scores of query t of head h: with every key up to t. `slopes`: ALiBi, by position of the
+/// key.
+inline std::vector<double> attention_scores(const Array& q, const Array& k, int64_t batch,
+                                            int64_t heads, int64_t kv_heads, const Array* slopes,
+                                            int64_t b, int64_t h, int64_t t) {
+  const int64_t tokens = q.size(0) / batch, dim = q.size(1) / heads, g = h / (heads / kv_heads);
+  std::vector<double> scores;
+  for (int64_t u = 0; u <= t; ++u) {
+    double score = 0.0;
+    for (int64_t j = 0; j < dim; ++j) {
+      score += q(b * tokens + t, h * dim + j) * k(b * tokens + u, g * dim + j);
+    }
+    score /= std::sqrt(static_cast<double>(dim));
+    if (slopes != nullptr) score += (*slopes)(h) * static_cast<double>(u);
+    scores.push_back(score);
+  }
+  return scores;
+}
+inline double log_sum_exp(const std::vector<double>& x) {
+  double total = 0.0;
+  for (double value : x) total += std::exp(value);
+  return std::log(total);
+}
+
+/// {o, log_sum}: causal attention with grouped queries, one query at a time.
+inline Arrays attention(const Array& q, const Array& k, const Array& v, int64_t batch,
+                        int64_t heads, int64_t kv_heads, const Array* slopes = nullptr) {
   const int64_t tokens = q.size(0) / batch, dim = q.size(1) / heads;
-  Array o(q.shape);
+  Array o(q.shape), log_sum({batch * heads, tokens});
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t h = 0; h < heads; ++h) {
       const int64_t g = h / (heads / kv_heads);
       for (int64_t t = 0; t < tokens; ++t) {
-        std::vector<double> weight;
-        double total = 0.0;
+        const std::vector<double> scores =
+            attention_scores(q, k, batch, heads, kv_heads, slopes, b, h, t);
+        log_sum(b * heads + h, t) = log_sum_exp(scores);
         for (int64_t u = 0; u <= t; ++u) {
-          double score = 0.0;
+          const double p = std::exp(scores[static_cast<size_t>(u)] - log_sum(b * heads + h, t));
           for (int64_t j = 0; j < dim; ++j) {
-            score += q(b * tokens + t, h * dim + j) * k(b * tokens + u, g * dim + j);
-          }
-          score /= std::sqrt(static_cast<double>(dim));
-          if (slopes != nullptr) score -= (*slopes)(h) * static_cast<double>(t - u);
-          weight.push_back(std::exp(score));
-          total += weight.back();
-        }
-        for (int64_t u = 0; u <= t; ++u) {
-          for (int64_t j = 0; j < dim; ++j) {
-            o(b * tokens + t, h * dim + j) +=
-                weight[static_cast<size_t>(u)] / total * v(b * tokens + u, g * dim + j);
+            o(b * tokens + t, h * dim + j) += p * v(b * tokens + u, g * dim + j);
           }
         }
       }
     }
   }
-  return o;
+  return {o, log_sum};
+}
+
+/// {dq, dk, dv} for the output gradient d_o: the softmax by its full Jacobian, p_u (1_uw - p_w).
+inline Arrays attention_backward(const Array& q, const Array& k, const Array& v, const Array& d_o,
+                                 int64_t batch, int64_t heads, int64_t kv_heads,
+                                 const Array* slopes = nullptr) {
+  const int64_t tokens = q.size(0) / batch, dim = q.size(1) / heads;
+  const double factor = 1.0 / std::sqrt(static_cast<double>(dim));
+  Array dq(q.shape), dk(k.shape), dv(v.shape);
+  for (int64_t row = 0; row < batch * heads * tokens; ++row) {
+    const int64_t b = row / tokens / heads, h = row / tokens % heads, t = row % tokens;
+    const int64_t g = h / (heads / kv_heads), at = b * tokens + t;
+    std::vector<double> p = attention_scores(q, k, batch, heads, kv_heads, slopes, b, h, t);
+    const double log_sum = log_sum_exp(p);
+    std::vector<double> dp;
+    for (int64_t u = 0; u <= t; ++u) {
+      const auto i = static_cast<size_t>(u);
+      p[i] = std::exp(p[i] - log_sum);
+      dp.push_back(0.0);
+      for (int64_t j = 0; j < dim; ++j) {
+        dp[i] += d_o(at, h * dim + j) * v(b * tokens + u, g * dim + j);
+        dv(b * tokens + u, g * dim + j) += p[i] * d_o(at, h * dim + j);
+      }
+    }
+    for (int64_t u = 0; u <= t; ++u) {
+      double ds = 0.0;
+      for (int64_t w = 0; w <= t; ++w) {
+        const auto i = static_cast<size_t>(u), l = static_cast<size_t>(w);
+        ds += p[i] * ((u == w ? 1.0 : 0.0) - p[l]) * dp[l];
+      }
+      for (int64_t j = 0; j < dim; ++j) {
+        dq(at, h * dim + j) += factor * ds * k(b * tokens + u, g * dim + j);
+        dk(b * tokens + u, g * dim + j) += factor * ds * q(at, h * dim + j);
+      }
+    }
+  }
+  return {dq, dk, dv};
 }
 
 }  // namespace cbq::reference

@@ -21,20 +21,17 @@ struct Options {
 };
 
 /// In the order of the report.
-constexpr const char* parts[] = {
-    "gemm",  "attention_gemm", "attention", "weight_quant", "activation_quant",
-    "norms", "loss",           "optimizer", "data",         "other"};
+constexpr const char* parts[] = {"gemm",  "attention", "weight_quant", "activation_quant",
+                                 "norms", "loss",      "optimizer",    "data",
+                                 "other"};
 
 /// What an op (as launch.h and gemm.cpp name it) belongs to; "other" for what is not listed.
 std::string part_of(const std::string& op) {
   static const std::map<std::string, std::string> table = {
       {"gemm", "gemm"},
       {"matmul", "gemm"},
-      {"matmul_batched", "attention_gemm"},
-      {"causal_softmax_", "attention"},
-      {"causal_softmax_backward_", "attention"},
-      {"split_heads", "attention"},
-      {"merge_heads", "attention"},
+      {"attention", "attention"},
+      {"attention_backward", "attention"},
       {"rope", "attention"},
       {"scale_of", "weight_quant"},
       {"scale_gradient", "weight_quant"},

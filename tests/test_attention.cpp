@@ -1,0 +1,150 @@
+// Attention in tiles beside the same in one piece, and the memory it takes.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "autograd/functions.h"
+#include "tests/op_case.h"
+
+namespace cbq::test {
+namespace {
+
+using kernels::AttentionHeads;
+using kernels::AttentionTiles;
+using kernels::Trans;
+
+struct Results {
+  Tensor o, dq, dk, dv;
+};
+
+/// With all scores of all queries at once: the masked half is computed and thrown away.
+Results in_one_piece(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                     const AttentionHeads& h, const Tensor& slopes) {
+  const int64_t tokens = q.size(0) / h.batch, dim = q.size(1) / h.heads;
+  const double factor = 1.0 / std::sqrt(static_cast<double>(dim));
+  const Shape stacked = {h.batch * h.kv_heads, h.heads / h.kv_heads * tokens, dim};
+  const Shape split = {h.batch * h.heads, tokens, dim};
+  const Tensor q4 = kernels::split_heads(q, h.batch, h.heads).reshape(stacked);
+  const Tensor k4 = kernels::split_heads(k, h.batch, h.kv_heads);
+  const Tensor v4 = kernels::split_heads(v, h.batch, h.kv_heads);
+  const Tensor d4 = kernels::split_heads(d_o, h.batch, h.heads).reshape(stacked);
+  const Tensor p = kernels::matmul_batched(q4, Trans::no, k4, Trans::yes);
+  if (slopes.defined()) {
+    kernels::add_alibi_(p.reshape({h.batch * h.heads, tokens, tokens}), slopes, factor);
+  }
+  kernels::causal_softmax_(p, slopes.defined() ? 1.0 : factor, tokens);
+  const Tensor o = kernels::matmul_batched(p, Trans::no, v4, Trans::no);
+  const Tensor dv = kernels::matmul_batched(p, Trans::yes, d4, Trans::no);
+  const Tensor ds = kernels::matmul_batched(d4, Trans::no, v4, Trans::yes);
+  kernels::causal_softmax_backward_(p, ds, factor, tokens);
+  const Tensor dq = kernels::matmul_batched(ds, Trans::no, k4, Trans::no);
+  const Tensor dk = kernels::matmul_batched(ds, Trans::yes, q4, Trans::no);
+  return {kernels::merge_heads(o.reshape(split), h.batch),
+          kernels::merge_heads(dq.reshape(split), h.batch), kernels::merge_heads(dk, h.batch),
+          kernels::merge_heads(dv, h.batch)};
+}
+
+Results in_tiles(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                 const AttentionHeads& h, const Tensor& slopes, const AttentionTiles& tiles) {
+  const auto forward = kernels::attention(q, k, v, h, slopes, tiles);
+  const auto [dq, dk, dv] = kernels::attention_backward(q, k, v, forward, d_o, h, slopes, tiles);
+  return {forward.o, dq, dk, dv};
+}
+
+/// The largest difference, in units of the largest element, or of 0.1 where all should be zero: of
+/// one token the gradients of query and key.
+double difference(const Tensor& a, const Tensor& b) {
+  EXPECT_EQ(a.shape(), b.shape());
+  const std::vector<double> x = a.to_vector<double>(), y = b.to_vector<double>();
+  double worst = 0.0, largest = 0.1;
+  for (size_t i = 0; i < x.size(); ++i) {
+    if (!(std::abs(x[i] - y[i]) <= worst)) worst = std::abs(x[i] - y[i]);
+    largest = std::max(largest, std::abs(y[i]));
+  }
+  return worst / largest;
+}
+
+struct Inputs {
+  Tensor q, k, v, d_o, slopes;
+};
+Inputs inputs_of(const AttentionHeads& h, int64_t tokens, int64_t dim, Dtype dtype) {
+  const Shape q = {h.batch * tokens, h.heads * dim}, k = {h.batch * tokens, h.kv_heads * dim};
+  return {make_input({}, q, dtype, 1), make_input({}, k, dtype, 2), make_input({}, k, dtype, 3),
+          make_input({}, q, dtype, 4), make_input(angles, {h.heads}, dtype, 5)};
+}
+
+// Lengths around the edges of tiles and of vectors; tiles of one query, of more than there are, and
+// those chosen for the device; heads alone and several at once, as on CUDA.
+TEST(Attention, TilesAgreeWithOnePiece) {
+  for (const AttentionHeads& h : {AttentionHeads{1, 4, 4}, AttentionHeads{2, 6, 2}}) {
+    for (int64_t tokens : {1, 2, 15, 17, 63, 64, 65, 130}) {
+      const Inputs in = inputs_of(h, tokens, tokens % 2 == 0 ? 16 : 5, Dtype::f64);
+      for (const Tensor& slopes : {Tensor(), in.slopes}) {
+        const Results want = in_one_piece(in.q, in.k, in.v, in.d_o, h, slopes);
+        for (const AttentionTiles& tiles :
+             {AttentionTiles{}, AttentionTiles{1, 2}, AttentionTiles{16, 4}, AttentionTiles{31, 3},
+              AttentionTiles{500, 500}}) {
+          SCOPED_TRACE(concat(h.heads, " heads, ", tokens, " tokens, tiles of ", tiles.queries,
+                              " x ", tiles.kv_heads));
+          const Results got = in_tiles(in.q, in.k, in.v, in.d_o, h, slopes, tiles);
+          EXPECT_LT(difference(got.o, want.o), 1e-13);
+          EXPECT_LT(difference(got.dq, want.dq), 1e-12);
+          EXPECT_LT(difference(got.dk, want.dk), 1e-12);
+          EXPECT_LT(difference(got.dv, want.dv), 1e-12);
+        }
+      }
+    }
+  }
+}
+
+TEST(Attention, HeadSizesOfKnownModels) {
+  for (int64_t dim : {64, 80, 96, 128}) {
+    const AttentionHeads h{1, 2, 1};
+    for (Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
+      const double tolerance = dtype == Dtype::f32 ? 1e-5 : dtype == Dtype::bf16 ? 4e-2 : 6e-3;
+      const Inputs in = inputs_of(h, 70, dim, dtype);
+      const Results want = in_one_piece(
+          kernels::cast(in.q, Dtype::f64), kernels::cast(in.k, Dtype::f64),
+          kernels::cast(in.v, Dtype::f64), kernels::cast(in.d_o, Dtype::f64), h, Tensor());
+      const Results got = in_tiles(in.q, in.k, in.v, in.d_o, h, Tensor(), {32, 0});
+      EXPECT_LT(difference(got.o, want.o), tolerance) << dim << " " << name_of(dtype);
+      EXPECT_LT(difference(got.dq, want.dq), tolerance) << dim << " " << name_of(dtype);
+      EXPECT_LT(difference(got.dk, want.dk), tolerance) << dim << " " << name_of(dtype);
+      EXPECT_LT(difference(got.dv, want.dv), tolerance) << dim << " " << name_of(dtype);
+    }
+  }
+}
+
+// Scores far apart: the exponentials of most underflow, one is certain.
+TEST(Attention, LargeScoresStayFinite) {
+  const AttentionHeads h{1, 1, 1};
+  Inputs in = inputs_of(h, 40, 8, Dtype::f32);
+  in.q = kernels::scale(in.q, 300.0);
+  const Results got = in_tiles(in.q, in.k, in.v, in.d_o, h, Tensor(), {16, 1});
+  for (const Tensor& t : {got.o, got.dq, got.dk, got.dv}) {
+    EXPECT_FALSE(kernels::has_non_finite(t));
+  }
+}
+
+/// Bytes at most in use during forward and backward, beyond inputs.
+int64_t peak_of(int64_t tokens) {
+  const AttentionHeads h{1, 4, 4};
+  const Inputs in = inputs_of(h, tokens, 16, Dtype::f32);
+  const int64_t before = memory_statistics(Device::cpu()).current_bytes;
+  reset_peak(Device::cpu());
+  Tape tape;
+  const Var q(in.q, true), k(in.k, true), v(in.v, true);
+  tape.backward(ag::attention(q, k, v, h.batch, h.heads, h.kv_heads), in.d_o);
+  EXPECT_TRUE(q.grad().defined() && k.grad().defined() && v.grad().defined());
+  return memory_statistics(Device::cpu()).peak_bytes - before;
+}
+
+TEST(Attention, MemoryGrowsWithTheTokensNotWithTheirSquare) {
+  const int64_t tokens = 1024, all_scores = 4 * tokens * tokens * 4;
+  const int64_t peak = peak_of(tokens), twice = peak_of(2 * tokens);
+  EXPECT_LT(peak, all_scores / 4);
+  EXPECT_LT(static_cast<double>(twice), 2.3 * static_cast<double>(peak));
+}
+
+}  // namespace
+}  // namespace cbq::test
