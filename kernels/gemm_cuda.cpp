@@ -65,13 +65,14 @@ cudaDataType_t cuda_type(Dtype dtype) {
 
 /// Everything cuBLASLt's choice may depend on; two products of equal keys differ in addresses and
 /// factors only.
-using Key = std::array<int64_t, 18>;
+using Key = std::array<int64_t, 17>;
 
-/// The largest power of two, up to 256, that divides an address: a kernel that loads 16 bytes at
-/// once must not be chosen for a head that starts in between.
-int64_t alignment_of(const void* at) {
-  const auto address = reinterpret_cast<uintptr_t>(at);
-  return static_cast<int64_t>(std::min<uintptr_t>(256, address & (~address + 1)));
+/// The largest power of two, up to 256, that divides the addresses of all matrices of a batch: a
+/// kernel that loads 16 bytes at once must not be chosen for heads that start in between.
+uint32_t alignment_of(const StridedMatrix& x, Dtype dtype) {
+  const auto stride = static_cast<uintptr_t>(x.stride * size_of(dtype));
+  const uintptr_t bits = reinterpret_cast<uintptr_t>(x.data) | stride | 256;
+  return static_cast<uint32_t>(bits & (~bits + 1));
 }
 
 Key key_of(const Product& p) {
@@ -89,10 +90,9 @@ Key key_of(const Product& p) {
           p.a.stride,
           p.b.stride,
           p.c.stride,
-          alignment_of(p.a.data),
-          alignment_of(p.b.data),
-          alignment_of(p.c.data),
-          p.beta == 0.0 ? 0 : 1};
+          alignment_of(p.a, p.operand),
+          alignment_of(p.b, p.operand),
+          alignment_of(p.c, p.result)};
 }
 
 /// A product ready to be queued.
@@ -150,10 +150,10 @@ Preference preference_of(const Product& p) {
   // in between.
   set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
       static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(alignment_of(p.b.data)));
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(alignment_of(p.a.data)));
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(alignment_of(p.c.data)));
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(alignment_of(p.c.data)));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(p.b, p.operand));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(p.a, p.operand));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(p.c, p.result));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(p.c, p.result));
   return preference;
 }
 
@@ -208,7 +208,7 @@ class Library {
                                             preference_of(p).get(), candidates(), proposals.data(),
                                             &found),
              "cublasLtMatmulAlgoGetHeuristic");
-    if (found == 0) {
+    if (found == 0 || proposals[0].state != CUBLAS_STATUS_SUCCESS) {
       throw CudaError(concat("cublasLtMatmulAlgoGetHeuristic: nothing for ", p.m, " x ", p.k,
                              " times ", p.k, " x ", p.n, " in ", name_of(p.operand)));
     }
@@ -240,6 +240,7 @@ class Library {
     float least = std::numeric_limits<float>::infinity();
     int best = 0;
     for (int i = 0; i < count; ++i) {
+      if (proposals[i].state != CUBLAS_STATUS_SUCCESS) continue;
       const cublasLtMatmulAlgo_t& algorithm = proposals[i].algo;
       queue(p, ready, algorithm, result.data());  // the first call loads the kernel
       cuda_check(cudaEventRecord(begin.get(), current_stream()), "cudaEventRecord");
