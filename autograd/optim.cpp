@@ -1,22 +1,31 @@
 #include "autograd/optim.h"
 
+#include <array>
 #include <cmath>
 
 namespace cbq {
-namespace {
 
-void check_group(const char* op, const ParameterGroup& group) {
-  for (const Var& variable : group.variables) {
-    check(variable.dtype() == Dtype::f32, op, ": optimized variables are f32, got ",
-          name_of(variable.dtype()));
+Optimizer::Optimizer(const char* op, std::vector<ParameterGroup> groups, int64_t numbers)
+    : groups_(std::move(groups)) {
+  Device device;
+  for (const ParameterGroup& group : groups_) {
+    for (const Var& variable : group.variables) {
+      check(variable.dtype() == Dtype::f32, op, ": optimized variables are f32, got ",
+            name_of(variable.dtype()));
+      device = variable.device();
+    }
+  }
+  now_ = Tensor::zeros({static_cast<int64_t>(groups_.size()), numbers}, Dtype::f64, device);
+}
+
+void Optimizer::clear_gradients() {
+  for (ParameterGroup& group : groups_) {
+    for (Var& variable : group.variables) variable.clear_grad();
   }
 }
 
-}  // namespace
-
-Adam::Adam(std::vector<ParameterGroup> groups) : groups_(std::move(groups)) {
+Adam::Adam(std::vector<ParameterGroup> groups) : Optimizer("Adam", std::move(groups), 3) {
   for (const ParameterGroup& group : groups_) {
-    check_group("Adam", group);
     for (const Var& variable : group.variables) {
       m_.push_back(Tensor::zeros(variable.shape(), Dtype::f32, variable.device()));
       v_.push_back(Tensor::zeros(variable.shape(), Dtype::f32, variable.device()));
@@ -24,20 +33,31 @@ Adam::Adam(std::vector<ParameterGroup> groups) : groups_(std::move(groups)) {
   }
 }
 
-void Adam::step(double factor) {
+void Adam::prepare(double factor) {
   ++steps_;
+  std::vector<double> values;
+  for (const ParameterGroup& group : groups_) {
+    const std::array<double, 3> numbers = group.settings.at_step(factor, steps_);
+    values.insert(values.end(), numbers.begin(), numbers.end());
+  }
+  kernels::write_values(now_, values);
+}
+
+void Adam::apply() {
+  std::vector<kernels::AdamVariable> variables;
   size_t i = 0;
-  for (ParameterGroup& group : groups_) {
-    kernels::AdamSettings settings = group.settings;
-    settings.rate *= factor;
-    for (Var& variable : group.variables) {
-      if (variable.grad().defined()) {
-        kernels::adam_step(variable.value(), variable.grad(), m_[i], v_[i], settings, steps_);
-        variable.clear_grad();
+  int64_t at = 0;
+  for (const ParameterGroup& group : groups_) {
+    for (const Var& x : group.variables) {
+      if (x.grad().defined()) {
+        variables.push_back({x.value(), x.grad(), m_[i], v_[i], group.settings, at});
       }
       ++i;
     }
+    at += now_.size(1);
   }
+  kernels::adam_steps(variables, now_);
+  clear_gradients();
 }
 
 std::vector<std::pair<std::string, Tensor>> Adam::state() {
@@ -49,19 +69,26 @@ std::vector<std::pair<std::string, Tensor>> Adam::state() {
   return all;
 }
 
-SignSgd::SignSgd(std::vector<ParameterGroup> groups) : groups_(std::move(groups)) {
-  for (const ParameterGroup& group : groups_) check_group("SignSgd", group);
+SignSgd::SignSgd(std::vector<ParameterGroup> groups) : Optimizer("SignSgd", std::move(groups), 1) {}
+
+void SignSgd::prepare(double factor) {
+  ++steps_;
+  std::vector<double> values;
+  for (const ParameterGroup& group : groups_) values.push_back(group.settings.rate * factor);
+  kernels::write_values(now_, values);
 }
 
-void SignSgd::step(double factor) {
-  ++steps_;
-  for (ParameterGroup& group : groups_) {
-    for (Var& variable : group.variables) {
-      if (!variable.grad().defined()) continue;
-      kernels::sign_sgd_step(variable.value(), variable.grad(), group.settings.rate * factor);
-      variable.clear_grad();
+void SignSgd::apply() {
+  std::vector<kernels::SignVariable> variables;
+  int64_t at = 0;
+  for (const ParameterGroup& group : groups_) {
+    for (const Var& x : group.variables) {
+      if (x.grad().defined()) variables.push_back({x.value(), x.grad(), at});
     }
+    ++at;
   }
+  kernels::sign_sgd_steps(variables, now_);
+  clear_gradients();
 }
 
 std::unique_ptr<Optimizer> make_optimizer(const std::string& name,

@@ -22,25 +22,40 @@ class Optimizer {
   virtual ~Optimizer() = default;
   /// One update from the gradients, which are cleared; learning rates are multiplied by `factor`
   /// (the schedule). A variable without a gradient is left alone.
-  virtual void step(double factor) = 0;
+  void step(double factor) {
+    prepare(factor);
+    apply();
+  }
+  // The two halves of step(), for a step that is captured and replayed: the numbers of the next
+  // update go to where its kernels will read them ...
+  virtual void prepare(double factor) = 0;
+  // ... and the update itself, the same launches every time.
+  virtual void apply() = 0;
+  /// Drops gradients that are not to be applied.
+  void clear_gradients();
   /// What a resumed run needs besides the variables: tensors by name, and the step count.
   virtual std::vector<std::pair<std::string, Tensor>> state() { return {}; }
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps) { steps_ = steps; }
 
  protected:
+  /// `numbers`: how many of a group change from step to step.
+  Optimizer(const char* op, std::vector<ParameterGroup> groups, int64_t numbers);
+
+  std::vector<ParameterGroup> groups_;
+  Tensor now_;  // f64 [groups, numbers], where the variables live
   int64_t steps_ = 0;
 };
 
-/// Adam with decoupled weight decay (kernels::adam_step).
+/// Adam with decoupled weight decay; one launch for all variables (kernels::adam_steps).
 class Adam : public Optimizer {
  public:
   explicit Adam(std::vector<ParameterGroup> groups);
-  void step(double factor) override;
+  void prepare(double factor) override;
+  void apply() override;
   std::vector<std::pair<std::string, Tensor>> state() override;
 
  private:
-  std::vector<ParameterGroup> groups_;
   std::vector<Tensor> m_, v_;  // in the order of the groups' variables
 };
 
@@ -48,10 +63,8 @@ class Adam : public Optimizer {
 class SignSgd : public Optimizer {
  public:
   explicit SignSgd(std::vector<ParameterGroup> groups);
-  void step(double factor) override;
-
- private:
-  std::vector<ParameterGroup> groups_;
+  void prepare(double factor) override;
+  void apply() override;
 };
 
 /// "adam" or "signsgd"; throws with the known names otherwise.

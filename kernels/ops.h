@@ -5,6 +5,7 @@
 // shapes, dtypes or devices do not fit. "Rows" of a tensor are all axes but the last, flattened.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -218,11 +219,39 @@ RowErrorResult row_error(const Tensor& prediction, const Tensor& target, double 
 /// p, m, v, g f32 of equal shape; t counts from 1.
 struct AdamSettings {
   double rate = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, decay = 0.0;
+  /// {rate factor, 1 / (1 - b1^t), 1 / (1 - b2^t)}: what changes from step to step.
+  std::array<double, 3> at_step(double factor, int64_t t) const;
 };
 void adam_step(const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& v,
                const AdamSettings& settings, int64_t t);
 /// p -= rate * sign(g).
 void sign_sgd_step(const Tensor& p, const Tensor& g, double rate);
+
+// The same for many variables in one launch (a further one behind every 64), to the bit. What
+// changes from step to step is read from device memory, `now` f64, so that a launch that was
+// captured means the step at hand when it is replayed.
+
+/// One variable of adam_steps: its rate and corrections (AdamSettings::at_step) are read from
+/// now[at ...], the rest from its settings. References: only for the call.
+struct AdamVariable {
+  const Tensor& p;
+  const Tensor& g;
+  const Tensor& m;
+  const Tensor& v;
+  const AdamSettings& settings;
+  int64_t at;
+};
+void adam_steps(const std::vector<AdamVariable>& variables, const Tensor& now);
+/// One variable of sign_sgd_steps, which reads its rate at now[at].
+struct SignVariable {
+  const Tensor& p;
+  const Tensor& g;
+  int64_t at;
+};
+void sign_sgd_steps(const std::vector<SignVariable>& variables, const Tensor& now);
+/// y = values, f64. They travel as arguments of the launch: neither side waits for the other, and
+/// the host's copy may change at once.
+void write_values(const Tensor& y, const std::vector<double>& values);
 /// Sum of squares of all elements, on the host (gradient clipping).
 double sum_of_squares(const Tensor& x);
 

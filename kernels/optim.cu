@@ -1,4 +1,5 @@
 // Optimizer steps, and tensors of random numbers.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/launch.h"
@@ -9,19 +10,38 @@
 namespace cbq::kernels {
 namespace {
 
+/// The numbers of an Adam step that stay from step to step.
+struct AdamForm {
+  float beta1, beta2, rest1, rest2, eps, decay;
+  explicit AdamForm(const AdamSettings& settings)
+      : beta1(static_cast<float>(settings.beta1)),
+        beta2(static_cast<float>(settings.beta2)),
+        rest1(static_cast<float>(1.0 - settings.beta1)),  // in f32, 1 - 0.999 is 5e-5 off
+        rest2(static_cast<float>(1.0 - settings.beta2)),
+        eps(static_cast<float>(settings.eps)),
+        decay(static_cast<float>(settings.decay)) {}
+  AdamForm() = default;
+  bool operator==(const AdamForm&) const = default;
+
+  CBQ_HD void update(float& p, float g, float& m, float& v, float rate, float correction1,
+                     float correction2) const {
+    const float mi = beta1 * m + rest1 * g;
+    const float vi = beta2 * v + rest2 * g * g;
+    m = mi;
+    v = vi;
+    p -= rate * (mi * correction1 / (math::sqrt(vi * correction2) + eps) + decay * p);
+  }
+};
+
 struct AdamStep {
   float* p;
   const float* g;
   float* m;
   float* v;
-  float rate, beta1, beta2, rest1, rest2, eps, decay, correction1, correction2;
+  AdamForm form;
+  float rate, correction1, correction2;
   CBQ_HD void operator()(int64_t i) const {
-    const float gi = g[i];
-    const float mi = beta1 * m[i] + rest1 * gi;
-    const float vi = beta2 * v[i] + rest2 * gi * gi;
-    m[i] = mi;
-    v[i] = vi;
-    p[i] -= rate * (mi * correction1 / (math::sqrt(vi * correction2) + eps) + decay * p[i]);
+    form.update(p[i], g[i], m[i], v[i], rate, correction1, correction2);
   }
 };
 
@@ -32,6 +52,104 @@ struct SignStep {
   CBQ_HD void operator()(int64_t i) const {
     p[i] -= g[i] > 0.0f ? rate : (g[i] < 0.0f ? -rate : 0.0f);
   }
+};
+
+// Many variables in one launch. Their table travels as an argument of the launch (CUDA takes 4 KB
+// of arguments), so it costs no copy, and a captured launch keeps it, with the gradients where the
+// captured backward pass puts them. A row of the launch is a piece of one variable.
+constexpr int64_t table_size = 64;
+constexpr int64_t table_forms = 8;
+constexpr int64_t piece = 4096;
+
+struct TableEntry {
+  float* p;
+  const float* g;
+  float* m;  // m, v: null for sign descent
+  float* v;
+  int64_t count;
+  int64_t first_row;
+  int32_t at;    // of its numbers in `now`
+  int32_t form;  // index into the table's forms
+};
+
+struct Table {
+  TableEntry entry[table_size];
+  const double* now;
+  int64_t entries, rows;
+
+  void add(TableEntry e) {
+    e.first_row = rows;
+    entry[entries++] = e;
+    rows += (e.count + piece - 1) / piece;
+  }
+  /// The entry that holds row r.
+  CBQ_HD const TableEntry& of_row(int64_t r) const {
+    int64_t low = 0, high = entries - 1;
+    while (low < high) {
+      const int64_t middle = (low + high + 1) / 2;
+      if (entry[middle].first_row <= r) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    return entry[low];
+  }
+};
+
+struct AdamSteps {
+  Table table;
+  AdamForm forms[table_forms];
+  int64_t used_forms;
+
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    const TableEntry& e = table.of_row(r);
+    const double* now = table.now + e.at;
+    const auto rate = static_cast<float>(now[0]), correction1 = static_cast<float>(now[1]),
+               correction2 = static_cast<float>(now[2]);
+    const AdamForm form = forms[e.form];
+    const int64_t begin = (r - e.first_row) * piece, n = math::min(piece, e.count - begin);
+    float* p = e.p + begin;
+    const float* g = e.g + begin;
+    float* m = e.m + begin;
+    float* v = e.v + begin;
+#pragma omp simd
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      form.update(p[j], g[j], m[j], v[j], rate, correction1, correction2);
+    }
+  }
+
+  /// Where the form stands among the table's, added if it is new; -1: no place left.
+  int32_t form_index(const AdamForm& form) {
+    for (int64_t i = 0; i < used_forms; ++i) {
+      if (forms[i] == form) return static_cast<int32_t>(i);
+    }
+    if (used_forms == table_forms) return -1;
+    forms[used_forms] = form;
+    return static_cast<int32_t>(used_forms++);
+  }
+};
+static_assert(sizeof(AdamSteps) <= 4088, "with the number of rows, 4 KB of arguments at most");
+
+struct SignSteps {
+  Table table;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    const TableEntry& e = table.of_row(r);
+    const int64_t begin = (r - e.first_row) * piece, n = math::min(piece, e.count - begin);
+    const SignStep step{e.p + begin, e.g + begin, static_cast<float>(table.now[e.at])};
+#pragma omp simd
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) step(j);
+  }
+};
+
+// Numbers as arguments of a launch: they are copied when it is queued.
+constexpr int64_t values_per_launch = 32;
+struct WriteValues {
+  double* y;
+  double values[values_per_launch];
+  CBQ_HD void operator()(int64_t i) const { y[i] = values[i]; }
 };
 
 template <class T>
@@ -70,29 +188,89 @@ void check_f32(const char* op, const Tensor& p) {
 
 }  // namespace
 
+std::array<double, 3> AdamSettings::at_step(double factor, int64_t t) const {
+  check(t >= 1, "adam_step: steps count from 1, got ", t);
+  const auto steps = static_cast<double>(t);
+  return {rate * factor, 1.0 / (1.0 - std::pow(beta1, steps)),
+          1.0 / (1.0 - std::pow(beta2, steps))};
+}
+
 void adam_step(const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& v,
                const AdamSettings& settings, int64_t t) {
   check_same("adam_step", p, g);
   check_same("adam_step", p, m);
   check_same("adam_step", p, v);
   check_f32("adam_step", p);
-  check(t >= 1, "adam_step: steps count from 1, got ", t);
-  const auto steps = static_cast<double>(t);
-  AdamStep f;
-  f.p = p.data<float>();
-  f.g = g.data<float>();
-  f.m = m.data<float>();
-  f.v = v.data<float>();
-  f.rate = static_cast<float>(settings.rate);
-  f.beta1 = static_cast<float>(settings.beta1);
-  f.beta2 = static_cast<float>(settings.beta2);
-  f.rest1 = static_cast<float>(1.0 - settings.beta1);  // in f32, 1 - 0.999 is 5e-5 off
-  f.rest2 = static_cast<float>(1.0 - settings.beta2);
-  f.eps = static_cast<float>(settings.eps);
-  f.decay = static_cast<float>(settings.decay);
-  f.correction1 = static_cast<float>(1.0 / (1.0 - std::pow(settings.beta1, steps)));
-  f.correction2 = static_cast<float>(1.0 / (1.0 - std::pow(settings.beta2, steps)));
-  map("adam_step", p.device(), p.count(), f);
+  const auto [rate, correction1, correction2] = settings.at_step(1.0, t);
+  map("adam_step", p.device(), p.count(),
+      AdamStep{p.data<float>(), g.data<float>(), m.data<float>(), v.data<float>(),
+               AdamForm(settings), static_cast<float>(rate), static_cast<float>(correction1),
+               static_cast<float>(correction2)});
+}
+
+namespace {
+/// Numbers of the step: on the variables' device, and as many as they read.
+void check_now(const char* op, const Tensor& now, const Tensor& p, int64_t at, int64_t count) {
+  check(now.dtype() == Dtype::f64 && now.device() == p.device() && at >= 0 &&
+            at + count <= now.count() && now.count() <= (1 << 30),
+        op, ": needs f64 numbers of the step at [", at, ", ", at + count, ") on ",
+        name_of(p.device()), ", got ", name_of(now.dtype()), to_string(now.shape()), " on ",
+        name_of(now.device()));
+}
+}  // namespace
+
+void adam_steps(const std::vector<AdamVariable>& variables, const Tensor& now) {
+  AdamSteps f{};
+  Device device;
+  const auto launch = [&] {
+    if (f.table.rows > 0) map_rows("adam_step", device, f.table.rows, piece, f);
+    f = AdamSteps{};
+  };
+  for (const AdamVariable& x : variables) {
+    check_same("adam_steps", x.p, x.g);
+    check_same("adam_steps", x.p, x.m);
+    check_same("adam_steps", x.p, x.v);
+    check_f32("adam_steps", x.p);
+    check_now("adam_steps", now, x.p, x.at, 3);
+    const AdamForm form(x.settings);
+    if (f.table.entries == table_size || f.form_index(form) < 0) launch();
+    device = x.p.device();
+    f.table.now = now.data<double>();
+    f.table.add({x.p.data<float>(), x.g.data<float>(), x.m.data<float>(), x.v.data<float>(),
+                 x.p.count(), 0, static_cast<int32_t>(x.at), f.form_index(form)});
+  }
+  launch();
+}
+
+void sign_sgd_steps(const std::vector<SignVariable>& variables, const Tensor& now) {
+  SignSteps f{};
+  Device device;
+  const auto launch = [&] {
+    if (f.table.rows > 0) map_rows("sign_sgd_step", device, f.table.rows, piece, f);
+    f = SignSteps{};
+  };
+  for (const SignVariable& x : variables) {
+    check_same("sign_sgd_steps", x.p, x.g);
+    check_f32("sign_sgd_steps", x.p);
+    check_now("sign_sgd_steps", now, x.p, x.at, 1);
+    if (f.table.entries == table_size) launch();
+    device = x.p.device();
+    f.table.now = now.data<double>();
+    f.table.add({x.p.data<float>(), x.g.data<float>(), nullptr, nullptr, x.p.count(), 0,
+                 static_cast<int32_t>(x.at), 0});
+  }
+  launch();
+}
+
+void write_values(const Tensor& y, const std::vector<double>& values) {
+  check(y.dtype() == Dtype::f64 && y.count() == static_cast<int64_t>(values.size()),
+        "write_values: ", values.size(), " values into ", name_of(y.dtype()), to_string(y.shape()));
+  for (int64_t begin = 0; begin < y.count(); begin += values_per_launch) {
+    WriteValues f{y.data<double>() + begin, {}};
+    const int64_t n = math::min(values_per_launch, y.count() - begin);
+    std::copy_n(values.begin() + begin, n, f.values);
+    map("write_values", y.device(), n, f);
+  }
 }
 
 void sign_sgd_step(const Tensor& p, const Tensor& g, double rate) {

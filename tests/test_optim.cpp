@@ -112,6 +112,43 @@ TEST(Adam, ResumesToTheByte) {
   }
 }
 
+// More variables than one table holds, more settings than it has places for, pieces of all sizes.
+TEST(Adam, OneLaunchForAllIsTheStepOfEachToTheBit) {
+  const std::vector<Shape> shapes = {{1}, {0}, {4096}, {4097}, {3, 5000}, {130, 128}};
+  std::vector<Tensor> p, g, m, v, p2, m2, v2;
+  std::vector<kernels::AdamSettings> settings;
+  std::vector<double> numbers;
+  const int64_t t = 5, count = 150;
+  for (int64_t i = 0; i < count; ++i) {
+    const Shape& shape = shapes[static_cast<size_t>(i) % shapes.size()];
+    const auto seed = static_cast<uint64_t>(10 * i);
+    p.push_back(random(shape, seed));
+    g.push_back(random(shape, seed + 1));
+    m.push_back(random(shape, seed + 2));
+    v.push_back(make_input(positive, shape, Dtype::f32, seed + 3));
+    p2.push_back(p.back().clone());
+    m2.push_back(m.back().clone());
+    v2.push_back(v.back().clone());
+    settings.push_back({.rate = 0.01 * static_cast<double>(1 + i % 3),
+                        .beta1 = 0.9 - 0.01 * static_cast<double>(i % 11),
+                        .decay = i % 2 ? 0.1 : 0.0});
+    for (const double x : settings.back().at_step(1.0, t)) numbers.push_back(x);
+  }
+  const Tensor now({3 * count}, Dtype::f64);
+  kernels::write_values(now, numbers);
+  std::vector<kernels::AdamVariable> all;
+  for (size_t i = 0; i < p.size(); ++i) {
+    all.push_back({p[i], g[i], m[i], v[i], settings[i], 3 * static_cast<int64_t>(i)});
+    kernels::adam_step(p2[i], g[i], m2[i], v2[i], settings[i], t);
+  }
+  kernels::adam_steps(all, now);
+  for (size_t i = 0; i < p.size(); ++i) {
+    EXPECT_EQ(p[i].to_vector<float>(), p2[i].to_vector<float>()) << i;
+    EXPECT_EQ(m[i].to_vector<float>(), m2[i].to_vector<float>()) << i;
+    EXPECT_EQ(v[i].to_vector<float>(), v2[i].to_vector<float>()) << i;
+  }
+}
+
 TEST(SignSgd, MovesByTheRate) {
   const Var x(Tensor::from(std::vector<float>{1.0f, 1.0f, 1.0f}, {3}), true);
   const auto optimizer = make_optimizer("signsgd", {{{x}, {.rate = 0.25}}});

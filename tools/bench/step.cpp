@@ -45,6 +45,7 @@ std::string part_of(const std::string& op) {
       {"reconstruction_loss", "loss"},
       {"adam_step", "optimizer"},
       {"sign_sgd_step", "optimizer"},
+      {"write_values", "optimizer"},
       {"copy", "data"},
       {"zero", "data"},
       {"cast", "data"},
