@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tensor/device_profile.h"
+#include "tensor/recording.h"
 
 namespace cbq::kernels {
 namespace {
@@ -65,6 +66,10 @@ void cpu_panel(const Product& p, const Panels& panels, const T* a, const T* b, T
 
 template <class T>
 void cpu_product(const Product& p) {
+  if (Recording* recording = Recording::active()) {
+    recording->add([=] { cpu_product<T>(p); });
+    return;
+  }
   const auto* a = static_cast<const T*>(p.a.data);
   const auto* b = static_cast<const T*>(p.b.data);
   auto* c = static_cast<T*>(p.c.data);

@@ -21,6 +21,7 @@
 #include "tensor/device_profile.h"
 #include "tensor/dtype.h"
 #include "tensor/error.h"
+#include "tensor/recording.h"
 #include "tensor/stream.h"
 
 namespace cbq {
@@ -110,6 +111,23 @@ inline bool host_can_read(Device device) { return !device.is_cuda(); }
 /// fault is reported by the op that caused it.
 void after_launch(Device device, const char* op);
 
+namespace detail {
+template <class F>
+struct MapCall {
+  const char* op;
+  int64_t n;
+  F f;
+  void operator()() const;
+};
+template <class F>
+struct MapRowsCall {
+  const char* op;
+  int64_t rows, width;
+  F f;
+  void operator()() const;
+};
+}  // namespace detail
+
 template <class F>
 void map(const char* op, Device device, int64_t n, const F& f) {
   if (n == 0) return;
@@ -124,6 +142,10 @@ void map(const char* op, Device device, int64_t n, const F& f) {
 #else
     fail(op, ": this binary was built without CUDA");
 #endif
+  }
+  if (Recording* recording = Recording::active()) {
+    recording->add(detail::MapCall<F>{op, n, f});
+    return;
   }
   // The copy of the functor is private to a thread, so its members cannot alias what it writes, and
   // `simd` states what map() means anyway: the calls are independent. Both let the loop vectorize.
@@ -154,6 +176,10 @@ void map_rows(const char* op, Device device, int64_t rows, int64_t width, const 
     fail(op, ": this binary was built without CUDA");
 #endif
   }
+  if (Recording* recording = Recording::active()) {
+    recording->add(detail::MapRowsCall<F>{op, rows, width, f});
+    return;
+  }
 #pragma omp parallel if (rows > 1 && rows * width >= detail::parallel_threshold)
   {
     const F local = f;
@@ -163,6 +189,15 @@ void map_rows(const char* op, Device device, int64_t rows, int64_t width, const 
       local(row, r);
     }
   }
+}
+
+template <class F>
+void detail::MapCall<F>::operator()() const {
+  map(op, Device::cpu(), n, f);
+}
+template <class F>
+void detail::MapRowsCall<F>::operator()() const {
+  map_rows(op, Device::cpu(), rows, width, f);
 }
 
 }  // namespace cbq

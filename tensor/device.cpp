@@ -1,5 +1,6 @@
 #include "tensor/device.h"
 
+#include "tensor/device_error.h"
 #include "tensor/error.h"
 #include "tensor/stream.h"
 
@@ -10,6 +11,25 @@ std::string name_of(Device device) {
 }
 
 #ifdef CBQ_CUDA
+
+// The numbers that tensor/device_error.cpp speaks of are the runtime's.
+static_assert(cudaErrorMemoryAllocation == 2 && cudaErrorInsufficientDriver == 35 &&
+              cudaErrorDevicesUnavailable == 46 && cudaErrorNoDevice == 100 &&
+              cudaErrorNoKernelImageForDevice == 209 && cudaErrorECCUncorrectable == 214 &&
+              cudaErrorUnsupportedPtxVersion == 222 && cudaErrorIllegalAddress == 700 &&
+              cudaErrorLaunchTimeout == 702 && cudaErrorContextIsDestroyed == 709 &&
+              cudaErrorAssert == 710 && cudaErrorHardwareStackError == 714 &&
+              cudaErrorIllegalInstruction == 715 && cudaErrorMisalignedAddress == 716 &&
+              cudaErrorInvalidAddressSpace == 717 && cudaErrorInvalidPc == 718 &&
+              cudaErrorLaunchFailure == 719 && cudaErrorSystemNotReady == 802 &&
+              cudaErrorSystemDriverMismatch == 803 && cudaErrorCompatNotSupportedOnDevice == 804 &&
+              cudaErrorStreamCaptureUnsupported == 900 && cudaErrorCapturedEvent == 907);
+
+void throw_cuda_error(cudaError_t status, const char* call) {
+  const std::string advice = advice_on_cuda_error(static_cast<int>(status));
+  throw CudaError(concat(call, ": ", cudaGetErrorName(status), ": ", cudaGetErrorString(status),
+                         advice.empty() ? "" : "; ", advice));
+}
 
 int cuda_device_count() {
   int count = 0;
@@ -27,20 +47,12 @@ void synchronize(Device device) {
 
 namespace {
 std::string why_no_cuda() {
-  int driver = 0;
+  int driver = 0, runtime = 0, count = 0;
   cudaDriverGetVersion(&driver);
-  int runtime = 0;
   cudaRuntimeGetVersion(&runtime);
-  if (driver == 0) return "no NVIDIA driver is installed";
-  if (driver / 1000 < runtime / 1000) {
-    return concat("the driver supports CUDA ", driver / 1000, ".", driver % 1000 / 10,
-                  ", this binary needs ", runtime / 1000, ".", runtime % 1000 / 10,
-                  " (update the driver)");
-  }
-  int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
-  return status == cudaSuccess ? "no device is visible (see CUDA_VISIBLE_DEVICES)"
-                               : cudaGetErrorString(status);
+  return describe_missing_device(driver, runtime, static_cast<int>(status),
+                                 cudaGetErrorString(status));
 }
 }  // namespace
 

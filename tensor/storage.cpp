@@ -1,13 +1,18 @@
 #include "tensor/storage.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
 
+#include "tensor/device_error.h"
 #include "tensor/device_profile.h"
 #include "tensor/error.h"
+#include "tensor/memory_pool.h"
+#include "tensor/recording.h"
 #include "tensor/stream.h"
 
 namespace cbq {
@@ -23,19 +28,38 @@ constexpr bool keep_freed_blocks = false;
 constexpr bool keep_freed_blocks = true;
 #endif
 
-// Four classes per power of two: at most 25 % of a block is unused.
-int64_t size_class(int64_t bytes) {
-  int64_t step = 64;
-  while (step * 8 < bytes) step *= 2;
-  return (bytes + step - 1) / step * step;
-}
+/// While a stream of this thread is captured, the CUDA calls below would make the capture invalid.
+/// A new block is harmless; giving blocks back waits for the device, and has to wait itself.
+class CaptureBreak {
+ public:
+#ifdef CBQ_CUDA
+  explicit CaptureBreak(Device device) : on_(device.is_cuda()) {
+    if (on_) cudaThreadExchangeStreamCaptureMode(&mode_);
+  }
+  ~CaptureBreak() {
+    if (on_) cudaThreadExchangeStreamCaptureMode(&mode_);
+  }
+  static bool capturing(Device device) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    return device.is_cuda() && cudaStreamIsCapturing(current_stream(), &status) == cudaSuccess &&
+           status != cudaStreamCaptureStatusNone;
+  }
+
+ private:
+  bool on_;
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+#else
+  explicit CaptureBreak(Device) {}
+  static bool capturing(Device) { return false; }
+#endif
+};
 
 class Allocator {
  public:
   explicit Allocator(Device device) : device_(device) {}
 
   void* allocate(int64_t bytes) {
-    const int64_t size = size_class(bytes < 1 ? 1 : bytes);
+    const int64_t size = block_size(bytes);
     std::lock_guard lock(mutex_);
     void* block = nullptr;
     if (auto& free_blocks = free_[size]; !free_blocks.empty()) {
@@ -43,16 +67,18 @@ class Allocator {
       free_blocks.pop_back();
     } else {
       block = system_allocate(size);
-      if (block == nullptr) {  // give back what is cached, once, before giving up
-        release_cached_locked();
+      const int64_t cached = statistics_.reserved_bytes - statistics_.current_bytes;
+      if (block == nullptr && !CaptureBreak::capturing(device_)) {
+        release_cached_locked();  // give back what is cached, once, before giving up
         block = system_allocate(size);
       }
       if (block == nullptr) {
-        fail("out of memory on ", name_of(device_), ": asked for ", bytes, " bytes with ",
-             statistics_.current_bytes,
-             " in use; a smaller window, fewer segments per step or a lower rank need less");
+        const DeviceMemory memory = device_memory(device_);
+        fail(describe({bytes, statistics_.current_bytes, cached, memory.free, memory.total},
+                      device_));
       }
       statistics_.reserved_bytes += size;
+      statistics_.system_allocations += 1;
     }
     statistics_.current_bytes += size;
     statistics_.allocations += 1;
@@ -63,7 +89,7 @@ class Allocator {
   }
 
   void release(void* block, int64_t bytes) noexcept {
-    const int64_t size = size_class(bytes < 1 ? 1 : bytes);
+    const int64_t size = block_size(bytes);
     std::lock_guard lock(mutex_);
     statistics_.current_bytes -= size;
     if (keep_freed_blocks) {
@@ -99,6 +125,7 @@ class Allocator {
   void* system_allocate(int64_t bytes) const {
 #ifdef CBQ_CUDA
     if (device_.is_cuda()) {
+      const CaptureBreak relaxed(device_);
       void* block = nullptr;
       if (cudaMalloc(&block, static_cast<size_t>(bytes)) != cudaSuccess) {
         cudaGetLastError();
@@ -113,6 +140,7 @@ class Allocator {
   void system_free(void* block) const noexcept {
 #ifdef CBQ_CUDA
     if (device_.is_cuda()) {
+      const CaptureBreak relaxed(device_);
       cudaFree(block);
       return;
     }
@@ -142,10 +170,87 @@ Allocator& allocator(Device device) {
 
 }  // namespace
 
-Storage::Storage(int64_t bytes, Device device)
-    : data_(allocator(device).allocate(bytes)), bytes_(bytes), device_(device) {}
+// Four classes per power of two: at most 25 % of a block is unused.
+int64_t block_size(int64_t bytes) {
+  if (bytes < 1) bytes = 1;
+  int64_t step = 64;
+  while (step * 8 < bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
 
-Storage::~Storage() { allocator(device_).release(data_, bytes_); }
+void* allocate_block(int64_t bytes, Device device) { return allocator(device).allocate(bytes); }
+
+void release_block(void* block, int64_t bytes, Device device) noexcept {
+  allocator(device).release(block, bytes);
+}
+
+Storage::Storage(int64_t bytes, Device device) : bytes_(bytes), device_(device) {
+  if (MemoryPool* pool = MemoryPool::current(); pool && pool->blocks()->device() == device) {
+    data_ = pool->blocks()->allocate(bytes);
+    pool_ = pool->blocks();
+  } else {
+    data_ = allocate_block(bytes, device);
+  }
+}
+
+Storage::~Storage() {
+#ifdef CBQ_CUDA
+  if (page_locked_) {
+    cudaFreeHost(data_);
+    return;
+  }
+#endif
+  if (pool_) {
+    pool_->release(data_, bytes_);
+  } else {
+    release_block(data_, bytes_, device_);
+  }
+}
+
+std::shared_ptr<Storage> Storage::page_locked(int64_t bytes) {
+#ifdef CBQ_CUDA
+  if (cuda_device_count() > 0) {
+    std::shared_ptr<Storage> storage(new Storage);
+    storage->bytes_ = bytes;
+    const auto size = static_cast<size_t>(bytes < 1 ? 1 : bytes);
+    if (cudaHostAlloc(&storage->data_, size, cudaHostAllocDefault) == cudaSuccess) {
+      storage->page_locked_ = true;
+      return storage;
+    }
+    cudaGetLastError();
+    storage->bytes_ = 0;
+    storage->data_ = allocate_block(0, Device::cpu());  // what the destructor gives back
+    notice_once(
+        "page-locked host memory is short: calibration streams lie in ordinary memory, and copying "
+        "them does not overlap with the steps (ulimit -l, or fewer --segments)");
+  }
+#endif
+  return std::make_shared<Storage>(bytes, Device::cpu());
+}
+
+DeviceMemory device_memory(Device device) {
+#ifdef CBQ_CUDA
+  if (device.is_cuda()) {
+    size_t free = 0, total = 0;
+    if (cudaMemGetInfo(&free, &total) != cudaSuccess) {
+      cudaGetLastError();
+      return {};
+    }
+    return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
+  }
+#else
+  static_cast<void>(device);
+#endif
+  const auto page = static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+  return {page * static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES)),
+          page * static_cast<int64_t>(sysconf(_SC_PHYS_PAGES))};
+}
+
+namespace {
+constinit thread_local int64_t host_transfer_count = 0;
+}
+int64_t host_transfers() { return host_transfer_count; }
+void count_host_transfer() { ++host_transfer_count; }
 
 MemoryStatistics memory_statistics(Device device) { return allocator(device).statistics(); }
 void reset_peak(Device device) { allocator(device).reset_peak(); }
@@ -166,8 +271,13 @@ cudaStream_t current_stream() {
 
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, int64_t bytes) {
   if (bytes == 0) return;
+  if (to_device != from_device) count_host_transfer();
   const OpTimer timer("copy", to_device.is_cuda() ? to_device : from_device);
   if (!to_device.is_cuda() && !from_device.is_cuda()) {
+    if (Recording* recording = Recording::active()) {
+      recording->add([=] { copy_bytes(to, to_device, from, from_device, bytes); });
+      return;
+    }
     std::memcpy(to, from, static_cast<size_t>(bytes));
     return;
   }
@@ -192,7 +302,10 @@ void zero_bytes(void* at, Device device, int64_t bytes) {
     return;
   }
 #endif
-  static_cast<void>(device);
+  if (Recording* recording = Recording::active()) {
+    recording->add([=] { zero_bytes(at, device, bytes); });
+    return;
+  }
   std::memset(at, 0, static_cast<size_t>(bytes));
 }
 

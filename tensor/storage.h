@@ -11,17 +11,24 @@
 namespace cbq {
 
 struct MemoryStatistics {
-  int64_t current_bytes = 0;   // handed out now
-  int64_t peak_bytes = 0;      // maximum of current_bytes since the last reset_peak
-  int64_t reserved_bytes = 0;  // held from the system, cached blocks included
-  int64_t allocations = 0;     // calls to allocate since the start
+  int64_t current_bytes = 0;       // handed out now
+  int64_t peak_bytes = 0;          // maximum of current_bytes since the last reset_peak
+  int64_t reserved_bytes = 0;      // held from the system, cached blocks included
+  int64_t allocations = 0;         // calls to allocate since the start
+  int64_t system_allocations = 0;  // of them, those that the system had to answer
 };
+
+class PoolBlocks;  // tensor/memory_pool.h
 
 class Storage {
  public:
-  /// Allocates `bytes` (uninitialized, aligned to 64 bytes or better).
-  /// Throws std::runtime_error naming the size and the device when memory is short.
+  /// Allocates `bytes` (uninitialized, aligned to 64 bytes or better), from the MemoryPool in use
+  /// on this thread if it is one of `device`. Throws std::runtime_error with what is asked for,
+  /// what is free and what would need less when memory is short.
   Storage(int64_t bytes, Device device);
+  /// Host memory that is page-locked, so that a device copies from and to it while host and device
+  /// go on. Where that cannot be had it is ordinary memory: copies are right, and wait.
+  static std::shared_ptr<Storage> page_locked(int64_t bytes);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -29,12 +36,30 @@ class Storage {
   void* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
   Device device() const { return device_; }
+  bool is_page_locked() const { return page_locked_; }
 
  private:
+  Storage() = default;
+
   void* data_ = nullptr;
   int64_t bytes_ = 0;
   Device device_;
+  bool page_locked_ = false;
+  std::shared_ptr<PoolBlocks>
+      pool_;  // where the block returns to, if not to the device's allocator
 };
+
+/// What Storage and MemoryPool are made of: blocks of block_size(bytes), and their way back.
+int64_t block_size(int64_t bytes);
+void* allocate_block(int64_t bytes, Device device);
+void release_block(void* block, int64_t bytes, Device device) noexcept;
+
+/// Bytes that `device` has, and that nobody uses (the cached blocks of this process count as used).
+struct DeviceMemory {
+  int64_t free = 0;
+  int64_t total = 0;
+};
+DeviceMemory device_memory(Device device);
 
 MemoryStatistics memory_statistics(Device device);
 /// Sets peak_bytes to current_bytes.
@@ -46,5 +71,11 @@ void release_cached(Device device);
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);
 /// Sets bytes to zero, in stream order on CUDA.
 void zero_bytes(void* at, Device device, int64_t bytes);
+
+/// How often this thread has moved elements between host code and tensors: Tensor::from, to,
+/// to_vector, item, and copies from one device to another. Each makes the host wait for a GPU, so
+/// what is to be captured (tensor/stream_graph.h) may have none, and on a CPU they show here.
+int64_t host_transfers();
+void count_host_transfer();
 
 }  // namespace cbq

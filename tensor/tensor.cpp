@@ -35,6 +35,15 @@ Tensor Tensor::zeros(Shape shape, Dtype dtype, Device device) {
   return t;
 }
 
+Tensor Tensor::page_locked(Shape shape, Dtype dtype) {
+  Tensor t;
+  t.shape_ = std::move(shape);
+  t.dtype_ = dtype;
+  t.count_ = element_count(t.shape_);
+  t.storage_ = Storage::page_locked(t.bytes());
+  return t;
+}
+
 int64_t Tensor::size(int64_t axis) const {
   const int64_t i = axis < 0 ? axis + rank() : axis;
   check(i >= 0 && i < rank(), "Tensor::size: axis ", axis, " of a tensor of shape ",
@@ -85,6 +94,7 @@ Tensor Tensor::clone() const {
 }
 
 Tensor Tensor::to(Device device) const {
+  count_host_transfer();
   if (device == device_) return *this;
   Tensor copy(shape_, dtype_, device);
   copy.copy_from(*this);
@@ -139,6 +149,7 @@ To convert(From value) {
 
 template <class T>
 Tensor Tensor::from(const std::vector<T>& values, Shape shape, Dtype dtype, Device device) {
+  count_host_transfer();
   Tensor host(std::move(shape), dtype, Device::cpu());
   check(static_cast<int64_t>(values.size()) == host.count(), "Tensor::from: ", values.size(),
         " values for shape ", to_string(host.shape()));

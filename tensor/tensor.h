@@ -33,6 +33,8 @@ class Tensor {
   Tensor(Shape shape, Dtype dtype, Device device = Device::cpu());
 
   static Tensor zeros(Shape shape, Dtype dtype, Device device = Device::cpu());
+  /// Uninitialized elements in page-locked host memory (Storage::page_locked).
+  static Tensor page_locked(Shape shape, Dtype dtype);
   /// Copies host values (converted to `dtype`); throws if the count does not fit the shape.
   template <class T>
   static Tensor from(const std::vector<T>& values, Shape shape, Dtype dtype = dtype_of<T>::value,
@@ -56,6 +58,7 @@ class Tensor {
     return static_cast<T*>(raw());
   }
   void* raw() const;
+  bool is_page_locked() const { return storage_ != nullptr && storage_->is_page_locked(); }
 
   /// View with another shape of the same count; one extent may be -1.
   Tensor reshape(Shape shape) const;

@@ -1,0 +1,114 @@
+#include "tensor/device_error.h"
+
+#include <cstdio>
+#include <iomanip>
+#include <mutex>
+#include <set>
+#include <sstream>
+
+#include "tensor/error.h"
+
+namespace cbq {
+namespace {
+
+std::string gigabytes(int64_t bytes) {
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(2) << 1e-9 * static_cast<double>(bytes) << " GB";
+  return out.str();
+}
+
+constexpr const char* resume =
+    "windows finished before are on disk: the same command with --resume goes on behind them";
+
+}  // namespace
+
+bool device_is_lost(int code) {
+  switch (code) {
+    case 214:  // cudaErrorECCUncorrectable
+    case 700:  // cudaErrorIllegalAddress
+    case 702:  // cudaErrorLaunchTimeout
+    case 709:  // cudaErrorContextIsDestroyed
+    case 710:  // cudaErrorAssert
+    case 714:  // cudaErrorHardwareStackError
+    case 715:  // cudaErrorIllegalInstruction
+    case 716:  // cudaErrorMisalignedAddress
+    case 717:  // cudaErrorInvalidAddressSpace
+    case 718:  // cudaErrorInvalidPc
+    case 719:  // cudaErrorLaunchFailure
+    case 721:  // cudaErrorContained
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::string advice_on_cuda_error(int code) {
+  switch (code) {
+    case 2:  // cudaErrorMemoryAllocation
+      return "the device is out of memory: --window 1, a smaller --batch, --parameterization "
+             "low_rank or CBQ_STREAMS=host need less";
+    case 35:  // cudaErrorInsufficientDriver
+      return "the driver is older than this binary's CUDA: update the driver, or use --device cpu";
+    case 46:  // cudaErrorDevicesUnavailable
+      return "another process has the device for itself (see nvidia-smi): wait, choose another "
+             "with "
+             "CUDA_VISIBLE_DEVICES, or use --device cpu";
+    case 100:  // cudaErrorNoDevice
+      return "no device is visible (see nvidia-smi and CUDA_VISIBLE_DEVICES); --device cpu works "
+             "without one";
+    case 209:  // cudaErrorNoKernelImageForDevice
+    case 222:  // cudaErrorUnsupportedPtxVersion
+      return "this binary was not compiled for this device: configure with "
+             "-DCMAKE_CUDA_ARCHITECTURES=<its compute capability without the point, 80 for 8.0> "
+             "and "
+             "build again, or use --device cpu";
+    case 802:  // cudaErrorSystemNotReady
+    case 803:  // cudaErrorSystemDriverMismatch
+    case 804:  // cudaErrorCompatNotSupportedOnDevice
+      return "driver and CUDA libraries do not belong together: restart the machine after an "
+             "update "
+             "of the driver, or use --device cpu";
+    default:
+      break;
+  }
+  if (code >= 900 && code <= 908) {  // cudaErrorStreamCapture...
+    return "a step cannot be recorded as a CUDA graph: CBQ_GRAPH=0 runs it launch by launch";
+  }
+  if (!device_is_lost(code)) return "";
+  return concat("the device is lost to this process; ", resume,
+                ", and CBQ_SYNC=1 names the op if it happens again");
+}
+
+std::string describe_missing_device(int driver, int runtime, int error, const std::string& text) {
+  const auto version = [](int v) { return concat(v / 1000, ".", v % 1000 / 10); };
+  if (driver == 0) return "no NVIDIA driver is installed";
+  if (driver / 1000 < runtime / 1000) {
+    return concat("the driver supports CUDA ", version(driver), ", this binary needs ",
+                  version(runtime), " (update the driver)");
+  }
+  if (error == 0) return "no device is visible (see CUDA_VISIBLE_DEVICES)";
+  const std::string advice = advice_on_cuda_error(error);
+  return advice.empty() ? text : concat(text, "; ", advice);
+}
+
+std::string describe(const MemoryShortage& s, Device device) {
+  std::string text = concat("out of memory on ", name_of(device), ": asked for ",
+                            gigabytes(s.asked), " (", s.asked, " bytes), with ",
+                            gigabytes(s.in_use), " in use and ", gigabytes(s.cached), " cached");
+  if (s.total > 0) text += concat("; ", gigabytes(s.free), " of ", gigabytes(s.total), " are free");
+  text +=
+      "; a smaller --window, a smaller --batch (segments per step) or --parameterization low_rank "
+      "in the place of dense rounding need less";
+  if (device.is_cuda())
+    text += ", and CBQ_STREAMS=host keeps the calibration streams off the device";
+  return text + concat("; ", resume);
+}
+
+void notice_once(const std::string& line) {
+  static std::mutex mutex;
+  static auto* said = new std::set<std::string>;
+  const std::lock_guard lock(mutex);
+  if (said->insert(line).second) std::fprintf(stderr, "cbq: %s\n", line.c_str());
+}
+
+}  // namespace cbq

@@ -1,0 +1,71 @@
+// What an error of the device says. The table's left column are CUDA's numbers, which a build with
+// CUDA compares with its headers (tensor/device.cpp).
+#include <gtest/gtest.h>
+
+#include "tensor/device_error.h"
+#include "tensor/storage.h"
+
+namespace cbq {
+namespace {
+
+TEST(DeviceError, EveryKnownErrorNamesItsRemedy) {
+  struct Row {
+    int code;
+    const char* says;
+    bool lost;
+  };
+  for (const Row& row :
+       {Row{2, "--batch", false}, Row{35, "update the driver", false}, Row{46, "nvidia-smi", false},
+        Row{100, "--device cpu", false}, Row{209, "CMAKE_CUDA_ARCHITECTURES", false},
+        Row{222, "CMAKE_CUDA_ARCHITECTURES", false}, Row{803, "restart", false},
+        Row{214, "--resume", true}, Row{700, "--resume", true}, Row{719, "--resume", true},
+        Row{900, "CBQ_GRAPH=0", false}, Row{906, "CBQ_GRAPH=0", false}}) {
+    const std::string advice = advice_on_cuda_error(row.code);
+    EXPECT_NE(advice.find(row.says), std::string::npos) << row.code << ": " << advice;
+    EXPECT_EQ(device_is_lost(row.code), row.lost) << row.code;
+  }
+  EXPECT_EQ(advice_on_cuda_error(0), "");
+  EXPECT_EQ(advice_on_cuda_error(1), "") << "an invalid value: CUDA's text is all there is";
+}
+
+TEST(DeviceError, AMissingDeviceHasItsReason) {
+  EXPECT_EQ(describe_missing_device(0, 13000, 35, "x"), "no NVIDIA driver is installed");
+  EXPECT_EQ(describe_missing_device(12040, 13000, 35, "x"),
+            "the driver supports CUDA 12.4, this binary needs 13.0 (update the driver)");
+  EXPECT_EQ(describe_missing_device(13000, 13020, 0, "no error"),
+            "no device is visible (see CUDA_VISIBLE_DEVICES)");
+  EXPECT_EQ(describe_missing_device(13000, 13000, 999, "unknown error"), "unknown error");
+  EXPECT_NE(
+      describe_missing_device(13000, 13000, 803, "mismatch").find("mismatch; driver and CUDA"),
+      std::string::npos);
+}
+
+TEST(DeviceError, TooLittleMemorySaysHowMuchAndWhatNeedsLess) {
+  const MemoryShortage shortage{3'500'000'000, 20'000'000'000, 1'250'000'000, 700'000'000,
+                                24'000'000'000};
+  const std::string text = describe(shortage, Device::cuda(1));
+  for (const char* part :
+       {"cuda:1", "3.50 GB", "20.00 GB in use", "1.25 GB cached", "0.70 GB of 24.00 GB are free",
+        "--window", "--batch", "low_rank", "CBQ_STREAMS=host", "--resume"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  }
+  const std::string host = describe({1, 0, 0, 0, 0}, Device::cpu());
+  EXPECT_EQ(host.find("CBQ_STREAMS"), std::string::npos) << host;
+  EXPECT_EQ(host.find("are free"), std::string::npos) << "unknown: not said";
+}
+
+TEST(DeviceError, TheHostKnowsItsMemory) {
+  const DeviceMemory memory = device_memory(Device::cpu());
+  EXPECT_GT(memory.free, 0);
+  EXPECT_GE(memory.total, memory.free);
+}
+
+TEST(DeviceError, ANoticeIsSaidOnce) {
+  testing::internal::CaptureStderr();
+  notice_once("a thing of this test");
+  notice_once("a thing of this test");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "cbq: a thing of this test\n");
+}
+
+}  // namespace
+}  // namespace cbq
