@@ -54,7 +54,15 @@ class DiskCache : public ActivationCache {
         shape_(std::move(shape)),
         boundaries_(boundaries) {}
   Tensor get(int64_t boundary, int64_t begin, int64_t end) override {
-    return file_.read_rows(dataset_name(boundary), begin, end, device_);
+    const std::string name = dataset_name(boundary);
+    const Shape shape = {end - begin, shape_[1], shape_[2]};
+    const Dtype dtype = file_.dtype(name);
+    if (!belongs_on_host(element_count(shape) * size_of(dtype), device_)) {
+      return file_.read_rows(name, begin, end, device_);
+    }
+    const Tensor stream = Tensor::page_locked(shape, dtype);
+    stream.copy_from(file_.read_rows(name, begin, end, Device::cpu()));
+    return stream;
   }
   int64_t segments() const override { return shape_[0]; }
   int64_t tokens() const override { return shape_[1]; }

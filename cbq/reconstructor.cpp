@@ -3,15 +3,20 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 
 #include "kernels/ops.h"
 #include "kernels/philox.h"
+#include "tensor/device_error.h"
 
 namespace cbq {
 namespace {
 
 /// A look at the loss makes the host wait for the device: not at every step.
 constexpr int64_t steps_between_looks = 16;
+/// Steps of a phase before it is captured: the first makes workspaces and lets the matrix library
+/// choose, and none of what the second does is done for the first time.
+constexpr int64_t steps_before_capture = 2;
 /// A mean loss this many times the one at the start has left the region where steps mean anything.
 constexpr double explosion = 1e3;
 
@@ -51,6 +56,8 @@ Reconstructor::Reconstructor(Transformer& model, const Settings& settings,
       data_(std::move(data)),
       loss_(loss_config(settings, model.config.hidden_size)),
       total_steps_(steps_per_window(settings, data_.inputs.size(0))),
+      feed_(data_, settings.batch, model.device(),
+            data_.inputs.device() != model.device() || stream_place() == StreamPlace::host),
       running_loss_(Tensor::zeros({1}, Dtype::f32, model.device())) {
   report_.window = window.window;
   report_.finishes = window.finishes;
@@ -69,6 +76,9 @@ Reconstructor::Reconstructor(Transformer& model, const Settings& settings,
                          quantizers->activation_quantizer.get(), l.block >= first_rounded});
   }
   choose_variables();
+  if (settings.regularizer != 0.0) {
+    regularizer_.now = Tensor::zeros({2}, Dtype::f64, model.device());
+  }
 }
 
 Reconstructor::~Reconstructor() = default;
@@ -111,7 +121,8 @@ void Reconstructor::set_hard(bool hard) {
 
 // gamma sum(1 - |2 h - 1|^beta), beta from beta_start to beta_end after the warm-up (AdaRound).
 void Reconstructor::set_regularizer(int64_t step) {
-  RoundingRegularizer r;
+  RoundingRegularizer& r = regularizer_;
+  r.weight = 0.0;
   const double warmup = settings_.regularizer_warmup * static_cast<double>(total_steps_);
   const double past = static_cast<double>(step) - warmup;
   if (past >= 0.0 && rounding_weights_ > 0) {
@@ -122,6 +133,7 @@ void Reconstructor::set_regularizer(int64_t step) {
     }
     r.beta = settings_.beta_start + (settings_.beta_end - settings_.beta_start) * t;
   }
+  if (r.now.defined()) kernels::write_values(r.now, {r.weight, r.beta});
   for (const Learner& l : learners_) {
     if (l.weights != nullptr && l.learns_rounding) l.weights->set_regularizer(r);
   }
@@ -130,6 +142,9 @@ void Reconstructor::set_regularizer(int64_t step) {
 double Reconstructor::evaluate(bool hard) {
   NoGrad none;
   set_hard(hard);
+  // Between two replays a graph's memory is free.
+  std::optional<MemoryPool::Use> memory;
+  if (graph_) memory.emplace(graph_->memory());
   const FrozenWeights frozen(model_, window_.window);
   const int64_t all = data_.inputs.size(0), tokens = data_.inputs.size(1);
   const int64_t count = settings_.keep_segments > 0 ? std::min(all, settings_.keep_segments) : all;
@@ -139,40 +154,74 @@ double Reconstructor::evaluate(bool hard) {
     const int64_t end = std::min(count, begin + batch);
     const Sequence sequence{end - begin, tokens};
     const Shape rows = {sequence.batch * tokens, data_.inputs.size(2)};
-    Var x(data_.inputs.slice(begin, end).reshape(rows));
+    const auto batch_of = [&](const Tensor& stream) {
+      return stream.slice(begin, end).to(model_.device()).reshape(rows);
+    };
+    Var x(batch_of(data_.inputs));
     for (int64_t b = window_.window.first; b <= window_.window.last(); ++b) {
       x = model_.blocks[static_cast<size_t>(b)]->forward(x, sequence);
     }
     std::vector<Tensor> targets;
-    for (const Tensor& t : data_.targets) targets.push_back(t.slice(begin, end).reshape(rows));
+    for (const Tensor& t : data_.targets) targets.push_back(batch_of(t));
     const LossValue loss = reconstruction_loss(x.value(), targets, loss_, false);
     kernels::add_into(sum, kernels::scale(loss.mean, static_cast<double>(sequence.batch)));
   }
   return sum.item() / static_cast<double>(count);
 }
 
-void Reconstructor::train_step(int64_t step, const std::vector<int64_t>& segments) {
+void Reconstructor::train_step(int64_t step, const std::vector<int64_t>& segments,
+                               const std::vector<int64_t>& next) {
+  prepare_step(step, segments);
+  run_step();
+  feed_.announce(next);
+}
+
+void Reconstructor::prepare_step(int64_t step, const std::vector<int64_t>& segments) {
   const double hard_steps = settings_.hard_phase * static_cast<double>(total_steps_);
-  set_hard(static_cast<double>(total_steps_ - step) <= hard_steps);
+  hard_ = static_cast<double>(total_steps_ - step) <= hard_steps;
+  set_hard(hard_);
   set_regularizer(step);
-  const Sequence sequence{static_cast<int64_t>(segments.size()), data_.inputs.size(1)};
-  const Shape rows = {sequence.batch * sequence.tokens, data_.inputs.size(2)};
-  const auto batch_of = [&](const Tensor& stream) {
-    return kernels::gather_rows(stream, segments).reshape(rows);
-  };
-  Tape tape;
-  Var x(batch_of(data_.inputs));
-  for (int64_t b = window_.window.first; b <= window_.window.last(); ++b) {
-    x = model_.blocks[static_cast<size_t>(b)]->forward(x, sequence);
-  }
-  std::vector<Tensor> targets;
-  for (const Tensor& t : data_.targets) targets.push_back(batch_of(t));
-  const LossValue loss = reconstruction_loss(x.value(), targets, loss_, true);
-  tape.backward(x, loss.gradient);
+  feed_.load(segments);
+  sequence_ = {static_cast<int64_t>(segments.size()), data_.inputs.size(1)};
   const auto warmup = static_cast<int64_t>(settings_.warmup * static_cast<double>(total_steps_));
-  optimizer_->step(cosine_annealing(step, total_steps_, settings_.rate_floor, warmup));
+  optimizer_->prepare(cosine_annealing(step, total_steps_, settings_.rate_floor, warmup));
+}
+
+void Reconstructor::launch_step() {
+  Tape tape;
+  Var x(feed_.inputs());
+  for (int64_t b = window_.window.first; b <= window_.window.last(); ++b) {
+    x = model_.blocks[static_cast<size_t>(b)]->forward(x, sequence_);
+  }
+  const LossValue loss = reconstruction_loss(x.value(), feed_.targets(), loss_, true);
+  tape.backward(x, loss.gradient);
+  optimizer_->apply();
   kernels::add_into(running_loss_, loss.mean);
+}
+
+void Reconstructor::run_step() {
   ++running_steps_;
+  // A last batch of fewer segments has other shapes, and comes once per epoch.
+  if (sequence_.batch != settings_.batch || !StepGraph::wanted(model_.device())) {
+    return launch_step();
+  }
+  if (!graph_ || graph_hard_ != hard_) {
+    graph_ = nullptr;  // first: two would need twice the memory
+    graph_ = std::make_unique<StepGraph>(model_.device());
+    graph_hard_ = hard_;
+    warm_ups_ = 0;
+  }
+  if (!graph_->trouble().empty()) return launch_step();
+  if (!graph_->captured()) {
+    const auto launch = [this] { launch_step(); };
+    if (warm_ups_++ < steps_before_capture) return graph_->warm_up(launch);
+    if (!graph_->capture(launch)) {
+      optimizer_->clear_gradients();
+      notice_once(concat("steps run launch by launch, not as a CUDA graph: ", graph_->trouble()));
+      return launch_step();
+    }
+  }
+  graph_->replay();
 }
 
 double Reconstructor::take_mean_loss() {
@@ -212,8 +261,10 @@ bool Reconstructor::train_epoch(int64_t epoch, const std::function<void(int64_t)
       segment_order(data_.inputs.size(0), settings_.seed, number_, epoch);
   for (size_t begin = 0; begin < order.size(); begin += static_cast<size_t>(settings_.batch)) {
     const size_t end = std::min(order.size(), begin + static_cast<size_t>(settings_.batch));
+    const size_t after = std::min(order.size(), end + static_cast<size_t>(settings_.batch));
     const auto at = [&](size_t i) { return order.begin() + static_cast<std::ptrdiff_t>(i); };
-    train_step(report_.steps++, std::vector<int64_t>(at(begin), at(end)));
+    train_step(report_.steps++, std::vector<int64_t>(at(begin), at(end)),
+               std::vector<int64_t>(at(end), at(after)));
     if (after_step) after_step(report_.steps);
     if (report_.steps % steps_between_looks == 0 && !healthy(report_.steps)) return false;
   }

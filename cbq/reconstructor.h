@@ -9,10 +9,12 @@
 #include "autograd/optim.h"
 #include "cbq/activation_cache.h"
 #include "cbq/loss.h"
+#include "cbq/segment_feed.h"
 #include "cbq/settings.h"
 #include "cbq/stream.h"
 #include "cbq/window.h"
 #include "quant/quantized_linear.h"
+#include "tensor/stream_graph.h"
 
 namespace cbq {
 
@@ -29,13 +31,6 @@ struct WindowReport {
   double seconds = 0.0;
   int64_t peak_bytes = 0;  // device memory of this window
   std::string trouble;     // non-empty: NaN or explosion, what was done
-};
-
-/// What a window learns from; all [segments, tokens, hidden].
-struct WindowData {
-  Tensor inputs;                // quantized stream at the window's first block
-  std::vector<Tensor> targets;  // original stream behind its last block; with the homologous term
-                                // also the original blocks' answer to `inputs`
 };
 
 /// Number of optimizer steps of one window.
@@ -60,8 +55,16 @@ class Reconstructor {
   /// Mean loss per token over the segments that decide.
   double evaluate(bool hard);
 
-  /// Step number `step` on these segments: what run() repeats, for benchmarks.
-  void train_step(int64_t step, const std::vector<int64_t>& segments);
+  /// Step number `step` on these segments: what run() repeats, for benchmarks. `next`: those of the
+  /// step after it, where they are known.
+  void train_step(int64_t step, const std::vector<int64_t>& segments,
+                  const std::vector<int64_t>& next = {});
+  // Its halves. The first puts everything that differs between steps where the second reads it:
+  // segments into buffers, numbers into device memory, the phase into the quantizers.
+  void prepare_step(int64_t step, const std::vector<int64_t>& segments);
+  // The second launches, and nothing else: it neither reads what it computes nor brings anything
+  // from the host. On CUDA it is captured at its third time in a phase, and replayed from then on.
+  void run_step();
   /// Mean loss per token of the steps since the last call, 0 without any; waits for the device.
   double take_mean_loss();
 
@@ -72,6 +75,7 @@ class Reconstructor {
   void choose_variables();
   void set_hard(bool hard);
   void set_regularizer(int64_t step);
+  void launch_step();
   bool train_epoch(int64_t epoch, const std::function<void(int64_t)>& after_step);
   bool healthy(int64_t step);
   void keep_if_better(int64_t epoch);
@@ -88,7 +92,14 @@ class Reconstructor {
   std::vector<Learner> learners_;
   int64_t rounding_weights_ = 0;  // elements whose rounding is learned
   std::unique_ptr<Optimizer> optimizer_;
-  Tensor running_loss_;  // [1], sum of the losses since the last look
+  SegmentFeed feed_;
+  Sequence sequence_{};  // of the segments in feed_
+  bool hard_ = false;    // phase of the step that is prepared
+  RoundingRegularizer regularizer_;
+  std::unique_ptr<StepGraph> graph_;  // of full batches in graph_hard_'s phase
+  bool graph_hard_ = false;
+  int64_t warm_ups_ = 0;  // of graph_
+  Tensor running_loss_;   // [1], sum of the losses since the last look
   int64_t running_steps_ = 0;
   Snapshot best_;
   double best_loss_ = 0.0;

@@ -1,6 +1,8 @@
 #include "cbq/stream.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <string>
 #include <utility>
 
 namespace cbq {
@@ -22,12 +24,40 @@ void check_segments(const Transformer& model, const Segments& segments) {
   }
 }
 
+StreamPlace stream_place() {
+  const char* value = std::getenv("CBQ_STREAMS");
+  const std::string name = value == nullptr ? "auto" : value;
+  if (name == "device") return StreamPlace::device;
+  if (name == "host") return StreamPlace::host;
+  check(name == "auto" || name.empty(), "CBQ_STREAMS='", name, "'; expected auto, device or host");
+  return StreamPlace::automatic;
+}
+
+bool belongs_on_host(int64_t bytes, StreamPlace place, const DeviceMemory& memory) {
+  if (place != StreamPlace::automatic) return place == StreamPlace::host;
+  return memory.total > 0 && memory.free - bytes < memory.total / 3;
+}
+
+bool belongs_on_host(int64_t bytes, Device device) {
+  if (device == Device::cpu()) return false;
+  DeviceMemory memory = device_memory(device);
+  const MemoryStatistics own = memory_statistics(device);
+  memory.free += own.reserved_bytes - own.current_bytes;  // cached blocks, free to us
+  return belongs_on_host(bytes, stream_place(), memory);
+}
+
+Tensor make_stream(const Shape& shape, Dtype dtype, Device device) {
+  const bool host = belongs_on_host(element_count(shape) * size_of(dtype), device);
+  return host ? Tensor::page_locked(shape, dtype) : Tensor(shape, dtype, device);
+}
+
 Tensor embed_segments(Transformer& model, const Segments& segments, int64_t batch) {
   check_segments(model, segments);
   NoGrad none;
   const int64_t count = static_cast<int64_t>(segments.size());
   const int64_t tokens = static_cast<int64_t>(segments.front().size());
-  Tensor all({count, tokens, model.config.hidden_size}, model.dtype(), model.device());
+  const Tensor all =
+      make_stream({count, tokens, model.config.hidden_size}, model.dtype(), model.device());
   for (int64_t begin = 0; begin < count; begin += batch) {
     const int64_t end = std::min(count, begin + batch);
     std::vector<int32_t> ids;
@@ -47,11 +77,11 @@ Tensor embed_segments(Transformer& model, const Segments& segments, int64_t batc
 Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, int64_t batch) {
   NoGrad none;
   const int64_t tokens = x.size(1), hidden = x.size(2);
-  Tensor result(x.shape(), x.dtype(), x.device());
+  const Tensor result = make_stream(x.shape(), x.dtype(), model.device());
   for (int64_t begin = 0; begin < x.size(0); begin += batch) {
     const int64_t end = std::min(x.size(0), begin + batch);
     const Sequence sequence{end - begin, tokens};
-    Var h(x.slice(begin, end).reshape({(end - begin) * tokens, hidden}));
+    Var h(x.slice(begin, end).to(model.device()).reshape({(end - begin) * tokens, hidden}));
     for (int64_t b = window.first; b <= window.last(); ++b) {
       h = model.blocks[static_cast<size_t>(b)]->forward(h, sequence);
     }

@@ -18,6 +18,19 @@ using Segments = std::vector<std::vector<int32_t>>;
 /// that the model's context holds, and every id is in its vocabulary.
 void check_segments(const Transformer& model, const Segments& segments);
 
+/// Where calibration streams lie: on the model's device, or in page-locked host memory, from where
+/// a step's segments are copied while the step before is running. CBQ_STREAMS=auto (the default),
+/// device or host; throws std::invalid_argument for anything else.
+enum class StreamPlace { automatic, device, host };
+StreamPlace stream_place();
+/// Whether a further stream of this size goes to the host: where it would leave less than a third
+/// of the device's memory for windows. An unknown amount (total 0) leaves it on the device.
+bool belongs_on_host(int64_t bytes, StreamPlace place, const DeviceMemory& memory);
+/// The same for a stream of tensors on `device`, as things stand; false on the CPU.
+bool belongs_on_host(int64_t bytes, Device device);
+/// Uninitialized stream on the device or in host memory, as said above.
+Tensor make_stream(const Shape& shape, Dtype dtype, Device device);
+
 /// Residual stream before block 0 for all segments: [segments, tokens, hidden].
 Tensor embed_segments(Transformer& model, const Segments& segments, int64_t batch);
 

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "kernels/ops.h"
-#include "quant/activation_kernels.h"
 
 namespace cbq {
 
@@ -24,6 +23,7 @@ void ActivationQuantizer::observe(const Tensor& x) {
   low_ = std::min(low_, low);
   high_ = std::max(high_, high);
   observed_ = true;
+  static_range_ = {};
 }
 
 Var ActivationQuantizer::fake_quant(const Var& x) const {
@@ -33,8 +33,12 @@ Var ActivationQuantizer::fake_quant(const Var& x) const {
   if (!config_.dynamic) {
     check(observed_, layer_,
           ": a static activation quantizer needs calibration data: call observe() first");
-    range.low = Tensor::from<double>({low_}, {1}, dtype, x.device());
-    range.high = Tensor::from<double>({high_}, {1}, dtype, x.device());
+    const Tensor& known = static_range_.low;
+    if (!known.defined() || known.dtype() != dtype || known.device() != x.device()) {
+      static_range_.low = Tensor::from<double>({low_}, {1}, dtype, x.device());
+      static_range_.high = Tensor::from<double>({high_}, {1}, dtype, x.device());
+    }
+    range = static_range_;
   } else if (config_.granularity == Granularity::per_tensor) {
     range = range_of(x.value());
   }
@@ -70,6 +74,7 @@ void ActivationQuantizer::restore(const std::vector<std::pair<std::string, Tenso
       low_ = range[0];
       high_ = range[1];
       observed_ = true;
+      static_range_ = {};
     }
   }
 }

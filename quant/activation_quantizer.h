@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "autograd/var.h"
+#include "quant/activation_kernels.h"
 #include "quant/config.h"
 
 namespace cbq {
@@ -41,6 +42,9 @@ class ActivationQuantizer {
   Var clip_;                       // a, [1] f32
   double low_ = 0.0, high_ = 0.0;  // observed range (static), zero included
   bool observed_ = false;
+  // low_ and high_ where x lives, made at the first use: a step that is captured may not bring
+  // numbers from the host.
+  mutable ActivationRange static_range_;
 };
 
 }  // namespace cbq

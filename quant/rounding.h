@@ -42,6 +42,9 @@ struct RoundingPass {
 struct RoundingRegularizer {
   double weight = 0.0;
   double beta = 2.0;
+  /// If defined, f64 {weight, beta} on the weight's device: kernels read them there when they run,
+  /// so that a captured step follows a schedule.
+  Tensor now;
 };
 
 struct RoundingGradients {

@@ -96,6 +96,7 @@ struct RoundBackward {
   A* d_a2;     // [chunks, rank, in] or null
   int64_t rows_per_chunk;
   A regularizer, beta;
+  const double* now;  // RoundingRegularizer::now, or null: the two above
   static constexpr bool bounded =
       Scheme::v_min > ScalarRounding::v_min || Scheme::v_max < ScalarRounding::v_max;
 
@@ -105,6 +106,8 @@ struct RoundBackward {
     const Part part = view.part(index);
     const int64_t first = chunk * rows_per_chunk;
     const int64_t last = math::min(first + rows_per_chunk, view.out);
+    const A weight = now != nullptr ? A(now[0]) : regularizer;
+    const A exponent = now != nullptr ? A(now[1]) : beta;
     Slots<Row, A> u, v, dv;
     for (int64_t i = first; i < last; ++i) {
       load_part<Scheme>(row, view, i, part, u, v);
@@ -114,7 +117,7 @@ struct RoundBackward {
         const int64_t within = index % view.parts_per_group;
         d_scale[(within * view.out + i) * view.groups + part.group] = ds;
       }
-      if (regularizer != A(0)) add_regularizer(row, part, v, dv);
+      if (weight != A(0)) add_regularizer(row, part, v, dv, weight, exponent);
       if constexpr (bounded) keep_inside(row, part, v, dv);
       if (d_dense != nullptr) store_dense(row, i, part, dv);
       if (d_a1 != nullptr) add_low_rank(row, i, part, index, chunk, i == first, dv);
@@ -147,16 +150,16 @@ struct RoundBackward {
 
   /// dv += weight d/dv (1 - |2h - 1|^beta).
   template <class Row>
-  CBQ_HD void add_regularizer(Row& row, const Part& part, Slots<Row, A>& v,
-                              Slots<Row, A>& dv) const {
+  CBQ_HD void add_regularizer(Row& row, const Part& part, Slots<Row, A>& v, Slots<Row, A>& dv,
+                              A weight, A exponent) const {
 #pragma omp simd
     for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
       const A vj = v.at(row, j);
       const A c = A(2) * Scheme::relaxed(vj) - A(1);
       const A size = math::abs(c) > A(1e-12) ? math::abs(c) : A(1e-12);
-      const A power = math::exp((beta - A(1)) * math::log_positive(size));
-      const A slope = beta * power * (c < A(0) ? A(1) : A(-1)) * A(2) * Scheme::d_relaxed(vj);
-      dv.at(row, j) += regularizer * slope;
+      const A power = math::exp((exponent - A(1)) * math::log_positive(size));
+      const A slope = exponent * power * (c < A(0) ? A(1) : A(-1)) * A(2) * Scheme::d_relaxed(vj);
+      dv.at(row, j) += weight * slope;
     }
   }
 
@@ -319,6 +322,11 @@ class RoundingOf : public RoundingScheme {
     f.rows_per_chunk = (view.out + chunks - 1) / chunks;
     f.regularizer = Scheme::relaxes ? A(regularizer.weight) : A(0);
     f.beta = A(regularizer.beta);
+    if (Scheme::relaxes && regularizer.now.defined()) {
+      check(regularizer.now.device() == device && regularizer.now.count() == 2, Scheme::name,
+            ": the regularizer's weight and beta are two numbers on ", name_of(device));
+      f.now = regularizer.now.template data<double>();
+    }
     const int64_t used = (view.out + f.rows_per_chunk - 1) / f.rows_per_chunk;
     const Tensor d_scale = make({view.parts_per_group, view.out * view.groups});
     f.d_scale = d_scale.data<A>();
