@@ -66,10 +66,6 @@ void cpu_panel(const Product& p, const Panels& panels, const T* a, const T* b, T
 
 template <class T>
 void cpu_product(const Product& p) {
-  if (Recording* recording = Recording::active()) {
-    recording->add([=] { cpu_product<T>(p); });
-    return;
-  }
   const auto* a = static_cast<const T*>(p.a.data);
   const auto* b = static_cast<const T*>(p.b.data);
   auto* c = static_cast<T*>(p.c.data);
@@ -123,14 +119,7 @@ void cpu_half_product(Product p) {
   }
 }
 
-void run(const char* op, const Product& p, Device device) {
-  const OpTimer timer(op, device);
-#ifdef CBQ_CUDA
-  if (device.is_cuda()) {
-    cuda_product(p, device);
-    return;
-  }
-#endif
+void cpu_run(const char* op, const Product& p) {
   switch (p.operand) {
     case Dtype::f64:
       return cpu_product<double>(p);
@@ -143,6 +132,21 @@ void run(const char* op, const Product& p, Device device) {
     default:
       check(false, op, ": no matrix product for ", name_of(p.operand));
   }
+}
+
+void run(const char* op, const Product& p, Device device) {
+  const OpTimer timer(op, device);
+#ifdef CBQ_CUDA
+  if (device.is_cuda()) {
+    cuda_product(p, device);
+    return;
+  }
+#endif
+  if (Recording* recording = Recording::active()) {
+    recording->add([=] { cpu_run(op, p); });
+    return;
+  }
+  cpu_run(op, p);
 }
 
 /// The product of whole tensors: matrices, or [batch, ., .] of them.
