@@ -2,6 +2,7 @@
 #include "kernels/launch.h"
 #include "kernels/math.h"
 #include "kernels/ops.h"
+#include "kernels/pack.h"
 
 namespace cbq::kernels {
 namespace {
@@ -20,6 +21,13 @@ struct Cast {
   CBQ_HD void operator()(int64_t i) const {
     y[i] = static_cast<To>(static_cast<acc_t<From>>(x[i]));
   }
+  CBQ_HD void pack(int64_t i) const {
+    const Pack<From> in = load_pack(x + i);
+    Pack<To> out;
+    for (int64_t j = 0; j < pack_width; ++j) Cast{in.at, out.at}(j);
+    store_pack(y + i, out);
+  }
+  bool packs() const { return half_packs(x, y); }
 };
 
 struct Plus {
@@ -47,6 +55,13 @@ struct Binary {
   const T* b;
   T* y;
   CBQ_HD void operator()(int64_t i) const { y[i] = T(Op::apply(acc_t<T>(a[i]), acc_t<T>(b[i]))); }
+  CBQ_HD void pack(int64_t i) const {
+    const Pack<T> u = load_pack(a + i), v = load_pack(b + i);
+    Pack<T> out;
+    for (int64_t j = 0; j < pack_width; ++j) Binary{u.at, v.at, out.at}(j);
+    store_pack(y + i, out);
+  }
+  bool packs() const { return half_packs(a, b, y); }
 };
 
 template <class T, class Op>
@@ -72,6 +87,13 @@ struct Scale {
   T* y;
   acc_t<T> c;
   CBQ_HD void operator()(int64_t i) const { y[i] = T(c * acc_t<T>(x[i])); }
+  CBQ_HD void pack(int64_t i) const {
+    const Pack<T> in = load_pack(x + i);
+    Pack<T> out;
+    for (int64_t j = 0; j < pack_width; ++j) Scale{in.at, out.at, c}(j);
+    store_pack(y + i, out);
+  }
+  bool packs() const { return half_packs(x, y); }
 };
 
 template <class T>
@@ -83,6 +105,13 @@ struct SwiGlu {
     const acc_t<T> g = gate[i];
     y[i] = T(g * math::sigmoid(g) * acc_t<T>(up[i]));
   }
+  CBQ_HD void pack(int64_t i) const {
+    const Pack<T> g = load_pack(gate + i), u = load_pack(up + i);
+    Pack<T> out;
+    for (int64_t j = 0; j < pack_width; ++j) SwiGlu{g.at, u.at, out.at}(j);
+    store_pack(y + i, out);
+  }
+  bool packs() const { return half_packs(gate, up, y); }
 };
 
 template <class T>
@@ -98,6 +127,16 @@ struct SwiGluBackward {
     dup[i] = T(d * g * s);
     dgate[i] = T(d * u * s * (acc_t<T>(1) + g * (acc_t<T>(1) - s)));
   }
+  CBQ_HD void pack(int64_t i) const {
+    const Pack<T> g = load_pack(gate + i), u = load_pack(up + i), d = load_pack(dy + i);
+    Pack<T> dg, du;
+    for (int64_t j = 0; j < pack_width; ++j) {
+      SwiGluBackward{g.at, u.at, d.at, dg.at, du.at}(j);
+    }
+    store_pack(dgate + i, dg);
+    store_pack(dup + i, du);
+  }
+  bool packs() const { return half_packs(gate, up, dy, dgate, dup); }
 };
 
 template <class Op>
@@ -105,7 +144,7 @@ Tensor binary(const char* op, const Tensor& a, const Tensor& b) {
   check_same(op, a, b);
   Tensor y(a.shape(), a.dtype(), a.device());
   dispatch_float(a.dtype(), op, [&]<class T>() {
-    map(op, a.device(), a.count(), Binary<T, Op>{a.data<T>(), b.data<T>(), y.data<T>()});
+    map_packs(op, a.device(), a.count(), Binary<T, Op>{a.data<T>(), b.data<T>(), y.data<T>()});
   });
   return y;
 }
@@ -136,7 +175,7 @@ Tensor cast(const Tensor& x, Dtype dtype) {
   Tensor y(x.shape(), dtype, x.device());
   dispatch_float(x.dtype(), "cast", [&]<class From>() {
     dispatch_float(dtype, "cast", [&]<class To>() {
-      map("cast", x.device(), x.count(), Cast<From, To>{x.data<From>(), y.data<To>()});
+      map_packs("cast", x.device(), x.count(), Cast<From, To>{x.data<From>(), y.data<To>()});
     });
   });
   return y;
@@ -149,16 +188,16 @@ Tensor mul(const Tensor& a, const Tensor& b) { return binary<Times>("mul", a, b)
 void add_into(const Tensor& acc, const Tensor& x) {
   check_same("add_into", acc, x);
   dispatch_float(acc.dtype(), "add_into", [&]<class T>() {
-    map("add_into", acc.device(), acc.count(),
-        Binary<T, Plus>{acc.data<T>(), x.data<T>(), acc.data<T>()});
+    map_packs("add_into", acc.device(), acc.count(),
+              Binary<T, Plus>{acc.data<T>(), x.data<T>(), acc.data<T>()});
   });
 }
 
 Tensor scale(const Tensor& x, double c) {
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "scale", [&]<class T>() {
-    map("scale", x.device(), x.count(),
-        Scale<T>{x.data<T>(), y.data<T>(), static_cast<acc_t<T>>(c)});
+    map_packs("scale", x.device(), x.count(),
+              Scale<T>{x.data<T>(), y.data<T>(), static_cast<acc_t<T>>(c)});
   });
   return y;
 }
@@ -170,8 +209,8 @@ Tensor swiglu(const Tensor& gate, const Tensor& up) {
   check_same("swiglu", gate, up);
   Tensor y(gate.shape(), gate.dtype(), gate.device());
   dispatch_float(gate.dtype(), "swiglu", [&]<class T>() {
-    map("swiglu", gate.device(), gate.count(),
-        SwiGlu<T>{gate.data<T>(), up.data<T>(), y.data<T>()});
+    map_packs("swiglu", gate.device(), gate.count(),
+              SwiGlu<T>{gate.data<T>(), up.data<T>(), y.data<T>()});
   });
   return y;
 }
@@ -182,9 +221,9 @@ std::pair<Tensor, Tensor> swiglu_backward(const Tensor& gate, const Tensor& up, 
   Tensor dgate(gate.shape(), gate.dtype(), gate.device());
   Tensor dup(gate.shape(), gate.dtype(), gate.device());
   dispatch_float(gate.dtype(), "swiglu_backward", [&]<class T>() {
-    map("swiglu_backward", gate.device(), gate.count(),
-        SwiGluBackward<T>{gate.data<T>(), up.data<T>(), dy.data<T>(), dgate.data<T>(),
-                          dup.data<T>()});
+    map_packs("swiglu_backward", gate.device(), gate.count(),
+              SwiGluBackward<T>{gate.data<T>(), up.data<T>(), dy.data<T>(), dgate.data<T>(),
+                                dup.data<T>()});
   });
   return {dgate, dup};
 }

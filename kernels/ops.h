@@ -162,7 +162,7 @@ struct AttentionHeads {
   int64_t batch = 1, heads = 1, kv_heads = 1;
 };
 /// What attention works on at a time: so many queries of so many key-value heads. 0: chosen for the
-/// device, so that the scores of a tile take at most 32 MiB (64 MiB for backward, with their
+/// device, so that the scores of a tile take at most 16 MiB (32 MiB for backward, with their
 /// gradients) where one head and 16 queries do.
 struct AttentionTiles {
   int64_t queries = 0, kv_heads = 0;

@@ -1,8 +1,8 @@
 // Tensor: a contiguous row-major array = shape + dtype + shared storage.
 //
 // `reshape` and first-axis `slice` are views; everything else copies. There are no general strides:
-// a transpose is a flag of the matrix product, a head split is one permute. That halves every
-// kernel, and a reader never has to ask whether a tensor is contiguous.
+// a transpose is a flag of the matrix product, which also reads heads where they lie. That halves
+// every kernel, and a reader never has to ask whether a tensor is contiguous.
 #pragma once
 
 #include <cstdint>

@@ -158,7 +158,7 @@ OpCase gemm_strided_case(Flags f, double alpha, double beta, bool wide_result) {
           .variant = concat(f.text(), ", alpha ", alpha, ", beta ", beta,
                             wide_result ? ", wide result" : ""),
           .sizes = {shapes(4, 3, 37, 5), shapes(1, 1, 1, 1), shapes(5, 33, 40, 35),
-                    shapes(2, 65, 70, 67)},
+                    shapes(2, 65, 70, 67), shapes(2, 70, 65, 67)},
           .inputs = wide_result ? std::vector<Input>{{}, {}, accumulated} : std::vector<Input>{},
           .run = run,
           .expected = expected,
