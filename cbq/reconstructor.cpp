@@ -20,6 +20,14 @@ constexpr int64_t steps_before_capture = 2;
 /// A mean loss this many times the one at the start has left the region where steps mean anything.
 constexpr double explosion = 1e3;
 
+/// Between two replays a graph's memory is free: for what is gone before the next one.
+struct GraphMemory {
+  explicit GraphMemory(StepGraph* graph) {
+    if (graph != nullptr) use.emplace(graph->memory());
+  }
+  std::optional<MemoryPool::Use> use;
+};
+
 }  // namespace
 
 int64_t steps_per_window(const Settings& settings, int64_t segments) {
@@ -56,8 +64,7 @@ Reconstructor::Reconstructor(Transformer& model, const Settings& settings,
       data_(std::move(data)),
       loss_(loss_config(settings, model.config.hidden_size)),
       total_steps_(steps_per_window(settings, data_.inputs.size(0))),
-      feed_(data_, settings.batch, model.device(),
-            data_.inputs.device() != model.device() || stream_place() == StreamPlace::host),
+      feed_(data_, settings.batch, model.device(), stream_place() == StreamPlace::host),
       running_loss_(Tensor::zeros({1}, Dtype::f32, model.device())) {
   report_.window = window.window;
   report_.finishes = window.finishes;
@@ -142,9 +149,7 @@ void Reconstructor::set_regularizer(int64_t step) {
 double Reconstructor::evaluate(bool hard) {
   NoGrad none;
   set_hard(hard);
-  // Between two replays a graph's memory is free.
-  std::optional<MemoryPool::Use> memory;
-  if (graph_) memory.emplace(graph_->memory());
+  const GraphMemory memory(graph_.get());
   const FrozenWeights frozen(model_, window_.window);
   const int64_t all = data_.inputs.size(0), tokens = data_.inputs.size(1);
   const int64_t count = settings_.keep_segments > 0 ? std::min(all, settings_.keep_segments) : all;
@@ -202,7 +207,9 @@ void Reconstructor::launch_step() {
 void Reconstructor::run_step() {
   ++running_steps_;
   // A last batch of fewer segments has other shapes, and comes once per epoch.
-  if (sequence_.batch != settings_.batch || !StepGraph::wanted(model_.device())) {
+  const bool direct = sequence_.batch != settings_.batch || !StepGraph::wanted(model_.device());
+  if (direct || capture_failed_) {
+    const GraphMemory memory(graph_.get());
     return launch_step();
   }
   if (!graph_ || graph_hard_ != hard_) {
@@ -211,13 +218,14 @@ void Reconstructor::run_step() {
     graph_hard_ = hard_;
     warm_ups_ = 0;
   }
-  if (!graph_->trouble().empty()) return launch_step();
   if (!graph_->captured()) {
     const auto launch = [this] { launch_step(); };
     if (warm_ups_++ < steps_before_capture) return graph_->warm_up(launch);
     if (!graph_->capture(launch)) {
-      optimizer_->clear_gradients();
       notice_once(concat("steps run launch by launch, not as a CUDA graph: ", graph_->trouble()));
+      capture_failed_ = true;
+      optimizer_->clear_gradients();
+      graph_ = nullptr;
       return launch_step();
     }
   }

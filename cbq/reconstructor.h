@@ -98,6 +98,7 @@ class Reconstructor {
   RoundingRegularizer regularizer_;
   std::unique_ptr<StepGraph> graph_;  // of full batches in graph_hard_'s phase
   bool graph_hard_ = false;
+  bool capture_failed_ = false;
   int64_t warm_ups_ = 0;  // of graph_
   Tensor running_loss_;   // [1], sum of the losses since the last look
   int64_t running_steps_ = 0;

@@ -8,9 +8,12 @@ SegmentFeed::SegmentFeed(const WindowData& data, int64_t batch, Device device, b
   streams_.insert(streams_.end(), data.targets.begin(), data.targets.end());
   const Shape shape = {batch, data.inputs.size(1), data.inputs.size(2)};
   for (const Tensor& stream : streams_) {
-    check_same("SegmentFeed", stream, data.inputs);
+    check_shape("SegmentFeed", "a stream", stream, data.inputs.shape());
     buffers_.emplace_back(shape, stream.dtype(), device);
-    if (staged) staging_.emplace_back(shape, stream.dtype(), device);
+    if (stream.device() != device) staged_ = true;
+  }
+  for (size_t i = 0; i < streams_.size() && staged_; ++i) {
+    staging_.emplace_back(shape, streams_[i].dtype(), device);
   }
   // Whoever had this memory before is done with it only in the order of the current stream.
   queue_.wait_for_current();

@@ -23,7 +23,8 @@ struct WindowData {
 
 class SegmentFeed {
  public:
-  /// `batch`: segments of a step at most. `staged`: by way of the second set of buffers.
+  /// `batch`: segments of a step at most. `staged`: by way of the second set of buffers, even where
+  /// all streams are on the device.
   SegmentFeed(const WindowData& data, int64_t batch, Device device, bool staged);
 
   /// What the current stream is given from now on finds these segments in inputs() and targets().

@@ -209,6 +209,36 @@ TEST_P(ReconstructionStep, SettledStepsAskTheSystemForNothing) {
 #endif
 }
 
+/// A quantizer that looks at what it computes.
+class Looking : public QuantizedTransform {
+ public:
+  explicit Looking(QuantizedTransform& other)
+      : QuantizedTransform(std::move(other.weight_quantizer),
+                           std::move(other.activation_quantizer)) {}
+  Var input(const Var& x) override {
+    EXPECT_FALSE(x.value().to_vector<float>().empty());
+    return QuantizedTransform::input(x);
+  }
+};
+
+TEST(ReconstructionStepFallback, WhatCannotBeCapturedRunsLaunchByLaunchAndSaysSo) {
+  const Settings settings = busy_settings("adaround");
+  const Outcome direct = run_window(settings);
+  const Environment graph("CBQ_GRAPH", "1");
+  Fixture f(settings);
+  Linear* linear = linears_of(*f.model, {0, 2}).front().linear;
+  linear->transform =
+      std::make_shared<Looking>(dynamic_cast<QuantizedTransform&>(*linear->transform));
+  testing::internal::CaptureStderr();
+  Outcome looking;
+  looking.report = f.reconstructor()->run(nullptr);
+  looking.variables = f.variables();
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "cbq: steps run launch by launch, not as a CUDA graph: the step moves elements between "
+            "host and device\n");
+  expect_same(direct, looking);
+}
+
 TEST(SegmentFeed, BringsWhatIsAskedForAnnouncedOrNot) {
   const auto stream = [](double offset) {
     std::vector<double> values;
