@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <mutex>
 
 #include "cbq/digest.h"
@@ -13,19 +14,23 @@
 namespace cbq {
 namespace {
 
+void check_finite(const Transformer& model, int64_t block, const Tensor& stream) {
+  if (!kernels::has_non_finite(stream)) return;
+  throw NonFiniteError(concat("the original model's block ", block,
+                              " produces NaN or infinity on the calibration segments; check its "
+                              "weights (",
+                              model.block_prefix(block), "*)"));
+}
+
 /// Calls keep(boundary, stream) for every boundary, from the embedding to the last block's output.
 template <class Keep>
 void run_boundaries(Transformer& model, const Segments& segments, int64_t batch, Keep&& keep) {
   Tensor stream = embed_segments(model, segments, batch);
   keep(int64_t{0}, stream);
   for (int64_t b = 0; b < model.block_count(); ++b) {
-    stream = run_blocks(model, {b, 1}, stream, batch);
-    if (kernels::has_non_finite(stream)) {
-      throw NonFiniteError(concat("the original model's block ", b,
-                                  " produces NaN or infinity on the calibration segments; check "
-                                  "its weights (",
-                                  model.block_prefix(b), "*)"));
-    }
+    const LoadedBlock loaded(model, b);
+    stream = run_block(model.block(b), stream, batch, model.device());
+    check_finite(model, b, stream);
     keep(b + 1, stream);
   }
 }
@@ -42,6 +47,41 @@ class MemoryCache : public ActivationCache {
 
  private:
   std::vector<Tensor> streams_;
+};
+
+class RollingCache : public ActivationCache {
+ public:
+  RollingCache(Transformer& model, const Segments& segments, int64_t batch,
+               const std::vector<int64_t>& boundaries)
+      : model_(model), batch_(batch), stream_(embed_segments(model, segments, batch)) {
+    for (const int64_t boundary : boundaries) ++uses_[boundary];
+  }
+  Tensor get(int64_t boundary, int64_t begin, int64_t end) override {
+    int64_t& uses = uses_.at(boundary);
+    while (at_ < boundary) step();
+    const Tensor found = boundary == at_ ? stream_ : kept_.at(boundary);
+    if (--uses <= 0) kept_.erase(boundary);
+    return found.slice(begin, end);
+  }
+  int64_t segments() const override { return stream_.size(0); }
+  int64_t tokens() const override { return stream_.size(1); }
+  int64_t boundaries() const override { return model_.block_count() + 1; }
+
+ private:
+  void step() {
+    const auto uses = uses_.find(at_);
+    if (uses != uses_.end() && uses->second > 0) kept_[at_] = stream_;
+    stream_ = run_block(*model_.fetch_block(at_), stream_, batch_, model_.device());
+    check_finite(model_, at_, stream_);
+    ++at_;
+  }
+
+  Transformer& model_;
+  int64_t batch_;
+  int64_t at_ = 0;  // boundary of stream_
+  Tensor stream_;
+  std::map<int64_t, int64_t> uses_;  // still to come, by boundary
+  std::map<int64_t, Tensor> kept_;   // boundaries behind us that are still asked for
 };
 
 std::string dataset_name(int64_t boundary) { return fmt::format("boundary_{:04}", boundary); }
@@ -127,9 +167,9 @@ void write_cache(Transformer& model, const Segments& segments, int64_t batch,
 std::string activation_key(Transformer& model, const Segments& segments) {
   Digest digest;
   digest.add("original activations 1");
-  model.visit("", [&](const std::string& path, Var& parameter) {
+  read_parameters(model, [&](const std::string& path, const Tensor& value) {
     digest.add(path);
-    digest.add(parameter.value());
+    digest.add(value);
   });
   digest.add(model.config.to_json().dump());
   digest.add(std::string_view(name_of(model.dtype())));
@@ -152,6 +192,12 @@ std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model, const Segme
   run_boundaries(model, segments, batch,
                  [&](int64_t, const Tensor& stream) { streams.push_back(stream); });
   return std::make_shared<MemoryCache>(std::move(streams));
+}
+
+std::shared_ptr<ActivationCache> cache_on_the_way(Transformer& model, const Segments& segments,
+                                                  int64_t batch,
+                                                  const std::vector<int64_t>& boundaries) {
+  return std::make_shared<RollingCache>(model, segments, batch, boundaries);
 }
 
 std::shared_ptr<ActivationCache> cache_on_disk(Transformer& model, const Segments& segments,

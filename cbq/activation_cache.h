@@ -34,12 +34,22 @@ std::string activation_key(Transformer& model, const std::vector<std::vector<int
 int64_t activation_bytes(const Transformer& model,
                          const std::vector<std::vector<int32_t>>& segments);
 
-/// Runs the model as it stands over `segments` (ids [tokens] each), `batch` at a time, and keeps
-/// all boundaries in memory. Throws std::invalid_argument for impossible segments, NonFiniteError
-/// naming the block when the model produces NaN or infinity.
+/// Runs the model as it stands (blocks on demand one after the other) over `segments` (ids [tokens]
+/// each), `batch` at a time, and keeps all boundaries in memory. Throws std::invalid_argument for
+/// impossible segments, NonFiniteError naming the block when the model produces NaN or infinity.
 std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model,
                                                  const std::vector<std::vector<int32_t>>& segments,
                                                  int64_t batch);
+
+/// The same without keeping what no window asks for, of a model whose blocks are loaded on demand:
+/// a boundary is computed when it is asked for, through blocks fetched from the model's file,
+/// whatever its blocks in memory have become. `boundaries`: what will be asked for, in any order,
+/// each as often as it stands there; get() throws std::out_of_range for others. `model` must live
+/// as long as the cache.
+std::shared_ptr<ActivationCache> cache_on_the_way(Transformer& model,
+                                                  const std::vector<std::vector<int32_t>>& segments,
+                                                  int64_t batch,
+                                                  const std::vector<int64_t>& boundaries);
 
 /// The same in an HDF5 file `folder`/<key>.h5: opened if it is there, complete and about this key,
 /// else computed and written. Says (through `say`, may be empty) the size before writing, and why a

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
 #include "cbq/digest.h"
 #include "cbq/quantizers.h"
@@ -16,10 +17,11 @@ std::vector<ScheduledWindow> schedule_of(const Settings& settings, int64_t block
 }
 
 void remove_quantizers(Transformer& model) {
-  for (const WindowLinear& l : linears_of(model, {0, model.block_count()})) {
-    l.linear->transform = nullptr;
+  for (int64_t b = 0; b < model.block_count(); ++b) {
+    if (!model.is_loaded(b)) continue;
+    for (const NamedLinear& l : model.block(b).linears()) l.linear->transform = nullptr;
+    model.block(b).attention_transform = nullptr;
   }
-  for (auto& block : model.blocks) block->attention_transform = nullptr;
 }
 
 namespace {
@@ -40,11 +42,10 @@ class ParameterSwap {
   ParameterSwap(Transformer& model, const Window& window, const Parameters& others) {
     if (others.empty()) return;
     for (int64_t b = window.first; b <= window.last(); ++b) {
-      model.blocks[static_cast<size_t>(b)]->visit(
-          model.block_prefix(b), [&](const std::string& path, Var& parameter) {
-            saved_.emplace_back(parameter, parameter.value());
-            parameter.set_value(others.at(path));
-          });
+      model.block(b).visit(model.block_prefix(b), [&](const std::string& path, Var& parameter) {
+        saved_.emplace_back(parameter, parameter.value());
+        parameter.set_value(others.at(path));
+      });
     }
   }
   ~ParameterSwap() {
@@ -74,14 +75,16 @@ class Run {
   RunResult quantize();
 
  private:
-  void preprocess();
+  void start_preprocessing();
+  void prepare(int64_t end);
   void nearest_only();
   void reconstruct(const ResumeFolder& folder);
   int64_t resume(const ResumeFolder& folder);
   void reconstruct_window(int64_t number, const ResumeFolder& folder);
-  WindowData window_data(const Window& window);
+  Tensor original_answer(const Window& window);
   void note_trouble(const WindowReport& report);
   void finish(const ScheduledWindow& scheduled, const ResumeFolder& folder);
+  void keep(int64_t block);
   void after_step(int64_t number, int64_t step) const;
   void say(const std::string& line) const {
     if (hooks_.say) hooks_.say(line);
@@ -95,23 +98,28 @@ class Run {
   int64_t count_;
   int64_t batch_;  // segments per forward pass where nothing is learned
   std::vector<ScheduledWindow> schedule_;
-  Parameters unprocessed_;               // of all blocks, kept where the homologous term needs them
-  std::map<std::string, double> clips_;  // where clip ratios start
-  Tensor stream_;                        // quantized stream behind the finished blocks
-  int64_t finished_ = 0;                 // blocks
+  Parameters unprocessed_;  // of all blocks, kept where the homologous term needs them
+  std::map<std::string, WeightConfig> configs_;  // of prepared layers
+  PreprocessContext context_;
+  std::optional<Preprocessing> preprocessing_;  // of blocks to come
+  int64_t prepared_ = 0;  // blocks that are (or were) in memory, pre-processed
+  Tensor stream_;         // quantized stream behind the finished blocks
+  int64_t finished_ = 0;  // blocks
   RunResult result_;
 };
 
 RunResult Run::quantize() {
   const bool reconstructs = settings_.reconstruct != "none";
-  if (reconstructs && !original_) original_ = cache_in_memory(model_, segments_, batch_);
+  const bool whole = !model_.on_demand();
+  if (reconstructs && whole && !original_) original_ = cache_in_memory(model_, segments_, batch_);
   const auto start = std::chrono::steady_clock::now();
   reset_peak(model_.device());
   std::string hash;  // of the model before anything is done to it
   if (reconstructs && !hooks_.resume_folder.empty()) {
     hash = Digest().add(hash_of(settings_)).add(activation_key(model_, segments_)).hex();
   }
-  preprocess();
+  start_preprocessing();
+  if (whole) prepare(model_.block_count());
   if (reconstructs) {
     const double preprocessing = seconds_since(start);
     reconstruct(ResumeFolder(hooks_.resume_folder, hash));
@@ -128,27 +136,37 @@ RunResult Run::quantize() {
   return std::move(result_);
 }
 
-void Run::preprocess() {
+void Run::start_preprocessing() {
   if (settings_.preprocess == "none") return;
-  if (settings_.homologous) {
+  if (settings_.homologous && !model_.on_demand()) {
     // Stages replace tensors and never write to them, so keeping the old ones costs only what
     // changes.
     for (const auto& [path, parameter] : parameters_of(model_)) {
       unprocessed_[path] = parameter.value();
     }
   }
-  std::map<std::string, WeightConfig> configs;
-  for (const WindowLinear& l : linears_of(model_, {0, model_.block_count()})) {
-    configs[l.path] = weight_config_of(model_, settings_, l);
+  context_.weight = settings_.weight_config("", false);
+  context_.weight_of = [this](const std::string& layer) { return configs_.at(layer); };
+  context_.activation = settings_.activation_config();
+  context_.seed = settings_.seed;
+  preprocessing_.emplace(settings_.preprocess, model_, segments_, context_);
+}
+
+/// Brings the blocks before `end` into memory and through pre-processing: each once, in order.
+void Run::prepare(int64_t end) {
+  for (; prepared_ < end; ++prepared_) {
+    model_.load_block(prepared_);
+    if (!preprocessing_) continue;
+    for (const WindowLinear& l : linears_of(model_, {prepared_, 1})) {
+      configs_[l.path] = weight_config_of(model_, settings_, l);
+    }
+    preprocessing_->apply_to_next_block();
   }
-  PreprocessContext context;
-  context.weight = settings_.weight_config("", false);
-  context.weight_of = [&](const std::string& layer) { return configs.at(layer); };
-  context.activation = settings_.activation_config();
-  context.seed = settings_.seed;
-  result_.notes = apply_preprocess(settings_.preprocess, model_, segments_, context);
-  clips_ = context.activation_clip;
-  for (const std::string& note : result_.notes) say(note);
+  if (!preprocessing_ || prepared_ < model_.block_count()) return;
+  const std::vector<std::string> notes = preprocessing_->notes();
+  result_.notes.insert(result_.notes.begin(), notes.begin(), notes.end());
+  for (const std::string& note : notes) say(note);
+  preprocessing_.reset();  // and its streams
 }
 
 /// Block by block: grids and nearest rounding; the stream moves only where somebody observes it.
@@ -156,16 +174,32 @@ void Run::nearest_only() {
   const bool observes = settings_.abits < float_bits && !settings_.act_dynamic;
   if (observes) stream_ = embed_segments(model_, segments_, batch_);
   for (int64_t b = 0; b < model_.block_count(); ++b) {
-    attach_quantizers(model_, {b, 1}, settings_, stream_, clips_);
+    prepare(b + 1);
+    attach_quantizers(model_, {b, 1}, settings_, stream_, context_.activation_clip);
     harden_blocks(model_, {b, 1});
     if (observes) stream_ = run_blocks(model_, {b, 1}, stream_, batch_);
+    keep(b);
   }
+}
+
+/// A finished block leaves the run, and the memory where it can be had back.
+void Run::keep(int64_t block) {
+  if (hooks_.keep_block) hooks_.keep_block(block);
+  if (model_.on_demand()) model_.release_block(block);
 }
 
 void Run::reconstruct(const ResumeFolder& folder) {
   stream_ = embed_segments(model_, segments_, batch_);
   const auto windows = static_cast<int64_t>(schedule_.size());
-  for (int64_t i = resume(folder); i < windows; ++i) reconstruct_window(i, folder);
+  const int64_t first = resume(folder);
+  if (!original_) {
+    std::vector<int64_t> boundaries;
+    for (int64_t i = first; i < windows; ++i) {
+      boundaries.push_back(schedule_[static_cast<size_t>(i)].window.last() + 1);
+    }
+    original_ = cache_on_the_way(model_, segments_, batch_, boundaries);
+  }
+  for (int64_t i = first; i < windows; ++i) reconstruct_window(i, folder);
 }
 
 /// Brings model and stream to where an earlier run stopped; the number of the next window.
@@ -173,8 +207,10 @@ int64_t Run::resume(const ResumeFolder& folder) {
   std::optional<RunState> state = folder.load(hooks_.say);
   if (!state) return 0;
   for (int64_t b = 0; b < state->finished; ++b) {
+    prepare(b + 1);
     attach_quantizers(model_, {b, 1}, settings_, Tensor());
-    restore_quantizer_state(model_, {b, 1}, state->hardened[static_cast<size_t>(b)]);
+    restore_quantizer_state(model_, {b, 1}, folder.load_block(b));
+    keep(b);
   }
   stream_ = state->stream.to(model_.device());
   finished_ = state->finished;
@@ -184,7 +220,8 @@ int64_t Run::resume(const ResumeFolder& folder) {
   }
   if (touched > finished_) {
     const Window live{finished_, touched - finished_};
-    attach_quantizers(model_, live, settings_, stream_, clips_);
+    prepare(touched);
+    attach_quantizers(model_, live, settings_, stream_, context_.activation_clip);
     restore_quantizer_state(model_, live, state->live);
   }
   result_.windows = std::move(state->reports);
@@ -194,27 +231,33 @@ int64_t Run::resume(const ResumeFolder& folder) {
   return state->windows;
 }
 
-WindowData Run::window_data(const Window& window) {
-  WindowData data;
-  data.inputs = stream_;
-  data.targets.push_back(original_->get(window.last() + 1, 0, count_));
-  if (settings_.homologous) {
+/// What the window's original blocks make of the quantized stream.
+Tensor Run::original_answer(const Window& window) {
+  if (!model_.on_demand()) {
     const FloatBlocks original_blocks(model_, window);
     const ParameterSwap original_parameters(model_, window, unprocessed_);
-    data.targets.push_back(run_blocks(model_, window, stream_, batch_));
+    return run_blocks(model_, window, stream_, batch_);
   }
-  return data;
+  Tensor x = stream_;
+  for (int64_t b = window.first; b <= window.last(); ++b) {
+    x = run_block(*model_.fetch_block(b), x, batch_, model_.device());
+  }
+  return x;
 }
 
 void Run::reconstruct_window(int64_t number, const ResumeFolder& folder) {
   const ScheduledWindow& scheduled = schedule_[static_cast<size_t>(number)];
-  const auto start = std::chrono::steady_clock::now();
+  const Window& window = scheduled.window;
   reset_peak(model_.device());
-  attach_quantizers(model_, scheduled.window, settings_, stream_, clips_);
+  // Both may fetch blocks, so they come before the window's own are in memory.
+  WindowData data{stream_, {original_->get(window.last() + 1, 0, count_)}};
+  const auto start = std::chrono::steady_clock::now();
+  if (settings_.homologous) data.targets.push_back(original_answer(window));
+  prepare(window.last() + 1);
+  attach_quantizers(model_, window, settings_, stream_, context_.activation_clip);
   WindowReport report;
   {
-    Reconstructor reconstructor(model_, settings_, scheduled, number,
-                                window_data(scheduled.window));
+    Reconstructor reconstructor(model_, settings_, scheduled, number, std::move(data));
     report = reconstructor.run([&](int64_t step) { after_step(number, step); });
   }
   finish(scheduled, folder);
@@ -226,7 +269,7 @@ void Run::reconstruct_window(int64_t number, const ResumeFolder& folder) {
   RunState state;
   state.finished = finished_;
   state.stream = stream_;
-  const int64_t live = scheduled.window.last() + 1 - finished_;
+  const int64_t live = window.last() + 1 - finished_;
   if (live > 0) state.live = quantizer_state(model_, {finished_, live});
   state.reports = result_.windows;
   folder.save(state);
@@ -248,6 +291,7 @@ void Run::finish(const ScheduledWindow& scheduled, const ResumeFolder& folder) {
   }
   stream_ = run_blocks(model_, done, stream_, batch_);
   finished_ += scheduled.finishes;
+  for (int64_t b = done.first; b <= done.last(); ++b) keep(b);
 }
 
 void Run::after_step(int64_t number, int64_t step) const {
@@ -273,6 +317,10 @@ RunResult quantize(Transformer& model, const Segments& segments, const Settings&
                       original->tokens() == static_cast<int64_t>(segments.front().size()) &&
                       original->boundaries() == model.block_count() + 1),
         "quantize: the original activations are of other segments or another model");
+  check(!model.on_demand() || hooks.keep_block,
+        "quantize: blocks on demand are released when they are finished; RunHooks::keep_block must "
+        "write them");
+  for (int64_t b = 0; b < model.block_count() && model.on_demand(); ++b) model.release_block(b);
   remove_quantizers(model);
   return Run(model, segments, settings, std::move(original), hooks).quantize();
 }

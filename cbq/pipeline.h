@@ -21,6 +21,9 @@ struct RunHooks {
   /// Non-empty: state of finished windows is kept here, and a run with the same hash goes on after
   /// the last. The caller removes the folder when it has stored the result.
   std::filesystem::path resume_folder;
+  /// Called once for every block, in order, when it is finished and still in memory: the place to
+  /// write it. Required where blocks are loaded on demand, since they are released afterwards.
+  std::function<void(int64_t block)> keep_block;
 };
 
 struct Interrupted : std::runtime_error {
@@ -40,6 +43,11 @@ std::vector<ScheduledWindow> schedule_of(const Settings& settings, int64_t block
 /// Quantizes `model` in place: every linear of every block gets a QuantizedTransform with hardened
 /// codes (none where neither weight nor input is quantized).
 /// `original` are activations of the untouched model for `segments`; made in memory when null.
+///
+/// Where blocks are loaded on demand (open_model), a window's blocks are in memory while it is
+/// reconstructed and one more while the original stream moves on, pre-processing happens block by
+/// block when a block is loaded, and finished blocks go to `hooks.keep_block` and are released. The
+/// codes are those of the model in memory, bit for bit, and either can resume the other.
 /// Two runs with equal arguments give equal bytes.
 /// Throws std::invalid_argument for impossible settings, segments or layers, before anything is
 /// computed; Interrupted when the hook asks for it.

@@ -2,7 +2,9 @@
 //
 //   config.json        the model's own, with a section "quantization_config": quant_method "cbq",
 //                      and per linear layer its grid and its input's quantizer
-//   model.safetensors  <layer>.codes u8, <layer>.scale f32, <layer>.zero_point u8 (quant/packed.h);
+//   model.safetensors, or shards with an index (a file per block and one for the rest, from a model
+//                      that was not in memory as a whole):
+//                      <layer>.codes u8, <layer>.scale f32, <layer>.zero_point u8 (quant/packed.h);
 //                      <layer>.input_clip, <layer>.input_range f32 where inputs are quantized;
 //                      every other parameter in f32
 //
@@ -14,6 +16,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "nn/sharded_writer.h"
 #include "nn/transformer.h"
 #include "quant/activation_quantizer.h"
 #include "quant/packed.h"
@@ -21,6 +24,8 @@
 namespace cbq {
 
 inline constexpr const char* version = "0.1.0";
+inline constexpr const char* quantization_section = "quantization_config";  // of config.json
+inline constexpr int64_t quantized_format = 1;
 
 /// The quantizers of a linear that came from a folder. Its weight is on the grid already, so that
 /// it need not be computed again for every forward pass.
@@ -46,21 +51,49 @@ class PackedTransform : public LinearTransform {
 /// missing or broken config.json, and for a folder that another program quantized.
 bool is_quantized_folder(const std::filesystem::path& folder);
 
-/// Writes config.json and model.safetensors of a model whose quantizers are hardened, or that was
-/// loaded by load_quantized. Throws std::invalid_argument naming a layer that is not hardened.
+/// Writes such a folder while its model is being quantized, block after block: a block's memory can
+/// be released as soon as it was added.
+class QuantizedFolderWriter {
+ public:
+  QuantizedFolderWriter(Transformer& model, std::filesystem::path folder);
+  /// The file of a block in memory; each block once, in order. Throws std::invalid_argument naming
+  /// a layer that is not hardened.
+  void add_block(int64_t block);
+  /// The rest, after the last block; before that the folder cannot be read.
+  void finish();
+
+ private:
+  Transformer& model_;
+  std::filesystem::path folder_;
+  ShardedWriter shards_;
+  nlohmann::json layers_ = nlohmann::json::object();
+  std::optional<ActivationConfig> attention_;
+};
+
+/// Writes config.json and the weights of a model whose quantizers are hardened, or that was read
+/// from such a folder; in one file, or a file per block where blocks are loaded on demand. Throws
+/// std::invalid_argument naming a layer that is not hardened.
 void save_quantized(Transformer& model, const std::filesystem::path& folder);
 
 /// Reads such a folder; `dtype` must be the one the model had when it was saved for the results to
-/// be the same bits. Throws std::runtime_error naming folder, layer and fault.
+/// be the same bits. Everything is checked against config.json before the first tensor is read;
+/// blocks stay on disk until load_block. Throws std::runtime_error naming folder, layer and fault.
+std::unique_ptr<Transformer> open_quantized(const std::filesystem::path& folder, Dtype dtype,
+                                            Device device);
+/// The same with all blocks in memory.
 std::unique_ptr<Transformer> load_quantized(const std::filesystem::path& folder, Dtype dtype,
                                             Device device);
 
+/// open_quantized or open_model, whichever the folder is.
+std::unique_ptr<Transformer> open_any_model(const std::filesystem::path& folder, Dtype dtype,
+                                            Device device);
 /// load_quantized or load_model, whichever the folder is.
 std::unique_ptr<Transformer> load_any_model(const std::filesystem::path& folder, Dtype dtype,
                                             Device device);
 
 /// Writes the model as a plain Hugging Face folder whose linear weights are s (q - z), in `dtype`:
-/// what other programs can load. Quantizers of activations have no place in it.
+/// what other programs can load (a file per block where blocks are loaded on demand). Quantizers of
+/// activations have no place in it.
 void save_dense(Transformer& model, const std::filesystem::path& folder, Dtype dtype);
 
 }  // namespace cbq

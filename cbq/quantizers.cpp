@@ -57,32 +57,40 @@ class QuantizedAttention : public AttentionTransform {
 
 }  // namespace
 
-void attach_attention_quantizers(Transformer& model, const Window& window,
-                                 const ActivationConfig& activation) {
+void attach_attention_quantizer(Block& block, const std::string& prefix, Device device,
+                                const ActivationConfig& activation) {
   ActivationConfig config = activation;
   config.granularity = Granularity::per_token;
   config.dynamic = true;
+  if (block.attention_transform) return;
+  block.attention_transform =
+      std::make_shared<QuantizedAttention>(config, device, prefix + "attention");
+}
+
+void attach_attention_quantizers(Transformer& model, const Window& window,
+                                 const ActivationConfig& activation) {
   for (int64_t b = window.first; b <= window.last(); ++b) {
-    Block& block = *model.blocks[static_cast<size_t>(b)];
-    if (block.attention_transform) continue;
-    block.attention_transform = std::make_shared<QuantizedAttention>(
-        config, model.device(), model.block_prefix(b) + "attention");
+    attach_attention_quantizer(model.block(b), model.block_prefix(b), model.device(), activation);
   }
 }
 
-std::optional<ActivationConfig> attention_config_of(const Transformer& model) {
-  if (model.blocks.empty()) return std::nullopt;
-  const auto* attention =
-      dynamic_cast<const QuantizedAttention*>(model.blocks.front()->attention_transform.get());
+std::optional<ActivationConfig> attention_config_of(const Block& block) {
+  const auto* attention = dynamic_cast<const QuantizedAttention*>(block.attention_transform.get());
   return attention ? std::optional(attention->config()) : std::nullopt;
 }
 
 void check_layers(Transformer& model, const Settings& settings) {
+  if (model.block_count() == 0) return;
+  // All blocks have the same shapes, so one that is in memory, or empty, speaks for them.
+  const std::unique_ptr<Block> empty = model.is_loaded(0) ? nullptr : model.make_block();
+  Block& any = empty ? *empty : model.block(0);
   std::vector<std::string> layers;
-  for (const WindowLinear& l : linears_of(model, {0, model.block_count()})) {
-    layers.push_back(l.path);
-    const WeightConfig config = weight_config_of(model, settings, l);
-    if (config.quantizes()) check_weight_config(config, l.path, l.linear->in_features());
+  for (int64_t b = 0; b < model.block_count(); ++b) {
+    for (const WindowLinear& l : linears_of(model, any, b)) {
+      layers.push_back(l.path);
+      const WeightConfig config = weight_config_of(model, settings, l);
+      if (config.quantizes()) check_weight_config(config, l.path, l.linear->in_features());
+    }
   }
   check_layer_bits(settings, layers);
 }

@@ -32,8 +32,11 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
 /// OmniQuant does at W4A4); nothing of it is learned.
 void attach_attention_quantizers(Transformer& model, const Window& window,
                                  const ActivationConfig& config);
-/// Of the model's attention quantizers; none if its attention computes in floating point.
-std::optional<ActivationConfig> attention_config_of(const Transformer& model);
+/// The same for one block at `prefix`.
+void attach_attention_quantizer(Block& block, const std::string& prefix, Device device,
+                                const ActivationConfig& config);
+/// Of the block's attention quantizer; none if its attention computes in floating point.
+std::optional<ActivationConfig> attention_config_of(const Block& block);
 
 /// Freezes the blocks' weights to integer codes.
 void harden_blocks(Transformer& model, const Window& blocks);

@@ -164,7 +164,7 @@ double Reconstructor::evaluate(bool hard) {
     };
     Var x(batch_of(data_.inputs));
     for (int64_t b = window_.window.first; b <= window_.window.last(); ++b) {
-      x = model_.blocks[static_cast<size_t>(b)]->forward(x, sequence);
+      x = model_.block(b).forward(x, sequence);
     }
     std::vector<Tensor> targets;
     for (const Tensor& t : data_.targets) targets.push_back(batch_of(t));
@@ -196,7 +196,7 @@ void Reconstructor::launch_step() {
   Tape tape;
   Var x(feed_.inputs());
   for (int64_t b = window_.window.first; b <= window_.window.last(); ++b) {
-    x = model_.blocks[static_cast<size_t>(b)]->forward(x, sequence_);
+    x = model_.block(b).forward(x, sequence_);
   }
   const LossValue loss = reconstruction_loss(x.value(), feed_.targets(), loss_, true);
   tape.backward(x, loss.gradient);

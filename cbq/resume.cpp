@@ -1,7 +1,6 @@
 #include "cbq/resume.h"
 
 #include "nn/json.h"
-#include "nn/safetensors.h"
 
 namespace cbq {
 
@@ -89,13 +88,7 @@ std::optional<RunState> ResumeFolder::load(
     state.live = load_tensors(file);
     state.stream = state.live.at(stream_name);
     state.live.erase(stream_name);
-    for (int64_t b = 0; b < state.finished; ++b) {
-      const SafetensorsFile block = SafetensorsFile::open(block_path(b));
-      if (metadata_of(block, "hash") != hash_) {
-        fail(block_path(b).string(), " belongs to another run");
-      }
-      state.hardened.push_back(load_tensors(block));
-    }
+    for (int64_t b = 0; b < state.finished; ++b) open_block(b);  // before anything relies on them
     return state;
   } catch (const OtherRun&) {  // finished windows of somebody: not ours to overwrite
     fail(path.string(),
@@ -106,6 +99,18 @@ std::optional<RunState> ResumeFolder::load(
     if (say) say(concat("not resumed, started from the first window: ", error.what()));
     return std::nullopt;
   }
+}
+
+SafetensorsFile ResumeFolder::open_block(int64_t block) const {
+  SafetensorsFile file = SafetensorsFile::open(block_path(block));
+  if (metadata_of(file, "hash") != hash_) {
+    fail(block_path(block).string(), " belongs to another run");
+  }
+  return file;
+}
+
+std::map<std::string, Tensor> ResumeFolder::load_block(int64_t block) const {
+  return load_tensors(open_block(block));
 }
 
 void ResumeFolder::save_block(int64_t block, const std::map<std::string, Tensor>& state) const {

@@ -15,15 +15,15 @@
 #include <vector>
 
 #include "cbq/reconstructor.h"
+#include "nn/safetensors.h"
 
 namespace cbq {
 
 struct RunState {
-  int64_t windows = 0;                                  // finished windows of the schedule
-  int64_t finished = 0;                                 // finished (hardened) blocks
-  Tensor stream;                                        // quantized stream behind them
-  std::map<std::string, Tensor> live;                   // quantizer_state of unfinished blocks
-  std::vector<std::map<std::string, Tensor>> hardened;  // quantizer_state of every finished block
+  int64_t windows = 0;                 // finished windows of the schedule
+  int64_t finished = 0;                // finished (hardened) blocks
+  Tensor stream;                       // quantized stream behind them
+  std::map<std::string, Tensor> live;  // quantizer_state of unfinished blocks
   std::vector<WindowReport> reports;
 };
 
@@ -33,16 +33,20 @@ class ResumeFolder {
   ResumeFolder(std::filesystem::path folder, std::string hash);
 
   bool enabled() const { return !folder_.empty(); }
-  /// The state of an earlier run with this hash; none if there is no such state, or it cannot be
-  /// read completely (said through `say`). Throws std::runtime_error if it is another run's.
+  /// The state of an earlier run with this hash; none if there is no such state, or it or the file
+  /// of a finished block cannot be read completely (said through `say`). Throws std::runtime_error
+  /// if it is another run's.
   std::optional<RunState> load(const std::function<void(const std::string&)>& say) const;
   /// quantizer_state of a block that was just hardened.
   void save_block(int64_t block, const std::map<std::string, Tensor>& state) const;
-  /// Everything else (RunState::hardened is not written).
+  /// The same back. Throws std::runtime_error for a file that is not there or of another run.
+  std::map<std::string, Tensor> load_block(int64_t block) const;
+  /// Everything else.
   void save(const RunState& state) const;
 
  private:
   std::filesystem::path block_path(int64_t block) const;
+  SafetensorsFile open_block(int64_t block) const;
   std::filesystem::path folder_;
   std::string hash_;
 };

@@ -35,7 +35,7 @@ void extend(Transformer& model, std::vector<std::vector<int32_t>>& segments, int
   }
   const Sequence sequence{batch, tokens};
   Var x = model.embed(Tensor::from(ids, {batch * tokens}, Dtype::i32, model.device()), sequence);
-  for (auto& block : model.blocks) x = block->forward(x, sequence);
+  for (int64_t b = 0; b < model.block_count(); ++b) x = model.block(b).forward(x, sequence);
   const Var last(kernels::gather_rows(x.value(), last_rows));  // only these predict
   const std::vector<float> logits = model.head(last).value().to_vector<float>();
   const int64_t vocabulary = model.config.vocab_size;

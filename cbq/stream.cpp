@@ -74,21 +74,37 @@ Tensor embed_segments(Transformer& model, const Segments& segments, int64_t batc
   return all;
 }
 
-Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, int64_t batch) {
+namespace {
+
+/// x through what `forward` does to a batch.
+template <class Forward>
+Tensor run_batches(const Tensor& x, int64_t batch, Device device, Forward&& forward) {
   NoGrad none;
   const int64_t tokens = x.size(1), hidden = x.size(2);
-  const Tensor result = make_stream(x.shape(), x.dtype(), model.device());
+  const Tensor result = make_stream(x.shape(), x.dtype(), device);
   for (int64_t begin = 0; begin < x.size(0); begin += batch) {
     const int64_t end = std::min(x.size(0), begin + batch);
     const Sequence sequence{end - begin, tokens};
-    Var h(x.slice(begin, end).to(model.device()).reshape({(end - begin) * tokens, hidden}));
-    for (int64_t b = window.first; b <= window.last(); ++b) {
-      h = model.blocks[static_cast<size_t>(b)]->forward(h, sequence);
-    }
+    const Tensor in = x.slice(begin, end).to(device);
+    const Var h = forward(Var(in.reshape({(end - begin) * tokens, hidden})), sequence);
     const Tensor part = result.slice(begin, end);
     part.copy_from(h.value().reshape(part.shape()));
   }
   return result;
+}
+
+}  // namespace
+
+Tensor run_block(Block& block, const Tensor& x, int64_t batch, Device device) {
+  return run_batches(x, batch, device,
+                     [&](const Var& h, const Sequence& s) { return block.forward(h, s); });
+}
+
+Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, int64_t batch) {
+  return run_batches(x, batch, model.device(), [&](Var h, const Sequence& s) {
+    for (int64_t b = window.first; b <= window.last(); ++b) h = model.block(b).forward(h, s);
+    return h;
+  });
 }
 
 int64_t evaluation_batch(int64_t batch, int64_t tokens) {
@@ -99,18 +115,21 @@ QuantizedTransform* WindowLinear::quantizers() const {
   return dynamic_cast<QuantizedTransform*>(linear->transform.get());
 }
 
+std::vector<WindowLinear> linears_of(const Transformer& model, Block& block, int64_t number) {
+  std::vector<WindowLinear> all;
+  const std::vector<NamedLinear> linears = block.linears();
+  int64_t index = number * static_cast<int64_t>(linears.size());
+  for (const NamedLinear& named : linears) {
+    all.push_back({model.block_prefix(number) + named.name, number, index++,
+                   named.name == block.fc2_name(), named.linear});
+  }
+  return all;
+}
+
 std::vector<WindowLinear> linears_of(Transformer& model, const Window& window) {
   std::vector<WindowLinear> all;
-  int64_t index = 0;
-  for (int64_t b = 0; b <= window.last(); ++b) {
-    Block& block = *model.blocks[static_cast<size_t>(b)];
-    for (const NamedLinear& named : block.linears()) {
-      if (b >= window.first) {
-        all.push_back({model.block_prefix(b) + named.name, b, index, named.name == block.fc2_name(),
-                       named.linear});
-      }
-      ++index;
-    }
+  for (int64_t b = window.first; b <= window.last(); ++b) {
+    for (WindowLinear& l : linears_of(model, model.block(b), b)) all.push_back(std::move(l));
   }
   return all;
 }
@@ -120,7 +139,7 @@ FloatBlocks::FloatBlocks(Transformer& model, const Window& window) {
     saved_.emplace_back(l.linear, std::exchange(l.linear->transform, nullptr));
   }
   for (int64_t b = window.first; b <= window.last(); ++b) {
-    Block* block = model.blocks[static_cast<size_t>(b)].get();
+    Block* block = &model.block(b);
     saved_attention_.emplace_back(block, std::exchange(block->attention_transform, nullptr));
   }
 }

@@ -34,6 +34,10 @@ Tensor make_stream(const Shape& shape, Dtype dtype, Device device);
 /// Residual stream before block 0 for all segments: [segments, tokens, hidden].
 Tensor embed_segments(Transformer& model, const Segments& segments, int64_t batch);
 
+/// x [segments, tokens, hidden] through one block, which lies on `device`, as it stands, `batch`
+/// segments at a time.
+Tensor run_block(Block& block, const Tensor& x, int64_t batch, Device device);
+
 /// x [segments, tokens, hidden] through the window's blocks as they stand (with their quantizers),
 /// `batch` segments at a time; nothing is recorded.
 Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, int64_t batch);
@@ -53,6 +57,8 @@ struct WindowLinear {
   QuantizedTransform* quantizers() const;
 };
 std::vector<WindowLinear> linears_of(Transformer& model, const Window& window);
+/// The linears of `block`, named as those of block `number`: all blocks have the same ones.
+std::vector<WindowLinear> linears_of(const Transformer& model, Block& block, int64_t number);
 
 /// While it lives, nothing in the window's blocks is quantized.
 class FloatBlocks {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,12 +18,22 @@ struct PerplexityResult {
   double perplexity() const;
 };
 
+struct PerplexityOptions {
+  /// Called whenever a batch has passed a block, with how many of all such passes are done; may
+  /// throw to stop.
+  std::function<void(int64_t done, int64_t total)> progress;
+  /// For a model whose blocks are loaded on demand: bytes of hidden states that may wait between
+  /// two blocks. A block is read once for all batches that fit (at least one); 0: a quarter of the
+  /// free memory.
+  int64_t waiting_bytes = 0;
+};
+
 /// Scores tokens 1 .. n-1 of every segment of n ids, each segment on its own (GPTQ protocol: no
 /// context from the segment before). Segments may differ in length; those of equal length run
-/// `batch` at a time. The result does not depend on `batch` beyond rounding. Throws
-/// std::invalid_argument for an empty list, a segment of fewer than 2 ids or longer than the
-/// context plus one, an id outside the vocabulary.
+/// `batch` at a time. The result does not depend on `batch` beyond rounding, and not at all on how
+/// blocks are loaded. Throws std::invalid_argument for an empty list, a segment of fewer than 2 ids
+/// or longer than the context plus one, an id outside the vocabulary.
 PerplexityResult perplexity(Transformer& model, const std::vector<std::vector<int32_t>>& segments,
-                            int64_t batch = 8);
+                            int64_t batch = 8, const PerplexityOptions& options = {});
 
 }  // namespace cbq

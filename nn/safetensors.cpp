@@ -21,6 +21,7 @@ static_assert(std::endian::native == std::endian::little, "safetensors data is l
 
 constexpr uint64_t length_bytes = 8;
 constexpr uint64_t max_header = 100'000'000;
+constexpr size_t bytes_at_once = size_t{16} << 20;  // copied out of the map
 
 struct FormatDtype {
   const char* name;
@@ -247,17 +248,26 @@ std::span<const std::byte> SafetensorsFile::bytes(const std::string& name) const
           static_cast<size_t>(entry.bytes)};
 }
 
-Tensor SafetensorsFile::load(const std::string& name, Device device) const {
+Dtype SafetensorsFile::dtype(const std::string& name) const {
   const TensorInfo& entry = info(name);
   const std::optional<Dtype> dtype = find_dtype(entry.dtype)->ours;
   check(
       dtype.has_value(), path_.string(), ": tensor \"", name, "\" is ", entry.dtype,
       "; this program computes with F64, F32, F16, BF16, I32 and U8: convert the checkpoint first");
-  Tensor tensor(entry.shape, *dtype, device);
+  return *dtype;
+}
+
+Tensor SafetensorsFile::load(const std::string& name, Device device) const {
+  const TensorInfo& entry = info(name);
+  Tensor tensor(entry.shape, dtype(name), device);
   const std::span<const std::byte> source = bytes(name);
-  if (!source.empty()) {
-    copy_bytes(tensor.raw(), device, source.data(), Device::cpu(), entry.bytes);
-    map_->forget(static_cast<size_t>(data_begin_ + entry.begin), source.size());
+  const auto begin = static_cast<size_t>(data_begin_ + entry.begin);
+  // In parts, so that never more of the file than one of them counts as our memory.
+  for (size_t at = 0; at < source.size(); at += bytes_at_once) {
+    const size_t count = std::min(bytes_at_once, source.size() - at);
+    copy_bytes(static_cast<std::byte*>(tensor.raw()) + at, device, source.data() + at,
+               Device::cpu(), static_cast<int64_t>(count));
+    map_->forget(begin, at + count);
   }
   return tensor;
 }

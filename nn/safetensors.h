@@ -49,6 +49,9 @@ class SafetensorsFile {
   const std::map<std::string, TensorInfo>& entries() const { return entries_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
+  /// Throws std::invalid_argument for an unknown name and for a dtype that load() cannot give.
+  Dtype dtype(const std::string& name) const;
+
   /// The tensor's bytes in the map, of any dtype; valid while this object lives.
   std::span<const std::byte> bytes(const std::string& name) const;
   /// Copy of a tensor in the dtype of the file (F64, F32, F16, BF16, I32 or U8).

@@ -13,8 +13,93 @@ namespace cbq {
 
 Var Transformer::forward(const Tensor& ids, const Sequence& sequence) {
   Var x = embed(ids, sequence);
-  for (auto& block : blocks) x = block->forward(x, sequence);
+  for (int64_t i = 0; i < block_count(); ++i) {
+    const LoadedBlock loaded(*this, i);
+    x = block(i).forward(x, sequence);
+  }
   return head(x);
+}
+
+void Transformer::visit(const std::string& prefix, const ParameterVisitor& visitor) {
+  visit_embedding(prefix, visitor);
+  for (int64_t i = 0; i < block_count(); ++i) block(i).visit(prefix + block_prefix(i), visitor);
+  visit_head(prefix, visitor);
+}
+
+Block& Transformer::block(int64_t i) const {
+  check(i >= 0 && i < block_count(), "block ", i, " of a model of ", block_count(), " blocks");
+  const std::unique_ptr<Block>& found = blocks[static_cast<size_t>(i)];
+  check(found != nullptr, "block ", i, " (", block_prefix(i), "*) is not in memory; load_block(", i,
+        ") brings it there");
+  return *found;
+}
+
+void Transformer::load_block(int64_t i) {
+  std::unique_ptr<Block>& place = blocks.at(static_cast<size_t>(i));
+  if (!place) place = fetch_block(i);
+}
+
+void Transformer::release_block(int64_t i) {
+  check(on_demand(), "release_block: block ", i, " has no file to come back from");
+  blocks.at(static_cast<size_t>(i)).reset();
+}
+
+std::unique_ptr<Block> Transformer::fetch_block(int64_t i) const {
+  check(on_demand(), "fetch_block: block ", i, " has no file to come from");
+  std::unique_ptr<Block> fetched = make_block();
+  source_->fill(*fetched, block_prefix(i));
+  return fetched;
+}
+
+void Transformer::load_all_blocks() {
+  for (int64_t i = 0; i < block_count(); ++i) load_block(i);
+  source_ = nullptr;
+}
+
+void Transformer::open_blocks(int64_t count, std::unique_ptr<BlockSource> source) {
+  blocks.clear();
+  blocks.resize(static_cast<size_t>(count));
+  source_ = std::move(source);
+}
+
+LoadedBlock::LoadedBlock(Transformer& model, int64_t i) : model_(model) {
+  if (model.is_loaded(i)) return;
+  model.load_block(i);
+  loaded_ = i;
+}
+
+LoadedBlock::~LoadedBlock() {
+  if (loaded_ >= 0) model_.blocks[static_cast<size_t>(loaded_)].reset();
+}
+
+void visit_shapes(Transformer& model,
+                  const std::function<void(const std::string&, const Shape&)>& f) {
+  const ParameterVisitor visitor = [&](const std::string& path, Var& p) { f(path, p.shape()); };
+  model.visit_embedding("", visitor);
+  if (model.block_count() > 0) {
+    const std::unique_ptr<Block> any = model.make_block();
+    for (int64_t i = 0; i < model.block_count(); ++i) any->visit(model.block_prefix(i), visitor);
+  }
+  model.visit_head("", visitor);
+}
+
+void read_parameters(Transformer& model,
+                     const std::function<void(const std::string&, const Tensor&)>& f) {
+  const ParameterVisitor visitor = [&](const std::string& path, Var& p) { f(path, p.value()); };
+  model.visit_embedding("", visitor);
+  for (int64_t i = 0; i < model.block_count(); ++i) {
+    const LoadedBlock loaded(model, i);
+    model.block(i).visit(model.block_prefix(i), visitor);
+  }
+  model.visit_head("", visitor);
+}
+
+int64_t parameter_bytes(Transformer& model) {
+  int64_t bytes = 0;
+  visit_shapes(model, [&](const std::string&, const Shape& shape) {
+    bytes += element_count(shape) * size_of(model.dtype());
+  });
+  return bytes;
 }
 
 void Transformer::check_sequence(const Tensor& ids, const Sequence& s) const {
@@ -27,8 +112,15 @@ void Transformer::check_sequence(const Tensor& ids, const Sequence& s) const {
         "; use shorter segments (--segment-length)");
 }
 
-std::unique_ptr<Transformer> make_model(const ModelConfig& config, Dtype dtype, Device device) {
+std::unique_ptr<Transformer> make_without_blocks(const ModelConfig& config, Dtype dtype,
+                                                 Device device) {
   return family_of(config.architecture).make(config, dtype, device);
+}
+
+std::unique_ptr<Transformer> make_model(const ModelConfig& config, Dtype dtype, Device device) {
+  std::unique_ptr<Transformer> model = make_without_blocks(config, dtype, device);
+  for (int64_t i = 0; i < config.num_layers; ++i) model->blocks.push_back(model->make_block());
+  return model;
 }
 
 void initialize(Transformer& model, uint64_t seed) {
@@ -36,7 +128,7 @@ void initialize(Transformer& model, uint64_t seed) {
   const double residual = deviation / std::sqrt(2.0 * static_cast<double>(model.block_count()));
   std::set<std::string> onto_residual;  // o_proj and down_proj: they write the residual stream
   for (int64_t i = 0; i < model.block_count(); ++i) {
-    Block& block = *model.blocks[static_cast<size_t>(i)];
+    Block& block = model.block(i);
     onto_residual.insert(model.block_prefix(i) + block.fc2_name() + ".weight");
     onto_residual.insert(model.block_prefix(i) + block.attention_output_name() + ".weight");
   }
@@ -50,72 +142,6 @@ void initialize(Transformer& model, uint64_t seed) {
     }
     ++stream;
   });
-}
-
-namespace {
-
-std::string first_few(const std::vector<std::string>& names) {
-  std::string text;
-  for (size_t i = 0; i < names.size() && i < 4; ++i) text += (i ? ", " : "") + names[i];
-  if (names.size() > 4) text += concat(", ... (", names.size(), " in all)");
-  return text;
-}
-
-}  // namespace
-
-std::unique_ptr<Transformer> load_model(const std::filesystem::path& folder, Dtype dtype,
-                                        Device device) {
-  const ModelConfig config = ModelConfig::load(folder);
-  const Family& family = family_of(config.architecture);
-  const Checkpoint checkpoint(folder);
-  // Before anything is allocated: every layer has tensors of its own.
-  if (config.num_layers > static_cast<int64_t>(checkpoint.names().size())) {
-    fail(folder.string(), ": config.json has ", config.num_layers, " layers, the checkpoint only ",
-         checkpoint.names().size(), " tensors");
-  }
-  std::unique_ptr<Transformer> model = family.make(config, dtype, device);
-  std::vector<std::string> missing, misshapen;
-  std::set<std::string> used;
-  model->visit("", [&](const std::string& path, Var& p) {
-    const std::string name = family.checkpoint_name(checkpoint, path);
-    if (!checkpoint.has(name)) {
-      missing.push_back(name);
-      return;
-    }
-    used.insert(name);
-    const Shape shape = checkpoint.info(name).shape;
-    if (shape != p.shape()) {
-      misshapen.push_back(
-          concat(name, " ", to_string(shape), " (expected ", to_string(p.shape()), ")"));
-      return;
-    }
-    const Tensor value = checkpoint.load(name, device);
-    if (!is_float(value.dtype())) {
-      fail(folder.string(), ": ", name, " holds ", name_of(value.dtype()),
-           ", not floating-point weights; is it a quantized model?");
-    }
-    p.set_value(kernels::cast(value, dtype));
-  });
-  if (!missing.empty()) {
-    std::vector<std::string> others;
-    for (const std::string& name : checkpoint.names()) {
-      if (!used.count(name) && !family.ignores(config, name)) others.push_back(name);
-    }
-    fail(folder.string(), ": tensors are missing: ", first_few(missing),
-         others.empty() ? "" : "; present but not expected: " + first_few(others));
-  }
-  if (!misshapen.empty()) {
-    fail(folder.string(), ": tensors have the wrong shape for config.json: ", first_few(misshapen));
-  }
-  std::vector<std::string> unexpected;
-  for (const std::string& name : checkpoint.names()) {
-    if (!used.count(name) && !family.ignores(config, name)) unexpected.push_back(name);
-  }
-  if (!unexpected.empty()) {
-    fail(folder.string(), ": tensors that ", config.architecture,
-         " with this config.json does not ", "have: ", first_few(unexpected));
-  }
-  return model;
 }
 
 void save_model(Transformer& model, const std::filesystem::path& folder, Dtype dtype) {

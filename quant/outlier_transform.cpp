@@ -41,14 +41,40 @@ class OutlierChannels : public Preprocessor {
     count_ = static_cast<int64_t>(count);
     factor_ = number_argument(name(), arguments.substr(x + 1), 1e-6, 1e6);
   }
-  std::vector<std::string> apply(Transformer& model, const CalibrationStatistics&,
-                                 PreprocessContext& context) override {
-    return add_outlier_channels(model, count_, factor_, context.seed);
+  void set(int64_t count, double factor) {
+    check(std::isfinite(factor) && factor > 0.0, "outliers: the factor must be positive, got ",
+          factor);
+    count_ = count;
+    factor_ = factor;
+  }
+
+  void apply(Transformer& model, int64_t block, const CalibrationStatistics&,
+             PreprocessContext& context) override {
+    for (const FoldSite& site : fold_sites(model, block, skipped_)) {
+      if (site.site.norm_weight == nullptr) continue;
+      check(count_ >= 1 && count_ <= site.slots(), "outliers: ", count_, " channels of ",
+            site.slots());
+      std::vector<double> s(static_cast<size_t>(site.slots()), 1.0);
+      for (const int64_t c : draw_channels(count_, site.slots(), context.seed, norms_)) {
+        s[static_cast<size_t>(c)] = 1.0 / factor_;
+      }
+      fold(site, s);
+      ++norms_;
+    }
+  }
+  std::vector<std::string> notes(const PreprocessContext& context) const override {
+    std::vector<std::string> notes = skipped_notes(name(), skipped_);
+    notes.push_back(concat("outliers: ARTIFICIAL outlier channels: ", count_,
+                           " channels behind each of ", norms_, " norms scaled up by ", factor_,
+                           " (and the weights that read them down), seed ", context.seed));
+    return notes;
   }
 
  private:
   int64_t count_ = 0;
   double factor_ = 1.0;
+  SkippedSites skipped_;
+  uint64_t norms_ = 0;
 };
 
 [[maybe_unused]] const bool registered =
@@ -58,24 +84,12 @@ class OutlierChannels : public Preprocessor {
 
 std::vector<std::string> add_outlier_channels(Transformer& model, int64_t count, double factor,
                                               uint64_t seed) {
-  check(std::isfinite(factor) && factor > 0.0, "outliers: the factor must be positive, got ",
-        factor);
-  std::vector<std::string> notes;
-  uint64_t norms = 0;
-  for (const FoldSite& site : fold_sites(model, "outliers", notes)) {
-    if (site.site.norm_weight == nullptr) continue;
-    check(count >= 1 && count <= site.slots(), "outliers: ", count, " channels of ", site.slots());
-    std::vector<double> s(static_cast<size_t>(site.slots()), 1.0);
-    for (const int64_t c : draw_channels(count, site.slots(), seed, norms)) {
-      s[static_cast<size_t>(c)] = 1.0 / factor;
-    }
-    fold(site, s);
-    ++norms;
-  }
-  notes.push_back(concat("outliers: ARTIFICIAL outlier channels: ", count,
-                         " channels behind each of ", norms, " norms scaled up by ", factor,
-                         " (and the weights that read them down), seed ", seed));
-  return notes;
+  OutlierChannels stage;
+  stage.set(count, factor);
+  PreprocessContext context;
+  context.seed = seed;
+  for (int64_t b = 0; b < model.block_count(); ++b) stage.apply(model, b, {}, context);
+  return stage.notes(context);
 }
 
 }  // namespace cbq

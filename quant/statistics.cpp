@@ -69,32 +69,30 @@ class Recorder : public LinearTransform {
   int64_t tokens_ = 0, kept_ = 0;
 };
 
-/// Recorders on all linears of a model while it lives: one per activation, on the first linear that
+/// Recorders on all linears of a block while it lives: one per activation, on the first linear that
 /// reads it.
 class Recording {
  public:
-  Recording(Transformer& model, int64_t tokens, int64_t sample_rows) {
+  Recording(Transformer& model, int64_t number, int64_t tokens, int64_t sample_rows) {
     const int64_t stride = (tokens + sample_rows - 1) / sample_rows;
     const int64_t rows = (tokens + stride - 1) / stride;
-    for (int64_t b = 0; b < model.block_count(); ++b) {
-      Block& block = *model.blocks[static_cast<size_t>(b)];
-      const std::vector<ScalingSite> sites = block.scaling_sites();
-      std::map<size_t, std::shared_ptr<Recorder>> of_site;
-      for (const auto& [name, linear] : block.linears()) {
-        const std::string path = model.block_prefix(b) + name;
-        const size_t site = site_of(sites, linear);
-        std::shared_ptr<Recorder> recorder = of_site.count(site) ? of_site[site] : nullptr;
-        saved_.emplace_back(linear, linear->transform);
-        if (recorder != nullptr) {
-          linear->transform = nullptr;
-        } else {
-          recorder =
-              std::make_shared<Recorder>(path, linear->in_features(), model.device(), stride, rows);
-          linear->transform = recorder;
-          if (site < sites.size()) of_site[site] = recorder;
-        }
-        recorders_.emplace_back(path, recorder);
+    Block& block = model.block(number);
+    const std::vector<ScalingSite> sites = block.scaling_sites();
+    std::map<size_t, std::shared_ptr<Recorder>> of_site;
+    for (const auto& [name, linear] : block.linears()) {
+      const std::string path = model.block_prefix(number) + name;
+      const size_t site = site_of(sites, linear);
+      std::shared_ptr<Recorder> recorder = of_site.count(site) ? of_site[site] : nullptr;
+      saved_.emplace_back(linear, linear->transform);
+      if (recorder != nullptr) {
+        linear->transform = nullptr;
+      } else {
+        recorder =
+            std::make_shared<Recorder>(path, linear->in_features(), model.device(), stride, rows);
+        linear->transform = recorder;
+        if (site < sites.size()) of_site[site] = recorder;
       }
+      recorders_.emplace_back(path, recorder);
     }
   }
   ~Recording() {
@@ -150,13 +148,14 @@ const InputStatistics& CalibrationStatistics::of(const std::string& layer) const
   return *found->second;
 }
 
-CalibrationStatistics collect_statistics(Transformer& model,
-                                         const std::vector<std::vector<int32_t>>& segments,
-                                         const StatisticsConfig& config) {
+StatisticsStream::StatisticsStream(Transformer& model,
+                                   const std::vector<std::vector<int32_t>>& segments,
+                                   const StatisticsConfig& config)
+    : model_(model), config_(config) {
   check(config.sample_rows > 0, "calibration: sample_rows must be positive, got ",
         config.sample_rows);
+  tokens_ = checked_token_count(model, segments);
   NoGrad none;
-  const Recording recording(model, checked_token_count(model, segments), config.sample_rows);
   for (size_t first = 0; first < segments.size();) {
     const auto length = static_cast<int64_t>(segments[first].size());
     std::vector<int32_t> ids;
@@ -171,10 +170,27 @@ CalibrationStatistics collect_statistics(Transformer& model,
     first = next;
     if (length == 0) continue;
     const Sequence sequence{batch, length};
-    Var x = model.embed(Tensor::from(ids, {batch * length}, Dtype::i32, model.device()), sequence);
-    for (auto& block : model.blocks) x = block->forward(x, sequence);
+    const Tensor read = Tensor::from(ids, {batch * length}, Dtype::i32, model.device());
+    batches_.push_back({sequence, model.embed(read, sequence)});
   }
+}
+
+CalibrationStatistics StatisticsStream::pass_block() {
+  NoGrad none;
+  const Recording recording(model_, next_, tokens_, config_.sample_rows);
+  Block& block = model_.block(next_);
+  for (Batch& batch : batches_) batch.hidden = block.forward(batch.hidden, batch.sequence);
+  ++next_;
   return recording.result();
+}
+
+CalibrationStatistics collect_statistics(Transformer& model,
+                                         const std::vector<std::vector<int32_t>>& segments,
+                                         const StatisticsConfig& config) {
+  StatisticsStream stream(model, segments, config);
+  CalibrationStatistics all;
+  for (int64_t b = 0; b < model.block_count(); ++b) all.merge(stream.pass_block());
+  return all;
 }
 
 }  // namespace cbq

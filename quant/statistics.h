@@ -38,15 +38,38 @@ class CalibrationStatistics {
   void set(const std::string& layer, std::shared_ptr<const InputStatistics> statistics) {
     inputs_[layer] = std::move(statistics);
   }
+  /// Takes over the other's layers.
+  void merge(CalibrationStatistics other) { inputs_.merge(other.inputs_); }
 
  private:
   std::map<std::string, std::shared_ptr<const InputStatistics>> inputs_;
 };
 
-/// One forward pass of the model, as it stands, over the segments, with a recording
-/// LinearTransform on every linear of its blocks (their own transforms are back afterwards).
-/// Throws std::invalid_argument without segments or tokens, and std::runtime_error naming the layer
-/// whose input holds NaN or infinity.
+/// Calibration segments on their way through a model, with a recording LinearTransform on every
+/// linear of the block that they pass (its own transforms are back afterwards).
+class StatisticsStream {
+ public:
+  /// Before block 0. Throws std::invalid_argument without segments or tokens.
+  StatisticsStream(Transformer& model, const std::vector<std::vector<int32_t>>& segments,
+                   const StatisticsConfig& config = {});
+
+  /// Statistics of the linears of the next block, which must be in memory, as it stands. Throws
+  /// std::runtime_error naming the layer whose input holds NaN or infinity.
+  CalibrationStatistics pass_block();
+
+ private:
+  struct Batch {
+    Sequence sequence;
+    Var hidden;
+  };
+  Transformer& model_;
+  StatisticsConfig config_;
+  int64_t tokens_ = 0;
+  int64_t next_ = 0;
+  std::vector<Batch> batches_;
+};
+
+/// Statistics of all linears of the model as it stands, its blocks in memory. Throws as above.
 CalibrationStatistics collect_statistics(Transformer& model,
                                          const std::vector<std::vector<int32_t>>& segments,
                                          const StatisticsConfig& config = {});

@@ -98,7 +98,7 @@ std::string describe(const MemoryShortage& s, Device device) {
   if (s.total > 0) text += concat("; ", gigabytes(s.free), " of ", gigabytes(s.total), " are free");
   text +=
       "; a smaller --window, a smaller --batch (segments per step) or --parameterization low_rank "
-      "in the place of dense rounding need less";
+      "in the place of dense rounding need less, and for the model itself --load blockwise";
   if (device.is_cuda())
     text += ", and CBQ_STREAMS=host keeps the calibration streams off the device";
   return text + concat("; ", resume);

@@ -85,16 +85,11 @@ class BloomBlock : public Block {
 class BloomModel : public Transformer {
  public:
   BloomModel(const ModelConfig& c, Dtype dtype, Device device)
-      : Transformer(c),
+      : Transformer(c, dtype, device),
+        slopes_(alibi_slopes(c.num_heads, device)),
         embedding_(Tensor({c.vocab_size, c.hidden_size}, dtype, device)),
         embedding_norm_(c.hidden_size, c.norm_eps, true, dtype, device),
         final_norm_(c.hidden_size, c.norm_eps, true, dtype, device) {
-    dtype_ = dtype;
-    device_ = device;
-    const Tensor slopes = alibi_slopes(c.num_heads, device);
-    for (int64_t i = 0; i < c.num_layers; ++i) {
-      blocks.push_back(std::make_unique<BloomBlock>(config, slopes, dtype, device));
-    }
     if (!c.tie_word_embeddings) {
       lm_head_ = Var(Tensor({c.vocab_size, c.hidden_size}, dtype, device));
     }
@@ -114,17 +109,21 @@ class BloomModel : public Transformer {
     return "transformer.h." + std::to_string(i) + ".";
   }
 
-  void visit(const std::string& prefix, const ParameterVisitor& visitor) override {
+  std::unique_ptr<Block> make_block() const override {
+    return std::make_unique<BloomBlock>(config, slopes_, dtype_, device_);
+  }
+
+  void visit_embedding(const std::string& prefix, const ParameterVisitor& visitor) override {
     visitor(prefix + "transformer.word_embeddings.weight", embedding_);
     embedding_norm_.visit(prefix + "transformer.word_embeddings_layernorm.", visitor);
-    for (int64_t i = 0; i < block_count(); ++i) {
-      blocks[static_cast<size_t>(i)]->visit(prefix + block_prefix(i), visitor);
-    }
+  }
+  void visit_head(const std::string& prefix, const ParameterVisitor& visitor) override {
     final_norm_.visit(prefix + "transformer.ln_f.", visitor);
     if (lm_head_.defined()) visitor(prefix + "lm_head.weight", lm_head_);
   }
 
  private:
+  Tensor slopes_;  // ALiBi's, shared by all blocks
   Var embedding_;
   LayerNorm embedding_norm_, final_norm_;
   Var lm_head_;

@@ -25,6 +25,7 @@ class Family {
   virtual void write_config(const ModelConfig& config, nlohmann::json& json) const = 0;
   /// Throws std::invalid_argument for a config that this family cannot build.
   virtual void validate(const ModelConfig& config) const = 0;
+  /// The model without its blocks, which Transformer::make_block makes.
   virtual std::unique_ptr<Transformer> make(const ModelConfig& config, Dtype dtype,
                                             Device device) const = 0;
   /// Name in this checkpoint of the parameter at `path` (some publishers drop a prefix).

@@ -90,15 +90,10 @@ class LlamaBlock : public Block {
 class LlamaModel : public Transformer {
  public:
   LlamaModel(const ModelConfig& c, Dtype dtype, Device device)
-      : Transformer(c),
+      : Transformer(c, dtype, device),
         rope_(rope_tables(c.rope, c.head_dim, c.context(), device)),
         embedding_(Tensor({c.vocab_size, c.hidden_size}, dtype, device)),
         norm_(c.hidden_size, c.norm_eps, dtype, device) {
-    dtype_ = dtype;
-    device_ = device;
-    for (int64_t i = 0; i < c.num_layers; ++i) {
-      blocks.push_back(std::make_unique<LlamaBlock>(config, &rope_, dtype, device));
-    }
     if (!c.tie_word_embeddings)
       lm_head_ = Var(Tensor({c.vocab_size, c.hidden_size}, dtype, device));
   }
@@ -117,11 +112,14 @@ class LlamaModel : public Transformer {
     return "model.layers." + std::to_string(i) + ".";
   }
 
-  void visit(const std::string& prefix, const ParameterVisitor& visitor) override {
+  std::unique_ptr<Block> make_block() const override {
+    return std::make_unique<LlamaBlock>(config, &rope_, dtype_, device_);
+  }
+
+  void visit_embedding(const std::string& prefix, const ParameterVisitor& visitor) override {
     visitor(prefix + "model.embed_tokens.weight", embedding_);
-    for (int64_t i = 0; i < block_count(); ++i) {
-      blocks[static_cast<size_t>(i)]->visit(prefix + block_prefix(i), visitor);
-    }
+  }
+  void visit_head(const std::string& prefix, const ParameterVisitor& visitor) override {
     norm_.visit(prefix + "model.norm.", visitor);
     if (lm_head_.defined()) visitor(prefix + "lm_head.weight", lm_head_);
   }

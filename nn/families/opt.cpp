@@ -100,9 +100,7 @@ class OptBlock : public Block {
 
 class OptModel : public Transformer {
  public:
-  OptModel(const ModelConfig& c, Dtype dtype, Device device) : Transformer(c) {
-    dtype_ = dtype;
-    device_ = device;
+  OptModel(const ModelConfig& c, Dtype dtype, Device device) : Transformer(c, dtype, device) {
     const auto matrix = [&](int64_t rows, int64_t columns) {
       return Var(Tensor({rows, columns}, dtype, device));
     };
@@ -112,9 +110,6 @@ class OptModel : public Transformer {
     if (narrow != c.hidden_size) {
       project_in_ = matrix(c.hidden_size, narrow);
       project_out_ = matrix(narrow, c.hidden_size);
-    }
-    for (int64_t i = 0; i < c.num_layers; ++i) {
-      blocks.push_back(std::make_unique<OptBlock>(config, dtype, device));
     }
     has_final_norm_ = c.norm_first && c.final_norm;
     if (has_final_norm_) {
@@ -145,14 +140,18 @@ class OptModel : public Transformer {
     return "model.decoder.layers." + std::to_string(i) + ".";
   }
 
-  void visit(const std::string& prefix, const ParameterVisitor& visitor) override {
+  std::unique_ptr<Block> make_block() const override {
+    return std::make_unique<OptBlock>(config, dtype_, device_);
+  }
+
+  void visit_embedding(const std::string& prefix, const ParameterVisitor& visitor) override {
     const std::string decoder = prefix + "model.decoder.";
     visitor(decoder + "embed_tokens.weight", embedding_);
     visitor(decoder + "embed_positions.weight", positions_);
     if (project_in_.defined()) visitor(decoder + "project_in.weight", project_in_);
-    for (int64_t i = 0; i < block_count(); ++i) {
-      blocks[static_cast<size_t>(i)]->visit(prefix + block_prefix(i), visitor);
-    }
+  }
+  void visit_head(const std::string& prefix, const ParameterVisitor& visitor) override {
+    const std::string decoder = prefix + "model.decoder.";
     if (has_final_norm_) final_norm_.visit(decoder + "final_layer_norm.", visitor);
     if (project_out_.defined()) visitor(decoder + "project_out.weight", project_out_);
     if (lm_head_.defined()) visitor(prefix + "lm_head.weight", lm_head_);

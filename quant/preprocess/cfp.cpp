@@ -43,19 +43,24 @@ class Cfp : public Preprocessor {
     }
   }
 
-  std::vector<std::string> apply(Transformer& model, const CalibrationStatistics& statistics,
-                                 PreprocessContext& context) override {
+  void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,
+             PreprocessContext& context) override {
+    if (weights_) truncate(model, block, context);
+    if (activations_) scale(model, block, statistics);
+  }
+  std::vector<std::string> notes(const PreprocessContext&) const override {
     std::vector<std::string> notes;
-    if (weights_) truncate(model, context, notes);
-    if (activations_) scale(model, statistics, notes);
+    if (weights_) notes = clamps_.notes(name());
+    if (!activations_) return notes;
+    for (std::string& note : skipped_notes(name(), skipped_)) notes.push_back(std::move(note));
+    notes.push_back(concat(name(), ": scaled ", channels_, " outlier channels in ", scaled_sites_,
+                           " of ", sites_, " places, factors up to ", largest_));
     return notes;
   }
 
  private:
-  void truncate(Transformer& model, const PreprocessContext& context,
-                std::vector<std::string>& notes) const {
-    ClampReport report;
-    for (const LayerRef& layer : layers_with_grid(model, context, name(), notes)) {
+  void truncate(Transformer& model, int64_t block, const PreprocessContext& context) {
+    for (const LayerRef& layer : clamps_.layers_with_grid(model, block, context)) {
       const Tensor w = layer.linear->weight.value();
       std::vector<double> magnitudes = w.to_vector<double>();
       for (double& x : magnitudes) x = std::abs(x);
@@ -66,17 +71,13 @@ class Cfp : public Preprocessor {
       }
       std::vector<double> low = high;
       for (double& x : low) x = -x;
-      report.clamp(layer, uniform_range(w, low, high));
+      clamps_.clamp(layer, uniform_range(w, low, high));
     }
-    notes.push_back(report.note(name()));
   }
 
-  void scale(Transformer& model, const CalibrationStatistics& statistics,
-             std::vector<std::string>& notes) const {
-    int64_t channels = 0, scaled_sites = 0;
-    double largest = 1.0;
-    const std::vector<FoldSite> sites = fold_sites(model, name(), notes);
-    for (const FoldSite& site : sites) {
+  void scale(Transformer& model, int64_t block, const CalibrationStatistics& statistics) {
+    for (const FoldSite& site : fold_sites(model, block, skipped_)) {
+      ++sites_;
       const std::vector<double> maxima =
           site.largest_by_slot(statistics.of(site.consumers.front()).abs_max);
       const OutlierSplit split = find_outliers(maxima, config_);
@@ -84,19 +85,21 @@ class Cfp : public Preprocessor {
       std::vector<double> s;
       for (const double m : maxima) {
         s.push_back(m > split.threshold ? std::sqrt(m / split.threshold) : 1.0);
-        largest = std::max(largest, s.back());
+        largest_ = std::max(largest_, s.back());
       }
       fold(site, s);
-      channels += split.outliers;
-      ++scaled_sites;
+      channels_ += split.outliers;
+      ++scaled_sites_;
     }
-    notes.push_back(concat(name(), ": scaled ", channels, " outlier channels in ", scaled_sites,
-                           " of ", sites.size(), " places, factors up to ", largest));
   }
 
   bool weights_, activations_;
   bool per_channel_ = false;
   OutlierConfig config_;
+  ClampReport clamps_;
+  SkippedSites skipped_;
+  int64_t channels_ = 0, scaled_sites_ = 0, sites_ = 0;
+  double largest_ = 1.0;
 };
 
 template <bool weights, bool activations>

@@ -9,10 +9,8 @@ class None : public Preprocessor {
   std::string name() const override { return "none"; }
   std::string help() const override { return "changes nothing"; }
   bool needs_statistics() const override { return false; }
-  std::vector<std::string> apply(Transformer&, const CalibrationStatistics&,
-                                 PreprocessContext&) override {
-    return {};
-  }
+  void apply(Transformer&, int64_t, const CalibrationStatistics&, PreprocessContext&) override {}
+  std::vector<std::string> notes(const PreprocessContext&) const override { return {}; }
 };
 
 [[maybe_unused]] const bool registered =

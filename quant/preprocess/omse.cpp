@@ -22,25 +22,25 @@ class Omse : public Preprocessor {
   }
   bool needs_statistics() const override { return true; }
 
-  std::vector<std::string> apply(Transformer& model, const CalibrationStatistics& statistics,
-                                 PreprocessContext& context) override {
-    std::vector<std::string> notes;
-    ClampReport report;
-    for (const LayerRef& layer : layers_with_grid(model, context, name(), notes)) {
+  void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,
+             PreprocessContext& context) override {
+    for (const LayerRef& layer : clamps_.layers_with_grid(model, block, context)) {
       const WeightConfig config = context.weight_config(layer.path);
       check_weight_config(config, layer.path, layer.linear->in_features());
-      report.clamp(layer, least_error_range(layer.linear->weight.value(), config));
+      clamps_.clamp(layer, least_error_range(layer.linear->weight.value(), config));
     }
-    notes.push_back(report.note(name()));
-    if (!context.activation.quantizes()) return notes;
+    if (!context.activation.quantizes()) return;
 
     std::map<const InputStatistics*, double> found;  // q, k and v read the same input
-    for (const LayerRef& layer : layers_of(model)) {
+    for (const LayerRef& layer : layers_of(model, block)) {
       const InputStatistics& input = statistics.of(layer.path);
       if (!found.count(&input)) found[&input] = best_ratio(input, layer, context);
-      context.activation_clip[layer.path] = found[&input];
+      clips_.set(context, layer.path, found[&input]);
     }
-    notes.push_back(clip_note(name(), context));
+  }
+  std::vector<std::string> notes(const PreprocessContext& context) const override {
+    std::vector<std::string> notes = clamps_.notes(name());
+    if (context.activation.quantizes()) notes.push_back(clips_.note(name()));
     return notes;
   }
 
@@ -62,6 +62,9 @@ class Omse : public Preprocessor {
     }
     return best;
   }
+
+  ClampReport clamps_;
+  ClipReport clips_;
 };
 
 [[maybe_unused]] const bool registered =

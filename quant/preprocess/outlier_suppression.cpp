@@ -31,36 +31,38 @@ class OutlierSuppression : public Preprocessor {
   }
   bool needs_statistics() const override { return true; }
 
-  std::vector<std::string> apply(Transformer& model, const CalibrationStatistics& statistics,
-                                 PreprocessContext& context) override {
-    std::vector<std::string> notes;
+  void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,
+             PreprocessContext& context) override {
     std::map<std::string, std::vector<double>> divided_by;  // consumer -> factor per channel
-    int64_t norms = 0, zeros = 0;
-    for (const FoldSite& site : fold_sites(model, name(), notes)) {
+    for (const FoldSite& site : fold_sites(model, block, skipped_)) {
       if (site.site.norm_weight == nullptr) continue;
       std::vector<double> gamma = site.site.norm_weight->value().to_vector<double>();
       for (double& g : gamma) {
         if (g != 0.0) continue;
         g = 1.0;
-        ++zeros;
+        ++zeros_;
       }
       fold(site, gamma);
       for (const std::string& consumer : site.consumers) divided_by[consumer] = gamma;
-      ++norms;
+      ++norms_;
     }
-    notes.push_back(concat(name(), ": moved the weights of ", norms, " norms into the next linears",
-                           zeros > 0 ? concat("; ", zeros, " channels with weight 0 stay") : ""));
-    if (!context.activation.quantizes()) {
-      notes.push_back(name() + ": no token-wise clipping, activations stay in floating point");
-      return notes;
-    }
-    for (const LayerRef& layer : layers_of(model)) {
+    if (!context.activation.quantizes()) return;
+    for (const LayerRef& layer : layers_of(model, block)) {
       const InputStatistics& before = statistics.of(layer.path);
       const auto factors = divided_by.find(layer.path);
-      context.activation_clip[layer.path] = best_ratio(
+      const double alpha = best_ratio(
           factors == divided_by.end() ? before : divided(before, factors->second), layer, context);
+      clips_.set(context, layer.path, alpha);
     }
-    notes.push_back(clip_note(name(), context));
+  }
+  std::vector<std::string> notes(const PreprocessContext& context) const override {
+    std::vector<std::string> notes = skipped_notes(name(), skipped_);
+    notes.push_back(concat(name(), ": moved the weights of ", norms_,
+                           " norms into the next linears",
+                           zeros_ > 0 ? concat("; ", zeros_, " channels with weight 0 stay") : ""));
+    notes.push_back(context.activation.quantizes()
+                        ? clips_.note(name())
+                        : name() + ": no token-wise clipping, activations stay in floating point");
     return notes;
   }
 
@@ -121,6 +123,10 @@ class OutlierSuppression : public Preprocessor {
     }
     return best;
   }
+
+  SkippedSites skipped_;
+  int64_t norms_ = 0, zeros_ = 0;
+  ClipReport clips_;
 };
 
 [[maybe_unused]] const bool registered = preprocessors().add(

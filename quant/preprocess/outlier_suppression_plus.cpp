@@ -29,23 +29,24 @@ class OutlierSuppressionPlus : public Preprocessor {
   }
   bool needs_statistics() const override { return true; }
 
-  std::vector<std::string> apply(Transformer& model, const CalibrationStatistics& statistics,
-                                 PreprocessContext& context) override {
-    std::vector<std::string> notes = {name() + ": channels are scaled, not shifted"};
-    int64_t places = 0, scaled = 0;
-    double largest = 1.0;
-    for (const FoldSite& site : fold_sites(model, name(), notes)) {
-      ++places;
+  void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,
+             PreprocessContext& context) override {
+    for (const FoldSite& site : fold_sites(model, block, skipped_)) {
+      ++places_;
       const InputStatistics& input = statistics.of(site.consumers.front());
       const std::vector<double> s = best_factors(site, input, context);
       const double top = *std::max_element(s.begin(), s.end());
       if (top <= 1.0) continue;
       fold(site, s);
-      ++scaled;
-      largest = std::max(largest, top);
+      ++scaled_;
+      largest_ = std::max(largest_, top);
     }
-    notes.push_back(concat(name(), ": scaled channels in ", scaled, " of ", places,
-                           " places, factors up to ", largest));
+  }
+  std::vector<std::string> notes(const PreprocessContext&) const override {
+    std::vector<std::string> notes = {name() + ": channels are scaled, not shifted"};
+    for (std::string& note : skipped_notes(name(), skipped_)) notes.push_back(std::move(note));
+    notes.push_back(concat(name(), ": scaled channels in ", scaled_, " of ", places_,
+                           " places, factors up to ", largest_));
     return notes;
   }
 
@@ -95,6 +96,10 @@ class OutlierSuppressionPlus : public Preprocessor {
     }
     return error;
   }
+
+  SkippedSites skipped_;
+  int64_t places_ = 0, scaled_ = 0;
+  double largest_ = 1.0;
 };
 
 [[maybe_unused]] const bool registered = preprocessors().add(

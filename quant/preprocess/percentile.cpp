@@ -42,20 +42,20 @@ class Percentile : public Preprocessor {
     }
   }
 
-  std::vector<std::string> apply(Transformer& model, const CalibrationStatistics& statistics,
-                                 PreprocessContext& context) override {
-    std::vector<std::string> notes;
-    ClampReport report;
-    for (const LayerRef& layer : layers_with_grid(model, context, name(), notes)) {
-      report.clamp(layer, weight_range(layer.linear->weight.value()));
+  void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,
+             PreprocessContext& context) override {
+    for (const LayerRef& layer : clamps_.layers_with_grid(model, block, context)) {
+      clamps_.clamp(layer, weight_range(layer.linear->weight.value()));
     }
-    notes.push_back(report.note(name()));
-    if (!context.activation.quantizes()) return notes;
-    for (const LayerRef& layer : layers_of(model)) {
-      context.activation_clip[layer.path] = clip_ratio(
-          statistics.of(layer.path), context.activation.granularity == Granularity::per_token);
+    if (!context.activation.quantizes()) return;
+    const bool per_token = context.activation.granularity == Granularity::per_token;
+    for (const LayerRef& layer : layers_of(model, block)) {
+      clips_.set(context, layer.path, clip_ratio(statistics.of(layer.path), per_token));
     }
-    notes.push_back(clip_note(name(), context));
+  }
+  std::vector<std::string> notes(const PreprocessContext& context) const override {
+    std::vector<std::string> notes = clamps_.notes(name());
+    if (context.activation.quantizes()) notes.push_back(clips_.note(name()));
     return notes;
   }
 
@@ -98,6 +98,8 @@ class Percentile : public Preprocessor {
 
   double percentile_ = 99.9;
   bool per_channel_ = false;
+  ClampReport clamps_;
+  ClipReport clips_;
 };
 
 [[maybe_unused]] const bool registered =

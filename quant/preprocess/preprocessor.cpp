@@ -28,20 +28,42 @@ std::vector<std::unique_ptr<Preprocessor>> parse_preprocessors(const std::string
   return stages;
 }
 
+Preprocessing::Preprocessing(const std::string& names, Transformer& model,
+                             const std::vector<std::vector<int32_t>>& segments,
+                             PreprocessContext& context)
+    : model_(model), context_(context) {
+  for (auto& preprocessor : parse_preprocessors(names)) {
+    Stage& stage = stages_.emplace_back();
+    stage.preprocessor = std::move(preprocessor);
+    if (stage.preprocessor->needs_statistics()) {
+      stage.stream.emplace(model, segments, context.statistics);
+    }
+  }
+}
+
+void Preprocessing::apply_to_next_block() {
+  for (Stage& stage : stages_) {
+    const CalibrationStatistics statistics =
+        stage.stream ? stage.stream->pass_block() : CalibrationStatistics();
+    stage.preprocessor->apply(model_, next_, statistics, context_);
+  }
+  ++next_;
+}
+
+std::vector<std::string> Preprocessing::notes() const {
+  std::vector<std::string> all;
+  for (const Stage& stage : stages_) {
+    for (std::string& note : stage.preprocessor->notes(context_)) all.push_back(std::move(note));
+  }
+  return all;
+}
+
 std::vector<std::string> apply_preprocess(const std::string& names, Transformer& model,
                                           const std::vector<std::vector<int32_t>>& segments,
                                           PreprocessContext& context) {
-  std::vector<std::string> notes;
-  for (const auto& stage : parse_preprocessors(names)) {
-    CalibrationStatistics statistics;
-    if (stage->needs_statistics()) {
-      statistics = collect_statistics(model, segments, context.statistics);
-    }
-    for (std::string& note : stage->apply(model, statistics, context)) {
-      notes.push_back(std::move(note));
-    }
-  }
-  return notes;
+  Preprocessing preprocessing(names, model, segments, context);
+  for (int64_t b = 0; b < model.block_count(); ++b) preprocessing.apply_to_next_block();
+  return preprocessing.notes();
 }
 
 }  // namespace cbq

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,12 +51,14 @@ class Preprocessor {
   virtual void configure(const std::string& arguments);
   /// False: `statistics` may be empty, and the forward pass over the segments is saved.
   virtual bool needs_statistics() const = 0;
-  /// Changes the model's parameters in place (their tensors are replaced, never written to) and
-  /// returns what a reader of the result must know: how much was changed, and every place where the
-  /// method asks for something that the model does not have.
-  virtual std::vector<std::string> apply(Transformer& model,
-                                         const CalibrationStatistics& statistics,
-                                         PreprocessContext& context) = 0;
+  /// Changes the parameters of block `block` in place (their tensors are replaced, never written
+  /// to). `statistics`: of this block's linears. Blocks come in order, each once, and none but this
+  /// one need be in memory: a stage may carry numbers from block to block, not parameters.
+  virtual void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,
+                     PreprocessContext& context) = 0;
+  /// After the last block, what a reader of the result must know: how much was changed, and every
+  /// place where the method asks for something that the model does not have.
+  virtual std::vector<std::string> notes(const PreprocessContext& context) const = 0;
 };
 
 Registry<Preprocessor>& preprocessors();
@@ -64,8 +67,31 @@ Registry<Preprocessor>& preprocessors();
 /// the known ones), an empty stage, or arguments that a stage does not understand.
 std::vector<std::unique_ptr<Preprocessor>> parse_preprocessors(const std::string& names);
 
-/// Runs the stages in order. Statistics are collected from the model as the earlier stages left it.
-/// Returns their notes, each starting with the stage's name; "none" gives none.
+/// The stages of one run, block by block. Statistics are those of the model as the earlier stages
+/// left it: each stage that needs some moves a stream of its own through the blocks, before it
+/// changes them.
+class Preprocessing {
+ public:
+  /// `model` and `context` must live as long as this. Throws as parse_preprocessors does.
+  Preprocessing(const std::string& names, Transformer& model,
+                const std::vector<std::vector<int32_t>>& segments, PreprocessContext& context);
+  /// All stages, in order, on the next block, which must be in memory.
+  void apply_to_next_block();
+  /// Of all stages, each starting with the stage's name.
+  std::vector<std::string> notes() const;
+
+ private:
+  struct Stage {
+    std::unique_ptr<Preprocessor> preprocessor;
+    std::optional<StatisticsStream> stream;
+  };
+  Transformer& model_;
+  PreprocessContext& context_;
+  std::vector<Stage> stages_;
+  int64_t next_ = 0;
+};
+
+/// Runs the stages on all blocks of a model in memory. Returns their notes; "none" gives none.
 std::vector<std::string> apply_preprocess(const std::string& names, Transformer& model,
                                           const std::vector<std::vector<int32_t>>& segments,
                                           PreprocessContext& context);

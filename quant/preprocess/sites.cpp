@@ -44,36 +44,48 @@ std::vector<double> FoldSite::by_producer_row(const std::vector<double>& of_slot
   return values;
 }
 
-std::vector<FoldSite> fold_sites(Transformer& model, const std::string& who,
-                                 std::vector<std::string>& notes) {
-  std::vector<FoldSite> sites;
-  std::map<std::string, int64_t> skipped;  // reason -> blocks
-  for (int64_t b = 0; b < model.block_count(); ++b) {
-    Block& block = *model.blocks[static_cast<size_t>(b)];
-    const std::string prefix = model.block_prefix(b);
-    std::map<const Linear*, std::string> unfed;  // not read from any site so far
-    for (const auto& [name, linear] : block.linears()) unfed[linear] = name;
-    const std::map<const Linear*, std::string> name_of_linear = unfed;
-    for (ScalingSite& site : block.scaling_sites()) {
-      FoldSite fold_site{prefix + site.name, site, {}};
-      for (const Linear* reader : site.consumers) {
-        fold_site.consumers.push_back(prefix + name_of_linear.at(reader));
-        unfed.erase(reader);
-      }
-      if (!site.obstacle.empty()) {
-        ++skipped[site.name + ": " + site.obstacle];
-      } else {
-        sites.push_back(std::move(fold_site));
-      }
-    }
-    for (const auto& [linear, name] : unfed) {
-      ++skipped["inputs of " + name + ": no producer that a factor could be folded into"];
-    }
-  }
+std::vector<std::string> skipped_notes(const std::string& who, const SkippedSites& skipped) {
+  std::vector<std::string> notes;
   for (const auto& [reason, blocks] : skipped) {
     notes.push_back(concat(who, ": skipped in ", blocks, " blocks: ", reason));
   }
+  return notes;
+}
+
+std::vector<FoldSite> fold_sites(Transformer& model, int64_t number, SkippedSites& skipped) {
+  std::vector<FoldSite> sites;
+  Block& block = model.block(number);
+  const std::string prefix = model.block_prefix(number);
+  std::map<const Linear*, std::string> unfed;  // not read from any site so far
+  for (const auto& [name, linear] : block.linears()) unfed[linear] = name;
+  const std::map<const Linear*, std::string> name_of_linear = unfed;
+  for (ScalingSite& site : block.scaling_sites()) {
+    FoldSite fold_site{prefix + site.name, site, {}};
+    for (const Linear* reader : site.consumers) {
+      fold_site.consumers.push_back(prefix + name_of_linear.at(reader));
+      unfed.erase(reader);
+    }
+    if (!site.obstacle.empty()) {
+      ++skipped[site.name + ": " + site.obstacle];
+    } else {
+      sites.push_back(std::move(fold_site));
+    }
+  }
+  for (const auto& [linear, name] : unfed) {
+    ++skipped["inputs of " + name + ": no producer that a factor could be folded into"];
+  }
   return sites;
+}
+
+std::vector<FoldSite> fold_sites(Transformer& model, const std::string& who,
+                                 std::vector<std::string>& notes) {
+  std::vector<FoldSite> all;
+  SkippedSites skipped;
+  for (int64_t b = 0; b < model.block_count(); ++b) {
+    for (FoldSite& site : fold_sites(model, b, skipped)) all.push_back(std::move(site));
+  }
+  for (std::string& note : skipped_notes(who, skipped)) notes.push_back(std::move(note));
+  return all;
 }
 
 void fold(const FoldSite& site, const std::vector<double>& s) {

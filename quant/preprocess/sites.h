@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -30,8 +31,15 @@ struct FoldSite {
   std::vector<double> by_producer_row(const std::vector<double>& of_slots) const;
 };
 
-/// All sites of the model, block by block. Those with an obstacle are left out; `notes` gets one
-/// line per reason, and one per linear that no site feeds, each prefixed with `who`.
+/// Places where nothing can be folded: reason -> blocks.
+using SkippedSites = std::map<std::string, int64_t>;
+/// One line per reason, prefixed with `who`.
+std::vector<std::string> skipped_notes(const std::string& who, const SkippedSites& skipped);
+
+/// The sites of one block. Those with an obstacle are left out and counted, by reason, in
+/// `skipped`; so is every linear that no site feeds.
+std::vector<FoldSite> fold_sites(Transformer& model, int64_t block, SkippedSites& skipped);
+/// All sites of a model in memory, block by block; `notes` gets the lines of those skipped.
 std::vector<FoldSite> fold_sites(Transformer& model, const std::string& who,
                                  std::vector<std::string>& notes);
 

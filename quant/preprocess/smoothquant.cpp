@@ -24,12 +24,9 @@ class SmoothQuant : public Preprocessor {
     if (!arguments.empty()) alpha_ = number_argument(name(), arguments, 0.0, 1.0);
   }
 
-  std::vector<std::string> apply(Transformer& model, const CalibrationStatistics& statistics,
-                                 PreprocessContext&) override {
-    std::vector<std::string> notes;
-    double least = INFINITY, largest = 0.0;
-    int64_t places = 0;
-    for (const FoldSite& site : fold_sites(model, name(), notes)) {
+  void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,
+             PreprocessContext&) override {
+    for (const FoldSite& site : fold_sites(model, block, skipped_)) {
       if (site.site.norm_weight == nullptr) continue;
       const std::vector<double>& x = statistics.of(site.consumers.front()).abs_max;
       const std::vector<double> w = column_abs_max(site);
@@ -38,19 +35,26 @@ class SmoothQuant : public Preprocessor {
         const bool alive = x[c] > 0.0 && w[c] > 0.0;
         const double raw = alive ? std::pow(x[c], alpha_) / std::pow(w[c], 1.0 - alpha_) : 1.0;
         s.push_back(std::max(raw, 1e-5));
-        least = std::min(least, s.back());
-        largest = std::max(largest, s.back());
+        least_ = std::min(least_, s.back());
+        largest_ = std::max(largest_, s.back());
       }
       fold(site, s);
-      ++places;
+      ++places_;
     }
-    notes.push_back(concat(name(), ": scaled the channels behind ", places, " norms, factors ",
-                           least, " to ", largest, "; other inputs are left alone, as published"));
+  }
+  std::vector<std::string> notes(const PreprocessContext&) const override {
+    std::vector<std::string> notes = skipped_notes(name(), skipped_);
+    notes.push_back(concat(name(), ": scaled the channels behind ", places_, " norms, factors ",
+                           least_, " to ", largest_,
+                           "; other inputs are left alone, as published"));
     return notes;
   }
 
  private:
   double alpha_ = 0.5;
+  SkippedSites skipped_;
+  double least_ = INFINITY, largest_ = 0.0;
+  int64_t places_ = 0;
 };
 
 [[maybe_unused]] const bool registered =

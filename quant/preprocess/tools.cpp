@@ -27,32 +27,25 @@ double number_argument(const std::string& stage, const std::string& text, double
   return value;
 }
 
-std::vector<LayerRef> layers_of(Transformer& model) {
+std::vector<LayerRef> layers_of(Transformer& model, int64_t block) {
   std::vector<LayerRef> layers;
-  for (int64_t b = 0; b < model.block_count(); ++b) {
-    for (const auto& [name, linear] : model.blocks[static_cast<size_t>(b)]->linears()) {
-      layers.push_back({model.block_prefix(b) + name, linear});
-    }
+  for (const auto& [name, linear] : model.block(block).linears()) {
+    layers.push_back({model.block_prefix(block) + name, linear});
   }
   return layers;
 }
 
-std::vector<LayerRef> layers_with_grid(Transformer& model, const PreprocessContext& context,
-                                       const std::string& who, std::vector<std::string>& notes) {
+std::vector<LayerRef> ClampReport::layers_with_grid(Transformer& model, int64_t block,
+                                                    const PreprocessContext& context) {
   std::vector<LayerRef> layers;
-  int64_t in_floating_point = 0;
-  for (const LayerRef& layer : layers_of(model)) {
+  for (const LayerRef& layer : layers_of(model, block)) {
     check(!kernels::has_non_finite(layer.linear->weight.value()), layer.path,
           ": the weight holds NaN or infinity; the checkpoint is damaged or was not converted");
     if (context.weight_config(layer.path).quantizes()) {
       layers.push_back(layer);
     } else {
-      ++in_floating_point;
+      ++in_floating_point_;
     }
-  }
-  if (in_floating_point > 0) {
-    notes.push_back(concat(who, ": the weights of ", in_floating_point,
-                           " layers stay in floating point and were not clipped"));
   }
   return layers;
 }
@@ -68,11 +61,30 @@ void ClampReport::clamp(const LayerRef& layer, const ClipRange& range) {
   layer.linear->weight.set_value(clamp_groups(w, range));
 }
 
-std::string ClampReport::note(const std::string& who) const {
+std::vector<std::string> ClampReport::notes(const std::string& who) const {
+  std::vector<std::string> notes;
+  if (in_floating_point_ > 0) {
+    notes.push_back(concat(who, ": the weights of ", in_floating_point_,
+                           " layers stay in floating point and were not clipped"));
+  }
   const double percent =
       weights_ == 0 ? 0.0 : 100.0 * static_cast<double>(clamped_) / static_cast<double>(weights_);
-  return concat(who, ": clamped ", clamped_, " of ", weights_, " weights (", percent, " %) in ",
-                layers_clamped_, " of ", layers_, " layers");
+  notes.push_back(concat(who, ": clamped ", clamped_, " of ", weights_, " weights (", percent,
+                         " %) in ", layers_clamped_, " of ", layers_, " layers"));
+  return notes;
+}
+
+void ClipReport::set(PreprocessContext& context, const std::string& layer, double alpha) {
+  context.activation_clip[layer] = alpha;
+  low_ = std::min(low_, alpha);
+  high_ = std::max(high_, alpha);
+  sum_ += alpha;
+  ++layers_;
+}
+
+std::string ClipReport::note(const std::string& who) const {
+  return concat(who, ": clip ratios ", low_, " to ", high_, " (mean ",
+                sum_ / static_cast<double>(layers_), ") for the inputs of ", layers_, " layers");
 }
 
 ActivationQuantizer activation_quantizer_of(const PreprocessContext& context,
@@ -116,18 +128,6 @@ Tensor sample_rows(const InputStatistics& statistics, int64_t rows, Dtype dtype,
   std::vector<int64_t> kept;
   for (int64_t r = 0; r < available; r += stride) kept.push_back(r);
   return kernels::cast(kernels::gather_rows(statistics.sample, kept).to(device), dtype);
-}
-
-std::string clip_note(const std::string& who, const PreprocessContext& context) {
-  double low = 1.0, high = 0.0, sum = 0.0;
-  for (const auto& [layer, alpha] : context.activation_clip) {
-    low = std::min(low, alpha);
-    high = std::max(high, alpha);
-    sum += alpha;
-  }
-  const auto layers = static_cast<double>(context.activation_clip.size());
-  return concat(who, ": clip ratios ", low, " to ", high, " (mean ", sum / layers,
-                ") for the inputs of ", layers, " layers");
 }
 
 }  // namespace cbq

@@ -22,24 +22,38 @@ struct LayerRef {
   std::string path;
   Linear* linear;
 };
-/// All linears of the blocks.
-std::vector<LayerRef> layers_of(Transformer& model);
-/// Those whose weights are quantized. `notes` gets a line when some are not: clipping a weight that
-/// stays in floating point would only do harm. Throws std::invalid_argument, naming the layer, for
-/// NaN or infinity in a weight.
-std::vector<LayerRef> layers_with_grid(Transformer& model, const PreprocessContext& context,
-                                       const std::string& who, std::vector<std::string>& notes);
+/// All linears of a block.
+std::vector<LayerRef> layers_of(Transformer& model, int64_t block);
 
-/// Counts what a clamp of many weights did, for one note.
+/// Counts what a clamp of many weights did, for its notes.
 class ClampReport {
  public:
+  /// The linears of a block whose weights are quantized; the others are counted, since clipping a
+  /// weight that stays in floating point would only do harm. Throws std::invalid_argument, naming
+  /// the layer, for NaN or infinity in a weight.
+  std::vector<LayerRef> layers_with_grid(Transformer& model, int64_t block,
+                                         const PreprocessContext& context);
   /// Clamps `layer`'s weight and counts.
   void clamp(const LayerRef& layer, const ClipRange& range);
-  /// "who: clamped 12 of 34567 weights (0.035 %) in 3 of 84 layers"
+  /// "who: clamped 12 of 34567 weights (0.035 %) in 3 of 84 layers", and how many layers stayed in
+  /// floating point, if any.
+  std::vector<std::string> notes(const std::string& who) const;
+
+ private:
+  int64_t weights_ = 0, clamped_ = 0, layers_ = 0, layers_clamped_ = 0, in_floating_point_ = 0;
+};
+
+/// Collects clip ratios, for one note.
+class ClipReport {
+ public:
+  /// context.activation_clip[layer] = alpha, and counts.
+  void set(PreprocessContext& context, const std::string& layer, double alpha);
+  /// "who: clip ratios 0.71 to 1 (mean 0.93) for the inputs of 84 layers"
   std::string note(const std::string& who) const;
 
  private:
-  int64_t weights_ = 0, clamped_ = 0, layers_ = 0, layers_clamped_ = 0;
+  double low_ = 1.0, high_ = 0.0, sum_ = 0.0;
+  int64_t layers_ = 0;
 };
 
 /// The activation quantizer that the run will give this layer, static ranges from `statistics`.
@@ -55,9 +69,5 @@ Tensor quantize_nearest(const Tensor& w, const PreprocessContext& context,
 double squared_distance(const Tensor& a, const Tensor& b);
 /// Rows of a sample, at most `rows`, evenly spaced, as an activation of the model.
 Tensor sample_rows(const InputStatistics& statistics, int64_t rows, Dtype dtype, Device device);
-
-/// "who: clip ratios 0.71 to 1 (mean 0.93) for the inputs of 84 layers" from
-/// context.activation_clip.
-std::string clip_note(const std::string& who, const PreprocessContext& context);
 
 }  // namespace cbq

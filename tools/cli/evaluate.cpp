@@ -5,7 +5,9 @@
 
 #include "cbq/quantized_folder.h"
 #include "nn/atomic_file.h"
+#include "tensor/memory.h"
 #include "tools/cli/evaluation.h"
+#include "tools/cli/model_loading.h"
 #include "tools/cli/task_evaluation.h"
 
 namespace cbq::cli {
@@ -16,6 +18,7 @@ struct Options {
   std::vector<std::string> tokens, texts;
   EvaluationOptions evaluation;
   TaskOptions tasks;
+  LoadOptions loading;
   ComputeOptions compute;
 };
 
@@ -35,7 +38,9 @@ void evaluate_folder(const Options& o) {
   encoding_from_name(o.tasks.encoding);
   const std::vector<Task> tasks = load_tasks(o.tasks);
   const Device device = o.compute.apply();
-  const auto model = load_any_model(o.model, dtype_from_name(o.compute.dtype), device);
+  const auto say = [](const std::string& line) { std::cerr << line << std::endl; };
+  const auto model = o.loading.open(o.model, dtype_from_name(o.compute.dtype), device, say,
+                                    tasks.empty() ? "" : "--tasks");
   const std::string tokenizer_path = o.tokenizer.empty() ? o.model : o.tokenizer;
   const auto sets = load_evaluation(evaluation, {model.get(), tokenizer_path});
   const auto tokenizer = tasks.empty() ? nullptr : tokenizer_for_tasks(tokenizer_path, *model);
@@ -55,6 +60,8 @@ void evaluate_folder(const Options& o) {
     if (!o.tasks.samples.empty()) write_samples(o.tasks.samples, results);
     json.merge_patch(to_harness_json(results, encoding_from_name(o.tasks.encoding)));
   }
+  std::cerr << peak_memory_text(device) << std::endl;
+  json["peak_host_bytes"] = peak_resident_bytes();
   if (!o.json.empty()) write_text_atomically(o.json, json.dump(2) + "\n");
 }
 
@@ -87,6 +94,7 @@ Action setup_evaluate(CLI::App& app) {
       ->check(CLI::NonNegativeNumber);
   app.add_option("--samples", o->tasks.samples, "write every log-likelihood to this file (.jsonl)");
   app.add_option("--json", o->json, "write the results to this file, too");
+  o->loading.add_to(app);
   o->compute.add_to(app);
   return [o] { evaluate_folder(*o); };
 }

@@ -30,17 +30,12 @@ std::vector<Score> evaluate(Transformer& model, const std::vector<NamedTokens>& 
   std::vector<Score> scores;
   for (const NamedTokens& set : sets) {
     Score score{set.name, set.tokens.protocol, {}};
-    const int64_t count = set.tokens.count();
-    for (int64_t begin = 0; begin < count; begin += batch) {
+    PerplexityOptions options;
+    options.progress = [&](int64_t done, int64_t total) {
       if (interrupted()) throw Interrupted("interrupted while scoring " + set.name);
-      const int64_t end = std::min(count, begin + batch);
-      const PerplexityResult part = perplexity(model, set.tokens.slice(begin, end).segments, batch);
-      score.result.nll_sum += part.nll_sum;
-      score.result.tokens += part.tokens;
-      score.result.segment.insert(score.result.segment.end(), part.segment.begin(),
-                                  part.segment.end());
-      progress.update(end, count, "scoring " + set.name);
-    }
+      progress.update(done, total, "scoring " + set.name);
+    };
+    score.result = perplexity(model, set.tokens.segments, batch, options);
     progress.finish();
     if (!std::isfinite(score.result.nll_sum)) {
       throw NonFiniteError(concat("the model's output on ", set.name,

@@ -13,7 +13,9 @@
 #include "experiments/progress.h"
 #include "kernels/ops.h"
 #include "nn/json.h"
+#include "tensor/memory.h"
 #include "tools/cli/evaluation.h"
+#include "tools/cli/model_loading.h"
 #include "tools/cli/output_folder.h"
 #include "tools/cli/settings_options.h"
 
@@ -35,6 +37,7 @@ struct Options {
   bool overwrite = false, resume = false;
   EvaluationOptions evaluation;
   SettingsOptions settings;
+  LoadOptions loading;
   ComputeOptions compute;
 };
 
@@ -79,10 +82,15 @@ class QuantizeRun {
   bool drop_empty_state() const;
   void check_parameters();
   RunResult reconstruct();
+  RunResult quantize_blockwise(std::shared_ptr<ActivationCache> original, RunHooks hooks);
   void save(const RunResult& result, const std::vector<Score>& before,
             const std::vector<Score>& after);
   json recipe() const;
   fs::path resume_folder() const;
+  /// Where blocks are written that do not stay in memory: the result, or what becomes it.
+  fs::path packed_folder() const {
+    return o_.format == "packed" ? folder_.partial() : folder_.partial() / "packed";
+  }
 
   const Options& o_;
   Settings settings_;
@@ -132,7 +140,7 @@ void QuantizeRun::steps() {
   std::cout << o_.output << ": " << fmt::format("{:.1f}", result.seconds)
             << " s of reconstruction, peak "
             << fmt::format("{:.1f}", static_cast<double>(result.peak_bytes) / (1 << 20))
-            << " MiB\n";
+            << " MiB of tensors in a window; " << peak_memory_text(device_) << "\n";
 }
 
 void QuantizeRun::load() {
@@ -149,7 +157,11 @@ void QuantizeRun::load() {
       "--export dense stores weights alone, so the quantization of activations would be lost; use "
       "--export packed, or --abits 16");
   validate(settings_, ModelConfig::load(o_.model).num_layers);
-  model_ = load_model(o_.model, dtype_from_name(o_.compute.dtype), device_);
+  const bool samples = needs_calibration() && o_.calibration == "model";
+  model_ = o_.loading.open(
+      o_.model, dtype_from_name(o_.compute.dtype), device_,
+      [this](const std::string& line) { log_.line(line); },
+      samples ? "--calibration model, which samples from the model token by token," : "");
   check_parameters();
   const TokenContext context{model_.get(), o_.tokenizer.empty() ? o_.model : o_.tokenizer};
   evaluation_ = load_evaluation(o_.evaluation, context);
@@ -172,12 +184,12 @@ bool QuantizeRun::needs_calibration() const {
 /// Hashes every parameter, and refuses those that no method can repair.
 void QuantizeRun::check_parameters() {
   Digest digest;
-  model_->visit("", [&](const std::string& path, Var& p) {
-    if (kernels::has_non_finite(p.value())) {
+  read_parameters(*model_, [&](const std::string& path, const Tensor& value) {
+    if (kernels::has_non_finite(value)) {
       fail(o_.model, ": ", path, " holds NaN or infinity; the checkpoint is broken, fetch or ",
            "train it again");
     }
-    digest.add(path).add(p.value());
+    digest.add(path).add(value);
   });
   model_hash_ = digest.hex();
 }
@@ -210,8 +222,22 @@ RunResult QuantizeRun::reconstruct() {
   if (!o_.cache.empty() && settings_.reconstruct != "none") {
     original = cache_on_disk(*model_, calibration_.segments, settings_.batch, o_.cache, hooks.say);
   }
-  RunResult result = quantize(*model_, calibration_.segments, settings_, original, hooks);
+  RunResult result = model_->on_demand()
+                         ? quantize_blockwise(original, hooks)
+                         : quantize(*model_, calibration_.segments, settings_, original, hooks);
   log_.progress().finish();
+  return result;
+}
+
+/// Finished blocks go to the folder at once, from where the quantized model is opened again.
+RunResult QuantizeRun::quantize_blockwise(std::shared_ptr<ActivationCache> original,
+                                          RunHooks hooks) {
+  QuantizedFolderWriter writer(*model_, packed_folder());
+  hooks.keep_block = [&](int64_t block) { writer.add_block(block); };
+  RunResult result =
+      quantize(*model_, calibration_.segments, settings_, std::move(original), hooks);
+  writer.finish();
+  model_ = open_quantized(packed_folder(), dtype_from_name(o_.compute.dtype), device_);
   return result;
 }
 
@@ -245,11 +271,14 @@ void copy_companions(const fs::path& from, const fs::path& to) {
 void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before,
                        const std::vector<Score>& after) {
   const fs::path& to = folder_.partial();
-  if (o_.format == "packed") {
-    save_quantized(*model_, to);
-  } else {
+  if (o_.format == "dense") {
     save_dense(*model_, to, dtype_from_name(o_.dense_dtype));
+  } else if (!model_->on_demand()) {
+    save_quantized(*model_, to);
   }
+  model_ = nullptr;  // its files go, unless they are the result
+  std::error_code ignored;
+  if (packed_folder() != to) fs::remove_all(packed_folder(), ignored);
   copy_companions(o_.model, to);
   if (!o_.tokenizer.empty() && tokenizer_files(to).empty()) copy_tokenizer(o_.tokenizer, to);
   json windows = json::array();
@@ -264,6 +293,7 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
                        {"notes", result.notes},
                        {"seconds", result.seconds},
                        {"peak_bytes", result.peak_bytes},
+                       {"peak_host_bytes", peak_resident_bytes()},
                        {"original", {{"results", to_json(before)}}},
                        {"quantized", {{"results", to_json(after)}}}};
   write_text_atomically(to / "recipe.json", recipe().dump(2) + "\n");
@@ -305,6 +335,7 @@ Action setup_quantize(CLI::App& app) {
   app.add_flag("--resume", o->resume, "go on after the last finished window of an interrupted run");
   app.add_flag("--overwrite", o->overwrite,
                "replace a model folder, or drop an interrupted run, at --output");
+  o->loading.add_to(app);
   o->compute.add_to(app);
   o->settings.add_to(app);
   app.footer(footer);

@@ -1,0 +1,262 @@
+// open_quantized, load_quantized: a quantized folder -> Transformer (cbq/quantized_folder.h).
+#include <set>
+#include <utility>
+
+#include "cbq/quantized_folder.h"
+#include "cbq/quantizers.h"
+#include "kernels/ops.h"
+#include "nn/json.h"
+#include "nn/safetensors.h"
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace cbq {
+namespace {
+
+ActivationConfig activation_from_json(const json& section, const std::string& what) {
+  ActivationConfig config;
+  config.bits = static_cast<int>(json_int(json_at(section, "bits", what), "bits", what, 1, 15));
+  config.symmetric = json_bool(json_at(section, "symmetric", what), "symmetric", what);
+  config.form = symmetric_form_from_name(
+      json_string(json_at(section, "symmetric_form", what), "symmetric_form", what));
+  config.granularity = granularity_from_name(
+      json_string(json_at(section, "granularity", what), "granularity", what));
+  config.dynamic = json_bool(json_at(section, "dynamic", what), "dynamic", what);
+  return config;
+}
+
+/// A complaint, naming tensor and fault, unless the folder has it with this shape and dtype.
+void check_entry(const Checkpoint& checkpoint, const std::string& name, const Shape& shape,
+                 Dtype dtype) {
+  const std::string where = checkpoint.path().string();
+  if (!checkpoint.has(name)) {
+    fail(where, ": ", name, " is missing; the folder is incomplete, quantize again");
+  }
+  const Dtype found = checkpoint.file_of(name).dtype(name);
+  if (found != dtype || checkpoint.info(name).shape != shape) {
+    fail(where, ": ", name, " is ", cbq::name_of(found), " ",
+         to_string(checkpoint.info(name).shape), ", config.json says ", cbq::name_of(dtype), " ",
+         to_string(shape));
+  }
+}
+
+/// What config.json says of a quantized weight, and what its tensors must then be.
+struct WeightLayout {
+  PackedWeight packed;  // without tensors
+  WeightConfig config;
+  Shape codes, groups;
+};
+
+class FolderReader : public BlockSource {
+ public:
+  FolderReader(const fs::path& folder, Dtype dtype, Device device)
+      : where_((folder / "config.json").string()),
+        config_(read_json_file(folder / "config.json")),
+        checkpoint_(folder),
+        dtype_(dtype),
+        device_(device) {
+    const json& section = json_at(config_, quantization_section, where_);
+    const int64_t format =
+        json_int(json_at(section, "format_version", where_), "format_version", where_);
+    if (format != quantized_format) {
+      fail(where_, ": format version ", format, ", known: ", quantized_format,
+           "; read it with a newer version of this program");
+    }
+    layers_ = json_at(section, "layers", where_);
+    if (!layers_.is_object()) fail(where_, ": \"layers\" must be an object");
+    if (const json& attention = json_find(section, "attention", where_); !attention.is_null()) {
+      attention_ = activation_from_json(attention, where_ + ", attention");
+    }
+  }
+
+  ModelConfig model_config() const { return ModelConfig::from_json(config_, where_); }
+  /// Before anything is allocated: every layer has tensors of its own.
+  void check_count(int64_t layers) const {
+    const auto tensors = static_cast<int64_t>(checkpoint_.names().size());
+    if (layers <= tensors) return;
+    fail(where_, ": ", layers, " layers, but the checkpoint has only ", tensors, " tensors");
+  }
+  /// Names, shapes and dtypes of all tensors, from config.json and the headers alone.
+  void check_headers(Transformer& model) const;
+  /// Reads parameters that are not quantized.
+  ParameterVisitor reader() const {
+    return [this](const std::string& path, Var& p) {
+      check_entry(checkpoint_, path, p.shape(), Dtype::f32);
+      p.set_value(kernels::cast(checkpoint_.load(path, device_), dtype_));
+    };
+  }
+  void fill(Block& block, const std::string& prefix) const override;
+
+ private:
+  /// config.json's part `part` ("weight" or "input") of a layer; null where it has none.
+  const json& section_of(const std::string& layer, const char* part) const;
+  WeightLayout layout_of(const std::string& layer, const Linear& linear, const json& section) const;
+  ActivationConfig input_config(const std::string& layer, const json& section) const {
+    return activation_from_json(section, where_ + ", inputs of layer " + layer);
+  }
+  void check_block(Block& block, const std::string& prefix) const;
+  Tensor read_weight(const std::string& layer, WeightLayout& layout) const;
+  std::unique_ptr<ActivationQuantizer> read_input(const std::string& layer,
+                                                  const ActivationConfig& config) const;
+
+  std::string where_;
+  json config_;
+  Checkpoint checkpoint_;
+  Dtype dtype_;
+  Device device_;
+  json layers_;
+  std::optional<ActivationConfig> attention_;  // none: attention computes in floating point
+};
+
+const json& FolderReader::section_of(const std::string& layer, const char* part) const {
+  static const json none;
+  const auto at = layers_.find(layer);
+  return at == layers_.end() ? none : json_find(*at, part, where_);
+}
+
+WeightLayout FolderReader::layout_of(const std::string& layer, const Linear& linear,
+                                     const json& section) const {
+  const std::string what = where_ + ", layer " + layer;
+  WeightLayout layout;
+  PackedWeight& packed = layout.packed;
+  packed.bits = static_cast<int>(json_int(json_at(section, "bits", what), "bits", what, 1, 8));
+  packed.out = linear.out_features();
+  packed.in = linear.in_features();
+  packed.group = json_int(json_at(section, "group_size", what), "group_size", what, 1, packed.in);
+  if (packed.in % packed.group != 0) {
+    fail(what, ": group size ", packed.group, " does not divide the ", packed.in, " inputs");
+  }
+  WeightConfig& config = layout.config;
+  config.bits = packed.bits;
+  config.symmetric = json_bool(json_at(section, "symmetric", what), "symmetric", what);
+  config.granularity = granularity_from_name(
+      json_string(json_at(section, "granularity", what), "granularity", what));
+  config.group_size = config.granularity == Granularity::per_group ? packed.group : 0;
+  layout.groups = config.granularity == Granularity::per_tensor
+                      ? Shape{1, 1}
+                      : Shape{packed.out, packed.in / packed.group};
+  layout.codes = {packed.out, (packed.in * packed.bits + 7) / 8};
+  return layout;
+}
+
+void FolderReader::check_block(Block& block, const std::string& prefix) const {
+  std::set<std::string> from_codes;  // parameters
+  for (const NamedLinear& named : block.linears()) {
+    const std::string layer = prefix + named.name;
+    if (const json& section = section_of(layer, "weight"); !section.is_null()) {
+      const WeightLayout layout = layout_of(layer, *named.linear, section);
+      check_entry(checkpoint_, layer + ".codes", layout.codes, Dtype::u8);
+      check_entry(checkpoint_, layer + ".scale", layout.groups, Dtype::f32);
+      check_entry(checkpoint_, layer + ".zero_point", layout.groups, Dtype::u8);
+      from_codes.insert(layer + ".weight");
+    }
+    if (const json& section = section_of(layer, "input"); !section.is_null()) {
+      const ActivationConfig config = input_config(layer, section);
+      check_entry(checkpoint_, layer + ".input_clip", {1}, Dtype::f32);
+      if (!config.dynamic) check_entry(checkpoint_, layer + ".input_range", {2}, Dtype::f32);
+    }
+  }
+  block.visit(prefix, [&](const std::string& path, Var& p) {
+    if (!from_codes.contains(path)) check_entry(checkpoint_, path, p.shape(), Dtype::f32);
+  });
+}
+
+void FolderReader::check_headers(Transformer& model) const {
+  std::set<std::string> known;  // layers
+  const std::unique_ptr<Block> any = model.make_block();
+  for (int64_t b = 0; b < model.block_count(); ++b) {
+    for (const NamedLinear& named : any->linears())
+      known.insert(model.block_prefix(b) + named.name);
+  }
+  for (const auto& [name, layer] : layers_.items()) {
+    if (!known.contains(name)) {
+      fail(where_, ": quantized layer \"", name, "\" is not one of the model's linear layers");
+    }
+  }
+  for (int64_t b = 0; b < model.block_count(); ++b) check_block(*any, model.block_prefix(b));
+}
+
+void FolderReader::fill(Block& block, const std::string& prefix) const {
+  std::set<std::string> from_codes;  // parameters
+  for (const NamedLinear& named : block.linears()) {
+    const std::string layer = prefix + named.name;
+    if (!layers_.contains(layer)) continue;
+    std::optional<PackedWeight> packed;
+    WeightConfig config{.bits = float_bits};
+    if (const json& section = section_of(layer, "weight"); !section.is_null()) {
+      WeightLayout layout = layout_of(layer, *named.linear, section);
+      named.linear->weight.set_value(read_weight(layer, layout));
+      packed = layout.packed;
+      config = layout.config;
+      from_codes.insert(layer + ".weight");
+    }
+    std::unique_ptr<ActivationQuantizer> activation;
+    if (const json& section = section_of(layer, "input"); !section.is_null()) {
+      activation = read_input(layer, input_config(layer, section));
+    }
+    named.linear->transform =
+        std::make_shared<PackedTransform>(std::move(packed), config, std::move(activation));
+  }
+  block.visit(prefix, [&, read = reader()](const std::string& path, Var& p) {
+    if (!from_codes.contains(path)) read(path, p);
+  });
+  if (attention_) attach_attention_quantizer(block, prefix, device_, *attention_);
+}
+
+Tensor FolderReader::read_weight(const std::string& layer, WeightLayout& layout) const {
+  PackedWeight& packed = layout.packed;
+  packed.codes = checkpoint_.load(layer + ".codes", device_);
+  packed.scale = checkpoint_.load(layer + ".scale", device_);
+  packed.zero_point = checkpoint_.load(layer + ".zero_point", device_);
+  if (kernels::has_non_finite(packed.scale)) {
+    fail(where_, ", layer ", layer,
+         ": a scale is NaN or infinite; the file is damaged, quantize again");
+  }
+  return dequantize(packed, dtype_, device_);
+}
+
+std::unique_ptr<ActivationQuantizer> FolderReader::read_input(
+    const std::string& layer, const ActivationConfig& config) const {
+  auto quantizer = std::make_unique<ActivationQuantizer>(config, device_, layer);
+  std::vector<std::pair<std::string, Tensor>> values;
+  values.emplace_back("clip", checkpoint_.load(layer + ".input_clip", device_));
+  if (!config.dynamic) values.emplace_back("range", checkpoint_.load(layer + ".input_range"));
+  quantizer->restore(values);
+  for (Var& variable : quantizer->variables()) variable.set_requires_grad(false);
+  return quantizer;
+}
+
+}  // namespace
+
+std::unique_ptr<Transformer> open_quantized(const fs::path& folder, Dtype dtype, Device device) {
+  auto owned = std::make_unique<FolderReader>(folder, dtype, device);
+  const FolderReader& reader = *owned;
+  const ModelConfig config = reader.model_config();
+  reader.check_count(config.num_layers);
+  std::unique_ptr<Transformer> model = make_without_blocks(config, dtype, device);
+  model->open_blocks(config.num_layers, std::move(owned));
+  reader.check_headers(*model);
+  model->visit_embedding("", reader.reader());
+  model->visit_head("", reader.reader());
+  return model;
+}
+
+std::unique_ptr<Transformer> load_quantized(const fs::path& folder, Dtype dtype, Device device) {
+  std::unique_ptr<Transformer> model = open_quantized(folder, dtype, device);
+  model->load_all_blocks();
+  return model;
+}
+
+std::unique_ptr<Transformer> open_any_model(const fs::path& folder, Dtype dtype, Device device) {
+  return is_quantized_folder(folder) ? open_quantized(folder, dtype, device)
+                                     : open_model(folder, dtype, device);
+}
+
+std::unique_ptr<Transformer> load_any_model(const fs::path& folder, Dtype dtype, Device device) {
+  std::unique_ptr<Transformer> model = open_any_model(folder, dtype, device);
+  model->load_all_blocks();
+  return model;
+}
+
+}  // namespace cbq
