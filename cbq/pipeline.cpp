@@ -82,7 +82,7 @@ class Run {
   int64_t resume(const ResumeFolder& folder);
   void reconstruct_window(int64_t number, const ResumeFolder& folder);
   Tensor original_answer(const Window& window);
-  void note_trouble(const WindowReport& report);
+  void tell(const WindowReport& report);
   void finish(const ScheduledWindow& scheduled, const ResumeFolder& folder);
   void keep(int64_t block);
   void after_step(int64_t number, int64_t step) const;
@@ -225,7 +225,7 @@ int64_t Run::resume(const ResumeFolder& folder) {
     restore_quantizer_state(model_, live, state->live);
   }
   result_.windows = std::move(state->reports);
-  for (const WindowReport& report : result_.windows) note_trouble(report);
+  for (const WindowReport& report : result_.windows) tell(report);
   say(concat("resumed after window ", state->windows, " of ", schedule_.size(), " (", finished_,
              " blocks finished)"));
   return state->windows;
@@ -263,7 +263,7 @@ void Run::reconstruct_window(int64_t number, const ResumeFolder& folder) {
   finish(scheduled, folder);
   report.seconds = seconds_since(start);
   report.peak_bytes = memory_statistics(model_.device()).peak_bytes;
-  note_trouble(report);
+  tell(report);
   result_.windows.push_back(report);
   if (!folder.enabled()) return;
   RunState state;
@@ -275,7 +275,8 @@ void Run::reconstruct_window(int64_t number, const ResumeFolder& folder) {
   folder.save(state);
 }
 
-void Run::note_trouble(const WindowReport& report) {
+void Run::tell(const WindowReport& report) {
+  if (hooks_.window) hooks_.window(report);
   if (report.trouble.empty()) return;
   result_.notes.push_back(concat(name_of(report.window), ": ", report.trouble));
   say(result_.notes.back());

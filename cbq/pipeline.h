@@ -16,6 +16,8 @@ struct RunHooks {
   std::function<void(const std::string& line)> say;  // plain log lines
   /// done and total reconstruction steps of the run, for a progress bar.
   std::function<void(int64_t done, int64_t total, const std::string& what)> progress;
+  /// A window is finished; a resumed run begins with those that were finished before it.
+  std::function<void(const WindowReport& report)> window;
   /// Returns true to stop after the current step (Ctrl-C); the run then throws Interrupted.
   std::function<bool()> interrupted;
   /// Non-empty: state of finished windows is kept here, and a run with the same hash goes on after

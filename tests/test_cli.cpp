@@ -116,6 +116,12 @@ TEST_F(CliTest, AnInterruptedRunGoesOnAndEndsInTheSameBytes) {
   ASSERT_EQ(second.code, 0) << second.err;
   expect_in(second.err, {"resumed after window"});
   EXPECT_FALSE(fs::exists(folder_ / "q.resume"));
+  // The windows of before it was stopped are told again: the log is that of the whole run.
+  expect_in(bytes_of(path("q/log.txt")),
+            {"settings: profile tuned, W2A16", "blocks 0-0: loss", "blocks 3-3: loss"});
+  const RunOfCbq third = cbq(resumed);
+  EXPECT_EQ(third.code, 0) << third.err;
+  expect_in(third.out, {"finished already"});
   ASSERT_EQ(cbq(quantize("whole", slow)).code, 0);
   EXPECT_EQ(bytes_of(path("q/model.safetensors")), bytes_of(path("whole/model.safetensors")));
 }

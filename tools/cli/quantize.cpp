@@ -127,7 +127,22 @@ bool QuantizeRun::drop_empty_state() const {
   return true;
 }
 
+/// What will be done, in a line: defaults should not have to be guessed.
+std::string summary(const Settings& s) {
+  std::string text =
+      fmt::format("settings: profile {}, W{}A{} {}", s.profile, s.wbits, s.abits, s.granularity);
+  if (s.group_size > 0) text += fmt::format(" of {}", s.group_size);
+  if (s.preprocess != "none") text += ", " + s.preprocess;
+  if (s.reconstruct == "none") return text + ", nearest rounding";
+  text += s.schedule.empty()
+              ? fmt::format(", {}: windows of {}, overlap {}", s.rounding, s.window, s.overlap)
+              : fmt::format(", {}: windows {}", s.rounding, s.schedule);
+  return text + fmt::format(", {} epochs, {} segments a step, rate {:g}", s.epochs, s.batch,
+                            s.rounding_rate());
+}
+
 void QuantizeRun::steps() {
+  log_.line(summary(settings_));
   load();
   const std::vector<Score> before = evaluate(*model_, evaluation_, o_.evaluation.batch);
   print(std::cout, "original", before);
@@ -216,6 +231,11 @@ RunResult QuantizeRun::reconstruct() {
   hooks.progress = [this](int64_t done, int64_t total, const std::string& what) {
     log_.progress().update(done, total, what);
   };
+  hooks.window = [this](const WindowReport& w) {
+    log_.line(fmt::format("blocks {}-{}: loss {:.5g} -> {:.5g} (best after epoch {}), {:.1f} s",
+                          w.window.first, w.window.last(), w.loss_before, w.loss_hard, w.best_epoch,
+                          w.seconds));
+  };
   hooks.interrupted = interrupted;
   hooks.resume_folder = state;
   std::shared_ptr<ActivationCache> original;
@@ -282,12 +302,7 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
   copy_companions(o_.model, to);
   if (!o_.tokenizer.empty() && tokenizer_files(to).empty()) copy_tokenizer(o_.tokenizer, to);
   json windows = json::array();
-  for (const WindowReport& w : result.windows) {
-    windows.push_back(to_json(w));
-    log_.line(fmt::format("blocks {}-{}: loss {:.5g} -> {:.5g} (best after epoch {}), {:.1f} s",
-                          w.window.first, w.window.last(), w.loss_before, w.loss_hard, w.best_epoch,
-                          w.seconds));
-  }
+  for (const WindowReport& w : result.windows) windows.push_back(to_json(w));
   for (const std::string& note : result.notes) log_.line("note: " + note);
   const json report = {{"windows", windows},
                        {"notes", result.notes},
@@ -303,6 +318,18 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
   }
   log_.close();
   folder_.publish();
+}
+
+/// A script may repeat the command with --resume until it succeeds: then there is nothing to do.
+bool already_finished(const Options& o) {
+  const fs::path recipe = fs::path(o.output) / "recipe.json";
+  std::error_code ignored;
+  if (!o.resume || o.overwrite || !fs::exists(recipe, ignored)) return false;
+  const json settings =
+      json_find(read_json_file(recipe, size_t{1} << 20), "settings_hash", recipe.string());
+  if (settings != hash_of(o.settings.resolve())) return false;
+  std::cout << o.output << ": finished already, with these settings\n";
+  return true;
 }
 
 }  // namespace
@@ -339,7 +366,9 @@ Action setup_quantize(CLI::App& app) {
   o->compute.add_to(app);
   o->settings.add_to(app);
   app.footer(footer);
-  return [o] { QuantizeRun(*o).run(); };
+  return [o] {
+    if (!already_finished(*o)) QuantizeRun(*o).run();
+  };
 }
 
 }  // namespace cbq::cli
