@@ -9,10 +9,17 @@
 
 namespace cbq {
 
+class PackedRows;
+struct RopeTables;
+
 /// How the rows of a [batch * tokens, hidden] activation divide.
 struct Sequence {
   int64_t batch = 1;
   int64_t tokens = 0;
+  /// If given, all rows are one batch, and this says what each of them reads
+  /// (kernels/packed_rows.h): sequences of any lengths that share beginnings. For inference only;
+  /// outlives the forward pass.
+  const PackedRows* packed = nullptr;
 };
 
 struct NamedLinear {
@@ -68,10 +75,13 @@ class Block : public Module {
   std::shared_ptr<AttentionTransform> attention_transform;
 
  protected:
-  /// What enters an attention product for x, one of its operands.
-  Var operand(const Var& x, int64_t head_dim) const {
-    return attention_transform ? attention_transform->operand(x, head_dim) : x;
-  }
+  /// Rotary embedding of x [rows, heads * head_dim] at the rows' positions.
+  static Var rotate(const Var& x, const RopeTables& tables, const Sequence& sequence,
+                    int64_t head_dim);
+  /// Causal attention (ag::attention, kernels::packed_attention) of what attention_transform makes
+  /// of q [rows, heads * head_dim], k and v [rows, kv_heads * head_dim].
+  Var attend(const Var& q, const Var& k, const Var& v, const Sequence& sequence, int64_t heads,
+             int64_t kv_heads, const Tensor& slopes = Tensor()) const;
 };
 
 }  // namespace cbq

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "kernels/ops.h"
+#include "kernels/packed_rows.h"
 #include "nn/families/family.h"
 #include "nn/json.h"
 #include "nn/safetensors.h"
@@ -105,11 +106,23 @@ int64_t parameter_bytes(Transformer& model) {
 void Transformer::check_sequence(const Tensor& ids, const Sequence& s) const {
   check(ids.count() == s.batch * s.tokens, "embed: ", ids.count(), " ids for ", s.batch, " x ",
         s.tokens, " tokens");
+  check(s.packed == nullptr || s.packed->rows() == ids.count(), "embed: ", ids.count(),
+        " ids for packed rows of another number");
+  const int64_t tokens = s.packed != nullptr ? s.packed->longest() : s.tokens;
   const bool windowed = config.context() < config.max_position_embeddings;
-  check(s.tokens <= config.context(), "a sequence of ", s.tokens, " tokens exceeds the model's ",
+  check(tokens <= config.context(), "a sequence of ", tokens, " tokens exceeds the model's ",
         windowed ? "attention window of " : "context of ", config.context(),
         windowed ? " (sliding windows beyond it are not implemented)" : "",
         "; use shorter segments (--segment-length)");
+}
+
+std::vector<int32_t> Transformer::positions_of(const Sequence& s) {
+  if (s.packed != nullptr) return s.packed->positions().to_vector<int32_t>();
+  std::vector<int32_t> positions;
+  for (int64_t i = 0; i < s.batch * s.tokens; ++i) {
+    positions.push_back(static_cast<int32_t>(i % s.tokens));
+  }
+  return positions;
 }
 
 std::unique_ptr<Transformer> make_without_blocks(const ModelConfig& config, Dtype dtype,

@@ -69,8 +69,11 @@ class Transformer : public Module {
   std::vector<std::unique_ptr<Block>> blocks;  // nullptr: not loaded; block(i) says so
 
  protected:
-  /// Throws std::invalid_argument unless there are batch * tokens ids, not more than the context.
+  /// Throws std::invalid_argument unless there are batch * tokens ids (packed: as many as rows),
+  /// and no sequence is longer than the context.
   void check_sequence(const Tensor& ids, const Sequence& sequence) const;
+  /// The position of every row, from 0.
+  static std::vector<int32_t> positions_of(const Sequence& sequence);
 
   Dtype dtype_;
   Device device_;

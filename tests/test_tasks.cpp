@@ -50,6 +50,13 @@ TEST(Tasks, Piqa) {
   folder.write("piqa/valid-labels.lst", "0\n");
   expect_error<std::runtime_error>([&] { load_task("piqa", folder.path()); },
                                    {"valid-labels.lst", "1 labels", "2 rows"});
+  folder.write("piqa/valid-labels.lst", "0\n2\n");
+  expect_error<std::runtime_error>([&] { load_task("piqa", folder.path()); },
+                                   {"valid-labels.lst, line 2", "0 or 1", "2"});
+  const std::string labelled = row + R"(, "label": 1})";
+  folder.write("piqa/valid.jsonl", labelled + "\n" + labelled + "\n" + row + "}\n");
+  expect_error<std::runtime_error>([&] { load_task("piqa", folder.path()); },
+                                   {"valid.jsonl, line 3", "\"label\" is missing", "line 1"});
 }
 
 TEST(Tasks, Hellaswag) {

@@ -5,8 +5,10 @@
         ETHICS' utilitarianism. The order of its two scenarios is drawn by Python's random numbers seeded with the text.
         Needs nothing but Python.
     prepare_tasks.py --harness piqa,arc_easy -o requests.jsonl
-        lm-evaluation-harness' own contexts and continuations, where it is installed (pip install lm-eval). Data sets come
-        from wherever it finds them: set HF_DATASETS_OFFLINE=1 to use local copies only.
+        lm-evaluation-harness' own contexts and continuations, where it is installed (pip install lm-eval; seen to work
+        with 0.4.13). Data sets come from wherever it finds them: set HF_DATASETS_OFFLINE=1 to use local copies only.
+    prepare_tasks.py --harness my_piqa --include FOLDER -o requests.jsonl
+        The same with task definitions (*.yaml) of one's own in FOLDER, for data in local files ("dataset_path: json").
 
 One line per choice: task, doc_id, idx, request_type, context, continuation, and gold (index of the right choice) where the
 task has one.
@@ -46,12 +48,12 @@ def gold_of(task, doc, count):
     return gold if isinstance(gold, int) and 0 <= gold < count else None
 
 
-def harness(names):
+def harness(names, include):
     try:
         from lm_eval.tasks import TaskManager, get_task_dict
     except ImportError:
         sys.exit("lm-evaluation-harness is not installed here: pip install lm-eval")
-    for name, task in get_task_dict(names, TaskManager()).items():
+    for name, task in get_task_dict(names, TaskManager(include_path=include)).items():
         if not hasattr(task, "build_all_requests"):
             sys.exit(f"{name} is a group; name its tasks one by one")
         task.build_all_requests(limit=None, rank=0, world_size=1)
@@ -92,9 +94,13 @@ def main():
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--utilitarianism", metavar="CSV", help="ETHICS' util_test.csv")
     source.add_argument("--harness", metavar="TASKS", help="names of lm-evaluation-harness, separated by commas")
+    parser.add_argument("--include", metavar="FOLDER", help="of further task definitions for --harness")
     parser.add_argument("-o", "--output", required=True)
     options = parser.parse_args()
-    rows = utilitarianism(options.utilitarianism) if options.utilitarianism else harness(options.harness.split(","))
+    if options.utilitarianism:
+        rows = utilitarianism(options.utilitarianism)
+    else:
+        rows = harness(options.harness.split(","), options.include)
     write(rows, options.output)
 
 

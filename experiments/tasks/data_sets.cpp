@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <sstream>
 
 #include "experiments/tasks/request_file.h"
 #include "experiments/tasks/rows.h"
@@ -42,30 +43,41 @@ std::vector<TaskItem> each_row(const fs::path& file,
 
 // ---- multiple choice ----------------------------------------------------------------------------
 
+/// Labels of `rows` rows, a line each.
+std::vector<int64_t> read_label_lines(const fs::path& file, size_t rows) {
+  std::vector<int64_t> labels;
+  std::istringstream lines(read_text_file(file));
+  int64_t number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ++number;
+    const std::string label = strip(line);
+    if (label.empty()) continue;
+    if (label != "0" && label != "1") {
+      fail(file.string(), ", line ", number, ": the label must be 0 or 1, is ", label);
+    }
+    labels.push_back(label[0] - '0');
+  }
+  if (labels.size() != rows) {
+    fail(file.string(), " has ", labels.size(), " labels for ", rows, " rows");
+  }
+  return labels;
+}
+
 /// PIQA (Bisk et al. 2020). The labels may be in a file of their own, as published.
 std::vector<TaskItem> read_piqa(const fs::path& file) {
-  std::vector<TaskItem> items = each_row(file, [](const JsonRow& row) {
-    const int64_t gold = row.has("label") ? row.integer("label", 0, 1) : -1;
-    const std::string context = concat("Question: ", row.string("goal"), "\nAnswer:");
-    return item_of(context, {row.string("sol1"), row.string("sol2")}, gold);
-  });
-  const auto labelled = static_cast<size_t>(std::count_if(
-      items.begin(), items.end(), [](const TaskItem& item) { return item.gold >= 0; }));
-  if (labelled == items.size()) return items;
-  if (labelled > 0) {
-    fail(file.string(), ": \"label\" is in ", labelled, " of ", items.size(), " rows");
-  }
+  const std::vector<JsonRow> rows = read_json_rows(file);
+  const bool labelled = rows.at(0).has("label");
   const fs::path label_file = file.parent_path() / (file.stem().string() + "-labels.lst");
-  const std::string labels = read_text_file(label_file);
-  size_t count = 0;
-  for (const char c : labels) {
-    if (c != '0' && c != '1') continue;
-    if (count < items.size()) items[count].gold = c - '0';
-    ++count;
-  }
-  if (count != items.size()) {
-    fail(label_file.string(), " has ", count, " labels, ", file.string(), " ", items.size(),
-         " rows");
+  const auto labels = labelled ? std::vector<int64_t>() : read_label_lines(label_file, rows.size());
+  std::vector<TaskItem> items;
+  for (const JsonRow& row : rows) {
+    if (row.has("label") != labelled) {
+      fail(row.where, ": \"label\" is ", labelled ? "missing" : "given", ", unlike in ",
+           rows[0].where);
+    }
+    const int64_t gold = labelled ? row.integer("label", 0, 1) : labels[items.size()];
+    const std::string context = concat("Question: ", row.string("goal"), "\nAnswer:");
+    items.push_back(item_of(context, {row.string("sol1"), row.string("sol2")}, gold));
   }
   return items;
 }

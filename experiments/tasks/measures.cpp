@@ -1,6 +1,7 @@
 #include "experiments/tasks/measures.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "tensor/error.h"
@@ -93,6 +94,7 @@ TaskResult evaluate_task(Transformer& model, const Tokenizer& tokenizer, const T
   check(all > 0, task.name, ": there are no items");
   const auto count = static_cast<size_t>(limit > 0 ? std::min(limit, all) : all);
   options.want_greedy |= task.measure == Measure::word;
+  const auto start = std::chrono::steady_clock::now();
   TaskResult result;
   result.name = task.name;
   result.items = all;
@@ -109,6 +111,7 @@ TaskResult evaluate_task(Transformer& model, const Tokenizer& tokenizer, const T
     }
   }
   const std::vector<RequestScore> scores = score(model, requests, options);
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   size_t at = 0;
   for (size_t i = 0; i < count; ++i) {
     const size_t choices = task.items[i].choices.size();

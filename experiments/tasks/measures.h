@@ -25,6 +25,7 @@ struct TaskResult {
   int64_t truncated = 0;                          // requests that lost tokens at their left
   int64_t items = 0;                              // of the data set; scores has the first few
   std::string source, source_hash;
+  double seconds = 0.0;  // on the clock, for tokenizing and scoring
 };
 
 /// Means over the items, with the standard error of a mean, s / sqrt(n), s with n - 1; for

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
 
 #include "autograd/var.h"
+#include "experiments/tasks/packing.h"
 #include "kernels/ops.h"
 #include "nn/json.h"
 #include "tensor/error.h"
@@ -26,8 +26,10 @@ std::vector<int32_t> joined(std::vector<int32_t> front, const std::vector<int32_
 }
 
 /// What stands before a continuation without a context.
-std::vector<int32_t> ids_of_nothing(const Tokenizer& tokenizer) {
-  const int32_t id = tokenizer.bos_id() >= 0 ? tokenizer.bos_id() : tokenizer.eos_id();
+std::vector<int32_t> ids_of_nothing(const Tokenizer& tokenizer, Encoding encoding) {
+  const int32_t bos = tokenizer.bos_id(), eos = tokenizer.eos_id();
+  const bool wants_eos = encoding == Encoding::separate;
+  const int32_t id = wants_eos ? (eos >= 0 ? eos : bos) : (bos >= 0 ? bos : eos);
   check(id >= 0, "a request has no context, and the tokenizer neither BOS nor EOS to stand for it");
   return {id};
 }
@@ -38,23 +40,45 @@ std::string beginning_of(const std::string& text) {
   return part + (part.size() < text.size() ? "..." : "");
 }
 
-/// Sequences to run: the tokens read, and the requests that they answer.
-struct Pass {
-  std::vector<int32_t> inputs;
-  std::vector<size_t> requests;
+/// The different token sequences to read, sorted, and the requests that each of them answers.
+struct Readings {
+  std::vector<std::vector<int32_t>> sequences;
+  std::vector<std::vector<size_t>> requests;
 };
 
-std::vector<Pass> passes_of(const std::vector<EncodedRequest>& requests) {
+Readings readings_of(const std::vector<EncodedRequest>& requests) {
   std::map<std::vector<int32_t>, std::vector<size_t>> by_inputs;
   for (size_t i = 0; i < requests.size(); ++i) {
     const std::vector<int32_t>& ids = requests[i].ids;
     by_inputs[{ids.begin(), ids.end() - 1}].push_back(i);
   }
-  std::vector<Pass> passes;
-  for (auto& [inputs, users] : by_inputs) passes.push_back({inputs, std::move(users)});
-  std::stable_sort(passes.begin(), passes.end(),
-                   [](const Pass& a, const Pass& b) { return a.inputs.size() > b.inputs.size(); });
-  return passes;
+  Readings readings;
+  for (auto& [inputs, users] : by_inputs) {
+    readings.sequences.push_back(inputs);
+    readings.requests.push_back(std::move(users));
+  }
+  return readings;
+}
+
+/// Row `row` of a pass predicts the token `target` of request `request`.
+struct ScoredRow {
+  int32_t row, target;
+  size_t request;
+};
+
+std::vector<ScoredRow> scored_rows(const PackedPass& pass, const Readings& readings,
+                                   const std::vector<EncodedRequest>& requests) {
+  std::vector<ScoredRow> rows;
+  for (const PackedPass::Member& member : pass.members) {
+    for (const size_t r : readings.requests[member.index]) {
+      const auto size = static_cast<int64_t>(requests[r].ids.size());
+      for (int64_t t = size - requests[r].scored; t < size; ++t) {
+        rows.push_back({static_cast<int32_t>(member.row_of(t - 1)),
+                        requests[r].ids[static_cast<size_t>(t)], r});
+      }
+    }
+  }
+  return rows;
 }
 
 /// Whether `target` is the first largest of each row.
@@ -69,50 +93,50 @@ std::vector<bool> greedy_rows(const Tensor& logits, const std::vector<int32_t>& 
   return greedy;
 }
 
-/// Runs passes [begin, end) side by side and fills the scores of their requests.
-void score_batch(Transformer& model, const std::vector<EncodedRequest>& requests,
-                 const std::vector<Pass>& passes, size_t begin, size_t end, bool want_greedy,
-                 std::vector<RequestScore>* scores) {
-  const size_t tokens = passes[begin].inputs.size();  // the longest comes first
-  std::vector<int32_t> ids((end - begin) * tokens, 0), targets;
-  std::vector<int64_t> rows;
-  for (size_t p = begin; p < end; ++p) {
-    const std::vector<int32_t>& inputs = passes[p].inputs;
-    std::copy(inputs.begin(), inputs.end(),
-              ids.begin() + static_cast<std::ptrdiff_t>((p - begin) * tokens));
-    for (const size_t r : passes[p].requests) {
-      const auto scored = static_cast<size_t>(requests[r].scored);
-      for (size_t t = inputs.size() - scored; t < inputs.size(); ++t) {
-        rows.push_back(static_cast<int64_t>((p - begin) * tokens + t));
-        targets.push_back(requests[r].ids[t + 1]);
-      }
-    }
+/// Adds the log-likelihoods of rows [begin, end) of the residual stream to their requests'.
+void score_rows(Transformer& model, const Tensor& hidden, const std::vector<ScoredRow>& rows,
+                size_t begin, size_t end, bool want_greedy, std::vector<RequestScore>* scores) {
+  std::vector<int32_t> at, targets;
+  for (size_t i = begin; i < end; ++i) {
+    at.push_back(rows[i].row);
+    targets.push_back(rows[i].target);
   }
-  const Sequence sequence{static_cast<int64_t>(end - begin), static_cast<int64_t>(tokens)};
-  const Shape shape = {static_cast<int64_t>(ids.size())};
-  Var x = model.embed(Tensor::from(ids, shape, Dtype::i32, model.device()), sequence);
-  for (auto& block : model.blocks) x = block->forward(x, sequence);
-  const Tensor logits = model.head(Var(kernels::gather_rows(x.value(), rows))).value();
-  const Tensor next =
-      Tensor::from(targets, {static_cast<int64_t>(targets.size())}, Dtype::i32, model.device());
+  const Shape shape = {static_cast<int64_t>(at.size())};
+  const Tensor picked =
+      kernels::embedding(Tensor::from(at, shape, Dtype::i32, model.device()), hidden);
+  const Tensor logits = model.head(Var(picked)).value();
+  const Tensor next = Tensor::from(targets, shape, Dtype::i32, model.device());
   const auto nll = kernels::cross_entropy(logits, next).to_vector<double>();
   const std::vector<bool> greedy =
       want_greedy ? greedy_rows(logits, targets) : std::vector<bool>(targets.size(), false);
-  size_t at = 0;
-  for (size_t p = begin; p < end; ++p) {
-    for (const size_t r : passes[p].requests) {
-      RequestScore& result = (*scores)[r];
-      result.is_greedy = want_greedy;
-      for (int64_t t = 0; t < requests[r].scored; ++t, ++at) {
-        result.log_likelihood -= nll[at];
-        result.is_greedy = result.is_greedy && greedy[at];
-      }
-      if (!std::isfinite(result.log_likelihood)) {
-        throw NonFiniteError(
-            "the model's output is no number: its weights are broken, or its "
-            "activations exceed the range of --dtype");
-      }
-    }
+  for (size_t i = begin; i < end; ++i) {
+    RequestScore& result = (*scores)[rows[i].request];
+    result.log_likelihood -= nll[i - begin];
+    result.is_greedy = result.is_greedy && greedy[i - begin];
+  }
+}
+
+// Elements of the logits at a time: 128 MiB in f32.
+constexpr int64_t most_logits = int64_t{1} << 25;
+
+void score_pass(Transformer& model, const PackedPass& pass, const std::vector<ScoredRow>& rows,
+                bool want_greedy, std::vector<RequestScore>* scores) {
+  const PackedRows packed(pass.groups, model.device());
+  const Sequence sequence{1, packed.rows(), &packed};
+  Var x =
+      model.embed(Tensor::from(pass.ids, {packed.rows()}, Dtype::i32, model.device()), sequence);
+  for (auto& block : model.blocks) x = block->forward(x, sequence);
+  const auto step =
+      static_cast<size_t>(std::max<int64_t>(1, most_logits / model.config.vocab_size));
+  for (size_t begin = 0; begin < rows.size(); begin += step) {
+    score_rows(model, x.value(), rows, begin, std::min(rows.size(), begin + step), want_greedy,
+               scores);
+  }
+  for (const ScoredRow& row : rows) {
+    if (std::isfinite((*scores)[row.request].log_likelihood)) continue;
+    throw NonFiniteError(
+        "the model's output is no number: its weights are broken, or its "
+        "activations exceed the range of --dtype");
   }
 }
 
@@ -137,7 +161,7 @@ EncodedRequest encode(const Request& request, const Tokenizer& tokenizer, Encodi
   EncodedRequest result;
   if (request.context.empty()) {
     const std::vector<int32_t> ids = tokenizer.encode(request.continuation);
-    result.ids = joined(ids_of_nothing(tokenizer), ids);
+    result.ids = joined(ids_of_nothing(tokenizer, encoding), ids);
     result.scored = static_cast<int64_t>(ids.size());
   } else if (encoding != Encoding::separate) {
     const auto ids_of = [&](const std::string& text) {
@@ -170,16 +194,15 @@ EncodedRequest encode(const Request& request, const Tokenizer& tokenizer, Encodi
 
 std::vector<RequestScore> score(Transformer& model, const std::vector<EncodedRequest>& requests,
                                 const ScoringOptions& options) {
-  check(options.batch >= 1, "scoring: the batch must be at least 1, is ", options.batch);
   NoGrad none;
-  std::vector<RequestScore> scores(requests.size());
-  const std::vector<Pass> passes = passes_of(requests);
-  for (size_t begin = 0; begin < passes.size();) {
-    const size_t end = std::min(passes.size(), begin + static_cast<size_t>(options.batch));
-    score_batch(model, requests, passes, begin, end, options.want_greedy, &scores);
-    begin = end;
+  std::vector<RequestScore> scores(requests.size(), {0.0, options.want_greedy});
+  const Readings readings = readings_of(requests);
+  int64_t done = 0;
+  for (const PackedPass& pass : pack(readings.sequences, options.tokens)) {
+    score_pass(model, pass, scored_rows(pass, readings, requests), options.want_greedy, &scores);
+    done += static_cast<int64_t>(pass.members.size());
     if (options.progress) {
-      options.progress(static_cast<int64_t>(end), static_cast<int64_t>(passes.size()));
+      options.progress(done, static_cast<int64_t>(readings.sequences.size()));
     }
   }
   return scores;

@@ -16,8 +16,7 @@ namespace cbq {
 /// the encoding.
 enum class Encoding {
   /// lm-evaluation-harness 0.4.13: both as one text behind the tokenizer's prefix; the continuation
-  /// is
-  /// what follows as many tokens as the context alone has. Spaces at the context's end belong to
+  /// is what follows as many tokens as the context alone has. Spaces at the context's end belong to
   /// the continuation.
   joint,
   /// Earlier versions of 0.4: the same without the prefix, unless the model was set to add it.
@@ -37,7 +36,8 @@ struct EncodedRequest {
 };
 
 /// Ids from the left are dropped until the model's `context` holds all but the last one. An empty
-/// context becomes BOS, else EOS. Throws std::invalid_argument, quoting the request's beginning,
+/// context becomes BOS, with `separate` EOS, as in the harness' versions; the other one where the
+/// tokenizer lacks it. Throws std::invalid_argument, quoting the request's beginning,
 /// when the continuation has no token of its own or alone exceeds the context.
 EncodedRequest encode(const Request& request, const Tokenizer& tokenizer, Encoding encoding,
                       int64_t context);
@@ -48,14 +48,16 @@ struct RequestScore {
 };
 
 struct ScoringOptions {
-  int64_t batch = 8;         // sequences at a time
+  int64_t tokens = 2048;     // read in one forward pass, if no single request has more
   bool want_greedy = false;  // copies the scored rows of the logits to the host
   std::function<void(int64_t done, int64_t all)> progress = {};  // may throw to stop
 };
 
-/// Scores requests, longest first, padded on the right to the longest of their batch: causal
-/// attention never looks there. Requests that read the same tokens (a question's choices of one
-/// token) share a sequence. The head sees scored positions only. In the order given.
+/// Scores requests without padding: passes of about `tokens` tokens hold sequences of any lengths
+/// (Sequence::packed), and what requests have in common at their beginnings, the context of a
+/// question's choices, is read once (experiments/tasks/packing.h). Requests that read the same
+/// tokens (choices of one token) share all of them. The head sees scored positions only. Progress
+/// counts different sequences. In the order given.
 /// Throws NonFiniteError when the model's output is no number.
 std::vector<RequestScore> score(Transformer& model, const std::vector<EncodedRequest>& requests,
                                 const ScoringOptions& options);

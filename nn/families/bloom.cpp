@@ -29,10 +29,10 @@ class BloomBlock : public Block {
     const Var n = input_norm_.forward(x);
     const Var fused = qkv_.forward(n);
     const auto part = [&](int64_t which) {
-      return operand(ag::take_part(fused, 3, which, config_.head_dim), config_.head_dim);
+      return ag::take_part(fused, 3, which, config_.head_dim);
     };
-    const Var attended = ag::attention(part(0), part(1), part(2), s.batch, config_.num_heads,
-                                       config_.num_heads, slopes_);
+    const Var attended =
+        attend(part(0), part(1), part(2), s, config_.num_heads, config_.num_heads, slopes_);
     const Var a = ag::add(dense_.forward(attended), config_.residual_after_norm ? n : x);
     const Var m = post_norm_.forward(a);
     return ag::add(down_.forward(ag::gelu(up_.forward(m))), config_.residual_after_norm ? m : a);

@@ -34,14 +34,12 @@ class LlamaBlock : public Block {
 
   Var forward(const Var& x, const Sequence& s) override {
     const Var n = input_norm_.forward(x);
-    const auto rotate = [&](const Var& heads, const RmsNorm& norm) {
+    const auto rotated = [&](const Var& heads, const RmsNorm& norm) {
       const Var normed = config_.qk_norm ? norm.forward_parts(heads) : heads;
-      return ag::rope(normed, rope_->cosine, rope_->sine, s.tokens, config_.head_dim);
+      return rotate(normed, *rope_, s, config_.head_dim);
     };
-    const Var attended = ag::attention(operand(rotate(q_.forward(n), q_norm_), config_.head_dim),
-                                       operand(rotate(k_.forward(n), k_norm_), config_.head_dim),
-                                       operand(v_.forward(n), config_.head_dim), s.batch,
-                                       config_.num_heads, config_.num_kv_heads);
+    const Var attended = attend(rotated(q_.forward(n), q_norm_), rotated(k_.forward(n), k_norm_),
+                                v_.forward(n), s, config_.num_heads, config_.num_kv_heads);
     const Var middle = ag::add(x, o_.forward(attended));
     const Var m = post_norm_.forward(middle);
     return ag::add(middle, down_.forward(ag::swiglu(gate_.forward(m), up_.forward(m))));

@@ -13,7 +13,7 @@ namespace cbq {
 namespace {
 
 constexpr double norm_eps = 1e-5;       // not a key of config.json
-constexpr int64_t position_offset = 2;  // the first rows of embed_positions belong to no token
+constexpr int32_t position_offset = 2;  // the first rows of embed_positions belong to no token
 
 class OptBlock : public Block {
  public:
@@ -36,9 +36,8 @@ class OptBlock : public Block {
       return config_.norm_first ? h : norm.forward(h);
     };
     const Var n = before(attention_norm_, x);
-    const Var attended = ag::attention(
-        operand(q_.forward(n), config_.head_dim), operand(k_.forward(n), config_.head_dim),
-        operand(v_.forward(n), config_.head_dim), s.batch, config_.num_heads, config_.num_heads);
+    const Var attended = attend(q_.forward(n), k_.forward(n), v_.forward(n), s, config_.num_heads,
+                                config_.num_heads);
     const Var middle = behind(attention_norm_, ag::add(x, out_.forward(attended)));
     const Var m = before(mlp_norm_, middle);
     return behind(mlp_norm_, ag::add(middle, fc2_.forward(ag::relu(fc1_.forward(m)))));
@@ -120,10 +119,8 @@ class OptModel : public Transformer {
 
   Var embed(const Tensor& ids, const Sequence& s) override {
     check_sequence(ids, s);
-    std::vector<int32_t> rows;
-    for (int64_t i = 0; i < s.batch * s.tokens; ++i) {
-      rows.push_back(static_cast<int32_t>(i % s.tokens + position_offset));
-    }
+    std::vector<int32_t> rows = positions_of(s);
+    for (int32_t& row : rows) row += position_offset;
     const Tensor at = Tensor::from(rows, {s.batch * s.tokens}, Dtype::i32, device_);
     Var x = ag::embedding(ids, embedding_);
     if (project_in_.defined()) x = ag::linear(x, project_in_, Var());

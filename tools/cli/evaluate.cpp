@@ -51,11 +51,11 @@ void evaluate_folder(const Options& o) {
                           {{"model", o.model},
                            {"dtype", o.compute.dtype},
                            {"device", name_of(device)},
-                           {"batch_size", evaluation.batch}}},
+                           {"batch_size", evaluation.batch},
+                           {"tokens_per_pass", o.tasks.tokens}}},
                          {"cbq_version", version}};
   if (!tasks.empty()) {
-    const std::vector<TaskResult> results =
-        evaluate_tasks(*model, *tokenizer, tasks, o.tasks, evaluation.batch);
+    const std::vector<TaskResult> results = evaluate_tasks(*model, *tokenizer, tasks, o.tasks);
     print(std::cout, results, o.tasks);
     if (!o.tasks.samples.empty()) write_samples(o.tasks.samples, results);
     json.merge_patch(to_harness_json(results, encoding_from_name(o.tasks.encoding)));
@@ -77,7 +77,7 @@ Action setup_evaluate(CLI::App& app) {
   app.add_option("--segments", o->evaluation.segments, "only the first so many; 0: all");
   app.add_option("--segment-length", o->evaluation.segment_length,
                  "tokens per segment; 0: the model's context");
-  app.add_option("--batch", o->evaluation.batch, "segments at a time")
+  app.add_option("--batch", o->evaluation.batch, "segments of texts at a time")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   app.add_option("--tasks", o->tasks.tasks,
@@ -92,6 +92,10 @@ Action setup_evaluate(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--limit", o->tasks.limit, "only the first so many items of each task; 0: all")
       ->check(CLI::NonNegativeNumber);
+  app.add_option("--pass-tokens", o->tasks.tokens,
+                 "tokens of requests in one forward pass; fewer need less memory")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   app.add_option("--samples", o->tasks.samples, "write every log-likelihood to this file (.jsonl)");
   app.add_option("--json", o->json, "write the results to this file, too");
   o->loading.add_to(app);

@@ -58,20 +58,24 @@ std::vector<Task> load_tasks(const TaskOptions& options) {
 }
 
 std::vector<TaskResult> evaluate_tasks(Transformer& model, const Tokenizer& tokenizer,
-                                       const std::vector<Task>& tasks, const TaskOptions& options,
-                                       int64_t batch) {
+                                       const std::vector<Task>& tasks, const TaskOptions& options) {
   const Encoding encoding = encoding_from_name(options.encoding);
   Progress progress(std::cerr, stderr_is_terminal());
   std::vector<TaskResult> results;
   for (const Task& task : tasks) {
     ScoringOptions scoring;
-    scoring.batch = batch;
+    scoring.tokens = options.tokens;
     scoring.progress = [&](int64_t done, int64_t all) {
       if (interrupted()) throw Interrupted("interrupted while scoring " + task.name);
       progress.update(done, all, "scoring " + task.name);
     };
     results.push_back(evaluate_task(model, tokenizer, task, encoding, options.limit, scoring));
     progress.finish();
+    int64_t requests = 0;
+    for (const auto& item : results.back().scores) requests += static_cast<int64_t>(item.size());
+    // Not on standard output nor in the files: those are the same for every run.
+    std::cerr << fmt::format("{}: {} requests in {:.3f} s\n", task.name, requests,
+                             results.back().seconds);
   }
   std::vector<const TaskResult*> subsets;
   for (const TaskResult& result : results) {

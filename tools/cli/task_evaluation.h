@@ -19,6 +19,7 @@ struct TaskOptions {
   std::string folder;              // of the data sets
   std::string encoding = "joint";  // or "separate"
   int64_t limit = 0;               // only the first so many items of each; 0: all
+  int64_t tokens = 2048;           // in one forward pass
   std::string samples;             // file for every single score; empty: none
 };
 
@@ -28,8 +29,7 @@ std::vector<Task> load_tasks(const TaskOptions& options);
 /// Scores them, with progress on standard error; the mean of ETHICS' subsets follows them. Throws
 /// Interrupted after Ctrl-C (where caught).
 std::vector<TaskResult> evaluate_tasks(Transformer& model, const Tokenizer& tokenizer,
-                                       const std::vector<Task>& tasks, const TaskOptions& options,
-                                       int64_t batch);
+                                       const std::vector<Task>& tasks, const TaskOptions& options);
 
 /// A line per task: its values with standard errors, items, encoding.
 void print(std::ostream& out, const std::vector<TaskResult>& results, const TaskOptions& options);
