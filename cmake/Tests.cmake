@@ -4,6 +4,7 @@ find_package(GTest REQUIRED)
 include(GoogleTest)
 
 cbq_sources(test_sources tests)
+list(FILTER test_sources EXCLUDE REGEX "^tests/simt/")
 if(test_sources AND TARGET cbq_objects)
   include(Tutorial)
   # Who follows the page saves its code there; the tests then have the scheme from there.
@@ -27,6 +28,10 @@ if(test_sources AND TARGET cbq_objects)
   endif()
   # PRE_TEST: the list is asked of the program when ctest starts, so a failing test cannot fail the build.
   gtest_discover_tests(cbq_tests DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600 ${test_environment})
+endif()
+
+if(TARGET cbq_tests AND NOT CBQ_CUDA AND CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+  include(Simt)
 endif()
 
 find_package(Python3 REQUIRED COMPONENTS Interpreter)

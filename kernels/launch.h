@@ -46,7 +46,15 @@ struct SerialRow {
   CBQ_HD static void sync() {}
 };
 
+// Kernels exist where nvcc compiles, and where the tests run them without a GPU
+// (tests/simt/simt.h).
+#if defined(__CUDACC__) || defined(CBQ_SIMT)
+#define CBQ_KERNELS 1
+
 #ifdef __CUDACC__
+#define CBQ_LAUNCH(kernel, grid, block, ...) \
+  kernel<<<static_cast<unsigned>(grid), block, 0, current_stream()>>>(__VA_ARGS__)
+#endif
 
 /// A row on CUDA: the workers are the threads of one block.
 struct BlockRow {
@@ -102,7 +110,16 @@ __global__ void map_rows_kernel(int64_t rows, F f) {
     __syncthreads();
   }
 }
-#endif  // __CUDACC__
+#endif  // CBQ_KERNELS
+
+/// True where functors become grids: on CUDA devices, and in the tests that emulate one.
+inline bool runs_on_grid([[maybe_unused]] Device device) {
+#ifdef CBQ_SIMT
+  return !device.is_cuda() && simt::emulating();
+#else
+  return device.is_cuda();
+#endif
+}
 
 /// True where the host can look at elements without a copy: argument checks on token ids.
 inline bool host_can_read(Device device) { return !device.is_cuda(); }
@@ -132,17 +149,16 @@ template <class F>
 void map(const char* op, Device device, int64_t n, const F& f) {
   if (n == 0) return;
   const OpTimer timer(op, device);
-  if (device.is_cuda()) {
-#ifdef __CUDACC__
+#ifdef CBQ_KERNELS
+  if (runs_on_grid(device)) {
     const int block = 256;
     const int64_t grid = std::min<int64_t>((n + block - 1) / block, 132 * 64);
-    map_kernel<<<static_cast<unsigned>(grid), block, 0, current_stream()>>>(n, f);
+    CBQ_LAUNCH(map_kernel, grid, block, n, f);
     after_launch(device, op);
     return;
-#else
-    fail(op, ": this binary was built without CUDA");
-#endif
   }
+#endif
+  if (device.is_cuda()) fail(op, ": this binary was built without CUDA");
   if (Recording* recording = Recording::active()) {
     recording->add(detail::MapCall<F>{op, n, f});
     return;
@@ -163,19 +179,18 @@ template <class F>
 void map_rows(const char* op, Device device, int64_t rows, int64_t width, const F& f) {
   if (rows == 0) return;
   const OpTimer timer(op, device);
-  if (device.is_cuda()) {
-#ifdef __CUDACC__
+#ifdef CBQ_KERNELS
+  if (runs_on_grid(device)) {
     // A worker takes at least four elements; whole warps, because row.sum shuffles in warps.
     int block = 32;
     while (block < 512 && block * 4 < width) block *= 2;
     const int64_t grid = std::min<int64_t>(rows, 132 * 32);
-    map_rows_kernel<<<static_cast<unsigned>(grid), block, 0, current_stream()>>>(rows, f);
+    CBQ_LAUNCH(map_rows_kernel, grid, block, rows, f);
     after_launch(device, op);
     return;
-#else
-    fail(op, ": this binary was built without CUDA");
-#endif
   }
+#endif
+  if (device.is_cuda()) fail(op, ": this binary was built without CUDA");
   if (Recording* recording = Recording::active()) {
     recording->add(detail::MapRowsCall<F>{op, rows, width, f});
     return;

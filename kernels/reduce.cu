@@ -86,8 +86,10 @@ struct AbsMaxOf {
   }
 };
 
-// Columns in two steps: blocks of rows, then the blocks. A worker owns whole columns.
-constexpr int64_t rows_per_block = 64;
+// Columns in two steps: blocks of rows, then the blocks. A worker owns whole columns of a block;
+// the columns are cut into slabs, so that a few long rows are work for many, too.
+constexpr int64_t rows_per_block = 64, slab = 512;
+int64_t slabs_of(int64_t n) { return (n + slab - 1) / slab; }
 
 template <class T, class Out, class Op>
 struct ColumnFold {
@@ -96,14 +98,18 @@ struct ColumnFold {
   int64_t rows;
   int64_t n;
   template <class Row>
-  CBQ_HD void operator()(Row& row, int64_t block) const {
+  CBQ_HD void operator()(Row& row, int64_t item) const {
     using A = acc_t<T>;
+    const int64_t slabs = (n + slab - 1) / slab, block = item / slabs;
     const int64_t begin = block * rows_per_block;
     const int64_t end = math::min(begin + rows_per_block, rows);
-    constexpr int tile = 16;  // columns summed side by side, in registers
-    for (int64_t j0 = row.lane() * tile; j0 < n; j0 += row.lanes() * tile) {
+    const int64_t first = item % slabs * slab, last = math::min(first + slab, n);
+    // Columns summed side by side, in registers; of several workers each takes one at a time, so
+    // that neighbours read neighbours.
+    constexpr int tile = std::is_same_v<Row, SerialRow> ? 16 : 1;
+    for (int64_t j0 = first + row.lane() * tile; j0 < last; j0 += row.lanes() * tile) {
       A s[tile] = {};
-      const int64_t width = math::min<int64_t>(tile, n - j0);
+      const int64_t width = math::min<int64_t>(tile, last - j0);
       if (width == tile) {
         for (int64_t r = begin; r < end; ++r) {
 #pragma omp simd
@@ -156,20 +162,20 @@ Tensor fold_columns(const char* op, const Tensor& x, int64_t rows, int64_t n) {
   };
   Tensor y({n}, dtype_of<Out>::value, x.device());
   if (blocks_of(rows) == 1) {
-    map_rows(op, x.device(), 1, rows * n,
+    map_rows(op, x.device(), slabs_of(n), 4 * slab,
              ColumnFold<T, Out, Op>{x.data<T>(), y.data<Out>(), rows, n});
     return y;
   }
   Tensor current({blocks_of(rows), n}, dtype_of<A>::value, x.device());
-  map_rows(op, x.device(), current.size(0), rows_per_block * n,
+  map_rows(op, x.device(), current.size(0) * slabs_of(n), rows_per_block * slab,
            ColumnFold<T, A, Op>{x.data<T>(), current.data<A>(), rows, n});
   while (current.size(0) > rows_per_block) {
     Tensor next({blocks_of(current.size(0)), n}, dtype_of<A>::value, x.device());
-    map_rows(op, x.device(), next.size(0), rows_per_block * n,
+    map_rows(op, x.device(), next.size(0) * slabs_of(n), rows_per_block * slab,
              ColumnFold<A, A, Op>{current.data<A>(), next.data<A>(), current.size(0), n});
     current = next;
   }
-  map_rows(op, x.device(), 1, current.count(),
+  map_rows(op, x.device(), slabs_of(n), 4 * slab,
            ColumnFold<A, Out, Op>{current.data<A>(), y.data<Out>(), current.size(0), n});
   return y;
 }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/ops.h"
+#include "quant/rounding_fast.h"
 #include "quant/rounding_part.h"
 
 namespace cbq {
@@ -154,12 +155,7 @@ struct RoundBackward {
                               A weight, A exponent) const {
 #pragma omp simd
     for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
-      const A vj = v.at(row, j);
-      const A c = A(2) * Scheme::relaxed(vj) - A(1);
-      const A size = math::abs(c) > A(1e-12) ? math::abs(c) : A(1e-12);
-      const A power = math::exp((exponent - A(1)) * math::log_positive(size));
-      const A slope = exponent * power * (c < A(0) ? A(1) : A(-1)) * A(2) * Scheme::d_relaxed(vj);
-      dv.at(row, j) += weight * slope;
+      dv.at(row, j) += weight * regularizer_slope<Scheme>(v.at(row, j), exponent);
     }
   }
 
@@ -168,10 +164,8 @@ struct RoundBackward {
   CBQ_HD void keep_inside(Row& row, const Part& part, Slots<Row, A>& v, Slots<Row, A>& dv) const {
 #pragma omp simd
     for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
-      const A vj = v.at(row, j), d = dv.at(row, j);
-      const bool outward =
-          (vj >= A(Scheme::v_max) && d < A(0)) || (vj <= A(Scheme::v_min) && d > A(0));
-      dv.at(row, j) = outward ? A(0) : d;
+      const A d = dv.at(row, j);
+      dv.at(row, j) = leads_out<Scheme>(v.at(row, j), d) ? A(0) : d;
     }
   }
 
@@ -186,23 +180,22 @@ struct RoundBackward {
   template <class Row>
   CBQ_HD void add_low_rank(Row& row, int64_t i, const Part& part, int64_t index, int64_t chunk,
                            bool first, Slots<Row, A>& dv) const {
-    for (int64_t k = 0; k < view.rank; ++k) {
-      const A a1 = view.a1[i * view.rank + k];
-      const A* a2 = view.a2 + k * view.in + part.column;
-      A* d2 = d_a2 + (chunk * view.rank + k) * view.in + part.column;
-
-      A d1 = 0;
-      if (first) {
+    if (first) {
+      for (int64_t k = 0; k < view.rank; ++k) {
+        A* d2 = d_a2 + (chunk * view.rank + k) * view.in + part.column;
         for (int64_t j = row.lane(); j < part.width; j += row.lanes()) d2[j] = A(0);
       }
-#pragma omp simd reduction(+ : d1)
-      for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
-        d1 += a2[j] * dv.at(row, j);
-        d2[j] += a1 * dv.at(row, j);
-      }
-      d1 = row.sum(d1);
-      if (row.lane() == 0) d_a1[(index * view.out + i) * view.rank + k] = d1;
     }
+    for_ranks(view.rank, [&](int64_t k, auto count) {
+      A d1[count()];
+      low_rank_gradients<count()>(
+          row, part.width, view.a1 + i * view.rank + k, view.a2 + k * view.in + part.column,
+          d_a2 + (chunk * view.rank + k) * view.in + part.column, view.in, dv, d1);
+      for (int m = 0; m < count(); ++m) {
+        const A sum = row.sum(d1[m]);
+        if (row.lane() == 0) d_a1[(index * view.out + i) * view.rank + k + m] = sum;
+      }
+    });
   }
 };
 
@@ -304,6 +297,9 @@ class RoundingOf : public RoundingScheme {
   template <class T, class Out>
   static void run(const RoundingPass& pass, const Tensor& y) {
     const auto view = detail::view_of<T>(pass);
+    if constexpr (std::is_same_v<T, Out> && !std::is_same_v<T, double>) {
+      if (detail::fast_forward<Scheme>(view, y.device(), y.data<T>())) return;
+    }
     map_rows(Scheme::name, y.device(), view.out * view.parts(), math::min(view.group, detail::tile),
              detail::RoundForward<Scheme, T, Out>{view, y.data<Out>()});
   }
@@ -312,6 +308,10 @@ class RoundingOf : public RoundingScheme {
   static RoundingGradients run_backward(const RoundingPass& pass, const Tensor& dw,
                                         const RoundingRegularizer& regularizer) {
     using A = acc_t<T>;
+    if constexpr (!std::is_same_v<T, double>) {
+      RoundingGradients fast;
+      if (detail::fast_backward<Scheme, T>(pass, dw, regularizer, fast)) return fast;
+    }
     const auto view = detail::view_of<T>(pass);
     const Device device = pass.w.device();
     const auto make = [&](Shape shape) { return Tensor(shape, dtype_of<A>::value, device); };
@@ -322,11 +322,7 @@ class RoundingOf : public RoundingScheme {
     f.rows_per_chunk = (view.out + chunks - 1) / chunks;
     f.regularizer = Scheme::relaxes ? A(regularizer.weight) : A(0);
     f.beta = A(regularizer.beta);
-    if (Scheme::relaxes && regularizer.now.defined()) {
-      check(regularizer.now.device() == device && regularizer.now.count() == 2, Scheme::name,
-            ": the regularizer's weight and beta are two numbers on ", name_of(device));
-      f.now = regularizer.now.template data<double>();
-    }
+    f.now = detail::regularizer_now(Scheme::name, Scheme::relaxes, regularizer, device);
     const int64_t used = (view.out + f.rows_per_chunk - 1) / f.rows_per_chunk;
     const Tensor d_scale = make({view.parts_per_group, view.out * view.groups});
     f.d_scale = d_scale.data<A>();
@@ -342,18 +338,13 @@ class RoundingOf : public RoundingScheme {
       f.d_a2 = d_a2.data<A>();
     }
     map_rows(Scheme::name, device, used * view.parts(), math::min(view.group, detail::tile), f);
-    result.scale = view.one_scale ? kernels::sum(d_scale) : add_up(d_scale);
+    result.scale = view.one_scale ? kernels::sum(d_scale) : detail::add_up(d_scale);
     result.scale = result.scale.reshape(pass.scale.shape());
     if (d_a1.defined()) {
-      result.a1 = add_up(d_a1).reshape(pass.a1.shape());
-      result.a2 = add_up(d_a2).reshape(pass.a2.shape());
+      result.a1 = detail::add_up(d_a1).reshape(pass.a1.shape());
+      result.a2 = detail::add_up(d_a2).reshape(pass.a2.shape());
     }
     return result;
-  }
-
-  /// Partial sums [n, ...] added up over n, in order.
-  static Tensor add_up(const Tensor& partial) {
-    return partial.size(0) == 1 ? partial : kernels::sum_rows(partial);
   }
 };
 

@@ -75,6 +75,56 @@ CBQ_HD void add_initial(Row& row, Start start, int64_t n, Slots<Row, A>& u, Slot
   if (start == Start::zero) add_initial_from<Scheme, Start::zero>(row, n, u, v);
 }
 
+/// Calls f(k, count) with count a constant of up to five neighbouring k, until all `rank` had their
+/// turn: loops over columns then do the work of five passes in one.
+template <class F>
+CBQ_HD void for_ranks(int64_t rank, F&& f) {
+  int64_t k = 0;
+  for (; k + 5 <= rank; k += 5) f(k, std::integral_constant<int, 5>());
+  if (rank - k == 4) f(k, std::integral_constant<int, 4>());
+  if (rank - k == 3) f(k, std::integral_constant<int, 3>());
+  if (rank - k == 2) f(k, std::integral_constant<int, 2>());
+  if (rank - k == 1) f(k, std::integral_constant<int, 1>());
+}
+
+/// v_j += sum_k a1[k] a2[k, j], k < count in order; rows of a2 are `stride` apart.
+template <int count, class Row, class A>
+CBQ_HD void add_low_rank(Row& row, int64_t n, const A* a1, const A* a2, int64_t stride,
+                         Slots<Row, A>& v) {
+  A factor[count];
+  for (int k = 0; k < count; ++k) factor[k] = a1[k];
+#pragma omp simd
+  for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+    A sum = v.at(row, j);
+    for (int k = 0; k < count; ++k) sum += factor[k] * a2[k * stride + j];
+    v.at(row, j) = sum;
+  }
+}
+
+/// d1[k] = sum_j a2[k, j] dv_j of this worker's columns; d2[k, j] += a1[k] dv_j.
+template <int count, class Row, class A>
+CBQ_HD void low_rank_gradients(Row& row, int64_t n, const A* a1, const A* a2, A* d2, int64_t stride,
+                               Slots<Row, A>& dv, A (&d1)[count]) {
+  A factor[count];
+  for (int k = 0; k < count; ++k) factor[k] = a1[k];
+  A s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0;  // OpenMP reduces no arrays in a simd loop
+  const auto term = [&](int64_t j, int k, A g) {
+    d2[k * stride + j] += factor[k] * g;
+    return a2[k * stride + j] * g;
+  };
+#pragma omp simd reduction(+ : s0, s1, s2, s3, s4)
+  for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+    const A g = dv.at(row, j);
+    s0 += term(j, 0, g);
+    if constexpr (count > 1) s1 += term(j, 1, g);
+    if constexpr (count > 2) s2 += term(j, 2, g);
+    if constexpr (count > 3) s3 += term(j, 3, g);
+    if constexpr (count > 4) s4 += term(j, 4, g);
+  }
+  const A sums[5] = {s0, s1, s2, s3, s4};
+  for (int k = 0; k < count; ++k) d1[k] = sums[k];
+}
+
 /// u = w/s and v = clamp(v0(u) + p) of row i's columns in `part`.
 template <class Scheme, class Row, class T>
 CBQ_HD void load_part(Row& row, const RoundingView<T>& view, int64_t i, const Part& part,
@@ -92,12 +142,10 @@ CBQ_HD void load_part(Row& row, const RoundingView<T>& view, int64_t i, const Pa
   } else {
 #pragma omp simd
     for (int64_t j = row.lane(); j < n; j += row.lanes()) v.at(row, j) = A(0);
-    for (int64_t k = 0; k < view.rank; ++k) {
-      const A a1 = view.a1[i * view.rank + k];
-      const A* a2 = view.a2 + k * view.in + part.column;
-#pragma omp simd
-      for (int64_t j = row.lane(); j < n; j += row.lanes()) v.at(row, j) += a1 * a2[j];
-    }
+    for_ranks(view.rank, [&](int64_t k, auto count) {
+      add_low_rank<count()>(row, n, view.a1 + i * view.rank + k,
+                            view.a2 + k * view.in + part.column, view.in, v);
+    });
   }
   if constexpr (Scheme::v_in_weight_units) {
 #pragma omp simd
@@ -114,6 +162,21 @@ CBQ_HD A rounded(A u, A v) {
   } else {
     return Scheme::soft(u, v);
   }
+}
+
+/// d/dv (1 - |2h - 1|^beta).
+template <class Scheme, class A>
+CBQ_HD A regularizer_slope(A v, A beta) {
+  const A c = A(2) * Scheme::relaxed(v) - A(1);
+  const A size = math::abs(c) > A(1e-12) ? math::abs(c) : A(1e-12);
+  const A power = math::exp((beta - A(1)) * math::log_positive(size));
+  return beta * power * (c < A(0) ? A(1) : A(-1)) * A(2) * Scheme::d_relaxed(v);
+}
+
+/// True where descent, which moves v against its gradient d, would leave the bounds.
+template <class Scheme, class A>
+CBQ_HD bool leads_out(A v, A d) {
+  return (v >= A(Scheme::v_max) && d < A(0)) || (v <= A(Scheme::v_min) && d > A(0));
 }
 
 /// Throws std::invalid_argument unless the shapes and dtypes of a pass fit each other.

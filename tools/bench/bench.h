@@ -8,6 +8,7 @@
 
 #include "tensor/device_profile.h"
 #include "tensor/dtype.h"
+#include "tensor/tensor.h"
 
 namespace cbq::bench {
 
@@ -41,6 +42,16 @@ struct Ceilings {
 /// Copies 4 M elements and multiplies matrices of 1024^3 (8192^3 on CUDA); prints both when asked.
 Ceilings measure_ceilings(Device device, Dtype dtype, double seconds, ProfileClock clock,
                           bool print);
+
+/// A line of `bench ops` for the quantization of a weight: W, its variables and results in bytes.
+struct RoundingLine {
+  std::string title;
+  Shape shape;
+  double bytes = 0.0;
+  std::function<void()> run;
+};
+/// Every rounding scheme with its own kind of variables, groups of 128, forward and backward.
+std::vector<RoundingLine> rounding_lines(Device device, Dtype dtype);
 
 /// `bench ops`: one line per op case (tests/op_case.h) against the measured ceilings.
 void add_ops_command(CLI::App& app);

@@ -4,6 +4,7 @@
 
 #include <fmt/core.h>
 
+#include "kernels/fast/switch.h"
 #include "tests/op_case.h"
 #include "tools/bench/bench.h"
 
@@ -23,18 +24,44 @@ double bytes_of(const test::Tensors& tensors) {
   return total;
 }
 
+/// `work`: bytes, or operations where `flops`.
+void print_rate(const std::string& title, const std::string& shapes, double work, bool flops,
+                const Timing& timing, const Ceilings& ceilings) {
+  const double rate = work / timing.median, ceiling = flops ? ceilings.gemm : ceilings.copy;
+  fmt::print("{:<42} {:>7.1f} {:<7} {:>4.0f} % (best {:>7.1f})  {:>9.3f} ms +-{:>2.0f} %  {}\n",
+             title, rate * 1e-9, flops ? "GFLOP/s" : "GB/s", 100 * rate / ceiling,
+             1e-9 * work / timing.best, timing.median * 1e3, 100 * timing.spread(), shapes);
+}
+
 void print_line(const OpCase& op, const test::Shapes& shapes, const Ceilings& ceilings,
                 const Options& options, Device device, Dtype dtype) {
   const test::Tensors inputs = test::make_inputs(op, shapes, dtype, device);
   const test::Tensors outputs = op.call(inputs);
   const Timing timing = measure(device, options.seconds, [&] { op.call(inputs); });
   const double work = op.flops ? op.flops(shapes) : bytes_of(inputs) + bytes_of(outputs);
-  const double rate = work / timing.median, ceiling = op.flops ? ceilings.gemm : ceilings.copy;
   std::string text;
   for (const Shape& shape : shapes) text += to_string(shape);
-  fmt::print("{:<42} {:>7.1f} {:<7} {:>4.0f} % (best {:>7.1f})  {:>9.3f} ms +-{:>2.0f} %  {}\n",
-             op.title(), rate * 1e-9, op.flops ? "GFLOP/s" : "GB/s", 100 * rate / ceiling,
-             1e-9 * work / timing.best, timing.median * 1e3, 100 * timing.spread(), text);
+  print_rate(op.title(), text, work, op.flops != nullptr, timing, ceilings);
+}
+
+/// The quantization of weights; where kernels of kernels/fast run, their plain twins beside them.
+int print_rounding_lines(const Ceilings& ceilings, const Options& options, Device device,
+                         Dtype dtype) {
+  int lines = 0;
+  for (const RoundingLine& line : rounding_lines(device, dtype)) {
+    if (line.title.find(options.filter) == std::string::npos) continue;
+    const long before = fast::launches();
+    const auto print = [&](const std::string& title) {
+      const Timing timing = measure(device, options.seconds, line.run);
+      print_rate(title, to_string(line.shape), line.bytes, false, timing, ceilings);
+      ++lines;
+    };
+    print(line.title);
+    if (fast::launches() == before) continue;
+    const fast::PlainTwins plain;
+    print(line.title + " plain");
+  }
+  return lines;
 }
 
 void run(const Options& options) {
@@ -53,6 +80,7 @@ void run(const Options& options) {
       ++lines;
     }
   }
+  lines += print_rounding_lines(ceilings, options, device, dtype);
   check(lines > 0, "bench ops: no case with a benchmark in ", options.dtype, " matches '",
         options.filter, "'");
 }

@@ -1,0 +1,340 @@
+#include "tests/simt/simt.h"
+
+#include <algorithm>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "tensor/error.h"
+
+// This file is compiled without the sanitizer of cbq_simt_races: what the machine itself shares
+// between fibers is no race of the kernel's.
+#ifdef CBQ_SIMT_RACES
+extern "C" {
+void* __tsan_get_current_fiber();
+void* __tsan_create_fiber(unsigned flags);
+void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+void __tsan_acquire(void* at);
+void __tsan_release(void* at);
+}
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+// Puts the callee-saved registers on the stack, notes the stack in *from, goes on with the stack
+// `to`. (swapcontext does this too, and asks the system for the signal mask: twenty times slower.)
+extern "C" void cbq_simt_switch(void** from, void* to);
+asm(R"(
+  .text
+  .type cbq_simt_switch, @function
+cbq_simt_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+  .size cbq_simt_switch, . - cbq_simt_switch
+)");
+
+namespace cbq::simt {
+namespace {
+
+constexpr unsigned warp_size = 32, largest_block = 1024;
+constexpr size_t stack_bytes = 256 * 1024;
+
+enum class State { ready, at_barrier, in_warp, returned };
+
+struct Fiber {
+  std::unique_ptr<char[]> stack;
+  void* at = nullptr;  // its stack pointer while another runs
+  unsigned thread = 0;
+  State state = State::returned;
+  Site site{"", 0};
+  unsigned exchanges = 0;
+  void* race_fiber = nullptr;
+};
+
+// A lane may be one exchange ahead of another, never two: two sets of values suffice.
+struct Warp {
+  uint64_t values[2][warp_size];
+};
+
+class Machine {
+ public:
+  void run(int64_t grid, int block, const std::function<void()>& body);
+  void wait(State state, Site site);
+  uint64_t exchange(uint32_t mask, uint64_t bits, unsigned source, Site site);
+  Fiber* current() { return current_; }
+
+  std::mutex mutex;
+  int64_t launches = 0;
+  const InOrder::Order* order = nullptr;
+
+ private:
+  static void enter();
+  void live();
+  void run_block(unsigned block, bool reverse);
+  void step(Fiber& fiber);
+  void leave();
+  bool release_warps(unsigned block);
+  bool release_block(unsigned block);
+  std::string who_waits(unsigned block) const;
+  void make_fibers(unsigned block);
+  void order_memory_before(), order_memory_after();
+
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Warp> warps_;
+  void* host_ = nullptr;
+  const void* host_stack_ = nullptr;
+  size_t host_stack_bytes_ = 0;
+  void* host_race_fiber_ = nullptr;
+  Fiber* current_ = nullptr;
+  const std::function<void()>* body_ = nullptr;
+  std::exception_ptr thrown_;
+  char ordered_ = 0;  // its address stands for "all that came before" in ThreadSanitizer
+};
+
+Machine& machine() {
+  static auto* instance = new Machine;  // its fibers never end
+  return *instance;
+}
+
+// ---- switching --------------------------------------------------------------------------------
+
+void Machine::step(Fiber& fiber) {
+  current_ = &fiber;
+  threadIdx = {fiber.thread, 0, 0};
+#ifdef CBQ_SIMT_RACES
+  __tsan_switch_to_fiber(fiber.race_fiber, 1);  // 1: the switch orders nothing
+#endif
+#ifdef __SANITIZE_ADDRESS__
+  void* fake = nullptr;
+  __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), stack_bytes);
+#endif
+  cbq_simt_switch(&host_, fiber.at);
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+#endif
+  current_ = nullptr;
+}
+
+void Machine::leave() {
+  Fiber& fiber = *current_;
+#ifdef CBQ_SIMT_RACES
+  __tsan_switch_to_fiber(host_race_fiber_, 1);
+#endif
+#ifdef __SANITIZE_ADDRESS__
+  void* fake = nullptr;
+  __sanitizer_start_switch_fiber(&fake, host_stack_, host_stack_bytes_);
+#endif
+  cbq_simt_switch(&fiber.at, host_);
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(fake, &host_stack_, &host_stack_bytes_);
+#endif
+}
+
+void Machine::enter() { machine().live(); }
+
+void Machine::live() {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(nullptr, &host_stack_, &host_stack_bytes_);
+#endif
+  for (;;) {
+    try {
+      order_memory_after();
+      (*body_)();
+    } catch (...) {
+      thrown_ = std::current_exception();
+    }
+    order_memory_before();
+    current_->state = State::returned;
+    leave();
+  }
+}
+
+void Machine::order_memory_before() {
+#ifdef CBQ_SIMT_RACES
+  __tsan_release(&ordered_);
+#endif
+}
+void Machine::order_memory_after() {
+#ifdef CBQ_SIMT_RACES
+  __tsan_acquire(&ordered_);
+#endif
+}
+
+void Machine::make_fibers(unsigned block) {
+  while (fibers_.size() < block) {
+    auto fiber = std::make_unique<Fiber>();
+    fiber->stack = std::make_unique_for_overwrite<char[]>(stack_bytes);
+    fiber->thread = static_cast<unsigned>(fibers_.size());
+    // As if `enter` had been called from nowhere: its address for `ret`, six registers below.
+    const auto end = reinterpret_cast<std::uintptr_t>(fiber->stack.get() + stack_bytes);
+    auto** top = reinterpret_cast<void**>(end / 16 * 16);
+    std::fill(top - 8, top, nullptr);
+    top[-2] = reinterpret_cast<void*>(&Machine::enter);
+    fiber->at = top - 8;
+#ifdef CBQ_SIMT_RACES
+    fiber->race_fiber = __tsan_create_fiber(0);
+#endif
+    fibers_.push_back(std::move(fiber));
+  }
+  warps_.resize((fibers_.size() + warp_size - 1) / warp_size);
+}
+
+// ---- waiting ----------------------------------------------------------------------------------
+
+void Machine::wait(State state, Site site) {
+  current_->state = state;
+  current_->site = site;
+  const bool orders = state == State::at_barrier;
+  if (orders) order_memory_before();
+  leave();
+  if (orders) order_memory_after();
+}
+
+uint64_t Machine::exchange(uint32_t mask, uint64_t bits, unsigned source, Site site) {
+  Fiber& me = *current_;
+  const unsigned lane = me.thread % warp_size;
+  if (mask != 0xffffffffu || me.thread / warp_size * warp_size + warp_size > blockDim.x) {
+    fail(site.file, ":", site.line, ": a shuffle needs all 32 lanes; mask ", mask, ", ", blockDim.x,
+         " threads in the block");
+  }
+  uint64_t* values = warps_[me.thread / warp_size].values[me.exchanges++ % 2];
+  values[lane] = bits;
+  wait(State::in_warp, site);
+  return values[source % warp_size];
+}
+
+bool same(Site a, Site b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
+
+bool Machine::release_warps(unsigned block) {
+  bool released = false;
+  for (unsigned first = 0; first < block; first += warp_size) {
+    const unsigned last = std::min(first + warp_size, block);
+    bool all = true;
+    for (unsigned t = first; t < last; ++t) {
+      all &= fibers_[t]->state == State::in_warp && same(fibers_[t]->site, fibers_[first]->site);
+    }
+    if (!all) continue;
+    for (unsigned t = first; t < last; ++t) fibers_[t]->state = State::ready;
+    released = true;
+  }
+  return released;
+}
+
+bool Machine::release_block(unsigned block) {
+  for (unsigned t = 0; t < block; ++t) {
+    if (fibers_[t]->state != State::at_barrier) return false;
+    if (!same(fibers_[t]->site, fibers_[0]->site)) return false;
+  }
+  for (unsigned t = 0; t < block; ++t) fibers_[t]->state = State::ready;
+  return true;
+}
+
+std::string Machine::who_waits(unsigned block) const {
+  std::string text = concat("block ", blockIdx.x, " waits for ever:");
+  for (unsigned t = 0; t < block; ++t) {
+    const Fiber& f = *fibers_[t];
+    const bool returned = f.state == State::returned;
+    const bool repeats = t > 0 && t + 1 < block && f.state == fibers_[t - 1]->state &&
+                         (returned || same(f.site, fibers_[t - 1]->site));
+    if (repeats) continue;  // ranges of threads: their first, and the last of all
+    text += concat(" thread ", t, returned ? " has returned;" : " is at ");
+    if (!returned) text += concat(f.site.file, ":", f.site.line, ";");
+  }
+  return text;
+}
+
+// ---- a grid -----------------------------------------------------------------------------------
+
+void Machine::run_block(unsigned block, bool reverse) {
+  for (unsigned t = 0; t < block; ++t) {
+    fibers_[t]->state = State::ready;
+    fibers_[t]->exchanges = 0;
+  }
+  do {
+    for (unsigned i = 0; i < block; ++i) {
+      Fiber& fiber = *fibers_[reverse ? block - 1 - i : i];
+      if (fiber.state == State::ready) step(fiber);
+      if (thrown_) return;
+    }
+  } while (release_warps(block) || release_block(block));
+  for (unsigned t = 0; t < block; ++t) {
+    if (fibers_[t]->state != State::returned) {
+      thrown_ = std::make_exception_ptr(std::runtime_error(who_waits(block)));
+      return;
+    }
+  }
+}
+
+void Machine::run(int64_t grid, int block, const std::function<void()>& body) {
+  check(grid >= 1 && grid < (int64_t{1} << 31) && block >= 1 &&
+            block <= static_cast<int>(largest_block),
+        "simt: a grid of ", grid, " blocks of ", block, " threads");
+  const auto threads = static_cast<unsigned>(block);
+  make_fibers(threads);
+  const bool reverse = order != nullptr ? *order == InOrder::Order::reverse : launches % 2 == 1;
+  ++launches;
+  body_ = &body;
+  thrown_ = nullptr;
+#ifdef CBQ_SIMT_RACES
+  host_race_fiber_ = __tsan_get_current_fiber();
+#endif
+  const auto blocks = static_cast<unsigned>(grid);
+  gridDim = {blocks, 1, 1};
+  blockDim = {threads, 1, 1};
+  for (unsigned b = 0; b < blocks && !thrown_; ++b) {
+    blockIdx = {reverse ? blocks - 1 - b : b, 0, 0};
+    order_memory_before();
+    run_block(threads, reverse);
+    order_memory_after();
+  }
+  if (thrown_) {
+    for (auto& fiber : fibers_) static_cast<void>(fiber.release());  // they hang in their kernels
+    fibers_.clear();
+    std::rethrow_exception(thrown_);
+  }
+}
+
+bool emulation = true;
+InOrder::Order fixed_order = InOrder::Order::forward;
+
+}  // namespace
+
+void launch(int64_t grid, int block, const std::function<void()>& body) {
+  const std::lock_guard lock(machine().mutex);
+  machine().run(grid, block, body);
+}
+int64_t launches() { return machine().launches; }
+
+bool emulating() { return emulation; }
+OnTheHost::OnTheHost() : before_(emulation) { emulation = false; }
+OnTheHost::~OnTheHost() { emulation = before_; }
+
+InOrder::InOrder(Order order) {
+  fixed_order = order;
+  machine().order = &fixed_order;
+}
+InOrder::~InOrder() { machine().order = nullptr; }
+
+void barrier(Site site) { machine().wait(State::at_barrier, site); }
+void warp_barrier(Site site) { machine().exchange(0xffffffffu, 0, 0, site); }
+uint64_t exchange(uint32_t mask, uint64_t bits, unsigned source, Site site) {
+  return machine().exchange(mask, bits, source, site);
+}
+unsigned lane() { return machine().current()->thread % warp_size; }
+
+}  // namespace cbq::simt

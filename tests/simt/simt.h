@@ -1,0 +1,107 @@
+// CUDA kernels on a machine without a GPU: what they say becomes plain C++, and a grid runs thread
+// by thread. The compiler reads this file before each .cu file of cbq_simt_tests
+// (cmake/Simt.cmake), in which CBQ_SIMT is defined: kernels/launch.h then has its kernels and
+// launches them here.
+//
+// The threads of a block are fibers. A fiber runs until it waits, at a barrier or for its warp at a
+// shuffle, so a block without barriers runs thread after thread. What is found:
+//   - threads that wait for others which never come: an error that says who waits where;
+//   - a missing barrier: every second launch runs blocks and threads in reverse, so that some
+//     reader comes before its writer; and in the program cbq_simt_races ThreadSanitizer, told which
+//     fiber runs and what a barrier orders, reports the two accesses themselves;
+//   - a shuffle without all lanes of the warp: an error.
+// What is not: the rounding of fused multiply-adds, memory models, speed.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+namespace cbq::simt {
+
+struct Index {
+  unsigned x = 0, y = 0, z = 0;
+};
+
+/// Where a kernel waits.
+struct Site {
+  const char* file;
+  int line;
+};
+
+/// Runs `body` for every thread of a grid. Throws std::runtime_error where threads wait in vain,
+/// and what a thread throws.
+void launch(int64_t grid, int block, const std::function<void()>& body);
+/// Launches so far in this process.
+int64_t launches();
+
+/// True where functors of launch.h become grids; false inside an OnTheHost.
+bool emulating();
+
+/// While it lives, functors run as loops, as in the library: for what a grid is compared with.
+class OnTheHost {
+ public:
+  OnTheHost();
+  ~OnTheHost();
+  OnTheHost(const OnTheHost&) = delete;
+  OnTheHost& operator=(const OnTheHost&) = delete;
+
+ private:
+  bool before_;
+};
+
+/// While it lives, all launches run their threads in this order.
+class InOrder {
+ public:
+  enum class Order { forward, reverse };
+  explicit InOrder(Order order);
+  ~InOrder();
+  InOrder(const InOrder&) = delete;
+  InOrder& operator=(const InOrder&) = delete;
+};
+
+/// __syncthreads, __syncwarp.
+void barrier(Site site);
+void warp_barrier(Site site);
+/// Gives `bits` to the warp and returns those of lane `source`.
+uint64_t exchange(uint32_t mask, uint64_t bits, unsigned source, Site site);
+/// This thread's place in its warp.
+unsigned lane();
+
+template <class T>
+T shuffle(uint32_t mask, T x, unsigned source, Site site) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &x, sizeof x);
+  bits = exchange(mask, bits, source, site);
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+}  // namespace cbq::simt
+
+// Set before a thread goes on.
+inline cbq::simt::Index threadIdx, blockIdx, blockDim, gridDim;
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static  // blocks run one after another
+#define __launch_bounds__(...)
+
+#define CBQ_SIMT_SITE \
+  ::cbq::simt::Site { __FILE__, __LINE__ }
+#define __syncthreads() ::cbq::simt::barrier(CBQ_SIMT_SITE)
+#define __syncwarp() ::cbq::simt::warp_barrier(CBQ_SIMT_SITE)
+#define __shfl_sync(mask, x, source) ::cbq::simt::shuffle(mask, x, (source), CBQ_SIMT_SITE)
+#define __shfl_xor_sync(mask, x, bits) \
+  ::cbq::simt::shuffle(mask, x, ::cbq::simt::lane() ^ (bits), CBQ_SIMT_SITE)
+#define __shfl_down_sync(mask, x, delta)                                                         \
+  ::cbq::simt::shuffle(                                                                          \
+      mask, x,                                                                                   \
+      ::cbq::simt::lane() + (delta) < 32u ? ::cbq::simt::lane() + (delta) : ::cbq::simt::lane(), \
+      CBQ_SIMT_SITE)
+
+/// As launch.h has it for nvcc.
+#define CBQ_LAUNCH(kernel, grid, block, ...) \
+  ::cbq::simt::launch(grid, block, [&] { kernel(__VA_ARGS__); })
