@@ -161,11 +161,16 @@ Preference preference_of(const Product& p) {
 /// CBQ_GEMM_CANDIDATES, 1 to 16. With one, its first is taken, and two runs take the same; timing
 /// may choose differently in every run, and so change last bits.
 int candidates() {
-  static const int count = [] {
+  static const long count = [] {
     const char* value = std::getenv("CBQ_GEMM_CANDIDATES");
-    return value == nullptr ? 1 : std::clamp(std::atoi(value), 1, 16);
+    if (value == nullptr) return 1L;
+    char* end = nullptr;
+    const long asked = std::strtol(value, &end, 10);
+    check(*value != 0 && *end == 0 && asked >= 1 && asked <= 16,
+          "CBQ_GEMM_CANDIDATES: expected a number from 1 to 16, got \"", value, "\"");
+    return asked;
   }();
-  return count;
+  return static_cast<int>(count);
 }
 
 bool is_capturing() {
