@@ -315,6 +315,7 @@ Reconstructor::Snapshot Reconstructor::snapshot() const {
 }
 
 void Reconstructor::restore(const Snapshot& values) {
+  graph_ = nullptr;  // a quantizer may replace what it keeps on the device
   size_t i = 0;
   for (const Learner& l : learners_) {
     if (l.weights != nullptr) l.weights->restore(values.at(i++));

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/ops.h"
+#include "quant/activation_kernels.h"
 
 namespace cbq {
 
@@ -23,7 +24,7 @@ void ActivationQuantizer::observe(const Tensor& x) {
   low_ = std::min(low_, low);
   high_ = std::max(high_, high);
   observed_ = true;
-  static_range_ = {};
+  static_low_ = Tensor();
 }
 
 Var ActivationQuantizer::fake_quant(const Var& x) const {
@@ -33,12 +34,12 @@ Var ActivationQuantizer::fake_quant(const Var& x) const {
   if (!config_.dynamic) {
     check(observed_, layer_,
           ": a static activation quantizer needs calibration data: call observe() first");
-    const Tensor& known = static_range_.low;
-    if (!known.defined() || known.dtype() != dtype || known.device() != x.device()) {
-      static_range_.low = Tensor::from<double>({low_}, {1}, dtype, x.device());
-      static_range_.high = Tensor::from<double>({high_}, {1}, dtype, x.device());
+    if (!static_low_.defined() || static_low_.dtype() != dtype ||
+        static_low_.device() != x.device()) {
+      static_low_ = Tensor::from<double>({low_}, {1}, dtype, x.device());
+      static_high_ = Tensor::from<double>({high_}, {1}, dtype, x.device());
     }
-    range = static_range_;
+    range = {static_low_, static_high_};
   } else if (config_.granularity == Granularity::per_tensor) {
     range = range_of(x.value());
   }
@@ -74,7 +75,7 @@ void ActivationQuantizer::restore(const std::vector<std::pair<std::string, Tenso
       low_ = range[0];
       high_ = range[1];
       observed_ = true;
-      static_range_ = {};
+      static_low_ = Tensor();
     }
   }
 }

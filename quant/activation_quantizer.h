@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "autograd/var.h"
-#include "quant/activation_kernels.h"
 #include "quant/config.h"
 
 namespace cbq {
@@ -44,7 +43,7 @@ class ActivationQuantizer {
   bool observed_ = false;
   // low_ and high_ where x lives, made at the first use: a step that is captured may not bring
   // numbers from the host.
-  mutable ActivationRange static_range_;
+  mutable Tensor static_low_, static_high_;
 };
 
 }  // namespace cbq
