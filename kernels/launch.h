@@ -163,10 +163,11 @@ void map(const char* op, Device device, int64_t n, const F& f) {
     recording->add(detail::MapCall<F>{op, n, f});
     return;
   }
-  // The copy of the functor is private to a thread, so its members cannot alias what it writes, and
-  // `simd` states what map() means anyway: the calls are independent. Both let the loop vectorize.
 #pragma omp parallel if (n >= detail::parallel_threshold)
   {
+    // This copy of the functor is private to a thread, so its members cannot alias what it writes,
+    // and `simd` states what map() means anyway: the calls are independent. Both let the loop
+    // vectorize.
     const F local = f;
 #pragma omp for simd schedule(static)
     for (int64_t i = 0; i < n; ++i) local(i);
