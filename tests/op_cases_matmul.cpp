@@ -292,7 +292,12 @@ OpCase attention_backward_case(const AttentionForm& f) {
                             const Tensor x({4, 12}, Dtype::f32);
                             const auto forward = kernels::attention(x, x, x, {1, 2, 2});
                             kernels::attention_backward(x, x, x, forward, x, {1, 3, 2});
-                          }}};
+                          }},
+          .bench = f.tiles.queries == 0 ? std::vector<Shapes>{f.shapes(1024, 128, true)}
+                                        : std::vector<Shapes>{},
+          .flops = [=](const Shapes& s) {  // two products forward, five backward, half of each
+            return 7.0 * double(s[0][0]) * double(s[0][0] / f.heads.batch) * double(s[0][1]);
+          }};
 }
 
 }  // namespace

@@ -70,8 +70,9 @@ OpCase attention_gradient(int64_t batch, int64_t heads, int64_t kv_heads) {
     const Shape kv = {batch * tokens, kv_heads * dim};
     return Shapes{{batch * tokens, heads * dim}, kv, kv};
   };
-  const auto bench_flops = [](const Shapes& s) {  // two products of [tokens, tokens, dim] per head
-    return 4.0 * double(s[0][0]) * double(s[0][0]) * double(s[0][1]);
+  // Two products of [tokens, tokens, dim] per head, half of each behind the mask.
+  const auto bench_flops = [](const Shapes& s) {
+    return 2.0 * double(s[0][0]) * double(s[0][0]) * double(s[0][1]);
   };
   Shapes odd = shapes(3, 4);
   odd[0][1] += 1;
