@@ -88,7 +88,8 @@ class Machine {
   void run_block(unsigned block, bool reverse);
   void step(Fiber& fiber);
   void leave();
-  bool release_warps(unsigned block);
+  bool release_warp(unsigned first, unsigned last);
+  void run_warp(unsigned first, unsigned last, bool reverse);
   bool release_block(unsigned block);
   std::string who_waits(unsigned block) const;
   void make_fibers(unsigned block);
@@ -220,19 +221,13 @@ uint64_t Machine::exchange(uint32_t mask, uint64_t bits, unsigned source, Site s
 
 bool same(Site a, Site b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
 
-bool Machine::release_warps(unsigned block) {
-  bool released = false;
-  for (unsigned first = 0; first < block; first += warp_size) {
-    const unsigned last = std::min(first + warp_size, block);
-    bool all = true;
-    for (unsigned t = first; t < last; ++t) {
-      all &= fibers_[t]->state == State::in_warp && same(fibers_[t]->site, fibers_[first]->site);
-    }
-    if (!all) continue;
-    for (unsigned t = first; t < last; ++t) fibers_[t]->state = State::ready;
-    released = true;
+bool Machine::release_warp(unsigned first, unsigned last) {
+  for (unsigned t = first; t < last; ++t) {
+    if (fibers_[t]->state != State::in_warp) return false;
+    if (!same(fibers_[t]->site, fibers_[first]->site)) return false;
   }
-  return released;
+  for (unsigned t = first; t < last; ++t) fibers_[t]->state = State::ready;
+  return true;
 }
 
 bool Machine::release_block(unsigned block) {
@@ -260,18 +255,30 @@ std::string Machine::who_waits(unsigned block) const {
 
 // ---- a grid -----------------------------------------------------------------------------------
 
+// As far as it gets by itself: ahead of the other warps, so that what it overwrites too early is
+// missed by them.
+void Machine::run_warp(unsigned first, unsigned last, bool reverse) {
+  do {
+    for (unsigned i = first; i < last && !thrown_; ++i) {
+      Fiber& fiber = *fibers_[reverse ? last - 1 - (i - first) : i];
+      if (fiber.state == State::ready) step(fiber);
+    }
+  } while (!thrown_ && release_warp(first, last));
+}
+
 void Machine::run_block(unsigned block, bool reverse) {
   for (unsigned t = 0; t < block; ++t) {
     fibers_[t]->state = State::ready;
     fibers_[t]->exchanges = 0;
   }
+  const unsigned warps = (block + warp_size - 1) / warp_size;
   do {
-    for (unsigned i = 0; i < block; ++i) {
-      Fiber& fiber = *fibers_[reverse ? block - 1 - i : i];
-      if (fiber.state == State::ready) step(fiber);
+    for (unsigned i = 0; i < warps; ++i) {
+      const unsigned first = (reverse ? warps - 1 - i : i) * warp_size;
+      run_warp(first, std::min(first + warp_size, block), reverse);
       if (thrown_) return;
     }
-  } while (release_warps(block) || release_block(block));
+  } while (release_block(block));
   for (unsigned t = 0; t < block; ++t) {
     if (fibers_[t]->state != State::returned) {
       thrown_ = std::make_exception_ptr(std::runtime_error(who_waits(block)));

@@ -3,12 +3,13 @@
 // (cmake/Simt.cmake), in which CBQ_SIMT is defined: kernels/launch.h then has its kernels and
 // launches them here.
 //
-// The threads of a block are fibers. A fiber runs until it waits, at a barrier or for its warp at a
-// shuffle, so a block without barriers runs thread after thread. What is found:
+// The threads of a block are fibers. A fiber runs until it waits for its warp at a shuffle or for
+// its block at a barrier, and a warp runs until it waits for its block. What is found:
 //   - threads that wait for others which never come: an error that says who waits where;
-//   - a missing barrier: every second launch runs blocks and threads in reverse, so that some
-//     reader comes before its writer; and in the program cbq_simt_races ThreadSanitizer, told which
-//     fiber runs and what a barrier orders, reports the two accesses themselves;
+//   - a missing barrier: warps run ahead of each other, and every second launch runs blocks and
+//     threads in reverse, so that some reader comes before its writer, or after the next one; in
+//     the program cbq_simt_races ThreadSanitizer, told which fiber runs and what a barrier orders,
+//     reports the two accesses themselves;
 //   - a shuffle without all lanes of the warp: an error.
 // What is not: the rounding of fused multiply-adds, memory models, speed.
 #pragma once
