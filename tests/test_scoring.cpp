@@ -69,13 +69,14 @@ TEST(Scoring, OfEveryFamilyIsThatOfOneByOne) {
     const auto model = load_model(test::fixture(name), Dtype::f32, Device::cpu());
     const int64_t context = std::min<int64_t>(model->config.context(), 32);
     const auto requests = mixed_requests(context, model->config.vocab_size);
+    std::vector<RequestScore> alone;
+    for (const EncodedRequest& request : requests) alone.push_back(score_alone(*model, request));
     for (const int64_t tokens : {1, 25, 4000}) {
       const auto scores = score(*model, requests, {tokens, true});
       ASSERT_EQ(scores.size(), requests.size());
       for (size_t i = 0; i < requests.size(); ++i) {
-        const RequestScore alone = score_alone(*model, requests[i]);
-        EXPECT_NEAR(scores[i].log_likelihood, alone.log_likelihood, 1e-4) << name << " " << i;
-        EXPECT_EQ(scores[i].is_greedy, alone.is_greedy) << name << " " << i;
+        EXPECT_NEAR(scores[i].log_likelihood, alone[i].log_likelihood, 1e-4) << name << " " << i;
+        EXPECT_EQ(scores[i].is_greedy, alone[i].is_greedy) << name << " " << i;
       }
     }
   }

@@ -125,7 +125,7 @@ void score_pass(Transformer& model, const PackedPass& pass, const std::vector<Sc
   const Sequence sequence{1, packed.rows(), &packed};
   Var x =
       model.embed(Tensor::from(pass.ids, {packed.rows()}, Dtype::i32, model.device()), sequence);
-  for (auto& block : model.blocks) x = block->forward(x, sequence);
+  for (int64_t b = 0; b < model.block_count(); ++b) x = model.block(b).forward(x, sequence);
   const auto step =
       static_cast<size_t>(std::max<int64_t>(1, most_logits / model.config.vocab_size));
   for (size_t begin = 0; begin < rows.size(); begin += step) {
