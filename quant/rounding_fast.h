@@ -21,7 +21,7 @@ struct LaneMath {
 
   template <Start from, int n>
   CBQ_HD static void start_from(const float (&u)[n], float (&v)[n]) {
-#pragma unroll
+    CBQ_UNROLL
     for (int j = 0; j < n; ++j) {
       v[j] = Scheme::initial(u[j], from) + v[j];
       if constexpr (bounded) v[j] = math::clamp(v[j], float(Scheme::v_min), float(Scheme::v_max));
@@ -42,11 +42,11 @@ struct LaneMath {
   template <int n>
   CBQ_HD static void finish(float weight, float beta, const float (&v)[n], float (&dv)[n]) {
     if (weight != 0.0f) {
-#pragma unroll
+      CBQ_UNROLL
       for (int j = 0; j < n; ++j) dv[j] += weight * regularizer_slope<Scheme>(v[j], beta);
     }
     if constexpr (bounded) {
-#pragma unroll
+      CBQ_UNROLL
       for (int j = 0; j < n; ++j) dv[j] = leads_out<Scheme>(v[j], dv[j]) ? 0.0f : dv[j];
     }
   }

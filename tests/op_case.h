@@ -49,6 +49,9 @@ struct OpCase {
   /// What the inputs hold; inputs not listed are normal.
   std::vector<Input> inputs = {};
   std::vector<Dtype> dtypes = {Dtype::f64, Dtype::f32, Dtype::bf16, Dtype::f16};
+  /// Temporaries may be of an output's size class, and then write its block to a later byte, so
+  /// that nothing can be told from the bytes behind outputs.
+  bool large_temporaries = false;
 
   /// The op. An in-place op returns the tensors it wrote to.
   std::function<Tensors(const Tensors&)> run = nullptr;

@@ -193,9 +193,11 @@ struct AttentionForm {
     if (alibi) all.push_back({heads.heads});
     return all;
   }
-  /// With slopes fewer tokens: the f32 sum of a score and slope * 130 has lost digits.
+  /// With slopes fewer tokens: the f32 sum of a score and slope * 130 has lost digits. With
+  /// gradients fewer, too: what dp - mean leaves is small beside its terms.
   std::vector<Shapes> sizes(bool gradient) const {
-    const Shapes longest = alibi ? shapes(20, 8, gradient) : shapes(130, 6, gradient);
+    const Shapes longest =
+        alibi ? shapes(20, 8, gradient) : shapes(gradient ? 94 : 130, 6, gradient);
     return {shapes(3, 4, gradient), shapes(1, 1, gradient), shapes(0, 4, gradient),
             shapes(alibi ? 9 : 37, 8, gradient), longest};
   }
@@ -227,6 +229,7 @@ OpCase attention_case(const AttentionForm& f) {
           .sizes = f.sizes(false),
           .inputs = f.inputs(false),
           .dtypes = {Dtype::f64, Dtype::f32},  // half types: ag::attention
+          .large_temporaries = true,
           .run =
               [=](const Tensors& in) {
                 const auto [o, log_sum] =
@@ -263,6 +266,7 @@ OpCase attention_backward_case(const AttentionForm& f) {
           .sizes = f.sizes(true),
           .inputs = f.inputs(true),
           .dtypes = {Dtype::f64, Dtype::f32},  // half types: tests/test_attention.cpp
+          .large_temporaries = true,
           .run =
               [=](const Tensors& in) {
                 const kernels::AttentionResult forward =

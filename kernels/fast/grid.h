@@ -8,6 +8,12 @@
 #include "kernels/launch.h"
 #include "kernels/math.h"
 
+#ifdef __CUDACC__
+#define CBQ_UNROLL _Pragma("unroll")
+#else
+#define CBQ_UNROLL
+#endif
+
 namespace cbq::fast {
 
 /// x / s correctly rounded, from r = 1 / s correctly rounded: a residual is exact, and one
@@ -58,7 +64,7 @@ __device__ Columns<T> load_columns(const T* at) {
 template <class T>
 __device__ void store_columns(T* at, const float (&x)[lane_columns]) {
   Columns<T> y;
-#pragma unroll
+  CBQ_UNROLL
   for (int j = 0; j < lane_columns; j += 2) {
 #ifdef __CUDA_ARCH__
     if constexpr (std::is_same_v<T, bf16>) {
@@ -79,10 +85,10 @@ template <class T>
 __device__ void quotients(const float (&x)[lane_columns], float s, float (&q)[lane_columns]) {
   if (s > 1e-20f && s < 1e20f) {
     const float r = 1.0f / s;
-#pragma unroll
+    CBQ_UNROLL
     for (int j = 0; j < lane_columns; ++j) q[j] = quotient<T>(x[j], s, r);
   } else {
-#pragma unroll
+    CBQ_UNROLL
     for (int j = 0; j < lane_columns; ++j) q[j] = x[j] / s;
   }
 }
@@ -99,10 +105,10 @@ __device__ inline float sum_over(float x, unsigned lanes) {
 /// of value l / 4.
 __device__ inline float sum_of_eight(float (&x)[8], unsigned lane) {
   unsigned offset = 16;
-#pragma unroll
+  CBQ_UNROLL
   for (int half = 4; half > 0; half /= 2) {
     const bool upper = (lane & offset) != 0;
-#pragma unroll
+    CBQ_UNROLL
     for (int i = 0; i < half; ++i) {
       const float give = upper ? x[i] : x[i + half], keep = upper ? x[i + half] : x[i];
       x[i] = keep + __shfl_xor_sync(all_lanes, give, offset);

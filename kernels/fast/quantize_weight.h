@@ -52,12 +52,12 @@ struct WeightLane {
     exists = column < view.in;
     group = view.groups == 1 || !exists ? 0 : column / static_cast<int>(view.group);
     if constexpr (rank > 0) {
-#pragma unroll
+      CBQ_UNROLL
       for (int k = 0; k < rank; ++k) {
         const bool there = exists && k < view.rank;
         const Columns<float> c =
             there ? load_columns(view.a2 + k * view.in + column) : Columns<float>{};
-#pragma unroll
+        CBQ_UNROLL
         for (int j = 0; j < lane_columns; ++j) a2[k][j] = c.x[j];
       }
     }
@@ -74,7 +74,7 @@ struct WeightLane {
     row.z = view.zero_point[g];
     if constexpr (variables == dense_variables) row.p = load_columns(view.dense + at);
     if constexpr (rank > 0) {
-#pragma unroll
+      CBQ_UNROLL
       for (int k = 0; k < rank; ++k) row.a1[k] = k < view.rank ? view.a1[i * view.rank + k] : 0.0f;
     }
     return row;
@@ -84,19 +84,19 @@ struct WeightLane {
   __device__ void prepare(const Row& row, float (&u)[lane_columns],
                           float (&v)[lane_columns]) const {
     float x[lane_columns];
-#pragma unroll
+    CBQ_UNROLL
     for (int j = 0; j < lane_columns; ++j) {
       x[j] = static_cast<float>(row.w.x[j]);
       v[j] = 0.0f;
       if constexpr (variables == dense_variables) v[j] = row.p.x[j];
       if constexpr (rank > 0) {
-#pragma unroll
+        CBQ_UNROLL
         for (int k = 0; k < rank; ++k) v[j] += row.a1[k] * a2[k][j];
       }
     }
     quotients<T>(x, row.s, u);
     if constexpr (Math::in_weight_units && variables != no_variables) {
-#pragma unroll
+      CBQ_UNROLL
       for (int j = 0; j < lane_columns; ++j) x[j] = v[j];
       quotients<float>(x, row.s, v);
     }
@@ -127,7 +127,7 @@ struct QuantizeWeight {
       if (i + block_warps < last) next = lane.load(i + block_warps);
       float u[lane_columns], v[lane_columns];
       lane.prepare(row, u, v);
-#pragma unroll
+      CBQ_UNROLL
       for (int j = 0; j < lane_columns; ++j) {
         const float q = math::clamp(Math::rounded(u[j], v[j]) + row.z, 0.0f, view.largest_code);
         u[j] = row.s * (q - row.z);

@@ -75,7 +75,7 @@ struct QuantizeWeightBackward {
     float u[lane_columns], v[lane_columns], ds = 0.0f;
     lane.prepare(row, u, v);
     const float unit = Math::in_weight_units ? 1.0f : row.s;
-#pragma unroll
+    CBQ_UNROLL
     for (int j = 0; j < lane_columns; ++j) {
       const float gj = static_cast<float>(g.x[j]), q = Math::rounded(u[j], v[j]) + row.z;
       const float inside = q >= 0.0f && q <= view.largest_code ? 1.0f : 0.0f;
@@ -102,9 +102,9 @@ struct QuantizeWeightBackward {
                                float (&sums)[Lane::array][lane_columns]) const {
     static_assert(Lane::rank <= 8);
     float d1[8] = {};
-#pragma unroll
+    CBQ_UNROLL
     for (int k = 0; k < Lane::rank; ++k) {
-#pragma unroll
+      CBQ_UNROLL
       for (int j = 0; j < lane_columns; ++j) {
         d1[k] = ::fmaf(lane.a2[k][j], dv[j], d1[k]);
         sums[k][j] = ::fmaf(row.a1[k], dv[j], sums[k][j]);
@@ -123,11 +123,11 @@ struct QuantizeWeightBackward {
     const int warp = threadIdx.x / 32, own = threadIdx.x % 32;
     const int width =
         static_cast<int>(math::min<int64_t>(warp_columns, view.in - tile * warp_columns));
-#pragma unroll
+    CBQ_UNROLL
     for (int k = 0; k < Lane::rank; ++k) {
       if (k >= view.rank) break;
       __syncthreads();  // readers of the previous row are done with `shared`
-#pragma unroll
+      CBQ_UNROLL
       for (int j = 0; j < lane_columns; ++j) shared[warp][own * lane_columns + j] = sums[k][j];
       __syncthreads();
       float* out = d_a2 + (block * view.rank + k) * view.in + tile * warp_columns;
