@@ -266,6 +266,19 @@ class CliTextTest : public CliTest {
   }
 };
 
+TEST_F(CliTextTest, ATokenizerWithFarFewerTokensIsDoubted) {
+  ModelConfig config = tiny_config(1);
+  for (const int64_t vocabulary : {2050, 4096}) {
+    config.vocab_size = vocabulary;
+    save_model(*tiny_model(config), folder_ / "wide", Dtype::f32);
+    const RunOfCbq run = cbq({"evaluate", path("wide"), "--tokenizer", tokenizer(), "--text",
+                              path("a.txt"), "--segments", "1"});
+    ASSERT_EQ(run.code, 0) << run.err;
+    if (vocabulary == 4096) expect_in(run.err, {"warning", "2048 tokens", "4096 embeddings"});
+    if (vocabulary == 2050) EXPECT_EQ(run.err.find("warning"), std::string::npos) << run.err;
+  }
+}
+
 TEST_F(CliTextTest, TrainWritesAModelAndScoresIt) {
   const RunOfCbq run = cbq(train("m", {"--tie", "--evaluate", path("b.txt")}));
   ASSERT_EQ(run.code, 0) << run.err;

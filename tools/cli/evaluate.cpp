@@ -9,6 +9,7 @@
 #include "tools/cli/evaluation.h"
 #include "tools/cli/model_loading.h"
 #include "tools/cli/task_evaluation.h"
+#include "tools/cli/token_source.h"
 
 namespace cbq::cli {
 namespace {
@@ -21,13 +22,6 @@ struct Options {
   LoadOptions loading;
   ComputeOptions compute;
 };
-
-/// The tasks' own tokenizer: the scores of another model's ids would be numbers without meaning.
-std::unique_ptr<Tokenizer> tokenizer_for_tasks(const std::string& path, const Transformer& model) {
-  std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(path);
-  check_tokenizer_fits(*tokenizer, model.config.vocab_size, path);
-  return tokenizer;
-}
 
 void evaluate_folder(const Options& o) {
   EvaluationOptions evaluation = o.evaluation;
@@ -43,7 +37,8 @@ void evaluate_folder(const Options& o) {
                                     tasks.empty() ? "" : "--tasks");
   const std::string tokenizer_path = o.tokenizer.empty() ? o.model : o.tokenizer;
   const auto sets = load_evaluation(evaluation, {model.get(), tokenizer_path});
-  const auto tokenizer = tasks.empty() ? nullptr : tokenizer_for_tasks(tokenizer_path, *model);
+  const auto tokenizer =
+      tasks.empty() ? nullptr : tokenizer_for(model->config.vocab_size, tokenizer_path);
   const std::vector<Score> scores = evaluate(*model, sets, evaluation.batch);
   print(std::cout, "", scores);
   nlohmann::json json = {{"results", to_json(scores)},

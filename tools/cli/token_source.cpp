@@ -12,9 +12,7 @@ namespace {
 
 std::unique_ptr<Tokenizer> tokenizer_of(const TokenContext& context) {
   check(!context.tokenizer.empty(), "a text needs a tokenizer; give --tokenizer");
-  std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(context.tokenizer);
-  check_tokenizer_fits(*tokenizer, context.model->config.vocab_size, context.tokenizer.string());
-  return tokenizer;
+  return tokenizer_for(context.model->config.vocab_size, context.tokenizer);
 }
 
 /// Ids from another vocabulary are numbers without meaning, even where none is out of range.
@@ -65,6 +63,17 @@ TokenSet shortened(TokenSet set, int64_t count, int64_t length) {
 }
 
 }  // namespace
+
+std::unique_ptr<Tokenizer> tokenizer_for(int64_t vocab_size, const fs::path& path) {
+  std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(path);
+  check_tokenizer_fits(*tokenizer, vocab_size, path.string());
+  if (tokenizer->vocab_size() < vocab_size - vocab_size / 10) {
+    std::cerr << "warning: " << path.string() << " has " << tokenizer->vocab_size()
+              << " tokens, the model " << vocab_size << " embeddings: is it another model's?"
+              << std::endl;
+  }
+  return tokenizer;
+}
 
 std::vector<int32_t> tokenize_files(const std::vector<std::string>& texts,
                                     const Tokenizer& tokenizer) {

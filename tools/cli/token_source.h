@@ -17,6 +17,12 @@ struct TokenContext {
   std::filesystem::path tokenizer;  // file or folder; read only when a text is to be read
 };
 
+/// The tokenizer at `path` (file or folder) for a model with `vocab_size` embeddings. Throws if it
+/// has more tokens than that; with far fewer (models pad their vocabulary by a percent at most) a
+/// warning goes to standard error, since ids of another model's tokenizer are numbers without
+/// meaning.
+std::unique_ptr<Tokenizer> tokenizer_for(int64_t vocab_size, const std::filesystem::path& path);
+
 /// The ids of one or several texts: each encoded whole, in one call, then joined in order.
 std::vector<int32_t> tokenize_files(const std::vector<std::string>& texts,
                                     const Tokenizer& tokenizer);
