@@ -299,7 +299,7 @@ void run(const CLI::App& app, Options& o) {
 }  // namespace cbq
 
 int main(int argc, char** argv) {
-  cbq::sleep_while_waiting(argv);
+  cbq::wait_briefly(argv);
   CLI::App app(
       "The paper's ablation tables on a model at hand. Without options: tables 3b and 3c at "
       "W2A16 on the embedded model.");

@@ -3,12 +3,12 @@
 
 namespace cbq {
 
-/// Makes OpenMP's threads sleep while they wait for work, where they would spin on cores that
-/// others need. The models at hand have many small parallel regions: on two cores at load 4 to 8 a
-/// reconstruction of 1.2 s with sleeping threads had not ended after 100 s with spinning ones; on
-/// free cores spinning is somewhat faster. OpenMP reads OMP_WAIT_POLICY when it is loaded, so the
-/// program starts itself once more; to be called first in main. Does nothing where the variable is
-/// set already.
-void sleep_while_waiting(char** argv);
+/// Makes OpenMP's threads look for work for some 20 microseconds before they sleep. A step of a
+/// small model has a hundred short parallel regions. Threads that sleep at once are woken too late
+/// for most of them; threads that look on for milliseconds, libgomp's default, take the cores that
+/// others need (figures: docs/performance.md, "Waiting threads"). libgomp reads its variables when
+/// it is loaded, so the program starts itself once more; to be called first in main. Does nothing
+/// where OMP_WAIT_POLICY or GOMP_SPINCOUNT is set already.
+void wait_briefly(char** argv);
 
 }  // namespace cbq

@@ -6,7 +6,7 @@
 #include "tensor/threads.h"
 
 int main(int argc, char** argv) {
-  cbq::sleep_while_waiting(argv);
+  cbq::wait_briefly(argv);
   CLI::App app("Benchmarks of CBQ");
   app.require_subcommand(1);
   cbq::bench::add_ops_command(app);

@@ -66,7 +66,7 @@ void refuse_negative_counts(CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  sleep_while_waiting(argv);
+  wait_briefly(argv);
   CLI::App app("cbq: post-training quantization of language models by cross-block reconstruction");
   app.name("cbq");
   app.set_version_flag("--version", std::string("cbq ") + version);

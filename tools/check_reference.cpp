@@ -15,6 +15,7 @@
 #include "nn/json.h"
 #include "nn/perplexity.h"
 #include "nn/tokens.h"
+#include "tensor/threads.h"
 
 namespace {
 
@@ -176,6 +177,7 @@ int run(const fs::path& folder, bool fast, int seeds, const std::string& only) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  cbq::wait_briefly(argv);
   CLI::App app("Figures of this program beside those it must reach");
   std::string folder, only;
   bool fast = false;
