@@ -37,6 +37,9 @@ SHAPES = {  # hidden, feed-forward, heads, tokens, batch: as tools/bench/workloa
 RATES = {"rounding": 0.01, "scale": 1e-3, "activation": 1e-3}
 LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
            "mlp.up_proj", "mlp.down_proj")
+# Names of --modes beside "eager", and torch.compile's.
+COMPILE_MODES = {name: name for name in ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")}
+COMPILE_MODES["compile"] = "default"
 SAME_OPTIONS = ("shape", "window", "tokens", "batch", "wbits", "abits", "rank", "rounding", "dtype", "device",
                 "threads")
 
@@ -168,7 +171,7 @@ class Step:
         self.optimizer = torch.optim.Adam([{"params": p, "lr": o.rates[name], "rate": o.rates[name]}
                                            for name, p in groups.items() if p], fused=True)
         self.taken, self.total = 0, o.total_steps
-        self.loss_function = torch.compile(self.loss, mode=o.compile_mode) if o.mode == "compile" else self.loss
+        self.loss_function = self.loss if o.mode == "eager" else torch.compile(self.loss, mode=COMPILE_MODES[o.mode])
 
     def loss(self, x, target):
         y, t = self.window(x).float(), target.float()
@@ -258,21 +261,24 @@ def main():
     p.add_argument("--rounding", default="dense", choices=["dense", "rank"])
     p.add_argument("--dtype", default="auto", choices=["auto", "f32", "bf16"])
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--modes", default="eager,compile", help="eager, compile, or both with a comma")
-    p.add_argument("--compile-mode", default="default", help="torch.compile's mode")
+    p.add_argument("--modes", default="eager,compile", type=lambda text: text.split(","),
+                   help=f"with commas: eager, {', '.join(COMPILE_MODES)}; default: eager,compile")
     p.add_argument("--seconds", type=float, default=3.0, help="time of each measurement")
     p.add_argument("--rounds", type=int, default=3, help="turns that the programs take")
     p.add_argument("--clock", default="cpu", choices=["wall", "cpu"], help="clock of the parts of our step")
     p.add_argument("--bench", help="path of the program `bench`: run side by side with it")
     p.add_argument("--json", help="file for the figures")
     o = p.parse_args()
+    unknown = [m for m in o.modes if m != "eager" and m not in COMPILE_MODES]
+    if unknown:
+        p.error(f"unknown mode {', '.join(unknown)}; known: eager, {', '.join(COMPILE_MODES)}")
     o.tokens, o.batch = o.tokens or SHAPES[o.shape][3], o.batch or SHAPES[o.shape][4]
     o.dtype = ("bf16" if o.device.startswith("cuda") else "f32") if o.dtype == "auto" else o.dtype
     o.rates, o.total_steps = RATES, 10000
     torch.set_num_threads(o.threads)
     torch.manual_seed(0)
     result = {key: getattr(o, key) for key in SAME_OPTIONS}
-    result |= {"torch": torch.__version__, "rounds": o.rounds}
+    result |= {"torch": torch.__version__, "rounds": o.rounds, "modes": o.modes}
     with tempfile.TemporaryDirectory() as folder:
         measure_all(o, folder, result)
     report(result)
@@ -287,13 +293,20 @@ def measure_all(o, folder, result):
         ours.append(run_bench(o, folder, dump))
         data = read_dump(dump, o)
     steps, times = {}, {}
-    for o.mode in o.modes.split(","):
+    for o.mode in o.modes:
         if o.device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
-        steps[o.mode] = Step(o, data)
-        losses = [steps[o.mode]().item() for _ in range(5)]
-        times[o.mode] = ([], [])
-        result[o.mode] = {"program": f"pytorch {o.mode}", "losses": losses}
+        result[o.mode] = {"program": f"pytorch {o.mode}"}
+        try:
+            step = Step(o, data)
+            losses = [step().item() for _ in range(5)]
+        except Exception as error:  # a mode that this machine's torch cannot do must not cost the others' figures
+            if o.mode == "eager":
+                raise
+            result[o.mode]["error"] = f"{type(error).__name__}: {error}"[:2000]
+            continue
+        steps[o.mode], times[o.mode] = step, ([], [])
+        result[o.mode]["losses"] = losses
         if ours:
             result[o.mode]["loss_difference"] = compare_losses(ours[0]["losses"], losses, o)
         if o.device.startswith("cuda"):
@@ -315,8 +328,11 @@ def measure_all(o, folder, result):
 def report(r):
     print(f"{r['shape']}: window {r['window']}, {r['batch']} x {r['tokens']} tokens, W{r['wbits']}A{r['abits']}, "
           f"signround {r['rounding']}, {r['dtype']}, {r['device']}, {r['threads']} threads; medians of {r['rounds']} turns")
-    for name in ("cbq", "eager", "compile"):
+    for name in ("cbq", *r["modes"]):
         if name not in r:
+            continue
+        if "error" in r[name]:
+            print(f"  {name:<8} failed: {r[name]['error']}")
             continue
         wall, cpu = r[name]["wall_ms"], r[name]["cpu_ms"]
         line = f"  {name:<8} {wall['median']:9.2f} ms (best {wall['best']:.2f}), {cpu['median']:9.2f} ms of CPU time"

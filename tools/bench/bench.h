@@ -34,12 +34,20 @@ ProfileClock clock_from_name(const std::string& name);
 Timing measure(Device device, double seconds, const std::function<void()>& f,
                ProfileClock clock = ProfileClock::wall);
 
+/// As measure(), for one op. On CUDA the time is the device's, between two events, and before each
+/// call the second-level cache is filled with something else; that also keeps the device busy until
+/// the op has been launched, so that neither the launch nor the wait for its end counts.
+Timing measure_op(Device device, double seconds, const std::function<void()>& f);
+
 /// What this device reaches now: the measures that speeds are shares of.
 struct Ceilings {
   double copy = 0.0;  // bytes read and written per second
   double gemm = 0.0;  // floating-point operations per second
 };
-/// Copies 4 M elements and multiplies matrices of 1024^3 (8192^3 on CUDA); prints both when asked.
+/// The rate, bytes read and written per second, of copying half as many bytes, timed as an op is.
+double copy_rate(Device device, double bytes, double seconds);
+/// Copies 4 M elements (128 M on CUDA) and multiplies matrices of 1024^3 (8192^3); prints both when
+/// asked.
 Ceilings measure_ceilings(Device device, Dtype dtype, double seconds, ProfileClock clock,
                           bool print);
 

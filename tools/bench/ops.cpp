@@ -4,7 +4,11 @@
 
 #include <fmt/core.h>
 
+#include <map>
+
 #include "kernels/fast/switch.h"
+#include "nn/atomic_file.h"
+#include "nn/json.h"
 #include "tests/op_case.h"
 #include "tools/bench/bench.h"
 
@@ -14,9 +18,15 @@ namespace {
 using test::OpCase;
 
 struct Options {
-  std::string device = "cpu", dtype = "f32", filter;
+  std::string device = "cpu", dtype = "f32", filter, json;
   double seconds = 0.2;
 };
+
+/// What `--json` writes.
+nlohmann::json& lines_of_json() {
+  static nlohmann::json lines = nlohmann::json::array();
+  return lines;
+}
 
 double bytes_of(const test::Tensors& tensors) {
   double total = 0.0;
@@ -24,24 +34,45 @@ double bytes_of(const test::Tensors& tensors) {
   return total;
 }
 
-/// `work`: bytes, or operations where `flops`.
+/// What an op that moves `bytes` can reach. On CUDA a copy of as much: what is written may still be
+/// in the cache when the op ends, and the less there is to write, the more of it.
+double memory_ceiling(const Ceilings& ceilings, const Options& options, Device device,
+                      double bytes) {
+  if (!device.is_cuda()) return ceilings.copy;
+  static std::map<double, double> known;
+  const auto found = known.find(bytes);
+  if (found != known.end()) return found->second;
+  return known[bytes] = copy_rate(device, bytes, options.seconds);
+}
+
+/// `work`: bytes, or operations where `flops`; `ceiling`: of the same per second.
 void print_rate(const std::string& title, const std::string& shapes, double work, bool flops,
-                const Timing& timing, const Ceilings& ceilings) {
-  const double rate = work / timing.median, ceiling = flops ? ceilings.gemm : ceilings.copy;
+                const Timing& timing, double ceiling) {
+  const double rate = work / timing.median;
   fmt::print("{:<42} {:>7.1f} {:<7} {:>4.0f} % (best {:>7.1f})  {:>9.3f} ms +-{:>2.0f} %  {}\n",
              title, rate * 1e-9, flops ? "GFLOP/s" : "GB/s", 100 * rate / ceiling,
              1e-9 * work / timing.best, timing.median * 1e3, 100 * timing.spread(), shapes);
+  lines_of_json().push_back({{"op", title},
+                             {"shapes", shapes},
+                             {"unit", flops ? "GFLOP/s" : "GB/s"},
+                             {"rate", rate * 1e-9},
+                             {"share", rate / ceiling},
+                             {"ms", timing.median * 1e3},
+                             {"best_ms", timing.best * 1e3},
+                             {"spread", timing.spread()}});
 }
 
 void print_line(const OpCase& op, const test::Shapes& shapes, const Ceilings& ceilings,
                 const Options& options, Device device, Dtype dtype) {
   const test::Tensors inputs = test::make_inputs(op, shapes, dtype, device);
   const test::Tensors outputs = op.call(inputs);
-  const Timing timing = measure(device, options.seconds, [&] { op.call(inputs); });
+  const Timing timing = measure_op(device, options.seconds, [&] { op.call(inputs); });
   const double work = op.flops ? op.flops(shapes) : bytes_of(inputs) + bytes_of(outputs);
   std::string text;
   for (const Shape& shape : shapes) text += to_string(shape);
-  print_rate(op.title(), text, work, op.flops != nullptr, timing, ceilings);
+  const bool flops = op.flops != nullptr;
+  const double ceiling = flops ? ceilings.gemm : memory_ceiling(ceilings, options, device, work);
+  print_rate(op.title(), text, work, flops, timing, ceiling);
 }
 
 /// The quantization of weights; where kernels of kernels/fast run, their plain twins beside them.
@@ -52,8 +83,9 @@ int print_rounding_lines(const Ceilings& ceilings, const Options& options, Devic
     if (line.title.find(options.filter) == std::string::npos) continue;
     const long before = fast::launches();
     const auto print = [&](const std::string& title) {
-      const Timing timing = measure(device, options.seconds, line.run);
-      print_rate(title, to_string(line.shape), line.bytes, false, timing, ceilings);
+      const Timing timing = measure_op(device, options.seconds, line.run);
+      print_rate(title, to_string(line.shape), line.bytes, false, timing,
+                 memory_ceiling(ceilings, options, device, line.bytes));
       ++lines;
     };
     print(line.title);
@@ -83,6 +115,13 @@ void run(const Options& options) {
   lines += print_rounding_lines(ceilings, options, device, dtype);
   check(lines > 0, "bench ops: no case with a benchmark in ", options.dtype, " matches '",
         options.filter, "'");
+  if (options.json.empty()) return;
+  const nlohmann::json all = {{"device", name_of(device)},
+                              {"dtype", name_of(dtype)},
+                              {"copy_gbs", ceilings.copy * 1e-9},
+                              {"gemm_gflops", ceilings.gemm * 1e-9},
+                              {"lines", lines_of_json()}};
+  write_text_atomically(options.json, all.dump(2) + "\n");
 }
 
 }  // namespace
@@ -94,6 +133,7 @@ void add_ops_command(CLI::App& app) {
   command->add_option("--dtype", options->dtype, "f32, bf16, f16 or f64")->capture_default_str();
   command->add_option("--filter", options->filter, "Only cases with this in their name");
   command->add_option("--seconds", options->seconds, "Time per line")->capture_default_str();
+  command->add_option("--json", options->json, "File for the figures");
   command->callback([options] { run(*options); });
 }
 

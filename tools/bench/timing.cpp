@@ -59,11 +59,45 @@ void copy(const Tensor& to, const Tensor& from) {
   }
 }
 
+/// Larger than the second-level cache of any device there is.
+constexpr int64_t flushed_bytes = 256 << 20;
+
 }  // namespace
+
+Timing measure_op(Device device, double seconds, const std::function<void()>& f) {
+  if (!device.is_cuda()) return measure(device, seconds, f);
+  const Tensor other({flushed_bytes / 4}, Dtype::f32, device);
+  for (int i = 0; i < 2; ++i) f();
+  synchronize(device);
+  DeviceProfile profile;
+  std::vector<double> times;
+  const double start = seconds_on(ProfileClock::wall);
+  while (times.size() < 5 || seconds_on(ProfileClock::wall) - start < seconds) {
+    {
+      const OpTimer timer("flush", device);  // names what it encloses, here and below
+      kernels::fill(other, static_cast<double>(times.size()));
+    }
+    {
+      const OpTimer timer("measured", device);
+      f();
+    }
+    times.push_back(profile.take().at("measured").seconds);
+  }
+  return timing_of(std::move(times));
+}
+
+double copy_rate(Device device, double bytes, double seconds) {
+  const auto count = std::max<int64_t>(1, static_cast<int64_t>(bytes / 8.0));
+  const Tensor from = Tensor::zeros({count}, Dtype::f32, device),
+               to(from.shape(), Dtype::f32, device);
+  const Timing timing = measure_op(device, seconds, [&] { copy(to, from); });
+  return 8.0 * static_cast<double>(count) / timing.median;
+}
 
 Ceilings measure_ceilings(Device device, Dtype dtype, double seconds, ProfileClock clock,
                           bool print) {
-  const int64_t count = 4 << 20, side = device.is_cuda() ? 8192 : 1024;
+  const int64_t count = device.is_cuda() ? 128 << 20 : 4 << 20,
+                side = device.is_cuda() ? 8192 : 1024;
   const Tensor from = Tensor::zeros({count}, dtype, device), to(from.shape(), dtype, device);
   const Tensor a({side, side}, dtype, device), c(a.shape(), dtype, device);
   kernels::fill_normal(a, 0.0, 1.0, 1, 1);
@@ -79,7 +113,7 @@ Ceilings measure_ceilings(Device device, Dtype dtype, double seconds, ProfileClo
                100 * t.spread(), 1e-9 * work / t.best);
   };
   if (print) {
-    line("copy of 4 M elements", bytes, "GB/s", copied);
+    line(fmt::format("copy of {} M elements", count >> 20), bytes, "GB/s", copied);
     line(fmt::format("product of {}^3", side), flops, "GFLOP/s", multiplied);
   }
   return {bytes / copied.median, flops / multiplied.median};
