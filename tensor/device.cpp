@@ -26,6 +26,7 @@ static_assert(cudaErrorMemoryAllocation == 2 && cudaErrorInsufficientDriver == 3
               cudaErrorStreamCaptureUnsupported == 900 && cudaErrorCapturedEvent == 907);
 
 void throw_cuda_error(cudaError_t status, const char* call) {
+  cudaGetLastError();  // told here: the next launch that asks for its own error must not find it
   const std::string advice = advice_on_cuda_error(static_cast<int>(status));
   throw CudaError(concat(call, ": ", cudaGetErrorName(status), ": ", cudaGetErrorString(status),
                          advice.empty() ? "" : "; ", advice));
@@ -46,6 +47,12 @@ void synchronize(Device device) {
 }
 
 namespace {
+// Streams, allocations and handles belong to the device that is current when they are made.
+Device made_current(Device device) {
+  cuda_check(cudaSetDevice(device.index), "cudaSetDevice");
+  return device;
+}
+
 std::string why_no_cuda() {
   int driver = 0, runtime = 0, count = 0;
   cudaDriverGetVersion(&driver);
@@ -62,6 +69,8 @@ int cuda_device_count() { return 0; }
 void synchronize(Device) {}
 
 namespace {
+Device made_current(Device device) { return device; }
+
 std::string why_no_cuda() {
   return "this binary was built without CUDA (configure with -DCBQ_CUDA=ON)";
 }
@@ -72,7 +81,7 @@ std::string why_no_cuda() {
 Device device_from_name(const std::string& name) {
   if (name == "cpu") return Device::cpu();
   const int count = cuda_device_count();
-  if (name == "auto") return count > 0 ? Device::cuda() : Device::cpu();
+  if (name == "auto") return count > 0 ? made_current(Device::cuda()) : Device::cpu();
   check(name == "cuda" || name.rfind("cuda:", 0) == 0, "unknown device '", name,
         "'; expected auto, cpu, cuda or cuda:N");
   int index = 0;
@@ -84,7 +93,7 @@ Device device_from_name(const std::string& name) {
   }
   if (count == 0) fail("device '", name, "' cannot be used: ", why_no_cuda(), "; try --device cpu");
   check(index < count, "device '", name, "' does not exist: ", count, " CUDA device(s) here");
-  return Device::cuda(index);
+  return made_current(Device::cuda(index));
 }
 
 }  // namespace cbq

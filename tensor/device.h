@@ -19,9 +19,9 @@ struct Device {
 /// "cpu" or "cuda:0".
 std::string name_of(Device device);
 
-/// Parses "cpu", "cuda", "cuda:N" or "auto" (CUDA when a usable device is there, else the CPU).
-/// Throws std::invalid_argument for anything else, std::runtime_error when CUDA is asked for and
-/// cannot be had: it says whether the binary, the driver or the hardware is what is missing.
+/// Parses "cpu", "cuda", "cuda:N" or "auto" (CUDA where it can be used, else the CPU), and makes a
+/// CUDA device the calling thread's. Throws std::invalid_argument for anything else,
+/// std::runtime_error where CUDA is asked for and cannot be had: it says what is missing.
 Device device_from_name(const std::string& name);
 
 /// Devices that CUDA can use; 0 in a build without CUDA and on a machine without a GPU.

@@ -125,6 +125,12 @@ class Allocator {
   void* system_allocate(int64_t bytes) const {
 #ifdef CBQ_CUDA
     if (device_.is_cuda()) {
+      int current = -1;
+      cuda_check(cudaGetDevice(&current), "cudaGetDevice");
+      // Elsewhere it would be memory that the kernels of this thread's stream cannot reach.
+      check(current == device_.index, "a tensor on ", name_of(device_),
+            " while this thread works on ", name_of(Device::cuda(current)),
+            "; device_from_name() chooses the device");
       const CaptureBreak relaxed(device_);
       void* block = nullptr;
       if (cudaMalloc(&block, static_cast<size_t>(bytes)) != cudaSuccess) {
