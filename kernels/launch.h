@@ -94,7 +94,7 @@ struct BlockRow {
 };
 
 template <class F>
-__global__ void map_kernel(int64_t n, F f) {
+__global__ void __launch_bounds__(256) map_kernel(int64_t n, F f) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
        i += stride) {
@@ -103,7 +103,7 @@ __global__ void map_kernel(int64_t n, F f) {
 }
 
 template <class F>
-__global__ void map_rows_kernel(int64_t rows, F f) {
+__global__ void __launch_bounds__(512) map_rows_kernel(int64_t rows, F f) {
   BlockRow row;
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
     f(row, r);
