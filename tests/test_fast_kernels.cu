@@ -8,16 +8,10 @@
 #include "kernels/fast/grid.h"
 #include "kernels/ops.h"
 #include "quant/weight_quantizer.h"
+#include "tests/grid_device.h"
 
 namespace cbq {
 namespace {
-
-/// Where functors become grids.
-std::optional<Device> grid_device() {
-  if (runs_on_grid(Device::cpu())) return Device::cpu();
-  if (cuda_device_count() > 0) return Device::cuda();
-  return std::nullopt;
-}
 
 Tensor normal(Shape shape, double deviation, uint64_t stream) {
   Tensor t(std::move(shape), Dtype::f32);
@@ -133,7 +127,7 @@ void compare(const RoundingScheme& scheme, const RoundingPass& pass, bool covere
 class FastRounding : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    device_ = grid_device();
+    device_ = test::grid_device();
     if (!device_) GTEST_SKIP() << "no CUDA device: cbq_simt_tests runs this as emulated grids";
     if (!fast::enabled()) GTEST_SKIP() << "CBQ_FAST=0";
   }

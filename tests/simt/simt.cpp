@@ -4,6 +4,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "tensor/error.h"
@@ -52,6 +53,7 @@ namespace cbq::simt {
 namespace {
 
 constexpr unsigned warp_size = 32, largest_block = 1024;
+constexpr int64_t largest_shared = 227 * 1024;  // of a block, compute capability 9.0
 constexpr size_t stack_bytes = 256 * 1024;
 
 enum class State { ready, at_barrier, in_warp, returned };
@@ -64,19 +66,28 @@ struct Fiber {
   Site site{"", 0};
   unsigned exchanges = 0;
   void* race_fiber = nullptr;
+  AsyncCopies copies;
 };
 
 // A lane may be one exchange ahead of another, never two: two sets of values suffice.
 struct Warp {
-  uint64_t values[2][warp_size];
+  Words values[2][warp_size];
+  char ordered = 0;  // as Machine's, for __syncwarp
+};
+
+constexpr std::align_val_t shared_alignment{128};
+struct FreeShared {
+  void operator()(char* p) const { ::operator delete[](p, shared_alignment); }
 };
 
 class Machine {
  public:
-  void run(int64_t grid, int block, const std::function<void()>& body);
+  void run(int64_t grid, int block, int64_t shared_bytes, const std::function<void()>& body);
   void wait(State state, Site site);
-  uint64_t exchange(uint32_t mask, uint64_t bits, unsigned source, Site site);
+  const Words* exchange(uint32_t mask, const Words& mine, Site site);
+  void warp_barrier(Site site);
   Fiber* current() { return current_; }
+  void* shared() { return shared_.get(); }
 
   std::mutex mutex;
   int64_t launches = 0;
@@ -93,10 +104,13 @@ class Machine {
   bool release_block(unsigned block);
   std::string who_waits(unsigned block) const;
   void make_fibers(unsigned block);
+  void make_shared(int64_t bytes);
   void order_memory_before(), order_memory_after();
 
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Warp> warps_;
+  std::unique_ptr<char[], FreeShared> shared_;
+  size_t shared_bytes_ = 0;
   void* host_ = nullptr;
   const void* host_stack_ = nullptr;
   size_t host_stack_bytes_ = 0;
@@ -156,6 +170,8 @@ void Machine::live() {
     try {
       order_memory_after();
       (*body_)();
+      if (!current_->copies.open.empty() || !current_->copies.groups.empty())
+        fail("simt: a thread returned without waiting for its asynchronous copies");
     } catch (...) {
       thrown_ = std::current_exception();
     }
@@ -206,20 +222,32 @@ void Machine::wait(State state, Site site) {
   if (orders) order_memory_after();
 }
 
-uint64_t Machine::exchange(uint32_t mask, uint64_t bits, unsigned source, Site site) {
+const Words* Machine::exchange(uint32_t mask, const Words& mine, Site site) {
   Fiber& me = *current_;
   const unsigned lane = me.thread % warp_size;
   if (mask != 0xffffffffu || me.thread / warp_size * warp_size + warp_size > blockDim.x) {
     fail(site.file, ":", site.line, ": a shuffle needs all 32 lanes; mask ", mask, ", ", blockDim.x,
          " threads in the block");
   }
-  uint64_t* values = warps_[me.thread / warp_size].values[me.exchanges++ % 2];
-  values[lane] = bits;
+  Words* values = warps_[me.thread / warp_size].values[me.exchanges++ % 2];
+  values[lane] = mine;
   wait(State::in_warp, site);
-  return values[source % warp_size];
+  return values;
 }
 
-bool same(Site a, Site b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
+void Machine::warp_barrier(Site site) {
+#ifdef CBQ_SIMT_RACES
+  __tsan_release(&warps_[current_->thread / warp_size].ordered);
+#endif
+  exchange(0xffffffffu, {}, site);
+#ifdef CBQ_SIMT_RACES
+  __tsan_acquire(&warps_[current_->thread / warp_size].ordered);
+#endif
+}
+
+bool same(Site a, Site b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
 
 bool Machine::release_warp(unsigned first, unsigned last) {
   for (unsigned t = first; t < last; ++t) {
@@ -287,16 +315,26 @@ void Machine::run_block(unsigned block, bool reverse) {
   }
 }
 
-void Machine::run(int64_t grid, int block, const std::function<void()>& body) {
+void Machine::make_shared(int64_t bytes) {
+  shared_bytes_ = static_cast<size_t>(bytes);
+  shared_.reset(static_cast<char*>(::operator new[](shared_bytes_, shared_alignment)));
+}
+
+void Machine::run(int64_t grid, int block, int64_t shared_bytes,
+                  const std::function<void()>& body) {
+  check(shared_bytes >= 0 && shared_bytes <= largest_shared, "simt: ", shared_bytes,
+        " bytes of shared memory for a block");
   check(grid >= 1 && grid < (int64_t{1} << 31) && block >= 1 &&
             block <= static_cast<int>(largest_block),
         "simt: a grid of ", grid, " blocks of ", block, " threads");
   const auto threads = static_cast<unsigned>(block);
   make_fibers(threads);
+  make_shared(shared_bytes);
   const bool reverse = order != nullptr ? *order == InOrder::Order::reverse : launches % 2 == 1;
   ++launches;
   body_ = &body;
   thrown_ = nullptr;
+  for (auto& fiber : fibers_) fiber->copies = {{}, {}, reverse};
 #ifdef CBQ_SIMT_RACES
   host_race_fiber_ = __tsan_get_current_fiber();
 #endif
@@ -305,6 +343,7 @@ void Machine::run(int64_t grid, int block, const std::function<void()>& body) {
   blockDim = {threads, 1, 1};
   for (unsigned b = 0; b < blocks && !thrown_; ++b) {
     blockIdx = {reverse ? blocks - 1 - b : b, 0, 0};
+    std::memset(shared_.get(), 0xff, shared_bytes_);
     order_memory_before();
     run_block(threads, reverse);
     order_memory_after();
@@ -322,8 +361,11 @@ InOrder::Order fixed_order = InOrder::Order::forward;
 }  // namespace
 
 void launch(int64_t grid, int block, const std::function<void()>& body) {
+  launch(grid, block, 0, body);
+}
+void launch(int64_t grid, int block, int64_t shared_bytes, const std::function<void()>& body) {
   const std::lock_guard lock(machine().mutex);
-  machine().run(grid, block, body);
+  machine().run(grid, block, shared_bytes, body);
 }
 int64_t launches() { return machine().launches; }
 
@@ -338,10 +380,15 @@ InOrder::InOrder(Order order) {
 InOrder::~InOrder() { machine().order = nullptr; }
 
 void barrier(Site site) { machine().wait(State::at_barrier, site); }
-void warp_barrier(Site site) { machine().exchange(0xffffffffu, 0, 0, site); }
+void warp_barrier(Site site) { machine().warp_barrier(site); }
 uint64_t exchange(uint32_t mask, uint64_t bits, unsigned source, Site site) {
-  return machine().exchange(mask, bits, source, site);
+  return machine().exchange(mask, {{bits, 0, 0}}, site)[source % warp_size].x[0];
 }
+const Words* gather(const Words& mine, Site site) {
+  return machine().exchange(0xffffffffu, mine, site);
+}
+void* dynamic_shared() { return machine().shared(); }
+AsyncCopies& async_copies() { return machine().current()->copies; }
 unsigned lane() { return machine().current()->thread % warp_size; }
 
 }  // namespace cbq::simt

@@ -10,13 +10,18 @@
 //     threads in reverse, so that some reader comes before its writer, or after the next one; in
 //     the program cbq_simt_races ThreadSanitizer, told which fiber runs and what a barrier orders,
 //     reports the two accesses themselves;
-//   - a shuffle without all lanes of the warp: an error.
-// What is not: the rounding of fused multiply-adds, memory models, speed.
+//   - a shuffle without all lanes of the warp: an error;
+//   - dynamic shared memory read before it is written: every block finds it full of NaN;
+//   - asynchronous copies that nobody waited for, or that overwrite what is still read: they are
+//     done when they are waited for, in launches in reverse order when they are asked for.
+// Instructions of tensor cores are written from their layouts in tests/simt/tensor_core.cpp.
+// What is not found: the rounding of fused multiply-adds, memory models, speed.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <vector>
 
 namespace cbq::simt {
 
@@ -33,6 +38,9 @@ struct Site {
 /// Runs `body` for every thread of a grid. Throws std::runtime_error where threads wait in vain,
 /// and what a thread throws.
 void launch(int64_t grid, int block, const std::function<void()>& body);
+/// The same with `shared_bytes` of dynamic shared memory, which begin at an address that 128
+/// divides.
+void launch(int64_t grid, int block, int64_t shared_bytes, const std::function<void()>& body);
 /// Launches so far in this process.
 int64_t launches();
 
@@ -68,6 +76,38 @@ void warp_barrier(Site site);
 uint64_t exchange(uint32_t mask, uint64_t bits, unsigned source, Site site);
 /// This thread's place in its warp.
 unsigned lane();
+
+/// What a lane gives to its warp at once.
+struct Words {
+  uint64_t x[3];
+};
+/// Gives `mine` to the warp; the words of its 32 lanes, which stay until the next exchange.
+const Words* gather(const Words& mine, Site site);
+
+/// Where the dynamic shared memory of the running block begins.
+void* dynamic_shared();
+
+/// cp.async: bytes on their way to shared memory, in groups; `from` null: zeros.
+struct AsyncCopies {
+  struct Copy {
+    void* to;
+    const void* from;
+    int bytes;
+  };
+  std::vector<Copy> open;                 // not committed
+  std::vector<std::vector<Copy>> groups;  // committed, the oldest first
+  bool at_once = false;
+};
+/// Those of the running thread.
+AsyncCopies& async_copies();
+void copy_async(void* to, const void* from, int bytes, Site site);
+void commit_copies();
+/// Until at most `pending` of the youngest groups are on their way.
+void wait_copies(int pending);
+
+/// mma.m16n8k16 of bf16 into f32, and ldmatrix.m8n8.x4: kernels/fast/tensor_core.h.
+void multiply_16x8x16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site);
+void load_four_matrices(uint32_t (&to)[4], const void* row, bool transposed, Site site);
 
 template <class T>
 T shuffle(uint32_t mask, T x, unsigned source, Site site) {

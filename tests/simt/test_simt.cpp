@@ -1,6 +1,8 @@
 // The emulator itself: what it runs, what it finds, what it says.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "kernels/ops.h"
 #include "tests/simt/simt.h"
 #include "tests/test_data.h"
@@ -113,6 +115,57 @@ TEST(Simt, WhatAThreadThrowsArrives) {
   };
   expect_error<std::invalid_argument>([&] { launch(2, 32, thrower); }, {"from thread 3"});
   expect_error<std::invalid_argument>([&] { launch(1, 2048, thrower); }, {"2048 threads"});
+}
+
+TEST(Simt, ABlockHasItsOwnDynamicSharedMemory) {
+  std::vector<float> before(6), sums(3);
+  launch(3, 64, 64 * sizeof(float), [&] {
+    auto* shared = static_cast<float*>(dynamic_shared());
+    if (threadIdx.x < 2) before[blockIdx.x * 2 + threadIdx.x] = shared[threadIdx.x];
+    shared[threadIdx.x] = static_cast<float>(blockIdx.x);
+    __syncthreads();
+    float sum = 0.0f;
+    for (int i = 0; i < 64; ++i) sum += shared[i];
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+  });
+  for (float x : before) EXPECT_TRUE(std::isnan(x)) << "what the block before left behind";
+  EXPECT_EQ(sums, (std::vector<float>{0.0f, 64.0f, 128.0f}));
+  expect_error<std::invalid_argument>([] { launch(1, 32, 228 * 1024, [] {}); }, {"shared memory"});
+}
+
+// One order copies when the copy is asked for, the other when it is waited for: who reads before
+// waiting is wrong in one of them, and who overwrites what is still read in the other.
+TEST(Simt, AsynchronousCopiesArriveWhenTheyAreWaitedFor) {
+  const int source = 5;
+  for (Order order : {Order::forward, Order::reverse}) {
+    const InOrder fixed(order);
+    int early = -1, one_pending = -1, late = -1;
+    launch(1, 1, 8, [&] {
+      auto* shared = static_cast<int*>(dynamic_shared());
+      shared[0] = shared[1] = 1;
+      copy_async(shared, &source, 4, CBQ_SIMT_SITE);
+      commit_copies();
+      copy_async(shared + 1, nullptr, 4, CBQ_SIMT_SITE);
+      commit_copies();
+      early = shared[0];
+      wait_copies(1);
+      one_pending = shared[0] * 10 + shared[1];
+      wait_copies(0);
+      late = shared[1];
+    });
+    const bool at_once = order == Order::reverse;
+    EXPECT_EQ(early, at_once ? 5 : 1);
+    EXPECT_EQ(one_pending, at_once ? 50 : 51);
+    EXPECT_EQ(late, 0);
+    const auto copy_to = [&](int offset) {
+      launch(1, 1, 8, [&] {
+        copy_async(static_cast<char*>(dynamic_shared()) + offset, &source, 4, CBQ_SIMT_SITE);
+        if (!at_once) commit_copies();
+      });
+    };
+    expect_error<std::invalid_argument>([&] { copy_to(2); }, {"copy of 4 bytes"});
+    if (!at_once) expect_error<std::runtime_error>([&] { copy_to(0); }, {"without waiting"});
+  }
 }
 
 // The library's ops run here: a row's workers are threads of a block, and their sums the same.
