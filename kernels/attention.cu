@@ -1,10 +1,14 @@
 // Causal attention in tiles of queries: batched products with the keys up to the tile's end, and
 // one kernel between them. There is no [tokens, tokens] matrix, forward or backward, and the part
 // of the products behind the causal mask is left out but for the tile's own triangle.
+//
+// On a GPU, bf16 with usual head sizes goes to kernels of its own instead
+// (kernels/fast/attention.h).
 #include <omp.h>
 
 #include <cmath>
 
+#include "kernels/fast/attention.h"
 #include "kernels/launch.h"
 #include "kernels/ops.h"
 #include "kernels/rows.h"
@@ -253,6 +257,12 @@ Sizes sizes_of(const char* op, const Tensor& q, const Tensor& k, const Tensor& v
 
 double score_factor(const Sizes& s) { return 1.0 / std::sqrt(static_cast<double>(s.dim)); }
 
+/// True where `tiles` leave the choice and the fused kernels cover the operands.
+bool takes_fused(const fast::AttentionOperands& in, const AttentionTiles& tiles,
+                 std::initializer_list<const Tensor*> more = {}) {
+  return tiles.queries == 0 && tiles.kv_heads == 0 && fast::covers_attention(in, more);
+}
+
 /// What tiles add to: f32 for half types, so that a sum over tiles is rounded once.
 Tensor accumulator(const Tensor& like) {
   return Tensor(like.shape(), size_of(like.dtype()) < 4 ? Dtype::f32 : like.dtype(), like.device());
@@ -270,6 +280,11 @@ AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v,
         Tensor({s.batch * s.heads, s.tokens}, dtype_of<acc_t<T>>::value, q.device())};
     if (q.count() == 0) return result;
     const OpTimer timer("attention", q.device());
+    const fast::AttentionOperands operands{q, k, v, slopes, heads};
+    if (takes_fused(operands, tiles)) {
+      fast::attention_forward(operands, result);
+      return result;
+    }
     const Plan plan = plan_of(s, tiles, q);
     const Tensor scores = scratch_of(plan, q);
     for_each_tile(plan, [&](const Tile& tile) {
@@ -294,6 +309,15 @@ AttentionGradient attention_backward(const Tensor& q, const Tensor& k, const Ten
   check_same(op, q, d_o);
   check_same(op, q, forward.o);
   check_shape(op, "log_sum", forward.log_sum, {s.batch * s.heads, s.tokens});
+  const fast::AttentionOperands operands{q, k, v, slopes, heads};
+  if (takes_fused(operands, tiles, {&forward.o, &d_o})) {
+    const OpTimer timer(op, q.device());
+    const AttentionGradient gradient{Tensor(q.shape(), q.dtype(), q.device()),
+                                     Tensor(k.shape(), k.dtype(), k.device()),
+                                     Tensor(v.shape(), v.dtype(), v.device())};
+    fast::attention_backward(operands, forward, d_o, gradient);
+    return gradient;
+  }
   return dispatch_float(q.dtype(), op, [&]<class T>() {
     const Tensor dq(q.shape(), q.dtype(), q.device()), dk = accumulator(k), dv = accumulator(v);
     if (q.count() == 0) return AttentionGradient{dq, cast(dk, q.dtype()), cast(dv, q.dtype())};
