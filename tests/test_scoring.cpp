@@ -251,6 +251,18 @@ TEST(Scoring, BatchesAsOneByOne) {
   EXPECT_FALSE(score(*model, requests, {4, false})[0].is_greedy);
 }
 
+// On a GPU nothing else would: kernels take ids as they are.
+TEST(Scoring, IdsBeyondTheVocabularyAreRefused) {
+  const auto model = tiny_model(1);
+  for (const int32_t id : {40, -1}) {
+    expect_error<std::invalid_argument>(
+        [&] {
+          score(*model, {{{1, 2}, 1}, {{3, id}, 1}}, {});
+        },
+        {"request 1 holds token id", "vocabulary of 40"});
+  }
+}
+
 TEST(Scoring, ALikeliestContinuationIsGreedy) {
   const auto model = tiny_model(1);
   int greedy = 0;

@@ -140,6 +140,17 @@ void score_pass(Transformer& model, const PackedPass& pass, const std::vector<Sc
   }
 }
 
+/// Kernels on a GPU take ids as they are.
+void check_ids(const Transformer& model, const std::vector<EncodedRequest>& requests) {
+  for (size_t r = 0; r < requests.size(); ++r) {
+    for (const int32_t id : requests[r].ids) {
+      check(id >= 0 && id < model.config.vocab_size, "score: request ", r, " holds token id ", id,
+            ", outside the model's vocabulary of ", model.config.vocab_size,
+            " (was the text tokenized for another model?)");
+    }
+  }
+}
+
 }  // namespace
 
 Encoding encoding_from_name(const std::string& name) {
@@ -195,6 +206,7 @@ EncodedRequest encode(const Request& request, const Tokenizer& tokenizer, Encodi
 std::vector<RequestScore> score(Transformer& model, const std::vector<EncodedRequest>& requests,
                                 const ScoringOptions& options) {
   NoGrad none;
+  check_ids(model, requests);
   std::vector<RequestScore> scores(requests.size(), {0.0, options.want_greedy});
   const Readings readings = readings_of(requests);
   int64_t done = 0;
