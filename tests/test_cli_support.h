@@ -79,6 +79,20 @@ struct RunOfCbq {
   std::string out, err;
 };
 
+/// While it lives, programs that tests run may use a GPU. Else they see none: with the default,
+/// "--device auto", they compute on every machine what the CPU computes.
+class ProgramsSeeDevices {
+ public:
+  ProgramsSeeDevices() { see_ = true; }
+  ~ProgramsSeeDevices() { see_ = false; }
+  ProgramsSeeDevices(const ProgramsSeeDevices&) = delete;
+  ProgramsSeeDevices& operator=(const ProgramsSeeDevices&) = delete;
+  static bool see() { return see_; }
+
+ private:
+  static inline bool see_ = false;
+};
+
 /// Runs bin/`name` of this build. `meanwhile` gets the process id once the program runs.
 inline RunOfCbq run_program(const std::string& name, std::vector<std::string> arguments,
                             const std::function<void(pid_t)>& meanwhile = {},
@@ -100,6 +114,7 @@ inline RunOfCbq run_program(const std::string& name, std::vector<std::string> ar
     ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT, 0600), 1);
     ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT, 0600), 2);
     ::setenv("OMP_NUM_THREADS", "1", 1);
+    if (!ProgramsSeeDevices::see()) ::setenv("CUDA_VISIBLE_DEVICES", "", 1);
     ::execv(program.c_str(), argv.data());
     ::_exit(127);
   }
