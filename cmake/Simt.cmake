@@ -35,6 +35,7 @@ cbq_simt_test(emulator Simt*:Launch.Map*)
 cbq_simt_test(ops *Op.ValueMatchesTheReference*)
 cbq_simt_test(quant *RoundingContract*:RoundingSchemes*:ActivationQuantizer*:Packed*:Grid*)
 cbq_simt_test(fast Fast*)
+cbq_simt_test(agreement *Agreement*)
 
 cbq_simt_program(cbq_simt_races -fsanitize=thread -Wno-tsan)
 target_compile_definitions(cbq_simt_races PRIVATE CBQ_SIMT_RACES=1)
