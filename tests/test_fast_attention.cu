@@ -309,6 +309,12 @@ TEST_F(FastAttention, LeavesTheRestToTheTiles) {
   const Tensor shifted =
       Tensor::zeros({9 * 64 + 4}, Dtype::bf16, device_).slice(4, 9 * 64 + 4).reshape({9, 64});
   EXPECT_FALSE(takes(in.q, shifted, in.v)) << "an address that 16 does not divide";
+  const auto forward = kernels::attention(in.q, in.k, in.v, {1, 1, 1});
+  const long before = fast::launches();
+  shifted.copy_from(in.d_o);
+  const auto dq = kernels::attention_backward(in.q, in.k, in.v, forward, shifted, {1, 1, 1}).dq;
+  EXPECT_EQ(fast::launches(), before) << "of the output's gradient, too";
+  EXPECT_EQ(dq.shape(), in.q.shape());
 }
 
 TEST(FastAttentionForm, HasItsNames) {

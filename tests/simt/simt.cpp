@@ -72,7 +72,7 @@ struct Fiber {
 // A lane may be one exchange ahead of another, never two: two sets of values suffice.
 struct Warp {
   Words values[2][warp_size];
-  char ordered = 0;  // as Machine's, for __syncwarp
+  char barrier = 0;  // as Machine's, for __syncwarp
 };
 
 constexpr std::align_val_t shared_alignment{128};
@@ -105,7 +105,8 @@ class Machine {
   std::string who_waits(unsigned block) const;
   void make_fibers(unsigned block);
   void make_shared(int64_t bytes);
-  void order_memory_before(), order_memory_after();
+  // What one thread did before release(point), another sees after acquire(point).
+  static void release(char&point), acquire(char&point);
 
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Warp> warps_;
@@ -118,7 +119,9 @@ class Machine {
   Fiber* current_ = nullptr;
   const std::function<void()>* body_ = nullptr;
   std::exception_ptr thrown_;
-  char ordered_ = 0;  // its address stands for "all that came before" in ThreadSanitizer
+  // Their addresses are ThreadSanitizer's points. A thread that has returned orders nothing for
+  // those of its block that start later: on a GPU they may have run before it.
+  char block_begins_ = 0, barrier_ = 0, block_ends_ = 0;
 };
 
 Machine& machine() {
@@ -168,27 +171,27 @@ void Machine::live() {
 #endif
   for (;;) {
     try {
-      order_memory_after();
+      acquire(block_begins_);
       (*body_)();
       if (!current_->copies.open.empty() || !current_->copies.groups.empty())
         fail("simt: a thread returned without waiting for its asynchronous copies");
     } catch (...) {
       thrown_ = std::current_exception();
     }
-    order_memory_before();
+    release(block_ends_);
     current_->state = State::returned;
     leave();
   }
 }
 
-void Machine::order_memory_before() {
+void Machine::release([[maybe_unused]] char& point) {
 #ifdef CBQ_SIMT_RACES
-  __tsan_release(&ordered_);
+  __tsan_release(&point);
 #endif
 }
-void Machine::order_memory_after() {
+void Machine::acquire([[maybe_unused]] char& point) {
 #ifdef CBQ_SIMT_RACES
-  __tsan_acquire(&ordered_);
+  __tsan_acquire(&point);
 #endif
 }
 
@@ -217,9 +220,9 @@ void Machine::wait(State state, Site site) {
   current_->state = state;
   current_->site = site;
   const bool orders = state == State::at_barrier;
-  if (orders) order_memory_before();
+  if (orders) release(barrier_);
   leave();
-  if (orders) order_memory_after();
+  if (orders) acquire(barrier_);
 }
 
 const Words* Machine::exchange(uint32_t mask, const Words& mine, Site site) {
@@ -236,13 +239,10 @@ const Words* Machine::exchange(uint32_t mask, const Words& mine, Site site) {
 }
 
 void Machine::warp_barrier(Site site) {
-#ifdef CBQ_SIMT_RACES
-  __tsan_release(&warps_[current_->thread / warp_size].ordered);
-#endif
+  char& point = warps_[current_->thread / warp_size].barrier;
+  release(point);
   exchange(0xffffffffu, {}, site);
-#ifdef CBQ_SIMT_RACES
-  __tsan_acquire(&warps_[current_->thread / warp_size].ordered);
-#endif
+  acquire(point);
 }
 
 bool same(Site a, Site b) {
@@ -344,9 +344,9 @@ void Machine::run(int64_t grid, int block, int64_t shared_bytes,
   for (unsigned b = 0; b < blocks && !thrown_; ++b) {
     blockIdx = {reverse ? blocks - 1 - b : b, 0, 0};
     std::memset(shared_.get(), 0xff, shared_bytes_);
-    order_memory_before();
+    release(block_begins_);
     run_block(threads, reverse);
-    order_memory_after();
+    acquire(block_ends_);
   }
   if (thrown_) {
     for (auto& fiber : fibers_) static_cast<void>(fiber.release());  // they hang in their kernels

@@ -51,15 +51,20 @@ double copy_rate(Device device, double bytes, double seconds);
 Ceilings measure_ceilings(Device device, Dtype dtype, double seconds, ProfileClock clock,
                           bool print);
 
-/// A line of `bench ops` for the quantization of a weight: W, its variables and results in bytes.
-struct RoundingLine {
+/// A line of `bench ops` for what may have a kernel in kernels/fast.
+struct TwinLine {
   std::string title;
   Shape shape;
-  double bytes = 0.0;
+  double work = 0.0;  // bytes, or operations where `flops`
   std::function<void()> run;
+  bool flops = false;
 };
-/// Every rounding scheme with its own kind of variables, groups of 128, forward and backward.
-std::vector<RoundingLine> rounding_lines(Device device, Dtype dtype);
+/// Every rounding scheme with its own kind of variables, groups of 128, forward and backward; bytes
+/// are those of W, its variables and results.
+std::vector<TwinLine> rounding_lines(Device device, Dtype dtype);
+/// Causal attention, forward and backward, all heads alike and in groups of eight. Operations are
+/// those of the products that the mask leaves: two forward, five backward.
+std::vector<TwinLine> attention_lines(Device device, Dtype dtype);
 
 /// `bench ops`: one line per op case (tests/op_case.h) against the measured ceilings.
 void add_ops_command(CLI::App& app);

@@ -75,17 +75,18 @@ void print_line(const OpCase& op, const test::Shapes& shapes, const Ceilings& ce
   print_rate(op.title(), text, work, flops, timing, ceiling);
 }
 
-/// The quantization of weights; where kernels of kernels/fast run, their plain twins beside them.
-int print_rounding_lines(const Ceilings& ceilings, const Options& options, Device device,
-                         Dtype dtype) {
+/// Where a line's kernels are those of kernels/fast, their plain twins are timed beside them.
+int print_twin_lines(const std::vector<TwinLine>& twins, const Ceilings& ceilings,
+                     const Options& options, Device device) {
   int lines = 0;
-  for (const RoundingLine& line : rounding_lines(device, dtype)) {
+  for (const TwinLine& line : twins) {
     if (line.title.find(options.filter) == std::string::npos) continue;
     const long before = fast::launches();
     const auto print = [&](const std::string& title) {
       const Timing timing = measure_op(device, options.seconds, line.run);
-      print_rate(title, to_string(line.shape), line.bytes, false, timing,
-                 memory_ceiling(ceilings, options, device, line.bytes));
+      const double ceiling =
+          line.flops ? ceilings.gemm : memory_ceiling(ceilings, options, device, line.work);
+      print_rate(title, to_string(line.shape), line.work, line.flops, timing, ceiling);
       ++lines;
     };
     print(line.title);
@@ -112,7 +113,8 @@ void run(const Options& options) {
       ++lines;
     }
   }
-  lines += print_rounding_lines(ceilings, options, device, dtype);
+  lines += print_twin_lines(attention_lines(device, dtype), ceilings, options, device);
+  lines += print_twin_lines(rounding_lines(device, dtype), ceilings, options, device);
   check(lines > 0, "bench ops: no case with a benchmark in ", options.dtype, " matches '",
         options.filter, "'");
   if (options.json.empty()) return;

@@ -42,8 +42,8 @@ RoundingPass make_pass(const RoundingScheme& scheme, Parameterization variables,
 
 }  // namespace
 
-std::vector<RoundingLine> rounding_lines(Device device, Dtype dtype) {
-  std::vector<RoundingLine> lines;
+std::vector<TwinLine> rounding_lines(Device device, Dtype dtype) {
+  std::vector<TwinLine> lines;
   if (dtype == Dtype::f16) return lines;  // weights are never f16
   for (const std::string& name : rounding_schemes().names()) {
     const std::shared_ptr<RoundingScheme> scheme = rounding_schemes().make(name);
