@@ -7,9 +7,10 @@
 //                      dV = P^T dO, dK = dS^T Q / sqrt(dim)
 // Seven products where atomics (or partial sums of dQ in memory) would allow five. P and dS enter
 // their products as bf16; all sums are f32. Per tile of 64 x 64, head size 128, and warp:
-//   dQ      384 products of 16 x 8 x 16; 48 KiB of shared memory, 384 cycles of a multiprocessor
-//   dK, dV  512 products; 72 KiB, 576 cycles
-// so shared memory, not the tensor cores, should be what limits dK and dV. Unmeasured.
+//   dQ      192 products of 16 x 8 x 16; 48 KiB of shared memory, 384 cycles of a multiprocessor
+//   dK, dV  256 products; 72 KiB, 576 cycles
+// A multiprocessor whose tensor cores do 2,500 operations a cycle this way would take 315 and 420
+// cycles for the products, so shared memory should be what limits both. Unmeasured.
 #pragma once
 
 #include "kernels/fast/attention_tiles.h"
