@@ -41,6 +41,7 @@ class PackedTransform : public LinearTransform {
   Var input(const Var& x) override {
     return activation_quantizer ? activation_quantizer->fake_quant(x) : x;
   }
+  const FusedInput* fused_input() const override { return activation_quantizer.get(); }
 
   std::optional<PackedWeight> packed_weight;  // none: the weight stayed in floating point
   WeightConfig weight_config;

@@ -158,6 +158,7 @@ class FrozenTransform : public LinearTransform {
       : weight_(std::move(weight)), original_(std::move(original)) {}
   Var weight(const Var&) override { return weight_; }
   Var input(const Var& x) override { return original_->input(x); }
+  const FusedInput* fused_input() const override { return original_->fused_input(); }
 
  private:
   Var weight_;

@@ -9,9 +9,36 @@ Linear::Linear(int64_t in, int64_t out, bool has_bias, Dtype dtype, Device devic
   if (has_bias) bias = Var(Tensor({out}, dtype, device));
 }
 
-Var Linear::forward(const Var& x) const {
-  if (transform == nullptr) return ag::linear(x, weight, bias);
-  return ag::linear(transform->input(x), transform->weight(weight), bias);
+Var Linear::forward(const Var& x) const { return multiply(transform ? transform->input(x) : x); }
+
+Var Linear::forward(const Deferred& x) const { return forward_each({this}, x)[0]; }
+
+Var Linear::multiply(const Var& input) const {
+  return ag::linear(input, transform ? transform->weight(weight) : weight, bias);
+}
+
+namespace {
+
+/// The linears' inputs in one pass; empty where they have to be computed step by step.
+std::vector<Var> fused_inputs(std::span<const Linear* const> linears, const Deferred& x) {
+  std::vector<const FusedInput*> readers;
+  for (const Linear* linear : linears) {
+    readers.push_back(linear->transform ? linear->transform->fused_input() : nullptr);
+    if (readers.back() == nullptr) return {};
+  }
+  return readers.front()->inputs(x, readers);
+}
+
+}  // namespace
+
+// From the last to the first: a tape goes back from the first to the last.
+void detail::forward_each(std::span<const Linear* const> linears, const Deferred& x,
+                          std::span<Var> y) {
+  const std::vector<Var> inputs = fused_inputs(linears, x);
+  const Var shared = inputs.empty() ? x.value() : Var();
+  for (size_t i = linears.size(); i-- > 0;) {
+    y[i] = inputs.empty() ? linears[i]->forward(shared) : linears[i]->multiply(inputs[i]);
+  }
 }
 
 void Linear::visit(const std::string& prefix, const ParameterVisitor& visitor) {

@@ -1,12 +1,26 @@
 // Linear: y = x W^T + b, and the hook through which a quantizer enters it.
 #pragma once
 
+#include <array>
 #include <memory>
+#include <span>
 #include <string>
 
+#include "nn/deferred.h"
 #include "nn/module.h"
 
 namespace cbq {
+
+/// What a transform does to a layer's input, where it can be done in one pass with the function
+/// that makes this input, for all layers that read it (implemented in quant/).
+class FusedInput {
+ public:
+  virtual ~FusedInput() = default;
+  /// input(y.value()) of every reader, the same values and gradients; this is the first reader.
+  /// Empty: not this combination, which then is computed step by step.
+  virtual std::vector<Var> inputs(const Deferred& y,
+                                  const std::vector<const FusedInput*>& readers) const = 0;
+};
 
 /// What a quantizer plugs into a Linear (implemented in quant/; nn/ knows only this).
 /// Both functions are differentiable; an identity transform returns its argument.
@@ -17,6 +31,8 @@ class LinearTransform {
   virtual Var weight(const Var& w) = 0;
   /// x [tokens, in] -> the input to multiply with.
   virtual Var input(const Var& x) = 0;
+  /// What may be done in the place of input(); null: input() must be called.
+  virtual const FusedInput* fused_input() const { return nullptr; }
 };
 
 class Linear : public Module {
@@ -27,6 +43,9 @@ class Linear : public Module {
 
   /// x [tokens, in] -> [tokens, out].
   Var forward(const Var& x) const;
+  Var forward(const Deferred& x) const;
+  /// The same of an input that went through the transform already.
+  Var multiply(const Var& input) const;
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
 
   int64_t in_features() const { return weight.size(1); }
@@ -36,5 +55,19 @@ class Linear : public Module {
   Var bias;                                    // [out], or undefined
   std::shared_ptr<LinearTransform> transform;  // none: plain floating point
 };
+
+namespace detail {
+void forward_each(std::span<const Linear* const> linears, const Deferred& x, std::span<Var> y);
+}
+
+/// linear.forward(x) for all linears that read x, in one call, so that their transforms may share
+/// the work: const auto [q, k, v] = forward_each({&q_, &k_, &v_}, norm_.deferred(x)).
+/// x's gradient is the sum of what they return, added in their order.
+template <size_t n>
+std::array<Var, n> forward_each(const Linear* const (&linears)[n], const Deferred& x) {
+  std::array<Var, n> y;
+  detail::forward_each(linears, x, y);
+  return y;
+}
 
 }  // namespace cbq

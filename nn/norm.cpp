@@ -7,8 +7,6 @@ namespace cbq {
 RmsNorm::RmsNorm(int64_t width, double epsilon, Dtype dtype, Device device)
     : weight(Tensor({width}, dtype, device)), eps(epsilon) {}
 
-Var RmsNorm::forward(const Var& x) const { return ag::rms_norm(x, weight, eps); }
-
 Var RmsNorm::forward_parts(const Var& x) const {
   return ag::reshape(forward(ag::reshape(x, {-1, weight.size(0)})), x.shape());
 }
@@ -23,8 +21,6 @@ LayerNorm::LayerNorm(int64_t width, double epsilon, bool affine, Dtype dtype, De
   weight = Var(Tensor({width}, dtype, device));
   bias = Var(Tensor({width}, dtype, device));
 }
-
-Var LayerNorm::forward(const Var& x) const { return ag::layer_norm(x, weight, bias, eps); }
 
 void LayerNorm::visit(const std::string& prefix, const ParameterVisitor& visitor) {
   if (!weight.defined()) return;

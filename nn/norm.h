@@ -1,6 +1,7 @@
 // Norms over the last axis, as parts of a model.
 #pragma once
 
+#include "nn/deferred.h"
 #include "nn/module.h"
 
 namespace cbq {
@@ -11,7 +12,8 @@ class RmsNorm : public Module {
   RmsNorm() = default;
   /// Allocated, not initialized.
   RmsNorm(int64_t width, double epsilon, Dtype dtype, Device device);
-  Var forward(const Var& x) const;
+  Var forward(const Var& x) const { return deferred(x).value(); }
+  Deferred deferred(const Var& x) const { return Deferred::rms_norm(x, weight, eps); }
   /// As forward, for every part of `width` elements of a row by itself: query-key norms.
   Var forward_parts(const Var& x) const;
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
@@ -26,7 +28,8 @@ class LayerNorm : public Module {
   LayerNorm() = default;
   /// `affine` false: neither weight nor bias. Allocated, not initialized.
   LayerNorm(int64_t width, double epsilon, bool affine, Dtype dtype, Device device);
-  Var forward(const Var& x) const;
+  Var forward(const Var& x) const { return deferred(x).value(); }
+  Deferred deferred(const Var& x) const { return Deferred::layer_norm(x, weight, bias, eps); }
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
 
   Var weight, bias;  // [width], or undefined

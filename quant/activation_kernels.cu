@@ -80,9 +80,10 @@ struct QuantizeActivationBackward {
     for (int64_t j = row.lane(); j < view.n; j += row.lanes()) {
       const A u = A(in[j]) / s;
       const A q = math::round_even(u) + z;
-      const bool inside = q >= A(0) && q <= largest;
+      const A code = math::clamp(q, A(0), largest);
+      const bool inside = q == code;  // one comparison; of a NaN it is false
       out[j] = T(inside ? A(g[j]) : A(0));
-      ds += A(g[j]) * (math::clamp(q, A(0), largest) - z - (inside ? u : A(0)));
+      ds += A(g[j]) * (code - z - (inside ? u : A(0)));
     }
     ds = row.sum(ds);
     if (row.lane() == 0) d_clip[r] = ds * s;

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "autograd/outputs.h"
+#include "kernels/fast/switch.h"
 #include "kernels/ops.h"
 #include "quant/activation_kernels.h"
+#include "quant/quantize_tokens.h"
 
 namespace cbq {
 
@@ -29,6 +32,7 @@ void ActivationQuantizer::observe(const Tensor& x) {
 
 Var ActivationQuantizer::fake_quant(const Var& x) const {
   if (!config_.quantizes()) return x;
+  if (const std::vector<Var> fused = inputs(Deferred(x), {this}); !fused.empty()) return fused[0];
   const Dtype dtype = x.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
   ActivationRange range;
   if (!config_.dynamic) {
@@ -51,6 +55,44 @@ Var ActivationQuantizer::fake_quant(const Var& x) const {
                           if (x.requires_grad()) x.accumulate(dx);
                           if (a.requires_grad()) a.accumulate(kernels::cast(da, a.dtype()));
                         });
+}
+
+std::vector<Var> ActivationQuantizer::inputs(const Deferred& y,
+                                             const std::vector<const FusedInput*>& readers) const {
+  const bool trains_norm = should_record({&y.weight, &y.bias});
+  if (!fast::enabled() || trains_norm || !quantize_tokens_takes(readers.size())) return {};
+  const Dtype dtype = y.x.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
+  std::vector<TokenQuantizer> quantizers;
+  std::vector<Var> clips, variables{y.x, y.up};
+  for (const FusedInput* reader : readers) {
+    const auto* other = dynamic_cast<const ActivationQuantizer*>(reader);
+    if (other == nullptr || !other->takes_ranges_per_token()) return {};
+    quantizers.push_back({kernels::cast(other->clip_.value(), dtype), other->config_});
+    clips.push_back(other->clip_);
+    variables.push_back(other->clip_);
+  }
+  QuantizedTokens forward = quantize_tokens(y, quantizers);
+  const std::vector<Tensor> outputs = std::exchange(forward.outputs, {});  // not kept for backward
+  return differentiable_outputs(
+      outputs, variables, [y, quantizers, clips, forward](const std::vector<Tensor>& grads) {
+        std::vector<TokenQuantizer> reached;  // by a gradient
+        std::vector<Var> reached_clips;
+        std::vector<Tensor> dy;
+        for (size_t i = 0; i < grads.size(); ++i) {
+          if (!grads[i].defined()) continue;
+          reached.push_back(quantizers[i]);
+          reached_clips.push_back(clips[i]);
+          dy.push_back(grads[i]);
+        }
+        const bool want_x = y.x.requires_grad() || y.up.requires_grad();
+        const TokenGradients d = quantize_tokens_backward(y, reached, forward, dy, want_x);
+        if (y.x.requires_grad()) y.x.accumulate(d.x);
+        if (y.up.requires_grad()) y.up.accumulate(d.up);
+        for (size_t i = 0; i < dy.size(); ++i) {
+          const Var& a = reached_clips[i];
+          if (a.requires_grad()) a.accumulate(kernels::cast(d.clips[i], a.dtype()));
+        }
+      });
 }
 
 std::vector<Var> ActivationQuantizer::variables() const {

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "autograd/var.h"
+#include "nn/linear.h"
 #include "quant/config.h"
 
 namespace cbq {
@@ -20,7 +20,7 @@ namespace cbq {
 /// range, else 0; da by LSQ: with q the clamped code
 ///   dx^/ds = (q - z) - x/s inside, (q - z) at the ends; ds/da = s.
 /// A row of zeros stays zero.
-class ActivationQuantizer {
+class ActivationQuantizer : public FusedInput {
  public:
   ActivationQuantizer(const ActivationConfig& config, Device device, const std::string& layer);
 
@@ -28,6 +28,11 @@ class ActivationQuantizer {
   void observe(const Tensor& x);
   /// x [tokens, in] -> x^, differentiable in x and in the clip variable.
   Var fake_quant(const Var& x) const;
+  /// fake_quant(y) of several quantizers in one pass with what makes y (quantize_tokens): where all
+  /// take their ranges per token, and the gradient of a norm's weight is not asked for. Empty
+  /// elsewhere, and with CBQ_FAST=0 (kernels/fast/switch.h).
+  std::vector<Var> inputs(const Deferred& y,
+                          const std::vector<const FusedInput*>& readers) const override;
 
   /// The learned variable a [1], or none if the config does not quantize.
   std::vector<Var> variables() const;
@@ -36,6 +41,10 @@ class ActivationQuantizer {
   const ActivationConfig& config() const { return config_; }
 
  private:
+  bool takes_ranges_per_token() const {
+    return config_.quantizes() && config_.dynamic && config_.granularity == Granularity::per_token;
+  }
+
   ActivationConfig config_;
   std::string layer_;
   Var clip_;                       // a, [1] f32

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <typeinfo>
 
 #include "nn/linear.h"
 #include "quant/activation_quantizer.h"
@@ -22,6 +23,11 @@ class QuantizedTransform : public LinearTransform {
   }
   Var input(const Var& x) override {
     return activation_quantizer ? activation_quantizer->fake_quant(x) : x;
+  }
+
+  /// None of a derived class, whose input() may do more.
+  const FusedInput* fused_input() const override {
+    return typeid(*this) == typeid(QuantizedTransform) ? activation_quantizer.get() : nullptr;
   }
 
   std::unique_ptr<WeightQuantizer> weight_quantizer;

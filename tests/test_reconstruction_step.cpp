@@ -9,6 +9,7 @@
 
 #include "cbq/quantizers.h"
 #include "cbq/reconstructor.h"
+#include "kernels/fast/switch.h"
 #include "tests/tiny_model.h"
 
 namespace cbq {
@@ -40,6 +41,15 @@ Settings busy_settings(const std::string& rounding) {
   s.act_granularity = "per_tensor";
   s.act_dynamic = false;
   s.homologous = true;
+  return s;
+}
+
+/// Ranges per token, which quantizers take in the norms' own passes (quant/quantize_tokens.h).
+Settings per_token_settings(const std::string& rounding) {
+  Settings s = busy_settings(rounding);
+  s.abits = 4;
+  s.act_granularity = "per_token";
+  s.act_dynamic = true;
   return s;
 }
 
@@ -123,6 +133,22 @@ TEST_P(ReconstructionStep, ReplayedIsTheSameRunToTheByte) {
   expect_same(direct, replayed);
 }
 
+TEST_P(ReconstructionStep, RangesPerTokenAreReplayedToo) {
+  const Settings settings = per_token_settings(GetParam());
+  const Outcome direct = run_window(settings);
+  {
+    const Environment graph("CBQ_GRAPH", "1");
+    testing::internal::CaptureStderr();
+    const Outcome replayed = run_window(settings);
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), "") << "nothing fell back";
+    expect_same(direct, replayed);
+  }
+  const fast::PlainTwins step_by_step;
+  const Outcome plain = run_window(settings);
+  EXPECT_EQ(direct.report.loss_before, plain.report.loss_before);
+  EXPECT_NEAR(direct.report.loss_hard, plain.report.loss_hard, 0.05 * plain.report.loss_hard);
+}
+
 TEST_P(ReconstructionStep, SignSgdIsReplayedToo) {
   Settings settings = busy_settings(GetParam());
   settings.optimizer = "signsgd";
@@ -178,18 +204,20 @@ TEST_P(ReconstructionStep, TheLaunchesDependOnWhatWasPreparedAlone) {
 }
 
 TEST_P(ReconstructionStep, LaunchesMoveNothingBetweenHostAndDevice) {
-  for (const bool hard : {false, true}) {
-    Fixture f(busy_settings(GetParam()));
-    const auto r = f.reconstructor();
-    const int64_t step = hard ? 14 : 2;
-    for (int i = 0; i < 3; ++i) {
-      r->prepare_step(step, {4, i});
-      const int64_t before = host_transfers();
-      r->run_step();
-      if (i == 0) continue;  // puts static ranges of activations where they are read
-      EXPECT_EQ(host_transfers(), before) << "step " << i << ", hard " << hard;
+  for (const Settings& settings : {busy_settings(GetParam()), per_token_settings(GetParam())}) {
+    for (const bool hard : {false, true}) {
+      Fixture f(settings);
+      const auto r = f.reconstructor();
+      const int64_t step = hard ? 14 : 2;
+      for (int i = 0; i < 3; ++i) {
+        r->prepare_step(step, {4, i});
+        const int64_t before = host_transfers();
+        r->run_step();
+        if (i == 0) continue;  // puts static ranges of activations where they are read
+        EXPECT_EQ(host_transfers(), before) << "step " << i << ", hard " << hard;
+      }
+      EXPECT_TRUE(std::isfinite(r->take_mean_loss()));
     }
-    EXPECT_TRUE(std::isfinite(r->take_mean_loss()));
   }
 }
 
@@ -197,13 +225,15 @@ TEST_P(ReconstructionStep, SettledStepsAskTheSystemForNothing) {
 #ifdef CBQ_DEBUG
   GTEST_SKIP() << "with the sanitizers no freed block is kept";
 #else
-  Fixture f(busy_settings(GetParam()));
-  const auto r = f.reconstructor();
-  for (int64_t i = 0; i < 8; ++i) {
-    const int64_t before = memory_statistics(Device::cpu()).system_allocations;
-    r->train_step(i, {i % 7, (i + 3) % 7}, {(i + 1) % 7, (i + 4) % 7});
-    if (i >= 2) {
-      EXPECT_EQ(memory_statistics(Device::cpu()).system_allocations, before) << "step " << i;
+  for (const Settings& settings : {busy_settings(GetParam()), per_token_settings(GetParam())}) {
+    Fixture f(settings);
+    const auto r = f.reconstructor();
+    for (int64_t i = 0; i < 8; ++i) {
+      const int64_t before = memory_statistics(Device::cpu()).system_allocations;
+      r->train_step(i, {i % 7, (i + 3) % 7}, {(i + 1) % 7, (i + 4) % 7});
+      if (i >= 2) {
+        EXPECT_EQ(memory_statistics(Device::cpu()).system_allocations, before) << "step " << i;
+      }
     }
   }
 #endif

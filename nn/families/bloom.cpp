@@ -26,16 +26,21 @@ class BloomBlock : public Block {
         down_(c.intermediate_size, c.hidden_size, true, dtype, device) {}
 
   Var forward(const Var& x, const Sequence& s) override {
-    const Var n = input_norm_.forward(x);
+    // A norm's output that is the residual stream as well is computed by itself.
+    const auto normed = [&](const LayerNorm& norm, const Var& h) {
+      return config_.residual_after_norm ? norm.deferred(h).computed() : norm.deferred(h);
+    };
+    const Deferred n = normed(input_norm_, x);
     const Var fused = qkv_.forward(n);
     const auto part = [&](int64_t which) {
       return ag::take_part(fused, 3, which, config_.head_dim);
     };
     const Var attended =
         attend(part(0), part(1), part(2), s, config_.num_heads, config_.num_heads, slopes_);
-    const Var a = ag::add(dense_.forward(attended), config_.residual_after_norm ? n : x);
-    const Var m = post_norm_.forward(a);
-    return ag::add(down_.forward(ag::gelu(up_.forward(m))), config_.residual_after_norm ? m : a);
+    const Var a = ag::add(dense_.forward(attended), config_.residual_after_norm ? n.value() : x);
+    const Deferred m = normed(post_norm_, a);
+    return ag::add(down_.forward(Deferred::gelu(up_.forward(m))),
+                   config_.residual_after_norm ? m.value() : a);
   }
 
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override {

@@ -33,16 +33,17 @@ class LlamaBlock : public Block {
   }
 
   Var forward(const Var& x, const Sequence& s) override {
-    const Var n = input_norm_.forward(x);
     const auto rotated = [&](const Var& heads, const RmsNorm& norm) {
       const Var normed = config_.qk_norm ? norm.forward_parts(heads) : heads;
       return rotate(normed, *rope_, s, config_.head_dim);
     };
-    const Var attended = attend(rotated(q_.forward(n), q_norm_), rotated(k_.forward(n), k_norm_),
-                                v_.forward(n), s, config_.num_heads, config_.num_kv_heads);
+    auto [q, k, v] = forward_each({&q_, &k_, &v_}, input_norm_.deferred(x));
+    q = rotated(q, q_norm_);
+    k = rotated(k, k_norm_);
+    const Var attended = attend(q, k, v, s, config_.num_heads, config_.num_kv_heads);
     const Var middle = ag::add(x, o_.forward(attended));
-    const Var m = post_norm_.forward(middle);
-    return ag::add(middle, down_.forward(ag::swiglu(gate_.forward(m), up_.forward(m))));
+    const auto [gate, up] = forward_each({&gate_, &up_}, post_norm_.deferred(middle));
+    return ag::add(middle, down_.forward(Deferred::swiglu(gate, up)));
   }
 
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override {

@@ -30,17 +30,16 @@ class OptBlock : public Block {
 
   Var forward(const Var& x, const Sequence& s) override {
     const auto before = [&](const LayerNorm& norm, const Var& h) {
-      return config_.norm_first ? norm.forward(h) : h;
+      return config_.norm_first ? norm.deferred(h) : Deferred(h);
     };
     const auto behind = [&](const LayerNorm& norm, const Var& h) {
       return config_.norm_first ? h : norm.forward(h);
     };
-    const Var n = before(attention_norm_, x);
-    const Var attended = attend(q_.forward(n), k_.forward(n), v_.forward(n), s, config_.num_heads,
-                                config_.num_heads);
+    const auto [q, k, v] = forward_each({&q_, &k_, &v_}, before(attention_norm_, x));
+    const Var attended = attend(q, k, v, s, config_.num_heads, config_.num_heads);
     const Var middle = behind(attention_norm_, ag::add(x, out_.forward(attended)));
-    const Var m = before(mlp_norm_, middle);
-    return behind(mlp_norm_, ag::add(middle, fc2_.forward(ag::relu(fc1_.forward(m)))));
+    const Var hidden = fc1_.forward(before(mlp_norm_, middle));
+    return behind(mlp_norm_, ag::add(middle, fc2_.forward(Deferred::relu(hidden))));
   }
 
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override {

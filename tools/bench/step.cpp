@@ -36,6 +36,11 @@ std::string part_of(const std::string& op) {
       {"scale_of", "weight_quant"},
       {"scale_gradient", "weight_quant"},
       {"quantize_activation", "activation_quant"},
+      {"quantize_rms_norm", "activation_quant"},  // these with the norm or function before it
+      {"quantize_layer_norm", "activation_quant"},
+      {"quantize_swiglu", "activation_quant"},
+      {"quantize_relu", "activation_quant"},
+      {"quantize_gelu", "activation_quant"},
       {"rms_norm", "norms"},
       {"rms_norm_backward", "norms"},
       {"swiglu", "norms"},

@@ -1,0 +1,49 @@
+// Fake quantization of tokens, in one pass with the function before it and for all layers that read
+// the result; quant/activation_quantizer.h is the differentiable part.
+#pragma once
+
+#include <vector>
+
+#include "nn/deferred.h"
+#include "quant/config.h"
+#include "tensor/tensor.h"
+
+namespace cbq {
+
+/// A quantizer with a range per token, taken from the token: config.dynamic, per_token.
+struct TokenQuantizer {
+  Tensor clip;  // a [1], f32 (f64 for f64 activations)
+  ActivationConfig config;
+};
+
+struct QuantizedTokens {
+  std::vector<Tensor> outputs;  // x^ of each quantizer, shaped like y
+  // For backward, per row: {max(0, -min y), max(0, max y)}, and a norm's own numbers (1 / rms; mean
+  // and 1 / deviation; else undefined).
+  Tensor range, statistics;
+};
+
+/// True if quantize_tokens takes so many quantizers.
+bool quantize_tokens_takes(size_t quantizers);
+
+/// With y = f(x) rounded to its dtype, for each quantizer
+///   x^ = s (clamp(round(y/s) + z, 0, 2^b - 1) - z),   s, z from the row's range, s = e^a s0
+/// (GridRule). x [..., n]. The same as quantize_activation of f(x): on the CPU the same bits, on
+/// CUDA up to the order in which a norm's sums are taken and contraction, which quant/ does
+/// without.
+QuantizedTokens quantize_tokens(const Deferred& y, const std::vector<TokenQuantizer>& quantizers);
+
+struct TokenGradients {
+  Tensor x, up;               // undefined unless wanted; up: of swiglu alone
+  std::vector<Tensor> clips;  // [1] each
+};
+
+/// Gradients for dx^_i = dy[i] of some of the quantizers: dL/dy is the sum, in their order and
+/// rounded after each, of dx^ inside the clip range and 0 outside; da = sum dx^ dx^/ds s.
+/// Deterministic. `forward` needs range and statistics alone.
+TokenGradients quantize_tokens_backward(const Deferred& y,
+                                        const std::vector<TokenQuantizer>& quantizers,
+                                        const QuantizedTokens& forward,
+                                        const std::vector<Tensor>& dy, bool want_x);
+
+}  // namespace cbq
