@@ -59,12 +59,21 @@ TEST(Bench, StepsLowerTheLoss) {
 }
 
 TEST(Bench, RunReportsWindowsAndHours) {
-  const nlohmann::json r = bench("run --segments 10 --epochs 2")[0];
+  const nlohmann::json r = bench("run --segments 10 --epochs 2 --test-tokens 0")[0];
   EXPECT_EQ(r["windows"], 3);            // 4 blocks, 2 per window, 1 shared
   EXPECT_EQ(r["steps_per_window"], 10);  // 10 segments in twos, twice
   const double seconds = r["window_seconds"];
   EXPECT_GT(seconds, 10 * 1e-3 * r["step_ms"].get<double>());
+  EXPECT_EQ(r["perplexity_seconds"], 0.0);
   EXPECT_NEAR(r["hours"].get<double>(), 3 * seconds / 3600, 1e-9);
+}
+
+TEST(Bench, ARunEndsWithItsPerplexity) {
+  const nlohmann::json r = bench("run --test-tokens 1200")[0];
+  const double perplexity = r["perplexity_seconds"],
+               windows = 3 * r["window_seconds"].get<double>();
+  EXPECT_GT(perplexity, 0.0);
+  EXPECT_NEAR(r["hours"].get<double>(), (windows + perplexity) / 3600, 1e-9);
 }
 
 TEST(DeviceProfile, CountsOutermostOpsOnlyWhileItLives) {
