@@ -163,7 +163,7 @@ struct AttentionHeads {
 };
 /// What attention works on at a time: so many queries of so many key-value heads. 0: chosen for the
 /// device, so that the scores of a tile take at most 16 MiB (32 MiB for backward, with their
-/// gradients) where one head and 16 queries do.
+/// gradients) where one head and 16 queries do. Other numbers rule out kernels of their own.
 struct AttentionTiles {
   int64_t queries = 0, kv_heads = 0;
 };
@@ -173,7 +173,7 @@ struct AttentionTiles {
 /// slopes [heads] f32 (ALiBi, Press et al. 2022) may be undefined; slope_h * position is rounded to
 /// the dtype first, as transformers' BLOOM does. o is like q; `log_sum` [batch * heads, tokens] =
 /// log sum_j e^(s_hj), in the accumulation dtype, is kept for backward. Scores exist for one tile
-/// of queries at a time, and for the keys up to its end (docs/design.md).
+/// of queries at a time; for bf16 on GPUs, in registers only (docs/design.md).
 struct AttentionResult {
   Tensor o;
   Tensor log_sum;
