@@ -33,7 +33,7 @@ function(cbq_simt_test name filter)
 endfunction()
 cbq_simt_test(emulator Simt*:Launch.Map*)
 cbq_simt_test(ops *Op.ValueMatchesTheReference*)
-cbq_simt_test(quant *RoundingContract*:RoundingSchemes*:ActivationQuantizer*:Packed*:Grid*)
+cbq_simt_test(quant *RoundingContract*:RoundingSchemes*:ActivationQuantizer*:Packed*:Grid*:*QuantizeTokens.*)
 cbq_simt_test(fast Fast*)
 cbq_simt_test(agreement *Agreement*)
 

@@ -59,10 +59,10 @@ __device__ Columns<T> load_columns(const T* at) {
   return *reinterpret_cast<const Columns<T>*>(at);
 }
 
-/// Rounds to T. The conversion of the hardware rounds like bf16's, to nearest even, and takes half
-/// an instruction where the portable one takes seven.
+/// Rounds to T and stores. The conversion of the hardware rounds like bf16's, to nearest even, and
+/// takes half an instruction where the portable one takes seven.
 template <class T>
-__device__ Columns<T> to_columns(const float (&x)[lane_columns]) {
+__device__ void store_columns(T* at, const float (&x)[lane_columns]) {
   Columns<T> y;
   CBQ_UNROLL
   for (int j = 0; j < lane_columns; j += 2) {
@@ -77,13 +77,7 @@ __device__ Columns<T> to_columns(const float (&x)[lane_columns]) {
     y.x[j] = T(x[j]);
     y.x[j + 1] = T(x[j + 1]);
   }
-  return y;
-}
-
-/// Rounds to T and stores.
-template <class T>
-__device__ void store_columns(T* at, const float (&x)[lane_columns]) {
-  *reinterpret_cast<Columns<T>*>(at) = to_columns<T>(x);
+  *reinterpret_cast<Columns<T>*>(at) = y;
 }
 
 /// q = x / s; T says how many bits x has. Far from 1 a residual could underflow: plain division.

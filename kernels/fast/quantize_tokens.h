@@ -25,6 +25,14 @@ constexpr int blocks_of_row(int threads, int row_registers) {
   return resident / threads;
 }
 
+/// Eight numbers rounded to T.
+template <class T>
+__device__ Columns<T> to_columns(const float (&x)[lane_columns]) {
+  Columns<T> y;
+  store_columns(y.x, x);
+  return y;
+}
+
 /// A thread's columns of a row: its eight of every step. View is quant's SourceView.
 template <class View, int threads, int steps>
 struct RowPart {

@@ -1,0 +1,8 @@
+#include "kernels/launch.h"
+#include "tests/on_a_grid.h"
+
+namespace cbq::test {
+
+bool on_a_grid() { return runs_on_grid(Device::cpu()); }
+
+}  // namespace cbq::test
