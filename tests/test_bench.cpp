@@ -76,6 +76,26 @@ TEST(Bench, ARunEndsWithItsPerplexity) {
   EXPECT_NEAR(r["hours"].get<double>(), (windows + perplexity) / 3600, 1e-9);
 }
 
+TEST(Bench, OpsWritesWhatItPrints) {
+  const TemporaryFolder folder;
+  const std::string file = (folder / "figures.json").string(), out = (folder / "out").string();
+  const std::string command = std::string(CBQ_BINARY_DIR) +
+                              "/bin/bench ops --filter kernels::mul_row --seconds 0.01 --json " +
+                              file + " > " + out;
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  std::ifstream in(file), printed(out);
+  const nlohmann::json r = nlohmann::json::parse(in);
+  ASSERT_EQ(r["lines"].size(), 1u);
+  const nlohmann::json& line = r["lines"][0];
+  EXPECT_EQ(line["unit"], "GB/s");
+  // [1024, 4096] read and written, [4096] read.
+  const double bytes = 4.0 * (2.0 * 1024 * 4096 + 4096);
+  EXPECT_NEAR(line["rate"].get<double>() * line["ms"].get<double>(), 1e-6 * bytes, 1e-9 * bytes);
+  EXPECT_NEAR(line["share"], line["rate"].get<double>() / r["copy_gbs"].get<double>(), 1e-9);
+  const std::string text((std::istreambuf_iterator<char>(printed)), {});
+  EXPECT_NE(text.find(line["op"].get<std::string>()), std::string::npos) << text;
+}
+
 TEST(DeviceProfile, CountsOutermostOpsOnlyWhileItLives) {
   const Tensor x = Tensor::zeros({100}, Dtype::f32);
   DeviceProfile profile;
