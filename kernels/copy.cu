@@ -1,4 +1,4 @@
-// Ops that move data without arithmetic: heads, transposes, embedding rows, rotary pairs.
+// Ops that move data without arithmetic: heads, transposes, embedding rows.
 #include "kernels/launch.h"
 #include "kernels/ops.h"
 #include "kernels/rows.h"
@@ -99,34 +99,6 @@ struct EmbeddingBackward {
       if (ids[t] != id) continue;
       for (int64_t j = row.lane(); j < n; j += row.lanes()) {
         dtable[id * n + j] += acc_t<T>(dy[t * n + j]);
-      }
-    }
-  }
-};
-
-template <class T>
-struct Rope {
-  const T* x;
-  const float* cosine;
-  const float* sine;
-  T* y;
-  int64_t heads, tokens, dim;
-  acc_t<T> direction;  // +1 forward, -1 inverse
-  template <class Row>
-  CBQ_HD void operator()(Row& row, int64_t r) const {  // r = token of the batch
-    using A = acc_t<T>;
-    const int64_t half = dim / 2, position = r % tokens;
-    const float* c = cosine + position * half;
-    const float* s = sine + position * half;
-    for (int64_t h = 0; h < heads; ++h) {
-      const T* in = x + (r * heads + h) * dim;
-      T* out = y + (r * heads + h) * dim;
-#pragma omp simd
-      for (int64_t j = row.lane(); j < half; j += row.lanes()) {
-        const A a = in[j], b = in[j + half];
-        const A cj = A(T(A(c[j]))), sj = direction * A(T(A(s[j])));  // rounded as transformers does
-        out[j] = T(a * cj - b * sj);
-        out[j + half] = T(b * cj + a * sj);
       }
     }
   }
@@ -248,27 +220,6 @@ Tensor gather_rows(const Tensor& x, const std::vector<int64_t>& indices) {
     const auto row = static_cast<int64_t>(r);
     y.slice(row, row + 1).copy_from(x.slice(indices[r], indices[r] + 1));
   }
-  return y;
-}
-
-Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim,
-            bool inverse) {
-  check(x.rank() == 2 && tokens > 0 && dim > 0 && dim % 2 == 0 && x.size(0) % tokens == 0 &&
-            x.size(1) % dim == 0,
-        "rope: ", to_string(x.shape()), " does not divide into ", tokens, " tokens, head size ",
-        dim);
-  check(cosine.rank() == 2 && cosine.size(0) >= tokens && cosine.size(1) == dim / 2 &&
-            cosine.shape() == sine.shape() && cosine.dtype() == Dtype::f32 &&
-            sine.dtype() == Dtype::f32,
-        "rope: tables of ", name_of(cosine.dtype()), to_string(cosine.shape()), " and ",
-        name_of(sine.dtype()), to_string(sine.shape()), "; expected f32 for ", tokens,
-        " tokens, head size ", dim);
-  Tensor y(x.shape(), x.dtype(), x.device());
-  dispatch_float(x.dtype(), "rope", [&]<class T>() {
-    map_rows("rope", x.device(), x.size(0), x.size(1),
-             Rope<T>{x.data<T>(), cosine.data<float>(), sine.data<float>(), y.data<T>(),
-                     x.size(1) / dim, tokens, dim, static_cast<acc_t<T>>(inverse ? -1 : 1)});
-  });
   return y;
 }
 

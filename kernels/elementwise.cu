@@ -1,6 +1,5 @@
 // Elementwise ops: each is one functor of a flat index.
-#include "kernels/launch.h"
-#include "kernels/math.h"
+#include "kernels/launch_rows.h"
 #include "kernels/ops.h"
 #include "kernels/pack.h"
 
@@ -19,13 +18,15 @@ struct Cast {
   const From* x;
   To* y;
   CBQ_HD void operator()(int64_t i) const {
-    y[i] = static_cast<To>(static_cast<acc_t<From>>(x[i]));
+    y[i] = device_math::round_to<To>(static_cast<acc_t<To>>(device_math::widen(x[i])));
   }
   CBQ_HD void pack(int64_t i) const {
     const Pack<From> in = load_pack(x + i);
-    Pack<To> out;
-    for (int64_t j = 0; j < pack_width; ++j) Cast{in.at, out.at}(j);
-    store_pack(y + i, out);
+    acc_t<To> out[pack_width];
+    for (int j = 0; j < pack_width; ++j) {
+      out[j] = static_cast<acc_t<To>>(in[j]);
+    }
+    store_pack(y + i, round_pack<To>(out));
   }
   bool packs() const { return half_packs(x, y); }
 };
@@ -49,19 +50,11 @@ struct Times {
   }
 };
 
-template <class T, class Op>
-struct Binary {
-  const T* a;
-  const T* b;
-  T* y;
-  CBQ_HD void operator()(int64_t i) const { y[i] = T(Op::apply(acc_t<T>(a[i]), acc_t<T>(b[i]))); }
-  CBQ_HD void pack(int64_t i) const {
-    const Pack<T> u = load_pack(a + i), v = load_pack(b + i);
-    Pack<T> out;
-    for (int64_t j = 0; j < pack_width; ++j) Binary{u.at, v.at, out.at}(j);
-    store_pack(y + i, out);
+struct SwiGlu {
+  template <class A>
+  CBQ_HD static A apply(A gate, A up) {
+    return gate * device_math::sigmoid(gate) * up;
   }
-  bool packs() const { return half_packs(a, b, y); }
 };
 
 template <class T, class Op>
@@ -70,14 +63,12 @@ struct BinaryRow {  // one row of a with the same row b
   const T* b;
   T* y;
   int64_t n;
+  bool packs() const { return aligned(a, b, y); }
   template <class Row>
-  CBQ_HD void operator()(Row& row, int64_t r) const {
-    const T* in = a + r * n;
-    T* out = y + r * n;
-#pragma omp simd
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-      out[j] = T(Op::apply(acc_t<T>(in[j]), acc_t<T>(b[j])));
-    }
+  CBQ_HD void operator()(const Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const auto both = [](A a_j, A b_j) { return Op::apply(a_j, b_j); };
+    row.write(y + r * n, both, row.read(a + r * n), row.view(b));
   }
 };
 
@@ -86,32 +77,16 @@ struct Scale {
   const T* x;
   T* y;
   acc_t<T> c;
-  CBQ_HD void operator()(int64_t i) const { y[i] = T(c * acc_t<T>(x[i])); }
+  CBQ_HD void operator()(int64_t i) const {
+    y[i] = device_math::round_to<T>(c * device_math::widen(x[i]));
+  }
   CBQ_HD void pack(int64_t i) const {
     const Pack<T> in = load_pack(x + i);
-    Pack<T> out;
-    for (int64_t j = 0; j < pack_width; ++j) Scale{in.at, out.at, c}(j);
-    store_pack(y + i, out);
+    acc_t<T> out[pack_width];
+    for (int j = 0; j < pack_width; ++j) out[j] = c * in[j];
+    store_pack(y + i, round_pack<T>(out));
   }
   bool packs() const { return half_packs(x, y); }
-};
-
-template <class T>
-struct SwiGlu {
-  const T* gate;
-  const T* up;
-  T* y;
-  CBQ_HD void operator()(int64_t i) const {
-    const acc_t<T> g = gate[i];
-    y[i] = T(g * math::sigmoid(g) * acc_t<T>(up[i]));
-  }
-  CBQ_HD void pack(int64_t i) const {
-    const Pack<T> g = load_pack(gate + i), u = load_pack(up + i);
-    Pack<T> out;
-    for (int64_t j = 0; j < pack_width; ++j) SwiGlu{g.at, u.at, out.at}(j);
-    store_pack(y + i, out);
-  }
-  bool packs() const { return half_packs(gate, up, y); }
 };
 
 template <class T>
@@ -122,19 +97,24 @@ struct SwiGluBackward {
   T* dgate;
   T* dup;
   CBQ_HD void operator()(int64_t i) const {
-    const acc_t<T> g = gate[i], d = dy[i], u = up[i];
-    const acc_t<T> s = math::sigmoid(g);
-    dup[i] = T(d * g * s);
-    dgate[i] = T(d * u * s * (acc_t<T>(1) + g * (acc_t<T>(1) - s)));
+    acc_t<T> dg, du;
+    derivatives(device_math::widen(gate[i]), device_math::widen(up[i]), device_math::widen(dy[i]),
+                dg, du);
+    dgate[i] = device_math::round_to<T>(dg);
+    dup[i] = device_math::round_to<T>(du);
   }
   CBQ_HD void pack(int64_t i) const {
     const Pack<T> g = load_pack(gate + i), u = load_pack(up + i), d = load_pack(dy + i);
-    Pack<T> dg, du;
-    for (int64_t j = 0; j < pack_width; ++j) {
-      SwiGluBackward{g.at, u.at, d.at, dg.at, du.at}(j);
-    }
-    store_pack(dgate + i, dg);
-    store_pack(dup + i, du);
+    acc_t<T> dg[pack_width], du[pack_width];
+    for (int j = 0; j < pack_width; ++j) derivatives(g[j], u[j], d[j], dg[j], du[j]);
+    store_pack(dgate + i, round_pack<T>(dg));
+    store_pack(dup + i, round_pack<T>(du));
+  }
+  using A = acc_t<T>;
+  CBQ_HD static void derivatives(A g, A u, A d, A& dg, A& du) {
+    const A s = device_math::sigmoid(g);
+    du = d * g * s;
+    dg = d * u * s * (A(1) + g * (A(1) - s));
   }
   bool packs() const { return half_packs(gate, up, dy, dgate, dup); }
 };
@@ -156,8 +136,8 @@ Tensor binary_row(const char* op, const Tensor& x, const Tensor& b) {
   Tensor y(x.shape(), x.dtype(), x.device());
   const int64_t n = x.size(-1);
   dispatch_float(x.dtype(), op, [&]<class T>() {
-    map_rows(op, x.device(), n > 0 ? x.count() / n : 0, n,
-             BinaryRow<T, Op>{x.data<T>(), b.data<T>(), y.data<T>(), n});
+    map_row_elements<T>(op, x.device(), n > 0 ? x.count() / n : 0, n,
+                        BinaryRow<T, Op>{x.data<T>(), b.data<T>(), y.data<T>(), n});
   });
   return y;
 }
@@ -210,7 +190,7 @@ Tensor swiglu(const Tensor& gate, const Tensor& up) {
   Tensor y(gate.shape(), gate.dtype(), gate.device());
   dispatch_float(gate.dtype(), "swiglu", [&]<class T>() {
     map_packs("swiglu", gate.device(), gate.count(),
-              SwiGlu<T>{gate.data<T>(), up.data<T>(), y.data<T>()});
+              Binary<T, SwiGlu>{gate.data<T>(), up.data<T>(), y.data<T>()});
   });
   return y;
 }

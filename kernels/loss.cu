@@ -1,5 +1,5 @@
-// Reconstruction error of a row and its gradient, in one pass over the data.
-#include "kernels/launch.h"
+// Reconstruction error of a row and its gradient, in one pass over the data (launch_rows.h).
+#include "kernels/launch_rows.h"
 #include "kernels/ops.h"
 #include "kernels/rows.h"
 
@@ -18,55 +18,48 @@ struct RowError {
   int64_t n;
   acc_t<T> l2_weight, kl_weight;
   bool l2_norm;
+  bool packs() const { return aligned(prediction, target, gradient); }
   template <class Row>
-  CBQ_HD void operator()(Row& row, int64_t r) const {
+  CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
-    const T* p = prediction + r * n;
-    const T* t = target + r * n;
+    const auto p = row.read(prediction + r * n), t = row.read(target + r * n);
     A total = 0, l2_factor = 0;
     if (l2_weight != A(0)) {
-      A squares = 0;
-#pragma omp simd reduction(+ : squares)
-      for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-        const A d = A(p[j]) - A(t[j]);
-        squares += d * d;
-      }
-      squares = row.sum(squares);
+      const A squares = row.sum([](A p_j, A t_j) { return (p_j - t_j) * (p_j - t_j); }, p, t);
       const A root = math::sqrt(squares);
       total += l2_weight * (l2_norm ? root : squares);
       l2_factor = l2_weight * (l2_norm ? (root > A(0) ? A(1) / root : A(0)) : A(2));
     }
-    A p_max = 0, p_inverse = 0, t_max = 0, t_inverse = 0;
     if (kl_weight != A(0)) {
-      p_max = row_max(row, p, n);
-      t_max = row_max(row, t, n);
-      const A p_sum = row_sum_exp(row, p, n, p_max), t_sum = row_sum_exp(row, t, n, t_max);
-      p_inverse = A(1) / p_sum;
-      t_inverse = A(1) / t_sum;
-      const A shift = (p_max + math::log(p_sum)) - (t_max + math::log(t_sum));
-      A kl = 0;
-#pragma omp simd reduction(+ : kl)
-      for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-        kl += math::exp(A(t[j]) - t_max) * t_inverse * (A(t[j]) - A(p[j]) + shift);
-      }
-      total += kl_weight * row.sum(kl);
+      add_divergence(row, r, p, t, total, l2_factor);
+    } else if (gradient != nullptr) {
+      const auto derivative = [l2_factor](A p_j, A t_j) { return l2_factor * (p_j - t_j); };
+      row.write(gradient + r * n, derivative, p, t);
     }
-    if (row.lane() == 0) loss[r] = total;
+    if (row.first()) loss[r] = total;
+  }
+
+  /// Adds the divergence to `total`, and stores the gradient of both.
+  template <class Row, class Elements>
+  CBQ_HD void add_divergence(const Row& row, int64_t r, const Elements& p, const Elements& t,
+                             acc_t<T>& total, acc_t<T> l2_factor) const {
+    using A = acc_t<T>;
+    const auto same = [](A x_j) { return x_j; };
+    const A p_max = row.max(same, p), t_max = row.max(same, t);
+    const auto p_power = row.keep([p_max](A p_j) { return device_math::exp(p_j - p_max); }, p);
+    const auto t_power = row.keep([t_max](A t_j) { return device_math::exp(t_j - t_max); }, t);
+    const A p_sum = row.sum(same, p_power), t_sum = row.sum(same, t_power);
+    const A p_inverse = A(1) / p_sum, t_inverse = A(1) / t_sum;
+    const A shift = (p_max + math::log(p_sum)) - (t_max + math::log(t_sum));
+    const auto term = [=](A e_t, A t_j, A p_j) { return e_t * t_inverse * (t_j - p_j + shift); };
+    total += kl_weight * row.sum(term, t_power, t, p);
     if (gradient == nullptr) return;
-    T* g = gradient + r * n;
-    if (kl_weight == A(0)) {
-#pragma omp simd
-      for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-        g[j] = T(l2_factor * (A(p[j]) - A(t[j])));
-      }
-      return;
-    }
-#pragma omp simd
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-      const A q = math::exp(A(p[j]) - p_max) * p_inverse;
-      const A y = math::exp(A(t[j]) - t_max) * t_inverse;
-      g[j] = T(l2_factor * (A(p[j]) - A(t[j])) + kl_weight * (q - y));
-    }
+    const A weight = kl_weight;
+    const auto derivative = [=](A e_p, A e_t, A p_j, A t_j) {
+      const A q = e_p * p_inverse, y = e_t * t_inverse;
+      return l2_factor * (p_j - t_j) + weight * (q - y);
+    };
+    row.write(gradient + r * n, derivative, p_power, t_power, p, t);
   }
 };
 
@@ -85,9 +78,10 @@ RowErrorResult row_error(const Tensor& prediction, const Tensor& target, double 
       result.gradient = Tensor(prediction.shape(), prediction.dtype(), prediction.device());
       gradient = result.gradient.data<T>();
     }
-    map_rows("row_error", prediction.device(), rows, n,
-             RowError<T>{prediction.data<T>(), target.data<T>(), result.loss.data<A>(), gradient, n,
-                         static_cast<A>(l2_weight), static_cast<A>(kl_weight), l2_norm});
+    map_row_elements<T>(
+        "row_error", prediction.device(), rows, n,
+        RowError<T>{prediction.data<T>(), target.data<T>(), result.loss.data<A>(), gradient, n,
+                    static_cast<A>(l2_weight), static_cast<A>(kl_weight), l2_norm});
   });
   return result;
 }

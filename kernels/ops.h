@@ -77,15 +77,6 @@ std::pair<Tensor, Tensor> layer_norm_backward(const Tensor& x, const Tensor& w, 
 Tensor softmax(const Tensor& x);
 /// dx = y * (dy - sum_j dy_j y_j).
 Tensor softmax_backward(const Tensor& y, const Tensor& dy);
-/// Softmax over the first (r mod period) + 1 entries of row r times `factor`; the rest become 0. x
-/// is overwritten. Causal attention: rows are [heads, queries], period = queries = row length.
-void causal_softmax_(const Tensor& x, double factor, int64_t period);
-/// dx = factor * y * (dy - sum_j dy_j y_j) into dy's storage, same mask.
-void causal_softmax_backward_(const Tensor& y, const Tensor& dy, double factor, int64_t period);
-/// x = factor * x + slope_h * j in place, j the column: ALiBi (Press et al. 2022), whose distances
-/// differ from j by a constant of the row, which softmax ignores. x [batch * heads, queries, keys],
-/// slopes f32 [heads]. slope_h * j is rounded to x's dtype first, as transformers' BLOOM does.
-void add_alibi_(const Tensor& x, const Tensor& slopes, double factor);
 /// nll_r = -log softmax(logits_r)[target_r]: f32 (f64 for f64) [rows]; target i32 [rows].
 /// Throws on the CPU for a target outside [0, classes).
 Tensor cross_entropy(const Tensor& logits, const Tensor& target);

@@ -33,7 +33,7 @@ struct AttendRow {
       A dot = 0;
       for (int64_t c = 0; c < dim; ++c) dot += A(query[c]) * A(key[c]);
       dot *= factor;
-      if (slopes != nullptr) dot += A(T(A(slopes[h]) * A(j)));  // rounded as add_alibi_ does
+      if (slopes != nullptr) dot += A(T(A(slopes[h]) * A(j)));  // rounded as attention does
       weights[j] = dot;
       largest = math::max(largest, dot);
     }

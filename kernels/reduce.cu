@@ -1,6 +1,6 @@
 // Sums and extrema. Fixed order everywhere: partial results per chunk of a fixed size, then the
 // chunks in order, so the number of threads does not change a bit of the result.
-#include "kernels/launch.h"
+#include "kernels/launch_rows.h"
 #include "kernels/ops.h"
 #include "kernels/rows.h"
 
@@ -131,25 +131,17 @@ struct MinMaxRows {
   T* low;
   T* high;
   int64_t n;
+  bool packs() const { return aligned(x); }
   template <class Row>
-  CBQ_HD void operator()(Row& row, int64_t r) const {
+  CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
-    const T* in = x + r * n;
-    A largest = -INFINITY, negated = -INFINITY, nans = 0;
-#pragma omp simd reduction(max : largest, negated) reduction(+ : nans)
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-      const A v = in[j];
-      largest = v > largest ? v : largest;
-      negated = -v > negated ? -v : negated;
-      nans += v == v ? A(0) : A(1);
-    }
-    largest = row.max(largest);
-    negated = row.max(negated);
-    nans = row.sum(nans);
-    if (row.lane() == 0) {  // a NaN anywhere is the row's answer, not a value to pass over
-      low[r] = T(nans > A(0) ? A(NAN) : -negated);
-      high[r] = T(nans > A(0) ? A(NAN) : largest);
-    }
+    const auto ends = [](A v) { return Several<A, 3>{{v, -v, v == v ? A(0) : A(1)}}; };
+    const Several<A, 3> largest = row.max(ends, row.read(x + r * n));
+    if (!row.first()) return;
+    // A NaN anywhere is the row's answer, not a value to pass over.
+    const bool nan = largest.at[2] > A(0);
+    low[r] = T(nan ? A(NAN) : -largest.at[1]);
+    high[r] = T(nan ? A(NAN) : largest.at[0]);
   }
 };
 
@@ -202,8 +194,8 @@ std::pair<Tensor, Tensor> min_max_rows(const Tensor& x) {
   check(n > 0, "min_max_rows: empty rows");
   Tensor low({rows}, x.dtype(), x.device()), high({rows}, x.dtype(), x.device());
   dispatch_float(x.dtype(), "min_max_rows", [&]<class T>() {
-    map_rows("min_max_rows", x.device(), rows, n,
-             MinMaxRows<T>{x.data<T>(), low.data<T>(), high.data<T>(), n});
+    map_row_elements<T>("min_max_rows", x.device(), rows, n,
+                        MinMaxRows<T>{x.data<T>(), low.data<T>(), high.data<T>(), n});
   });
   return {low, high};
 }

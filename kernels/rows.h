@@ -19,6 +19,11 @@ inline RowShape row_shape(const char* op, const Tensor& x) {
   return {width > 0 ? x.count() / width : 0, width};
 }
 
+/// The dtype of acc_t.
+inline Dtype accumulation_dtype(Dtype dtype) {
+  return dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32;
+}
+
 /// The entries of a row that a softmax sees: the first `count`. Loops run on to `padded`, whole
 /// vectors, and choose: with causal rows of every length, exponentials in the rests that do not
 /// fill a vector would take a third of the time.
@@ -33,26 +38,6 @@ struct RowPrefix {
     return static_cast<int32_t>(j) < count ? seen : unseen;
   }
 };
-
-/// max_j x_j of a row, shared by all its workers.
-template <class Row, class T>
-CBQ_HD acc_t<T> row_max(Row& row, const T* x, int64_t n) {
-  using A = acc_t<T>;
-  A m = -INFINITY;
-#pragma omp simd reduction(max : m)
-  for (int64_t j = row.lane(); j < n; j += row.lanes()) m = A(x[j]) > m ? A(x[j]) : m;
-  return row.max(m);
-}
-
-/// sum_j e^(x_j - shift) of a row.
-template <class Row, class T>
-CBQ_HD acc_t<T> row_sum_exp(Row& row, const T* x, int64_t n, acc_t<T> shift) {
-  using A = acc_t<T>;
-  A s = 0;
-#pragma omp simd reduction(+ : s)
-  for (int64_t j = row.lane(); j < n; j += row.lanes()) s += math::exp(A(x[j]) - shift);
-  return row.sum(s);
-}
 
 /// sum_j a_j b_j of two rows.
 template <class Row, class T>

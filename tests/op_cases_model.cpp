@@ -118,7 +118,7 @@ OpCase alibi_attention_gradient(int64_t batch, int64_t heads, int64_t kv_heads) 
           .variant = concat("ALiBi, batch ", batch, ", ", heads, " heads on ", kv_heads),
           .sizes = {shapes(3, 4), shapes(1, 1), shapes(0, 4), shapes(9, 9)},
           .inputs = {{}, {}, {}, angles},
-          .dtypes = {Dtype::f64, Dtype::f32},  // half precision rounds slope * j, add_alibi_'s case
+          .dtypes = {Dtype::f64, Dtype::f32},  // half precision rounds slope * j
           .expected =
               [=](const Arrays& in) {
                 return Arrays{

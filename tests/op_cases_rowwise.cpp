@@ -1,4 +1,4 @@
-// Cases of kernels/rowwise: norms, softmax, cross entropy.
+// Cases of norms, softmax, cross entropy and the reconstruction error.
 #include "kernels/ops.h"
 #include "tests/op_case.h"
 #include "tests/reference/rowwise.h"
@@ -133,24 +133,6 @@ OpCase layer_norm_backward_case(bool weighted, bool want_dw) {
                                        : std::vector<Shapes>{}};
 }
 
-OpCase add_alibi_case() {
-  return {
-      .name = "kernels::add_alibi_",
-      .sizes = {{{6, 4, 5}, {3}}, {{1, 1, 1}, {1}}, {{0, 4, 4}, {2}}, {{4, 80, 80}, {4}}},
-      .inputs = {{}, angles},
-      .run =
-          [](const Tensors& in) {
-            kernels::add_alibi_(in[0], in[1], 0.5);
-            return Tensors{in[0]};
-          },
-      .expected = [](const Arrays& in) { return Arrays{reference::add_alibi(in[0], in[1], 0.5)}; },
-      .wrong = {{{6, 4, 5}, {4}}, {{6, 20}, {3}}, {{6, 4, 5}, {3, 1}}, {{6, 4, 5}, {0}}},
-      .wrong_calls = {[] {
-        kernels::add_alibi_(Tensor({6, 4, 5}, Dtype::f32), Tensor({3}, Dtype::f64), 0.5);
-      }},
-      .bench = {{{32, 512, 512}, {32}}}};
-}
-
 OpCase softmax_case() {
   return {.name = "kernels::softmax",
           .sizes = alike(1, {{3, 37}, {2, 3, 5}, {1}, {1, 1}, {0, 4}, {3, 0}, {9, 4099}}),
@@ -169,59 +151,6 @@ OpCase softmax_backward_case() {
               [](const Arrays& in) { return Arrays{reference::softmax_backward(in[0], in[1])}; },
           .wrong = {{{2, 3}, {3, 2}}, {{}, {}}},
           .bench = alike(2, {{1024, 4096}})};
-}
-
-OpCase causal_softmax_case() {
-  return {.name = "kernels::causal_softmax_",
-          .sizes = alike(1, {{3, 7, 7}, {2, 1, 1}, {0, 4, 4}, {3, 131, 131}}),
-          .run =
-              [](const Tensors& in) {
-                kernels::causal_softmax_(in[0], 0.5, in[0].size(-1));
-                return in;
-              },
-          .expected =
-              [](const Arrays& in) {
-                return Arrays{reference::causal_softmax(in[0], 0.5, in[0].size(-1))};
-              },
-          .wrong_calls = {[] {
-                            kernels::causal_softmax_(Tensor({3, 5}, Dtype::f32), 1.0, 3);
-                          },
-                          [] {
-                            kernels::causal_softmax_(Tensor({3, 5}, Dtype::f32), 1.0, 6);
-                          },
-                          [] {
-                            kernels::causal_softmax_(Tensor({3, 5}, Dtype::f32), 1.0, 0);
-                          }},
-          .bench = {{{32, 512, 512}}}};
-}
-
-OpCase causal_softmax_backward_case() {
-  return {.name = "kernels::causal_softmax_backward_",
-          .sizes = alike(2, {{3, 7, 7}, {2, 1, 1}, {0, 4, 4}, {3, 131, 131}}),
-          .inputs = {positive},  // also where the mask is: these entries must not count
-          .run =
-              [](const Tensors& in) {
-                kernels::causal_softmax_backward_(in[0], in[1], 0.5, in[0].size(-1));
-                return Tensors{in[1]};
-              },
-          .expected =
-              [](const Arrays& in) {
-                const Array y = reference::causal_mask(in[0], in[0].size(-1));
-                return Arrays{reference::softmax_backward(y, in[1], 0.5)};
-              },
-          .wrong_calls = {[] {
-                            const Tensor y({3, 5}, Dtype::f32);
-                            kernels::causal_softmax_backward_(y, y, 1.0, 6);
-                          },
-                          [] {
-                            const Tensor y({3, 5}, Dtype::f32);
-                            kernels::causal_softmax_backward_(y, y, 1.0, 0);
-                          },
-                          [] {
-                            const Tensor y({5, 5}, Dtype::f32), dy({10, 5}, Dtype::f32);
-                            kernels::causal_softmax_backward_(y, dy, 1.0, 5);
-                          }},
-          .bench = alike(2, {{32, 512, 512}})};
 }
 
 OpCase cross_entropy_case() {
@@ -297,11 +226,8 @@ std::vector<OpCase> rowwise_cases() {
           layer_norm_backward_case(true, true),
           layer_norm_backward_case(true, false),
           layer_norm_backward_case(false, false),
-          add_alibi_case(),
           softmax_case(),
           softmax_backward_case(),
-          causal_softmax_case(),
-          causal_softmax_backward_case(),
           cross_entropy_case(),
           cross_entropy_backward_case()};
 }

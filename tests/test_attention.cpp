@@ -1,47 +1,41 @@
-// Attention in tiles beside the same in one piece, and the memory it takes.
+// Attention in tiles beside its definition, and the memory it takes.
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "autograd/functions.h"
 #include "tests/op_case.h"
+#include "tests/reference/matmul.h"
 
 namespace cbq::test {
 namespace {
 
 using kernels::AttentionHeads;
 using kernels::AttentionTiles;
-using kernels::Trans;
 
 struct Results {
   Tensor o, dq, dk, dv;
 };
 
-/// With all scores of all queries at once: the masked half is computed and thrown away.
-Results in_one_piece(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
-                     const AttentionHeads& h, const Tensor& slopes) {
-  const int64_t tokens = q.size(0) / h.batch, dim = q.size(1) / h.heads;
-  const double factor = 1.0 / std::sqrt(static_cast<double>(dim));
-  const Shape stacked = {h.batch * h.kv_heads, h.heads / h.kv_heads * tokens, dim};
-  const Shape split = {h.batch * h.heads, tokens, dim};
-  const Tensor q4 = kernels::split_heads(q, h.batch, h.heads).reshape(stacked);
-  const Tensor k4 = kernels::split_heads(k, h.batch, h.kv_heads);
-  const Tensor v4 = kernels::split_heads(v, h.batch, h.kv_heads);
-  const Tensor d4 = kernels::split_heads(d_o, h.batch, h.heads).reshape(stacked);
-  const Tensor p = kernels::matmul_batched(q4, Trans::no, k4, Trans::yes);
-  if (slopes.defined()) {
-    kernels::add_alibi_(p.reshape({h.batch * h.heads, tokens, tokens}), slopes, factor);
-  }
-  kernels::causal_softmax_(p, slopes.defined() ? 1.0 : factor, tokens);
-  const Tensor o = kernels::matmul_batched(p, Trans::no, v4, Trans::no);
-  const Tensor dv = kernels::matmul_batched(p, Trans::yes, d4, Trans::no);
-  const Tensor ds = kernels::matmul_batched(d4, Trans::no, v4, Trans::yes);
-  kernels::causal_softmax_backward_(p, ds, factor, tokens);
-  const Tensor dq = kernels::matmul_batched(ds, Trans::no, k4, Trans::no);
-  const Tensor dk = kernels::matmul_batched(ds, Trans::yes, q4, Trans::no);
-  return {kernels::merge_heads(o.reshape(split), h.batch),
-          kernels::merge_heads(dq.reshape(split), h.batch), kernels::merge_heads(dk, h.batch),
-          kernels::merge_heads(dv, h.batch)};
+struct Inputs {
+  Tensor q, k, v, d_o, slopes;
+};
+Inputs inputs_of(const AttentionHeads& h, int64_t tokens, int64_t dim, Dtype dtype) {
+  const Shape q = {h.batch * tokens, h.heads * dim}, k = {h.batch * tokens, h.kv_heads * dim};
+  return {make_input({}, q, dtype, 1), make_input({}, k, dtype, 2), make_input({}, k, dtype, 3),
+          make_input({}, q, dtype, 4), make_input(angles, {h.heads}, dtype, 5)};
+}
+
+/// The textbook's loops in f64: one query at a time, the softmax's gradient by its full Jacobian.
+Results by_definition(const Inputs& in, const AttentionHeads& h, const Tensor& slopes) {
+  const Array q = to_array(in.q), k = to_array(in.k), v = to_array(in.v), d_o = to_array(in.d_o);
+  const Array bias = slopes.defined() ? to_array(slopes) : Array({0});
+  const Array* alibi = slopes.defined() ? &bias : nullptr;
+  const Arrays forward = reference::attention(q, k, v, h.batch, h.heads, h.kv_heads, alibi);
+  const Arrays gradients =
+      reference::attention_backward(q, k, v, d_o, h.batch, h.heads, h.kv_heads, alibi);
+  const auto tensor = [](const Array& x) { return Tensor::from(x.values, x.shape, Dtype::f64); };
+  return {tensor(forward[0]), tensor(gradients[0]), tensor(gradients[1]), tensor(gradients[2])};
 }
 
 Results in_tiles(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
@@ -64,23 +58,14 @@ double difference(const Tensor& a, const Tensor& b) {
   return worst / largest;
 }
 
-struct Inputs {
-  Tensor q, k, v, d_o, slopes;
-};
-Inputs inputs_of(const AttentionHeads& h, int64_t tokens, int64_t dim, Dtype dtype) {
-  const Shape q = {h.batch * tokens, h.heads * dim}, k = {h.batch * tokens, h.kv_heads * dim};
-  return {make_input({}, q, dtype, 1), make_input({}, k, dtype, 2), make_input({}, k, dtype, 3),
-          make_input({}, q, dtype, 4), make_input(angles, {h.heads}, dtype, 5)};
-}
-
 // Lengths around the edges of tiles and of vectors; tiles of one query, of more than there are, and
 // those chosen for the device; heads alone and several at once, as on CUDA.
-TEST(Attention, TilesAgreeWithOnePiece) {
+TEST(Attention, TilesAgreeWithTheDefinition) {
   for (const AttentionHeads& h : {AttentionHeads{1, 4, 4}, AttentionHeads{2, 6, 2}}) {
     for (int64_t tokens : {1, 2, 15, 17, 63, 64, 65, 130}) {
       const Inputs in = inputs_of(h, tokens, tokens % 2 == 0 ? 16 : 5, Dtype::f64);
       for (const Tensor& slopes : {Tensor(), in.slopes}) {
-        const Results want = in_one_piece(in.q, in.k, in.v, in.d_o, h, slopes);
+        const Results want = by_definition(in, h, slopes);
         for (const AttentionTiles& tiles :
              {AttentionTiles{}, AttentionTiles{1, 2}, AttentionTiles{16, 4}, AttentionTiles{31, 3},
               AttentionTiles{500, 500}}) {
@@ -103,9 +88,7 @@ TEST(Attention, HeadSizesOfKnownModels) {
     for (Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
       const double tolerance = dtype == Dtype::f32 ? 1e-5 : dtype == Dtype::bf16 ? 4e-2 : 6e-3;
       const Inputs in = inputs_of(h, 70, dim, dtype);
-      const Results want = in_one_piece(
-          kernels::cast(in.q, Dtype::f64), kernels::cast(in.k, Dtype::f64),
-          kernels::cast(in.v, Dtype::f64), kernels::cast(in.d_o, Dtype::f64), h, Tensor());
+      const Results want = by_definition(in, h, Tensor());
       const Results got = in_tiles(in.q, in.k, in.v, in.d_o, h, Tensor(), {32, 0});
       EXPECT_LT(difference(got.o, want.o), tolerance) << dim << " " << name_of(dtype);
       EXPECT_LT(difference(got.dq, want.dq), tolerance) << dim << " " << name_of(dtype);

@@ -1,5 +1,6 @@
-// References of kernels/rowwise and kernels/loss. Backward passes are written as full Jacobian
-// products where that is affordable, not in the simplified form the kernels use.
+// References of norms, softmax, cross entropy and the reconstruction error. Backward passes are
+// written as full Jacobian products where that is affordable, not in the simplified form the
+// kernels use.
 #pragma once
 
 #include "tests/reference/array.h"
@@ -71,47 +72,19 @@ inline Arrays layer_norm_backward(const Array& x, const Array* w, const Array& m
   return {dx, dw};
 }
 
-/// factor x + slope of the head times the column.
-inline Array add_alibi(const Array& x, const Array& slopes, double factor) {
-  Array y(x.shape);
-  for (int64_t i = 0; i < x.size(0); ++i) {
-    for (int64_t q = 0; q < x.size(1); ++q) {
-      for (int64_t j = 0; j < x.size(2); ++j) {
-        const int64_t at = (i * x.size(1) + q) * x.size(2) + j;
-        y(at) = factor * x(at) + slopes(i % slopes.count()) * static_cast<double>(j);
-      }
-    }
-  }
-  return y;
-}
-
-/// Softmax of the first `count(r)` entries of row r times `factor`; the rest is 0.
-template <class Count>
-Array softmax_of_first(const Array& x, double factor, Count count) {
+inline Array softmax(const Array& x) {
   Array y(x.shape);
   for (int64_t r = 0; r < x.rows(); ++r) {
     double largest = -INFINITY, total = 0.0;
-    for (int64_t j = 0; j < count(r); ++j) largest = std::fmax(largest, factor * x(r, j));
-    for (int64_t j = 0; j < count(r); ++j) total += std::exp(factor * x(r, j) - largest);
-    for (int64_t j = 0; j < count(r); ++j) y(r, j) = std::exp(factor * x(r, j) - largest) / total;
+    for (int64_t j = 0; j < x.width(); ++j) largest = std::fmax(largest, x(r, j));
+    for (int64_t j = 0; j < x.width(); ++j) total += std::exp(x(r, j) - largest);
+    for (int64_t j = 0; j < x.width(); ++j) y(r, j) = std::exp(x(r, j) - largest) / total;
   }
   return y;
 }
-inline Array softmax(const Array& x) {
-  return softmax_of_first(x, 1.0, [&](int64_t) { return x.width(); });
-}
-inline Array causal_softmax(const Array& x, double factor, int64_t period) {
-  return softmax_of_first(x, factor, [period](int64_t r) { return r % period + 1; });
-}
-inline Array causal_mask(Array x, int64_t period) {
-  for (int64_t r = 0; r < x.rows(); ++r) {
-    for (int64_t j = r % period + 1; j < x.width(); ++j) x(r, j) = 0.0;
-  }
-  return x;
-}
 
-/// dx_j = factor sum_i dy_i (y_i [i = j] - y_i y_j). Masked entries have y = 0, hence dx = 0.
-inline Array softmax_backward(const Array& y, const Array& dy, double factor = 1.0) {
+/// dx_j = sum_i dy_i (y_i [i = j] - y_i y_j).
+inline Array softmax_backward(const Array& y, const Array& dy) {
   Array dx(y.shape);
   for (int64_t r = 0; r < y.rows(); ++r) {
     for (int64_t j = 0; j < y.width(); ++j) {
@@ -119,7 +92,7 @@ inline Array softmax_backward(const Array& y, const Array& dy, double factor = 1
       for (int64_t i = 0; i < y.width(); ++i) {
         total += dy(r, i) * y(r, i) * ((i == j ? 1.0 : 0.0) - y(r, j));
       }
-      dx(r, j) = factor * total;
+      dx(r, j) = total;
     }
   }
   return dx;

@@ -19,7 +19,7 @@ CUDA_WORDS = re.compile(
     r"\bCBQ_CUDA\b|\b__CUDA(?:CC|_ARCH)__\b|\bis_cuda\s*\(|\bKind::cuda\b|<<<|\bthrust::|\bcub::|\bncclComm|\bnccl[A-Z]"
     r"|\bcu(?:da|blas|rand)[A-Z]\w*|\b__(?:global|shared|device|host)__\b|\b__syncthreads\b|\bcuda_\w+\.h\b")
 CUDA_FILES = re.compile(
-    r"tensor/(?:device|storage|stream)|kernels/(?:launch|gemm|sort|fast/)|cbq/communicator"
+    r"tensor/(?:device|storage|stream)|kernels/(?:launch|device_math|gemm|sort|fast/)|cbq/communicator"
     r"|tensor/dtype\.h$")  # the __host__ __device__ annotation, and what reads a bf16 on either side
 
 

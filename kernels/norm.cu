@@ -1,0 +1,250 @@
+// Root mean square and layer normalization: rows that are read once (launch_rows.h).
+#include "kernels/launch_rows.h"
+#include "kernels/ops.h"
+#include "kernels/rows.h"
+
+namespace cbq::kernels {
+namespace {
+
+template <class T>
+struct RmsNorm {
+  const T* x;
+  const T* w;
+  T* y;
+  acc_t<T>* inverse_rms;
+  int64_t n;
+  acc_t<T> eps;
+  bool packs() const { return aligned(x, w, y); }
+  template <class Row>
+  CBQ_HD void operator()(const Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const auto in = row.read(x + r * n);
+    const A squares = row.sum([](A x_j) { return x_j * x_j; }, in);
+    const A inverse = A(1) / math::sqrt(squares / A(n) + eps);
+    if (row.first()) inverse_rms[r] = inverse;
+    const auto scaled = [inverse](A x_j, A w_j) {
+      return device_math::rounded<T>(x_j * inverse) * w_j;  // rounded before the product, too
+    };
+    row.write(y + r * n, scaled, in, row.view(w));
+  }
+};
+
+// With x^ = x * inverse: dx = inverse * (w dy - x^ * mean(w dy x^)).
+template <class T>
+struct RmsNormBackward {
+  const T* x;
+  const T* w;
+  const acc_t<T>* inverse_rms;
+  const T* dy;
+  T* dx;
+  int64_t n;
+  bool packs() const { return aligned(x, w, dy, dx); }
+  template <class Row>
+  CBQ_HD void operator()(const Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const auto in = row.read(x + r * n), g = row.read(dy + r * n);
+    const auto weight = row.view(w);
+    const A inverse = inverse_rms[r];
+    const A dot = row.sum([](A w_j, A g_j, A x_j) { return w_j * g_j * x_j; }, weight, g, in);
+    const A mean = dot * inverse / A(n);
+    const auto derivative = [inverse, mean](A w_j, A g_j, A x_j) {
+      return inverse * (w_j * g_j - x_j * inverse * mean);
+    };
+    row.write(dx + r * n, derivative, weight, g, in);
+  }
+};
+
+// The mean is subtracted before squaring: E[x^2] - E[x]^2 would cancel where the mean is large.
+template <class T>
+struct LayerNorm {
+  const T* x;
+  const T* w;  // nullptr: ones
+  const T* b;  // nullptr: zeros
+  T* y;
+  acc_t<T>* mean;
+  acc_t<T>* inverse_deviation;
+  int64_t n;
+  acc_t<T> eps;
+  bool packs() const { return aligned(x, w, b, y); }
+  template <class Row>
+  CBQ_HD void operator()(const Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const auto in = row.read(x + r * n);
+    const A center = row.sum([](A x_j) { return x_j; }, in) / A(n);
+    const auto square = [center](A x_j) { return (x_j - center) * (x_j - center); };
+    const A inverse = A(1) / math::sqrt(row.sum(square, in) / A(n) + eps);
+    if (row.first()) {
+      mean[r] = center;
+      inverse_deviation[r] = inverse;
+    }
+    const bool weighted = w != nullptr;
+    const auto scaled = [=](A x_j, A w_j, A b_j) {
+      const A normalized = (x_j - center) * inverse;
+      return weighted ? normalized * w_j + b_j : normalized;
+    };
+    row.write(y + r * n, scaled, in, row.view_or(w, A(1)), row.view_or(b, A(0)));
+  }
+};
+
+// With x^ = (x - mean) * inverse and g = w dy: dx = inverse * (g - mean(g) - x^ * mean(g x^)).
+template <class T>
+struct LayerNormBackward {
+  const T* x;
+  const T* w;  // nullptr: ones
+  const acc_t<T>* mean;
+  const acc_t<T>* inverse_deviation;
+  const T* dy;
+  T* dx;
+  int64_t n;
+  bool packs() const { return aligned(x, w, dy, dx); }
+  template <class Row>
+  CBQ_HD void operator()(const Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const auto in = row.read(x + r * n), d = row.read(dy + r * n);
+    const A center = mean[r], inverse = inverse_deviation[r];
+    const auto weight = row.view_or(w, A(1));
+    const auto terms = [=](A w_j, A d_j, A x_j) {
+      const A g = w_j * d_j;
+      return Several<A, 2>{{g, g * ((x_j - center) * inverse)}};
+    };
+    const Several<A, 2> sums = row.sum(terms, weight, d, in);
+    const A mean_g = sums.at[0] / A(n), mean_gx = sums.at[1] / A(n);
+    const auto derivative = [=](A w_j, A d_j, A x_j) {
+      return inverse * (w_j * d_j - mean_g - (x_j - center) * inverse * mean_gx);
+    };
+    row.write(dx + r * n, derivative, weight, d, in);
+  }
+};
+
+// Rows of dy * x^, to be summed over rows for dw.
+template <class T>
+struct WeightTerm {
+  const T* x;
+  const acc_t<T>* mean;  // nullptr: zeros
+  const acc_t<T>* inverse_deviation;
+  const T* dy;
+  T* term;
+  int64_t n;
+  bool packs() const { return aligned(x, dy, term); }
+  template <class Row>
+  CBQ_HD void operator()(const Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const A inverse = inverse_deviation[r];
+    const auto in = row.read(x + r * n), d = row.read(dy + r * n);
+    if (mean == nullptr) {
+      row.write(
+          term + r * n, [=](A d_j, A x_j) { return d_j * x_j * inverse; }, d, in);
+    } else {
+      const A center = mean[r];
+      const auto product = [=](A d_j, A x_j) { return d_j * ((x_j - center) * inverse); };
+      row.write(term + r * n, product, d, in);
+    }
+  }
+};
+
+/// dw = sum over rows of dy * x^; `mean` null: zeros.
+template <class T>
+Tensor weight_gradient(const char* op, const Tensor& x, const acc_t<T>* mean,
+                       const acc_t<T>* inverse, const Tensor& dy) {
+  const auto [rows, n] = row_shape(op, x);
+  const Tensor term({rows, n}, x.dtype(), x.device());
+  map_row_elements<T>(op, x.device(), rows, n,
+                      WeightTerm<T>{x.data<T>(), mean, inverse, dy.data<T>(), term.data<T>(), n});
+  return sum_rows(term);
+}
+
+void check_row_parameter(const char* op, const char* what, const Tensor& p, const Tensor& x) {
+  check_shape(op, what, p, {x.size(-1)});
+  check(p.dtype() == x.dtype(), op, ": ", what, " is ", name_of(p.dtype()), ", x is ",
+        name_of(x.dtype()));
+}
+
+/// What forward kept for backward, one number per row.
+void check_statistic(const char* op, const char* what, const Tensor& s, const Tensor& x) {
+  check_shape(op, what, s, {row_shape(op, x).rows});
+  check(s.dtype() == accumulation_dtype(x.dtype()), op, ": x is ", name_of(x.dtype()), ", ", what,
+        " is ", name_of(s.dtype()));
+}
+
+template <class T>
+const T* data_or_null(const Tensor& t) {
+  return t.defined() ? t.data<T>() : nullptr;
+}
+
+}  // namespace
+
+RmsNormResult rms_norm(const Tensor& x, const Tensor& w, double eps) {
+  const auto [rows, n] = row_shape("rms_norm", x);
+  check_row_parameter("rms_norm", "weight", w, x);
+  const RmsNormResult result{Tensor(x.shape(), x.dtype(), x.device()),
+                             Tensor({rows}, accumulation_dtype(x.dtype()), x.device())};
+  dispatch_float(x.dtype(), "rms_norm", [&]<class T>() {
+    map_row_elements<T>(
+        "rms_norm", x.device(), rows, n,
+        RmsNorm<T>{x.data<T>(), w.data<T>(), result.y.data<T>(),
+                   result.inverse_rms.data<acc_t<T>>(), n, static_cast<acc_t<T>>(eps)});
+  });
+  return result;
+}
+
+std::pair<Tensor, Tensor> rms_norm_backward(const Tensor& x, const Tensor& w,
+                                            const Tensor& inverse_rms, const Tensor& dy,
+                                            bool want_dw) {
+  constexpr const char* op = "rms_norm_backward";
+  check_same(op, x, dy);
+  const auto [rows, n] = row_shape(op, x);
+  check_row_parameter(op, "weight", w, x);
+  check_statistic(op, "inverse_rms", inverse_rms, x);
+  Tensor dx(x.shape(), x.dtype(), x.device()), dw;
+  dispatch_float(x.dtype(), op, [&]<class T>() {
+    const acc_t<T>* inverse = inverse_rms.data<acc_t<T>>();
+    map_row_elements<T>(
+        op, x.device(), rows, n,
+        RmsNormBackward<T>{x.data<T>(), w.data<T>(), inverse, dy.data<T>(), dx.data<T>(), n});
+    if (want_dw) dw = weight_gradient<T>(op, x, nullptr, inverse, dy);
+  });
+  return {dx, dw};
+}
+
+LayerNormResult layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, double eps) {
+  const auto [rows, n] = row_shape("layer_norm", x);
+  check(w.defined() == b.defined(), "layer_norm: weight and bias come together or not at all");
+  if (w.defined()) {
+    check_row_parameter("layer_norm", "weight", w, x);
+    check_row_parameter("layer_norm", "bias", b, x);
+  }
+  const Dtype wide = accumulation_dtype(x.dtype());
+  const LayerNormResult result{Tensor(x.shape(), x.dtype(), x.device()),
+                               Tensor({rows}, wide, x.device()), Tensor({rows}, wide, x.device())};
+  dispatch_float(x.dtype(), "layer_norm", [&]<class T>() {
+    using A = acc_t<T>;
+    map_row_elements<T>("layer_norm", x.device(), rows, n,
+                        LayerNorm<T>{x.data<T>(), data_or_null<T>(w), data_or_null<T>(b),
+                                     result.y.data<T>(), result.mean.data<A>(),
+                                     result.inverse_deviation.data<A>(), n, static_cast<A>(eps)});
+  });
+  return result;
+}
+
+std::pair<Tensor, Tensor> layer_norm_backward(const Tensor& x, const Tensor& w, const Tensor& mean,
+                                              const Tensor& inverse_deviation, const Tensor& dy,
+                                              bool want_dw) {
+  constexpr const char* op = "layer_norm_backward";
+  check_same(op, x, dy);
+  const auto [rows, n] = row_shape(op, x);
+  if (w.defined()) check_row_parameter(op, "weight", w, x);
+  check_statistic(op, "mean", mean, x);
+  check_same(op, mean, inverse_deviation);
+  Tensor dx(x.shape(), x.dtype(), x.device()), dw;
+  dispatch_float(x.dtype(), op, [&]<class T>() {
+    const acc_t<T>* center = mean.data<acc_t<T>>();
+    const acc_t<T>* inverse = inverse_deviation.data<acc_t<T>>();
+    map_row_elements<T>(op, x.device(), rows, n,
+                        LayerNormBackward<T>{x.data<T>(), data_or_null<T>(w), center, inverse,
+                                             dy.data<T>(), dx.data<T>(), n});
+    if (want_dw) dw = weight_gradient<T>(op, x, center, inverse, dy);
+  });
+  return {dx, dw};
+}
+
+}  // namespace cbq::kernels

@@ -1,0 +1,108 @@
+// Rotary position embedding: pairs of a head's first and second half are turned by the angles of
+// the token's position.
+#include "kernels/ops.h"
+#include "kernels/pack.h"
+
+namespace cbq::kernels {
+namespace {
+
+template <class T>
+struct Rope {
+  using A = acc_t<T>;
+  const T* x;
+  const float* cosine;
+  const float* sine;
+  T* y;
+  int64_t heads, tokens, dim;
+  A direction;  // +1 forward, -1 inverse
+
+  bool packs() const { return dim / 2 % pack_width == 0 && aligned(x, cosine, sine, y); }
+
+  /// (a, b) -> (a cos - b sin, b cos + a sin); the tables rounded as transformers does.
+  CBQ_HD void turn(A a, A b, float c, float s, A& first, A& second) const {
+    const A cj = device_math::rounded<T>(A(c));
+    const A sj = direction * device_math::rounded<T>(A(s));
+    first = a * cj - b * sj;
+    second = b * cj + a * sj;
+  }
+
+  /// All heads of token r of the batch.
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    const int64_t half = dim / 2, position = r % tokens;
+    const float* c = cosine + position * half;
+    const float* s = sine + position * half;
+    for (int64_t h = 0; h < heads; ++h) {
+      const T* in = x + (r * heads + h) * dim;
+      T* out = y + (r * heads + h) * dim;
+#pragma omp simd
+      for (int64_t j = row.lane(); j < half; j += row.lanes()) {
+        A first, second;
+        turn(in[j], in[j + half], c[j], s[j], first, second);
+        out[j] = T(first);
+        out[j + half] = T(second);
+      }
+    }
+  }
+};
+
+/// The same for a CUDA thread that turns eight neighbouring pairs: of a row's few elements per head
+/// most threads of a block would have none.
+template <class T>
+struct RopePacks {
+  using A = acc_t<T>;
+  Rope<T> rope;
+  CBQ_HD void operator()(int64_t i) const {
+    const auto half = static_cast<uint32_t>(rope.dim / 2), of_head = half / pack_width;
+    const auto pack = static_cast<uint32_t>(i), head = pack / of_head;  // of all rows
+    const uint32_t position =
+        head / static_cast<uint32_t>(rope.heads) % static_cast<uint32_t>(rope.tokens);
+    const uint32_t j = pack % of_head * pack_width;
+    const int64_t at = head * rope.dim + j, angle = int64_t{position} * half + j;
+    const Pack<T> a = load_pack(rope.x + at), b = load_pack(rope.x + at + half);
+    const Pack<float> c = load_pack(rope.cosine + angle), s = load_pack(rope.sine + angle);
+    A first[pack_width], second[pack_width];
+    CBQ_UNROLL
+    for (int k = 0; k < pack_width; ++k) {
+      rope.turn(a[k], b[k], c[k], s[k], first[k], second[k]);
+    }
+    store_pack(rope.y + at, round_pack<T>(first));
+    store_pack(rope.y + at + half, round_pack<T>(second));
+  }
+};
+
+}  // namespace
+
+Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim,
+            bool inverse) {
+  check(x.rank() == 2 && tokens > 0 && dim > 0 && dim % 2 == 0 && x.size(0) % tokens == 0 &&
+            x.size(1) % dim == 0,
+        "rope: ", to_string(x.shape()), " does not divide into ", tokens, " tokens, head size ",
+        dim);
+  check(cosine.rank() == 2 && cosine.size(0) >= tokens && cosine.size(1) == dim / 2 &&
+            cosine.shape() == sine.shape() && cosine.dtype() == Dtype::f32 &&
+            sine.dtype() == Dtype::f32,
+        "rope: tables of ", name_of(cosine.dtype()), to_string(cosine.shape()), " and ",
+        name_of(sine.dtype()), to_string(sine.shape()), "; expected f32 for ", tokens,
+        " tokens, head size ", dim);
+  Tensor y(x.shape(), x.dtype(), x.device());
+  dispatch_float(x.dtype(), "rope", [&]<class T>() {
+    const Rope<T> turn{x.data<T>(),
+                       cosine.data<float>(),
+                       sine.data<float>(),
+                       y.data<T>(),
+                       x.size(1) / dim,
+                       tokens,
+                       dim,
+                       static_cast<acc_t<T>>(inverse ? -1 : 1)};
+    const int64_t packs = x.count() / 2 / pack_width;
+    if (runs_on_grid(x.device()) && turn.packs() && packs <= UINT32_MAX) {
+      map("rope", x.device(), packs, RopePacks<T>{turn});
+    } else {
+      map_rows("rope", x.device(), x.size(0), x.size(1), turn);
+    }
+  });
+  return y;
+}
+
+}  // namespace cbq::kernels
