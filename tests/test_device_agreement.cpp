@@ -17,6 +17,7 @@
 #include "quant/activation_kernels.h"
 #include "quant/preprocess/preprocessor.h"
 #include "tests/compared_device.h"
+#include "tests/fixtures.h"
 #include "tests/tiny_model.h"
 
 namespace cbq {
@@ -326,6 +327,49 @@ TEST_P(ModelAgreement, ScoresOfPackedRequestsAreEqualToRounding) {
   const double difference = largest_difference(host, device);
   say(concat("scores, ", name_of(GetParam()), ": requests differ by ", difference));
   EXPECT_LE(difference, GetParam() == Dtype::f32 ? 1e-5 : 2e-2);
+}
+
+/// Logits of a family's small model, and losses of the first steps of a window of its first block.
+struct FamilyResults {
+  std::vector<double> logits, losses;
+};
+FamilyResults family_results(const std::string& name, Device device) {
+  const auto host = load_model(test::fixture(name), Dtype::f32, Device::cpu());
+  const auto model = model_on(*host, Dtype::f32, device);
+  const int64_t vocabulary = model->config.vocab_size;
+  const auto length = std::min<int64_t>(12, model->config.context());
+  const Segments segments = tiny_segments(4, length, vocabulary);
+  FamilyResults results;
+  {
+    const NoGrad none;
+    const Tensor ids = Tensor::from(segments[0], {length}, Dtype::i32).to(device);
+    results.logits = model->forward(ids, {1, length}).value().to_vector<double>();
+  }
+  Settings settings = profile_settings("tuned", 4, 8);
+  settings.batch = 2;
+  const ScheduledWindow window{{0, 1}, 1};
+  const auto original = cache_in_memory(*model, segments, 2);
+  attach_quantizers(*model, window.window, settings, original->get(0, 0, 4));
+  Reconstructor reconstructor(*model, settings, window, 0,
+                              {original->get(0, 0, 4), {original->get(1, 0, 4)}});
+  for (int64_t step = 0; step < 2; ++step) {
+    reconstructor.train_step(step, {2 * step, 2 * step + 1});
+    results.losses.push_back(reconstructor.take_mean_loss());
+  }
+  return results;
+}
+
+TEST(DeviceAgreement, CudaRunsEveryFamily) {
+  SKIP_WITHOUT_GRIDS();
+  for (const std::string& name : test::fixture_names()) {
+    const auto [host, device] = on_both([&](Device d) { return family_results(name, d); });
+    const double logits = test::relative_distance(device.logits, host.logits);
+    const double losses = largest_difference(host.losses, device.losses);
+    say(concat("family ", name, ", f32: logits differ by ", logits,
+               ", losses of two steps at W4A8 by ", losses));
+    EXPECT_LE(logits, 1e-5) << name;
+    EXPECT_LE(losses, 1e-2) << name;
+  }
 }
 
 TEST(DeviceAgreement, CudaTrainsTheSameModel) {
