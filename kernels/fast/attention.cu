@@ -145,7 +145,8 @@ Tensor row_dots(const AttentionOperands& in, const Tensor& o, const Tensor& d_o)
 
 bool covers_attention(const AttentionOperands& in, std::initializer_list<const Tensor*> more) {
   const Device device = in.q.device();
-  if (!runs_on_grid(device) || !enabled() || attention_form() == AttentionForm::tiles) return false;
+  const bool wanted = attention_form() == AttentionForm::fused;  // a wrong name is always an error
+  if (!wanted || !enabled() || !runs_on_grid(device)) return false;
   if (in.q.dtype() != Dtype::bf16 || in.q.count() == 0) return false;
   // Numbers of tokens, blocks and pairs of element and head are 32-bit integers in the kernels.
   constexpr int64_t most = std::numeric_limits<int>::max();

@@ -94,10 +94,10 @@ struct AttentionGradientQ {
     const Place at = place();
     const int tokens = view.of.tokens;
     auto* shared_q = reinterpret_cast<bf16*>(dynamic_shared());
-    bf16 *shared_do = shared_q + tile, *shared_kv = shared_do + tile;
+    bf16* shared_kv = shared_q + 2 * tile;
     const int64_t from = at.row * at.width + at.head * dim;
-    start_rows<dim, tile_rows>(shared_q, view.of.q + from, at.width, at.first, tokens);
-    start_rows<dim, tile_rows>(shared_do, view.d_o + from, at.width, at.first, tokens);
+    start_rows<dim, tile_rows>(shared_q, at.width, at.first, tokens, view.of.q + from,
+                               view.d_o + from);
     start_keys(at, 0, shared_kv);
     bf16* own_q = shared_q + (at.warp_first - at.first) * stride;
     Rows rows;
@@ -123,8 +123,7 @@ struct AttentionGradientQ {
   __device__ void start_keys(const Place& at, int t, bf16* to) const {
     const AttentionView& of = view.of;
     const int64_t from = at.row * at.kv_width + at.head / of.group() * dim;
-    start_rows<dim, tile_rows>(to, of.k + from, at.kv_width, t * tile_rows, of.tokens);
-    start_rows<dim, tile_rows>(to + tile, of.v + from, at.kv_width, t * tile_rows, of.tokens);
+    start_rows<dim, tile_rows>(to, at.kv_width, t * tile_rows, of.tokens, of.k + from, of.v + from);
     commit_copies();
   }
 
@@ -226,8 +225,8 @@ struct AttentionGradientK {
     const Shared shared{rows, rows + tile, rows + 2 * tile,
                         reinterpret_cast<float*>(bytes + 6 * tile * 2)};
     const int64_t from = at.row * at.kv_width + at.kv * dim;
-    start_rows<dim, tile_rows>(shared.k, of.k + from, at.kv_width, at.first, of.tokens);
-    start_rows<dim, tile_rows>(shared.v, of.v + from, at.kv_width, at.first, of.tokens);
+    start_rows<dim, tile_rows>(shared.k, at.kv_width, at.first, of.tokens, of.k + from,
+                               of.v + from);
     start_queries(at, 0, shared);
     bf16* own_k = shared.k + (at.warp_first - at.first) * stride;
     Sums sums;
@@ -247,8 +246,7 @@ struct AttentionGradientK {
     const int first = (at.first_tile + step % at.tiles) * tile_rows;
     const int64_t from = at.row * at.width + static_cast<int64_t>(head) * dim;
     bf16* to = shared.queries(step);
-    start_rows<dim, tile_rows>(to, of.q + from, at.width, first, of.tokens);
-    start_rows<dim, tile_rows>(to + tile, view.d_o + from, at.width, first, of.tokens);
+    start_rows<dim, tile_rows>(to, at.width, first, of.tokens, of.q + from, view.d_o + from);
     // Half of the threads have a log-sum each, half a D; of queries that do not exist P becomes 0.
     const int t = static_cast<int>(threadIdx.x) % tile_rows;
     const bool is_log_sum = static_cast<int>(threadIdx.x) < tile_rows;

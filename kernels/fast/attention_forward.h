@@ -61,8 +61,8 @@ struct AttentionForward {
     const Place at = place();
     auto* shared_q = reinterpret_cast<bf16*>(dynamic_shared());
     bf16* shared_kv = shared_q + queries * stride;
-    start_rows<dim, queries>(shared_q, view.q + at.row * at.width + at.head * dim, at.width,
-                             at.first, view.tokens);
+    start_rows<dim, queries>(shared_q, at.width, at.first, view.tokens,
+                             view.q + at.row * at.width + at.head * dim);
     start_keys(at, 0, shared_kv);
     Rows rows;
     CBQ_UNROLL
@@ -85,8 +85,8 @@ struct AttentionForward {
 
   __device__ void start_keys(const Place& at, int t, bf16* to) const {
     const int64_t from = at.row * at.kv_width + at.head / view.group() * dim;
-    start_rows<dim, tile_rows>(to, view.k + from, at.kv_width, t * tile_rows, view.tokens);
-    start_rows<dim, tile_rows>(to + tile, view.v + from, at.kv_width, t * tile_rows, view.tokens);
+    start_rows<dim, tile_rows>(to, at.kv_width, t * tile_rows, view.tokens, view.k + from,
+                               view.v + from);
     commit_copies();
   }
 

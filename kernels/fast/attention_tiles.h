@@ -32,10 +32,11 @@ constexpr int tiles_of(int rows) { return (rows + tile_rows - 1) / tile_rows; }
 template <int dim>
 constexpr int row_stride = dim + 8;
 
-/// Starts copies of the rows first .. first + rows of a matrix, whose rows are `width` elements
-/// apart and of which `end` exist; zeros for the rest.
-template <int dim, int rows>
-__device__ void start_rows(bf16* to, const bf16* matrix, int64_t width, int first, int end) {
+/// Starts copies of the rows first .. first + rows of matrices whose rows are `width` elements
+/// apart and of which `end` exist; zeros for the rest. They come to lie one matrix behind the
+/// other.
+template <int dim, int rows, class... Matrix>
+__device__ void start_rows(bf16* to, int64_t width, int first, int end, Matrix... matrices) {
   constexpr int chunks = dim / 8;
   static_assert(rows * chunks % attention_threads == 0);
   CBQ_UNROLL
@@ -43,8 +44,9 @@ __device__ void start_rows(bf16* to, const bf16* matrix, int64_t width, int firs
     const int i = step * attention_threads + static_cast<int>(threadIdx.x);
     const int row = i / chunks, column = i % chunks * 8;
     const bool exists = first + row < end;
-    copy_async(to + row * row_stride<dim> + column,
-               matrix + (exists ? first + row : 0) * width + column, exists);
+    const int64_t from = (exists ? first + row : 0) * width + column;
+    bf16* at = to + row * row_stride<dim> + column;
+    ((copy_async(at, matrices + from, exists), at += rows * row_stride<dim>), ...);
   }
 }
 
