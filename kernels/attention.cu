@@ -208,15 +208,14 @@ Plan plan_of(const Sizes& s, AttentionTiles tiles, const Tensor& q) {
 template <class Work>
 void for_each_tile(const Plan& plan, const Work& work) {
   const Sizes& s = plan.sizes;
-  const int64_t queries = plan.tiles.queries;
-#pragma omp parallel for schedule(dynamic) num_threads(plan.workers) if (plan.workers > 1)
-  for (int64_t unit = 0; unit < s.batch * plan.chunks(); ++unit) {
+  const int64_t queries = plan.tiles.queries, units = s.batch * plan.chunks();
+  const auto work_on = [&](int64_t unit, int worker) {
     Tile tile{};
     tile.sizes = s;
     tile.element = unit / plan.chunks();
     tile.kv = unit % plan.chunks() * plan.tiles.kv_heads;
     tile.count = std::min(plan.tiles.kv_heads, s.kv_heads - tile.kv);
-    tile.scratch = omp_get_thread_num() * plan.scratch_elements;
+    tile.scratch = worker * plan.scratch_elements;
     for (tile.member = 0; tile.member < s.group(); ++tile.member) {
       for (int64_t begin = (s.tokens - 1) / queries * queries; begin >= 0; begin -= queries) {
         tile.begin = begin;
@@ -224,7 +223,15 @@ void for_each_tile(const Plan& plan, const Work& work) {
         work(tile);
       }
     }
+  };
+  if (plan.workers == 1) {
+    // What a device refuses is thrown, and out of a parallel region, even of one thread, nothing
+    // may be.
+    for (int64_t unit = 0; unit < units; ++unit) work_on(unit, 0);
+    return;
   }
+#pragma omp parallel for schedule(dynamic) num_threads(plan.workers)
+  for (int64_t unit = 0; unit < units; ++unit) work_on(unit, omp_get_thread_num());
 }
 
 Tensor scratch_of(const Plan& plan, const Tensor& like) {

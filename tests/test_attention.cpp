@@ -129,5 +129,15 @@ TEST(Attention, MemoryGrowsWithTheTokensNotWithTheirSquare) {
   EXPECT_LT(static_cast<double>(twice), 2.3 * static_cast<double>(peak));
 }
 
+// An error in a tile is an error of the call, also where tiles are not divided among threads.
+TEST(Attention, WhatADeviceRefusesIsThrown) {
+  if (cuda_device_count() > 0) GTEST_SKIP() << "a CUDA device is there";
+  const auto call = [] {
+    const Tensor x({8, 12}, Dtype::f32, Device::cuda());
+    kernels::attention(x, x, x, {2, 3, 3});
+  };
+  EXPECT_THROW(call(), std::runtime_error);
+}
+
 }  // namespace
 }  // namespace cbq::test
