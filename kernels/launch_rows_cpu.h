@@ -4,6 +4,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "kernels/device_math.h"
 #include "kernels/several.h"
 
 namespace cbq {
@@ -127,7 +128,7 @@ class SerialElements {
   template <class Y, class F, class... In>
   CBQ_HD void write(Y* y, F f, In... in) const {
 #pragma omp simd
-    for (int64_t j = 0; j < n_; ++j) y[j] = Y(f(in[j]...));
+    for (int64_t j = 0; j < n_; ++j) y[j] = device_math::round_to<Y>(f(in[j]...));
   }
 
  private:

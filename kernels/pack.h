@@ -6,9 +6,9 @@
 //   void pack(int64_t i) const;   the elements i .. i + 8 at once: load_pack, work, store_pack
 //   bool packs() const;           whether its operands allow that: half_packs(pointers...)
 //
-// is called through map_packs() for packs and what remains. Both devices take the same way, so that
-// the CPU's tests see it; f32 and f64 are called element by element, which vectorizes on the CPU
-// and asks for enough on CUDA. Rows have packs of their own: launch_rows.h.
+// is called through map_packs() for packs and what remains. The CPU takes element by element, which
+// vectorizes, and so do f32 and f64, which ask for enough on CUDA. Rows have packs of their own:
+// launch_rows.h.
 #pragma once
 
 #include <type_traits>
@@ -118,7 +118,7 @@ struct Packed {
 
 template <class F>
 void map_packs(const char* op, Device device, int64_t n, const F& f) {
-  if (f.packs()) {
+  if (runs_on_grid(device) && f.packs()) {
     map(op, device, (n + pack_width - 1) / pack_width, Packed<F>{f, n});
   } else {
     map(op, device, n, f);

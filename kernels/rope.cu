@@ -39,8 +39,8 @@ struct Rope {
       for (int64_t j = row.lane(); j < half; j += row.lanes()) {
         A first, second;
         turn(in[j], in[j + half], c[j], s[j], first, second);
-        out[j] = T(first);
-        out[j + half] = T(second);
+        out[j] = device_math::round_to<T>(first);
+        out[j + half] = device_math::round_to<T>(second);
       }
     }
   }

@@ -1,5 +1,5 @@
-// Elementwise ops of half types: eight elements at a time where memory begins at a multiple of 16
-// bytes, one by one elsewhere, and the same bytes either way.
+// Elementwise ops of half types: as grids (cbq_simt_tests) eight elements at a time where memory
+// begins at a multiple of 16 bytes, one by one elsewhere, and the same bytes either way.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -35,6 +35,10 @@ Tensors results(const Tensor& x, const Tensor& y, const Tensor& z) {
           sum,
           kernels::scale(x, .3),
           kernels::swiglu(x, y),
+          kernels::relu(x),
+          kernels::relu_backward(x, y),
+          kernels::gelu(x),
+          kernels::gelu_backward(x, y),
           dgate,
           dup,
           kernels::cast(x, Dtype::f32)};

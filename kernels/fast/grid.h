@@ -1,18 +1,12 @@
-// What the kernels of this folder are made of: launches of whole blocks, 16-byte loads and stores
-// of a lane's eight columns, exact quotients by a known divisor, sums over a warp.
+// What the kernels of this folder are made of: launches of whole blocks, packs of eight columns,
+// exact quotients by a known divisor, sums over a warp.
 #pragma once
 
 #include <type_traits>
 
 #include "kernels/fast/switch.h"
 #include "kernels/launch.h"
-#include "kernels/math.h"
-
-#ifdef __CUDACC__
-#define CBQ_UNROLL _Pragma("unroll")
-#else
-#define CBQ_UNROLL
-#endif
+#include "kernels/pack.h"
 
 namespace cbq::fast {
 
@@ -47,37 +41,20 @@ void launch_blocks(const char* op, Device device, int64_t blocks, const F& f) {
   count_launch();
 }
 
-/// Neighbouring elements of a row that one lane treats: 16 bytes of bf16, or 32 of f32.
-constexpr int lane_columns = 8;
+/// Neighbouring elements of a row that one lane treats, a pack: 16 bytes of bf16, or 32 of f32.
+constexpr int lane_columns = pack_width;
 template <class T>
-struct alignas(16) Columns {
-  T x[lane_columns];
-};
+using Columns = Pack<T>;
 
 template <class T>
 __device__ Columns<T> load_columns(const T* at) {
-  return *reinterpret_cast<const Columns<T>*>(at);
+  return load_pack(at);
 }
 
-/// Rounds to T and stores. The conversion of the hardware rounds like bf16's, to nearest even, and
-/// takes half an instruction where the portable one takes seven.
+/// Rounds to T and stores.
 template <class T>
 __device__ void store_columns(T* at, const float (&x)[lane_columns]) {
-  Columns<T> y;
-  CBQ_UNROLL
-  for (int j = 0; j < lane_columns; j += 2) {
-#ifdef __CUDA_ARCH__
-    if constexpr (std::is_same_v<T, bf16>) {
-      uint32_t pair;
-      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(x[j + 1]), "f"(x[j]));
-      memcpy(&y.x[j], &pair, sizeof pair);
-      continue;
-    }
-#endif
-    y.x[j] = T(x[j]);
-    y.x[j + 1] = T(x[j + 1]);
-  }
-  *reinterpret_cast<Columns<T>*>(at) = y;
+  store_pack(at, round_pack<T>(x));
 }
 
 /// q = x / s; T says how many bits x has. Far from 1 a residual could underflow: plain division.
