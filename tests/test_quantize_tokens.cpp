@@ -537,9 +537,9 @@ TEST(ForwardEach, AsksTheTransformsThatWantToBeAsked) {
   for (Linear* l : {&a, &b}) {
     l->visit("", [&](const std::string&, Var& p) { kernels::fill_normal(p.value(), 0, 1, 3, 4); });
   }
-  const auto quantized = [&] {
+  const auto quantized = [&](int bits) {
     return std::make_shared<QuantizedTransform>(
-        nullptr, std::make_unique<ActivationQuantizer>(config_of(4), Device::cpu(), "layer"));
+        nullptr, std::make_unique<ActivationQuantizer>(config_of(bits), Device::cpu(), "layer"));
   };
   const auto each_is_forward = [&] {
     const Deferred y = Deferred::gelu(x);
@@ -549,16 +549,16 @@ TEST(ForwardEach, AsksTheTransformsThatWantToBeAsked) {
     return std::pair(u.value(), v.value());
   };
   each_is_forward();
-  a.transform = quantized();
+  a.transform = quantized(4);
   each_is_forward();
-  b.transform = quantized();
+  b.transform = quantized(8);
   const auto [u, v] = each_is_forward();
   auto counting = std::make_shared<Counting>();
   b.transform = counting;
   each_is_forward();
   EXPECT_EQ(counting->inputs, 2);
   b.transform = std::make_shared<Doubling>(
-      nullptr, std::make_unique<ActivationQuantizer>(config_of(4), Device::cpu(), "layer"));
+      nullptr, std::make_unique<ActivationQuantizer>(config_of(8), Device::cpu(), "layer"));
   const auto [u2, v2] = each_is_forward();
   expect_same(u, u2, "a");
   EXPECT_NE(v.to_vector<float>(), v2.to_vector<float>());
