@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "kernels/ops.h"
-#include "tensor/memory.h"
+#include "tensor/device_memory.h"
 
 namespace cbq {
 namespace {
@@ -99,7 +99,7 @@ PerplexityResult perplexity(Transformer& model, const Segments& segments, int64_
   check_ids(model, segments);
   const int64_t waiting = options.waiting_bytes > 0 || !model.on_demand()
                               ? options.waiting_bytes
-                              : free_bytes(model.device()) / 4;
+                              : device_memory(model.device()).free / 4;
   const int64_t passes = static_cast<int64_t>(batches.size()) * model.block_count();
   int64_t done = 0;
   PerplexityResult result;

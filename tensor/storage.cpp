@@ -1,7 +1,5 @@
 #include "tensor/storage.h"
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "tensor/device_error.h"
+#include "tensor/device_memory.h"
 #include "tensor/device_profile.h"
 #include "tensor/error.h"
 #include "tensor/memory_pool.h"
@@ -232,24 +231,6 @@ std::shared_ptr<Storage> Storage::page_locked(int64_t bytes) {
   }
 #endif
   return std::make_shared<Storage>(bytes, Device::cpu());
-}
-
-DeviceMemory device_memory(Device device) {
-#ifdef CBQ_CUDA
-  if (device.is_cuda()) {
-    size_t free = 0, total = 0;
-    if (cudaMemGetInfo(&free, &total) != cudaSuccess) {
-      cudaGetLastError();
-      return {};
-    }
-    return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
-  }
-#else
-  static_cast<void>(device);
-#endif
-  const auto page = static_cast<int64_t>(sysconf(_SC_PAGESIZE));
-  return {page * static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES)),
-          page * static_cast<int64_t>(sysconf(_SC_PHYS_PAGES))};
 }
 
 namespace {

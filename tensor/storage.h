@@ -54,13 +54,6 @@ int64_t block_size(int64_t bytes);
 void* allocate_block(int64_t bytes, Device device);
 void release_block(void* block, int64_t bytes, Device device) noexcept;
 
-/// Bytes that `device` has, and that nobody uses (the cached blocks of this process count as used).
-struct DeviceMemory {
-  int64_t free = 0;
-  int64_t total = 0;
-};
-DeviceMemory device_memory(Device device);
-
 MemoryStatistics memory_statistics(Device device);
 /// Sets peak_bytes to current_bytes.
 void reset_peak(Device device);

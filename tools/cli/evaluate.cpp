@@ -5,7 +5,7 @@
 
 #include "cbq/quantized_folder.h"
 #include "nn/atomic_file.h"
-#include "tensor/memory.h"
+#include "tensor/device_memory.h"
 #include "tools/cli/evaluation.h"
 #include "tools/cli/model_loading.h"
 #include "tools/cli/task_evaluation.h"

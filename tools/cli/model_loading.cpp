@@ -5,7 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cbq/quantized_folder.h"
-#include "tensor/memory.h"
+#include "tensor/device_memory.h"
 #include "tensor/storage.h"
 
 namespace cbq::cli {
@@ -33,7 +33,7 @@ std::unique_ptr<Transformer> LoadOptions::open(const std::filesystem::path& fold
         "'; known: auto, whole, blockwise");
   check(load != "blockwise" || needs_whole.empty(), "--load blockwise: ", needs_whole,
         " needs all blocks at once; leave one of the two out");
-  const int64_t free = free_bytes(device);
+  const int64_t free = device_memory(device).free;
   std::unique_ptr<Transformer> model = open_any_model(folder, dtype, device);
   const int64_t bytes = parameter_bytes(*model);
   const bool large = bytes > free / 2;

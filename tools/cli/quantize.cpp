@@ -13,7 +13,7 @@
 #include "experiments/progress.h"
 #include "kernels/ops.h"
 #include "nn/json.h"
-#include "tensor/memory.h"
+#include "tensor/device_memory.h"
 #include "tools/cli/evaluation.h"
 #include "tools/cli/model_loading.h"
 #include "tools/cli/output_folder.h"

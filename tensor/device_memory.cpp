@@ -1,6 +1,7 @@
-#include "tensor/memory.h"
+#include "tensor/device_memory.h"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -9,7 +10,7 @@
 #include <optional>
 #include <string>
 
-#include "tensor/storage.h"
+#include "tensor/stream.h"
 
 namespace cbq {
 namespace {
@@ -75,12 +76,33 @@ int64_t left_of_control_groups() {
   }
 }
 
+#ifdef CBQ_CUDA
+DeviceMemory cuda_memory(int index) {
+  int before = 0;
+  size_t free = 0, total = 0;
+  cudaError_t status = cudaGetDevice(&before);
+  if (status == cudaSuccess && before != index) status = cudaSetDevice(index);
+  if (status == cudaSuccess) status = cudaMemGetInfo(&free, &total);  // of the current device
+  if (before != index) cudaSetDevice(before);
+  if (status == cudaSuccess) return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
+  cudaGetLastError();
+  return {};
+}
+#endif
+
 }  // namespace
 
-int64_t free_bytes(Device device) {
-  if (device != Device::cpu()) return device_memory(device).free;
-  return std::min({kibibytes_in("/proc/meminfo", "MemAvailable:", unlimited),
-                   left_of_process_limits(), left_of_control_groups()});
+DeviceMemory device_memory(Device device) {
+#ifdef CBQ_CUDA
+  if (device.is_cuda()) return cuda_memory(device.index);
+#else
+  if (device != Device::cpu()) return {};
+#endif
+  const auto page = static_cast<int64_t>(::sysconf(_SC_PAGESIZE));
+  const int64_t total = page * static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES));
+  return {std::min({kibibytes_in("/proc/meminfo", "MemAvailable:", total), left_of_process_limits(),
+                    left_of_control_groups()}),
+          total};
 }
 
 int64_t peak_resident_bytes() {
