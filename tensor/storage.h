@@ -27,7 +27,10 @@ class Storage {
   /// what is free and what would need less when memory is short.
   Storage(int64_t bytes, Device device);
   /// Host memory that is page-locked, so that a device copies from and to it while host and device
-  /// go on. Where that cannot be had it is ordinary memory: copies are right, and wait.
+  /// go on. Locking pages is slow, so freed blocks are kept for the next of that size. A queue that
+  /// copies from or to the block must have waited for its copies before the storage goes (as
+  /// CopyQueue does). Where locked pages cannot be had it is ordinary memory: copies are right, and
+  /// wait.
   static std::shared_ptr<Storage> page_locked(int64_t bytes);
   ~Storage();
   Storage(const Storage&) = delete;
@@ -36,7 +39,6 @@ class Storage {
   void* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
   Device device() const { return device_; }
-  bool is_page_locked() const { return page_locked_; }
 
  private:
   Storage() = default;
@@ -57,8 +59,10 @@ void release_block(void* block, int64_t bytes, Device device) noexcept;
 MemoryStatistics memory_statistics(Device device);
 /// Sets peak_bytes to current_bytes.
 void reset_peak(Device device);
-/// Returns cached free blocks to the system.
+/// Returns cached free blocks of the device, and all page-locked ones, to the system.
 void release_cached(Device device);
+/// The same numbers of page-locked host memory (of what stands in for it where there is none).
+MemoryStatistics page_locked_statistics();
 
 /// Copies bytes between any two devices; complete (as seen by the host) on return.
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);

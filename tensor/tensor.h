@@ -58,7 +58,6 @@ class Tensor {
     return static_cast<T*>(raw());
   }
   void* raw() const;
-  bool is_page_locked() const { return storage_ != nullptr && storage_->is_page_locked(); }
 
   /// View with another shape of the same count; one extent may be -1.
   Tensor reshape(Shape shape) const;
