@@ -212,9 +212,8 @@ int64_t Run::resume(const ResumeFolder& folder) {
     restore_quantizer_state(model_, {b, 1}, folder.load_block(b));
     keep(b);
   }
-  // Where the run that stopped had it: on the device, or in host memory.
-  stream_ = make_stream(state->stream.shape(), state->stream.dtype(), model_.device());
-  stream_.copy_from(state->stream);
+  stream_ = Tensor();  // its place is free for the saved one
+  stream_ = place_stream(state->stream, model_.device());
   finished_ = state->finished;
   int64_t touched = finished_;  // blocks that have quantizers
   for (int64_t i = 0; i < state->windows; ++i) {

@@ -51,6 +51,13 @@ Tensor make_stream(const Shape& shape, Dtype dtype, Device device) {
   return host ? Tensor::page_locked(shape, dtype) : Tensor(shape, dtype, device);
 }
 
+Tensor place_stream(const Tensor& stream, Device device) {
+  if (stream.device() == device) return stream;
+  const Tensor placed = make_stream(stream.shape(), stream.dtype(), device);
+  placed.copy_from(stream);
+  return placed;
+}
+
 Tensor embed_segments(Transformer& model, const Segments& segments, int64_t batch) {
   check_segments(model, segments);
   NoGrad none;

@@ -31,6 +31,8 @@ bool belongs_on_host(int64_t bytes, StreamPlace place, const DeviceMemory& memor
 bool belongs_on_host(int64_t bytes, Device device);
 /// Uninitialized stream on the device or in host memory, as said above.
 Tensor make_stream(const Shape& shape, Dtype dtype, Device device);
+/// A stream that was read from a file into host memory, where make_stream puts one of its size.
+Tensor place_stream(const Tensor& stream, Device device);
 
 /// Residual stream before block 0 for all segments: [segments, tokens, hidden].
 Tensor embed_segments(Transformer& model, const Segments& segments, int64_t batch);

@@ -321,5 +321,18 @@ TEST(Streams, GoToTheHostWhereTheyWouldCrowdTheDevice) {
   EXPECT_THROW(stream_place(), std::invalid_argument);
 }
 
+// As a run that goes on finds its stream: read from a file into the host's memory.
+TEST(Streams, ASavedOneGoesWhereANewOneWould) {
+  const Tensor saved = Tensor::from<float>({1, 2, 3, 4, 5, 6}, {1, 2, 3});
+  EXPECT_EQ(place_stream(saved, Device::cpu()).raw(), saved.raw()) << "it is there already";
+  if (cuda_device_count() == 0) GTEST_SKIP() << "no CUDA device: only the host's half was tested";
+  for (const char* place : {"device", "host"}) {
+    const Environment streams("CBQ_STREAMS", place);
+    const Tensor placed = place_stream(saved, Device::cuda());
+    EXPECT_EQ(placed.device(), make_stream(saved.shape(), Dtype::f32, Device::cuda()).device());
+    EXPECT_EQ(placed.to_vector<float>(), saved.to_vector<float>());
+  }
+}
+
 }  // namespace
 }  // namespace cbq
