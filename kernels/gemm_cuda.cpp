@@ -16,6 +16,7 @@
 #include <type_traits>
 
 #include "kernels/gemm.h"
+#include "tensor/device_error.h"
 #include "tensor/stream.h"
 
 namespace cbq::kernels {
@@ -26,10 +27,19 @@ constexpr int64_t workspace_bytes = 32 << 20;  // what cuBLAS itself takes on Ho
 // and a tenth of a millisecond; when the table is full it starts again.
 constexpr size_t most_prepared = 4096;
 
+// The numbers that tensor/device_error.cpp speaks of are the library's.
+static_assert(CUBLAS_STATUS_ALLOC_FAILED == 3 && CUBLAS_STATUS_ARCH_MISMATCH == 8 &&
+              CUBLAS_STATUS_MAPPING_ERROR == 11 && CUBLAS_STATUS_EXECUTION_FAILED == 13 &&
+              CUBLAS_STATUS_INTERNAL_ERROR == 14);
+
 void lt_check(cublasStatus_t status, const char* call) {
-  if (status != CUBLAS_STATUS_SUCCESS) {
-    throw CudaError(concat(call, ": ", cublasLtGetStatusString(status)));
-  }
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  // An error of the device stays until the process ends, or until somebody asks for it, as here.
+  const cudaError_t device = cudaGetLastError();
+  const std::string advice = advice_on_cublas_error(status, static_cast<int>(device));
+  throw CudaError(concat(
+      call, ": ", cublasLtGetStatusString(status), device == cudaSuccess ? "" : "; ",
+      device == cudaSuccess ? "" : cudaGetErrorString(device), advice.empty() ? "" : "; ", advice));
 }
 
 /// Frees a handle of the library by its own function.

@@ -79,6 +79,23 @@ std::string advice_on_cuda_error(int code) {
                 ", and CBQ_SYNC=1 names the op if it happens again");
 }
 
+std::string advice_on_cublas_error(int status, int device_error) {
+  if (const std::string advice = advice_on_cuda_error(device_error); !advice.empty()) return advice;
+  switch (status) {
+    case 3:  // CUBLAS_STATUS_ALLOC_FAILED
+      return advice_on_cuda_error(2);
+    case 8:  // CUBLAS_STATUS_ARCH_MISMATCH
+      return advice_on_cuda_error(209);
+    case 11:  // CUBLAS_STATUS_MAPPING_ERROR
+    case 13:  // CUBLAS_STATUS_EXECUTION_FAILED
+    case 14:  // CUBLAS_STATUS_INTERNAL_ERROR
+      return concat("the device may be lost to this process; ", resume,
+                    ", and CBQ_SYNC=1 names the op if it happens again");
+    default:
+      return "";
+  }
+}
+
 std::string describe_missing_device(int driver, int runtime, int error, const std::string& text) {
   const auto version = [](int v) { return concat(v / 1000, ".", v % 1000 / 10); };
   if (driver == 0) return "no NVIDIA driver is installed";

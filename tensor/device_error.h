@@ -13,6 +13,10 @@ namespace cbq {
 /// says all about.
 std::string advice_on_cuda_error(int code);
 
+/// The same for a status of cuBLAS, which has few words: `device_error` is what the CUDA runtime
+/// says of the device at that moment (0: nothing).
+std::string advice_on_cublas_error(int status, int device_error);
+
 /// Why no CUDA device can be used: the driver's and the runtime's versions as CUDA numbers them
 /// (12040 is 12.4; driver 0: none), and the error that counting the devices gave (0: none) with
 /// CUDA's text for it.

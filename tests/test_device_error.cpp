@@ -27,6 +27,23 @@ TEST(DeviceError, EveryKnownErrorNamesItsRemedy) {
   EXPECT_EQ(advice_on_cuda_error(1), "") << "an invalid value: CUDA's text is all there is";
 }
 
+// What a product on a lost device throws; the library's own status seldom says so.
+TEST(DeviceError, AFailedProductNamesItsRemedy) {
+  struct Row {
+    int status, device;
+    const char* says;
+  };
+  for (const Row& row :
+       {Row{13, 700, "is lost to this process"}, Row{13, 700, "--resume"}, Row{13, 0, "--resume"},
+        Row{14, 0, "may be lost"}, Row{11, 0, "CBQ_SYNC=1"}, Row{3, 0, "--batch"},
+        Row{7, 719, "--resume"}, Row{8, 0, "CMAKE_CUDA_ARCHITECTURES"}, Row{7, 906, "CBQ_GRAPH"}}) {
+    const std::string advice = advice_on_cublas_error(row.status, row.device);
+    EXPECT_NE(advice.find(row.says), std::string::npos)
+        << row.status << ", " << row.device << ": " << advice;
+  }
+  EXPECT_EQ(advice_on_cublas_error(7, 0), "") << "an invalid value: a mistake of the caller";
+}
+
 TEST(DeviceError, AMissingDeviceHasItsReason) {
   EXPECT_EQ(describe_missing_device(0, 13000, 35, "x"), "no NVIDIA driver is installed");
   EXPECT_EQ(describe_missing_device(12040, 13000, 35, "x"),
