@@ -1,27 +1,10 @@
-// Ops that move data without arithmetic: heads, transposes, embedding rows.
+// Ops that move data without arithmetic: parts, transposes, embedding rows.
 #include "kernels/launch.h"
 #include "kernels/ops.h"
 #include "kernels/rows.h"
 
 namespace cbq::kernels {
 namespace {
-
-// Row (b, t, h) of [batch, tokens, heads, dim] <-> row (b, h, t) of [batch, heads, tokens, dim].
-template <class T>
-struct MoveHeads {
-  const T* x;
-  T* y;
-  int64_t tokens, heads, dim;
-  bool split;
-  template <class Row>
-  CBQ_HD void operator()(Row& row, int64_t r) const {
-    const int64_t h = r % heads, t = r / heads % tokens, b = r / heads / tokens;
-    const int64_t other = (b * heads + h) * tokens + t;
-    const T* in = x + (split ? r : other) * dim;
-    T* out = y + (split ? other : r) * dim;
-    for (int64_t j = row.lane(); j < dim; j += row.lanes()) out[j] = in[j];
-  }
-};
 
 // Row r of [rows, groups, parts, dim] <-> row r of [rows, groups, dim], one part.
 template <class T>
@@ -104,36 +87,6 @@ struct EmbeddingBackward {
   }
 };
 
-Tensor move_heads(const char* op, const Tensor& x, const Shape& out, int64_t batch, int64_t tokens,
-                  int64_t heads, int64_t dim, bool split) {
-  Tensor y(out, x.dtype(), x.device());
-  dispatch_float(x.dtype(), op, [&]<class T>() {
-    map_rows(op, x.device(), batch * tokens * heads, dim,
-             MoveHeads<T>{x.data<T>(), y.data<T>(), tokens, heads, dim, split});
-  });
-  return y;
-}
-
-}  // namespace
-
-Tensor split_heads(const Tensor& x, int64_t batch, int64_t heads) {
-  check(x.rank() == 2 && batch > 0 && heads > 0 && x.size(0) % batch == 0 && x.size(1) % heads == 0,
-        "split_heads: ", to_string(x.shape()), " does not divide into batch ", batch, ", heads ",
-        heads);
-  const int64_t tokens = x.size(0) / batch, dim = x.size(1) / heads;
-  return move_heads("split_heads", x, {batch * heads, tokens, dim}, batch, tokens, heads, dim,
-                    true);
-}
-
-Tensor merge_heads(const Tensor& x, int64_t batch) {
-  check(x.rank() == 3 && batch > 0 && x.size(0) % batch == 0, "merge_heads: ", to_string(x.shape()),
-        " does not divide into batch ", batch);
-  const int64_t heads = x.size(0) / batch, tokens = x.size(1), dim = x.size(2);
-  return move_heads("merge_heads", x, {batch * tokens, heads * dim}, batch, tokens, heads, dim,
-                    false);
-}
-
-namespace {
 Tensor move_part(const char* op, const Tensor& x, int64_t parts, int64_t part, int64_t dim,
                  bool take) {
   const int64_t unit = take ? parts * dim : dim;

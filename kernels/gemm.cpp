@@ -166,20 +166,16 @@ void run(const char* op, const Product& p, Device device) {
   cpu_run(op, p);
 }
 
-/// The product of whole tensors: matrices, or [batch, ., .] of them.
+/// The product of whole matrices.
 Product product_of(const char* op, const Tensor& a, Trans ta, const Tensor& b, Trans tb) {
-  const size_t skip = a.shape().size() - 2;  // 0, or 1 for batched
-  const int64_t m = a.size(ta == Trans::yes ? -1 : -2), k = a.size(ta == Trans::yes ? -2 : -1);
-  const int64_t k2 = b.size(tb == Trans::yes ? -1 : -2), n = b.size(tb == Trans::yes ? -2 : -1);
-  const bool fits = k == k2 && (skip == 0 || a.size(0) == b.size(0));
-  if (!fits) {
-    check(false, op, ": ", to_string(a.shape()), ta == Trans::yes ? "^T" : "", " and ",
-          to_string(b.shape()), tb == Trans::yes ? "^T" : "", " do not multiply");
-  }
+  const int64_t m = a.size(ta == Trans::yes ? 1 : 0), k = a.size(ta == Trans::yes ? 0 : 1);
+  const int64_t k2 = b.size(tb == Trans::yes ? 1 : 0), n = b.size(tb == Trans::yes ? 0 : 1);
+  check(k == k2, op, ": ", to_string(a.shape()), ta == Trans::yes ? "^T" : "", " and ",
+        to_string(b.shape()), tb == Trans::yes ? "^T" : "", " do not multiply");
   return {.m = m,
           .n = n,
           .k = k,
-          .batch = skip == 1 ? a.size(0) : 1,
+          .batch = 1,
           .ta = ta,
           .tb = tb,
           .alpha = 1.0,
@@ -243,16 +239,6 @@ Tensor matmul(const Tensor& a, Trans ta, const Tensor& b, Trans tb) {
   const Product p = product_of("matmul", a, ta, b, tb);
   Tensor c({p.m, p.n}, a.dtype(), a.device());
   run("matmul", p, a, b, c);
-  return c;
-}
-
-Tensor matmul_batched(const Tensor& a, Trans ta, const Tensor& b, Trans tb, double alpha) {
-  check(a.rank() == 3 && b.rank() == 3, "matmul_batched: expected three axes, got ",
-        to_string(a.shape()), " and ", to_string(b.shape()));
-  Product p = product_of("matmul_batched", a, ta, b, tb);
-  p.alpha = alpha;
-  Tensor c({p.batch, p.m, p.n}, a.dtype(), a.device());
-  run("matmul_batched", p, a, b, c);
   return c;
 }
 

@@ -99,9 +99,6 @@ bool has_non_finite(const Tensor& x);
 
 // ---- moving data ------------------------------------------------------------------------------
 
-/// [batch * tokens, heads * dim] -> [batch * heads, tokens, dim], and back.
-Tensor split_heads(const Tensor& x, int64_t batch, int64_t heads);
-Tensor merge_heads(const Tensor& x, int64_t batch);
 /// One part of fused projections: x [rows, groups * parts * dim] -> [rows, groups * dim], element
 /// (g, j) from (g, part, j). BLOOM fuses queries, keys and values as [head][q, k, v][dim].
 Tensor take_part(const Tensor& x, int64_t parts, int64_t part, int64_t dim);
@@ -131,8 +128,6 @@ Tensor matmul(const Tensor& a, Trans ta, const Tensor& b, Trans tb);
 /// c = alpha op(a) op(b) + beta c.
 void gemm(const Tensor& a, Trans ta, const Tensor& b, Trans tb, const Tensor& c, double alpha,
           double beta);
-/// The same for every i of [batch, ., .] tensors.
-Tensor matmul_batched(const Tensor& a, Trans ta, const Tensor& b, Trans tb, double alpha = 1.0);
 /// Equally spaced matrices [rows, cols] inside a tensor: element (r, c) of matrix i is element
 /// offset + i * stride + r * row_stride + c of it. The heads of [tokens, heads * dim] are such.
 struct Matrices {

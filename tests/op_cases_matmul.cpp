@@ -73,32 +73,6 @@ OpCase gemm_case(Flags f, double alpha, double beta) {
           .flops = [](const Shapes& s) { return 2.0 * 1024 * double(s[0][0]) * double(s[0][1]); }};
 }
 
-OpCase matmul_batched_case(Flags f) {
-  const auto shapes = [=](int64_t batch, int64_t m, int64_t k, int64_t n) {
-    return operands(f, m, k, n, batch);
-  };
-  return {.name = "kernels::matmul_batched",
-          .variant = f.text(),
-          .sizes = {shapes(4, 3, 37, 5), shapes(1, 1, 1, 1), shapes(0, 2, 3, 2), shapes(2, 2, 0, 3),
-                    shapes(1, 5, 6, 7), shapes(5, 33, 40, 35)},
-          .run =
-              [=](const Tensors& in) {
-                return Tensors{kernels::matmul_batched(in[0], f.ta, in[1], f.tb, 0.5)};
-              },
-          .expected =
-              [=](const Arrays& in) {
-                return Arrays{reference::matmul(in[0], f.a(), in[1], f.b(), 0.5)};
-              },
-          .wrong = {operands(f, 3, 4, 5),
-                    {shapes(2, 3, 4, 5)[0], shapes(3, 3, 4, 5)[1]},
-                    {shapes(2, 3, 4, 5)[0], shapes(2, 3, 6, 5)[1]}},
-          .bench = {shapes(32, 256, 64, 256)},
-          .flops =
-              [](const Shapes& s) {
-                return 2.0 * 256 * double(s[0][0]) * double(s[0][1]) * double(s[0][2]);
-              }};
-}
-
 using kernels::Matrices;
 
 /// Where the matrices of the case below lie: those of a and c side by side in the rows of a tensor,
@@ -154,25 +128,29 @@ OpCase gemm_strided_case(Flags f, double alpha, double beta, bool wide_result) {
     return Matrices{t, offset, stride, row_stride, 3, 3};
   };
   const Tensor x({4, 9}, Dtype::f32), y({4, 9}, Dtype::f64);
-  return {.name = "kernels::gemm_strided",
-          .variant = concat(f.text(), ", alpha ", alpha, ", beta ", beta,
-                            wide_result ? ", wide result" : ""),
-          .sizes = {shapes(4, 3, 37, 5), shapes(1, 1, 1, 1), shapes(5, 33, 40, 35),
-                    shapes(2, 65, 70, 67), shapes(2, 70, 65, 67)},
-          .inputs = wide_result ? std::vector<Input>{{}, {}, accumulated} : std::vector<Input>{},
-          .run = run,
-          .expected = expected,
-          .wrong = {{shapes(2, 3, 4, 5)[0], shapes(2, 3, 6, 5)[1], shapes(2, 3, 4, 5)[2]},
-                    {shapes(2, 3, 4, 5)[0], shapes(2, 3, 4, 5)[1], shapes(2, 3, 4, 6)[2]}},
-          .wrong_calls = {
-              [=] { call(square(x, 0, 3, 9), square(x, 10, 3, 9), square(x, 0, 3, 9), 3); },
-              [=] { call(square(x, 10, 3, 9), square(x, 0, 3, 9), square(x, 0, 3, 9), 3); },
-              [=] { call(square(x, 0, 3, 9), square(x, 0, 3, 9), square(x, 0, 2, 9), 3); },
-              [=] { call(square(x, 0, 3, 9), square(x, 0, 3, 9), square(x, 0, 9, 9), 2); },
-              [=] { call(square(x, 0, 3, 9), square(x, 0, 3, 9), square(x, 0, 3, 2), 1); },
-              [=] { call(square(x, 0, 3, 9), square(x, 0, 3, 9), square(y, 0, 3, 9), 3); },
-              [=] { call(square(x, 0, 3, 9), square(y, 0, 3, 9), square(x, 0, 3, 9), 3); },
-              [=] { call(square(x, 0, 3, 9), square(x, 0, 3, 9), square(x, 0, 3, 9), 0); }}};
+  return {
+      .name = "kernels::gemm_strided",
+      .variant =
+          concat(f.text(), ", alpha ", alpha, ", beta ", beta, wide_result ? ", wide result" : ""),
+      .sizes = {shapes(4, 3, 37, 5), shapes(1, 1, 1, 1), shapes(5, 33, 40, 35),
+                shapes(2, 65, 70, 67), shapes(2, 70, 65, 67)},
+      .inputs = wide_result ? std::vector<Input>{{}, {}, accumulated} : std::vector<Input>{},
+      .run = run,
+      .expected = expected,
+      .wrong = {{shapes(2, 3, 4, 5)[0], shapes(2, 3, 6, 5)[1], shapes(2, 3, 4, 5)[2]},
+                {shapes(2, 3, 4, 5)[0], shapes(2, 3, 4, 5)[1], shapes(2, 3, 4, 6)[2]}},
+      .wrong_calls = {[=] { call(square(x, 0, 3, 9), square(x, 10, 3, 9), square(x, 0, 3, 9), 3); },
+                      [=] { call(square(x, 10, 3, 9), square(x, 0, 3, 9), square(x, 0, 3, 9), 3); },
+                      [=] { call(square(x, 0, 3, 9), square(x, 0, 3, 9), square(x, 0, 2, 9), 3); },
+                      [=] { call(square(x, 0, 3, 9), square(x, 0, 3, 9), square(x, 0, 9, 9), 2); },
+                      [=] { call(square(x, 0, 3, 9), square(x, 0, 3, 9), square(x, 0, 3, 2), 1); },
+                      [=] { call(square(x, 0, 3, 9), square(x, 0, 3, 9), square(y, 0, 3, 9), 3); },
+                      [=] { call(square(x, 0, 3, 9), square(y, 0, 3, 9), square(x, 0, 3, 9), 3); },
+                      [=] { call(square(x, 0, 3, 9), square(x, 0, 3, 9), square(x, 0, 3, 9), 0); }},
+      .bench = wide_result ? std::vector<Shapes>{} : std::vector<Shapes>{shapes(32, 256, 64, 256)},
+      .flops = [](const Shapes& s) {
+        return 2.0 * double(s[2][0] - 1) * double(s[1][0]) * double(s[1][1]) * double(s[1][2]);
+      }};
 }
 
 /// How a case of attention divides heads and queries.
@@ -311,7 +289,6 @@ std::vector<OpCase> matmul_cases() {
   for (Trans ta : {Trans::no, Trans::yes}) {
     for (Trans tb : {Trans::no, Trans::yes}) {
       cases.push_back(matmul_case({ta, tb}));
-      cases.push_back(matmul_batched_case({ta, tb}));
     }
   }
   cases.push_back(gemm_case({Trans::no, Trans::yes}, 1.0, 0.0));
@@ -320,6 +297,7 @@ std::vector<OpCase> matmul_cases() {
   cases.push_back(gemm_strided_case({Trans::no, Trans::yes}, 0.5, 0.0, false));
   cases.push_back(gemm_strided_case({Trans::no, Trans::no}, 1.0, 0.5, false));
   cases.push_back(gemm_strided_case({Trans::yes, Trans::no}, 0.5, 1.0, true));
+  cases.push_back(gemm_strided_case({Trans::yes, Trans::yes}, 1.0, 0.0, false));
   for (const AttentionForm& form :
        {AttentionForm{{2, 4, 2}}, AttentionForm{{1, 3, 3}, {7, 2}, true},
         AttentionForm{{2, 4, 2}, {16, 2}}, AttentionForm{{1, 6, 2}, {8, 1}, true}}) {

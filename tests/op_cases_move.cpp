@@ -6,56 +6,6 @@
 namespace cbq::test {
 namespace {
 
-OpCase split_heads_case(int64_t batch, int64_t heads) {
-  const auto shape = [=](int64_t tokens, int64_t dim) {
-    return Shapes{{batch * tokens, heads * dim}};
-  };
-  return {
-      .name = "kernels::split_heads",
-      .variant = concat("batch ", batch, ", ", heads, " heads"),
-      .sizes = {shape(5, 7), shape(1, 1), shape(0, 4), shape(30, 129)},
-      .run = [=](const Tensors& in) { return Tensors{kernels::split_heads(in[0], batch, heads)}; },
-      .expected =
-          [=](const Arrays& in) { return Arrays{reference::split_heads(in[0], batch, heads)}; },
-      .wrong = {{{batch * heads}}},
-      .wrong_calls = {[] {
-                        kernels::split_heads(Tensor({5, 6}, Dtype::f32), 2, 3);
-                      },
-                      [] {
-                        kernels::split_heads(Tensor({4, 7}, Dtype::f32), 2, 3);
-                      },
-                      [] {
-                        kernels::split_heads(Tensor({4, 6}, Dtype::f32), 0, 3);
-                      },
-                      [] {
-                        kernels::split_heads(Tensor({4, 6}, Dtype::f32), 2, 0);
-                      },
-                      [] {
-                        kernels::split_heads(Tensor({4, 6}, Dtype::i32), 2, 3);
-                      }},
-      .bench = {shape(256, 128)}};
-}
-
-OpCase merge_heads_case(int64_t batch, int64_t heads) {
-  const auto shape = [=](int64_t tokens, int64_t dim) {
-    return Shapes{{batch * heads, tokens, dim}};
-  };
-  return {
-      .name = "kernels::merge_heads",
-      .variant = concat("batch ", batch, ", ", heads, " heads"),
-      .sizes = {shape(5, 7), shape(1, 1), shape(0, 4), shape(30, 129)},
-      .run = [=](const Tensors& in) { return Tensors{kernels::merge_heads(in[0], batch)}; },
-      .expected = [=](const Arrays& in) { return Arrays{reference::merge_heads(in[0], batch)}; },
-      .wrong = {{{batch * heads, 4}}},
-      .wrong_calls = {[] {
-                        kernels::merge_heads(Tensor({3, 2, 2}, Dtype::f32), 2);
-                      },
-                      [] {
-                        kernels::merge_heads(Tensor({4, 2, 2}, Dtype::f32), 0);
-                      }},
-      .bench = {shape(256, 128)}};
-}
-
 /// take_part (or put_part): `groups` of `parts` of `dim`.
 OpCase part_case(bool take, int64_t parts, int64_t part) {
   const auto shapes = [=](int64_t rows, int64_t groups) {
@@ -183,11 +133,12 @@ OpCase rope_case(int64_t tokens, int64_t dim, bool inverse) {
 }  // namespace
 
 std::vector<OpCase> move_cases() {
-  return {split_heads_case(2, 3), split_heads_case(1, 8),    merge_heads_case(2, 3),
-          merge_heads_case(1, 8), part_case(true, 3, 0),     part_case(true, 3, 2),
-          part_case(false, 3, 1), part_case(false, 1, 0),    transpose_case(),
-          embedding_case(),       embedding_backward_case(), gather_rows_case({3, 0, 0, 2}),
-          gather_rows_case({}),   rope_case(5, 6, false),    rope_case(8, 128, true)};
+  return {part_case(true, 3, 0),     part_case(true, 3, 2),
+          part_case(false, 3, 1),    part_case(false, 1, 0),
+          transpose_case(),          embedding_case(),
+          embedding_backward_case(), gather_rows_case({3, 0, 0, 2}),
+          gather_rows_case({}),      rope_case(5, 6, false),
+          rope_case(8, 128, true)};
 }
 
 }  // namespace cbq::test

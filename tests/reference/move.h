@@ -5,38 +5,6 @@
 
 namespace cbq::reference {
 
-/// [batch * tokens, heads * dim] -> [batch * heads, tokens, dim].
-inline Array split_heads(const Array& x, int64_t batch, int64_t heads) {
-  const int64_t tokens = x.size(0) / batch, dim = x.size(1) / heads;
-  Array y({batch * heads, tokens, dim});
-  for (int64_t b = 0; b < batch; ++b) {
-    for (int64_t h = 0; h < heads; ++h) {
-      for (int64_t t = 0; t < tokens; ++t) {
-        for (int64_t j = 0; j < dim; ++j) {
-          y(((b * heads + h) * tokens + t) * dim + j) = x(b * tokens + t, h * dim + j);
-        }
-      }
-    }
-  }
-  return y;
-}
-
-/// The way back.
-inline Array merge_heads(const Array& x, int64_t batch) {
-  const int64_t heads = x.size(0) / batch, tokens = x.size(1), dim = x.size(2);
-  Array y({batch * tokens, heads * dim});
-  for (int64_t b = 0; b < batch; ++b) {
-    for (int64_t h = 0; h < heads; ++h) {
-      for (int64_t t = 0; t < tokens; ++t) {
-        for (int64_t j = 0; j < dim; ++j) {
-          y(b * tokens + t, h * dim + j) = x(((b * heads + h) * tokens + t) * dim + j);
-        }
-      }
-    }
-  }
-  return y;
-}
-
 /// [rows, groups, parts, dim] -> [rows, groups, dim] at `part`, all but rows flattened.
 inline Array take_part(const Array& x, int64_t parts, int64_t part, int64_t dim) {
   const int64_t groups = x.size(1) / (parts * dim);
