@@ -1,6 +1,7 @@
 // A small random LLaMA that pre-processing has something to do on, and what the tests ask of it.
 #pragma once
 
+#include <cmath>
 #include <map>
 #include <memory>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include "kernels/ops.h"
 #include "nn/transformer.h"
+#include "quant/outlier_transform.h"
 #include "quant/preprocess/preprocessor.h"
 
 namespace cbq::test {
@@ -78,6 +80,27 @@ inline void scale_rows(Linear& linear, const std::vector<int64_t>& rows, double 
     }
   }
   linear.weight.set_value(Tensor::from(w, linear.weight.shape(), linear.weight.dtype()));
+}
+
+/// A model with outlier channels behind norms, in the attention's values and in the MLP's middle.
+inline std::unique_ptr<Transformer> model_with_outliers(int64_t kv_heads,
+                                                        Dtype dtype = Dtype::f64) {
+  auto model = small_model(kv_heads, dtype);
+  for (int64_t b = 0; b < 2; ++b) {
+    scale_rows(layer(*model, b, "self_attn.v_proj"), {3, 4, 11}, 30.0);
+    scale_rows(layer(*model, b, "mlp.up_proj"), {5, 60}, 40.0);
+  }
+  add_outlier_channels(*model, 3, 25.0, 9);
+  return model;
+}
+
+inline double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double largest = 0.0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double difference = std::abs(a[i] - b[i]);
+    if (!(difference <= largest)) largest = difference;  // NaN, too
+  }
+  return largest;
 }
 
 inline PreprocessContext context_of(int wbits, int abits) {
