@@ -5,9 +5,9 @@
 #include <map>
 #include <mutex>
 
-#include "cbq/digest.h"
 #include "cbq/stream.h"
 #include "kernels/ops.h"
+#include "nn/hash.h"
 #include "nn/hdf5.h"
 #include "nn/json.h"
 

@@ -4,9 +4,9 @@
 #include <chrono>
 #include <optional>
 
-#include "cbq/digest.h"
 #include "cbq/quantizers.h"
 #include "cbq/resume.h"
+#include "nn/hash.h"
 #include "quant/preprocess/preprocessor.h"
 
 namespace cbq {

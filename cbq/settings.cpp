@@ -6,8 +6,8 @@
 #include <limits>
 #include <type_traits>
 
-#include "cbq/digest.h"
 #include "cbq/window.h"
+#include "nn/hash.h"
 
 namespace cbq {
 namespace {

@@ -1,7 +1,7 @@
 #include "experiments/cell.h"
 
-#include "cbq/digest.h"
 #include "cbq/pipeline.h"
+#include "nn/hash.h"
 #include "nn/json.h"
 
 namespace cbq {

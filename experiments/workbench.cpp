@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <sstream>
 
-#include "cbq/digest.h"
 #include "cbq/pipeline.h"
+#include "nn/hash.h"
 #include "nn/perplexity.h"
 #include "quant/preprocess/preprocessor.h"
 

@@ -1,4 +1,3 @@
-#include "nn/hash.h"
 #include "nn/json.h"
 #include "nn/tokenizer.h"
 #include "tests/test_data.h"
@@ -73,19 +72,6 @@ TEST(Tokenizer, TruncatedModelsAreErrors) {
   for (const size_t kept : {whole.size() - 1, whole.size() / 2 + 3, size_t{100}}) {
     const auto path = folder.write("tokenizer.model", whole.substr(0, kept));
     expect_error<std::runtime_error>([&] { load_tokenizer(path); }, {"not a sentencepiece model"});
-  }
-}
-
-TEST(Hash, IsStableAndSeesEveryByte) {
-  EXPECT_EQ(hex(0x123456789abcdefull), "0123456789abcdef");
-  EXPECT_NE(hash_bytes(""), hash_bytes(std::string_view("\0", 1)));
-  EXPECT_NE(hash_bytes("abcdefgh"), hash_bytes(std::string_view("abcdefgh\0", 9)));
-  EXPECT_NE(hash_bytes("ab", hash_bytes("c")), hash_bytes("c", hash_bytes("ab")));
-  const std::string text(100, 'a');
-  for (size_t i = 0; i < text.size(); ++i) {
-    std::string other = text;
-    other[i] ^= 1;
-    EXPECT_NE(hash_bytes(other), hash_bytes(text)) << i;
   }
 }
 

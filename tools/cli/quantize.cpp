@@ -6,12 +6,12 @@
 #include <iostream>
 #include <memory>
 
-#include "cbq/digest.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/resume.h"
 #include "experiments/progress.h"
 #include "kernels/ops.h"
+#include "nn/hash.h"
 #include "nn/json.h"
 #include "tensor/device_memory.h"
 #include "tools/cli/evaluation.h"
