@@ -9,6 +9,7 @@
 
 #include "cbq/pipeline.h"
 #include "experiments/ablation.h"
+#include "experiments/command_line.h"
 #include "experiments/inputs.h"
 #include "experiments/workbench.h"
 #include "nn/json.h"
@@ -305,10 +306,7 @@ int main(int argc, char** argv) {
       "W2A16 on the embedded model.");
   cbq::Options options;
   cbq::describe(app, options);
-  for (CLI::Option* option : app.get_options()) {  // of an option given twice the second counts
-    if (option->get_items_expected_max() != 1) continue;
-    option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  }
+  cbq::let_later_values_win(app);
   CLI11_PARSE(app, argc, argv);
   cbq::stop_on_signal();
   try {

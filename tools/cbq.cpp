@@ -7,6 +7,7 @@
 
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
+#include "experiments/command_line.h"
 #include "tensor/threads.h"
 #include "tools/cli/command.h"
 
@@ -43,15 +44,6 @@ int run(const std::string& name, const Action& action) {
     std::cerr << "cbq " << name << ": " << error.what() << std::endl;
   }
   return exit_error;
-}
-
-/// Of an option given twice the second counts, so that a script's options can be followed by one's
-/// own (models/train.sh). Options that are lists keep all their values.
-void let_later_values_win(CLI::App& app) {
-  for (CLI::Option* option : app.get_options()) {
-    if (option->get_items_expected_max() != 1) continue;
-    option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  }
 }
 
 /// Counts and lengths; 0 has a meaning that each option's help gives.
