@@ -1,9 +1,10 @@
 #include "cbq/stream.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <string>
 #include <utility>
+
+#include "tensor/environment.h"
 
 namespace cbq {
 
@@ -25,12 +26,9 @@ void check_segments(const Transformer& model, const Segments& segments) {
 }
 
 StreamPlace stream_place() {
-  const char* value = std::getenv("CBQ_STREAMS");
-  const std::string name = value == nullptr ? "auto" : value;
+  const std::string name = environment_value("CBQ_STREAMS");
   if (name == "device") return StreamPlace::device;
-  if (name == "host") return StreamPlace::host;
-  check(name == "auto" || name.empty(), "CBQ_STREAMS='", name, "'; expected auto, device or host");
-  return StreamPlace::automatic;
+  return name == "host" ? StreamPlace::host : StreamPlace::automatic;
 }
 
 bool belongs_on_host(int64_t bytes, StreamPlace place, const DeviceMemory& memory) {

@@ -13,6 +13,7 @@
 #include "experiments/inputs.h"
 #include "experiments/workbench.h"
 #include "nn/json.h"
+#include "tensor/environment.h"
 #include "tensor/threads.h"
 
 namespace cbq {
@@ -307,9 +308,11 @@ int main(int argc, char** argv) {
   cbq::Options options;
   cbq::describe(app, options);
   cbq::let_later_values_win(app);
+  app.footer(cbq::environment_help());
   CLI11_PARSE(app, argc, argv);
   cbq::stop_on_signal();
   try {
+    cbq::check_environment();
     cbq::run(app, options);
   } catch (const cbq::Interrupted& stop) {
     std::cerr << stop.what() << "\n";

@@ -9,14 +9,15 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <limits>
 #include <map>
 #include <memory>
+#include <string>
 #include <type_traits>
 
 #include "kernels/gemm.h"
 #include "tensor/device_error.h"
+#include "tensor/environment.h"
 #include "tensor/stream.h"
 
 namespace cbq::kernels {
@@ -167,20 +168,11 @@ Preference preference_of(const Product& p) {
   return preference;
 }
 
-/// How many of the library's proposals are timed for a new product: environment
-/// CBQ_GEMM_CANDIDATES, 1 to 16. With one, its first is taken, and two runs take the same; timing
-/// may choose differently in every run, and so change last bits.
+/// How many of the library's proposals are timed for a new product. With one, its first is taken,
+/// and two runs take the same; timing may choose differently in every run, and so change last bits.
 int candidates() {
-  static const long count = [] {
-    const char* value = std::getenv("CBQ_GEMM_CANDIDATES");
-    if (value == nullptr) return 1L;
-    char* end = nullptr;
-    const long asked = std::strtol(value, &end, 10);
-    check(*value != 0 && *end == 0 && asked >= 1 && asked <= 16,
-          "CBQ_GEMM_CANDIDATES: expected a number from 1 to 16, got \"", value, "\"");
-    return asked;
-  }();
-  return static_cast<int>(count);
+  static const int count = std::stoi(environment_value("CBQ_GEMM_CANDIDATES"));
+  return count;
 }
 
 bool is_capturing() {

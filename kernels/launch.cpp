@@ -1,6 +1,6 @@
 #include "kernels/launch.h"
 
-#include <cstdlib>
+#include "tensor/environment.h"
 
 namespace cbq {
 
@@ -8,10 +8,7 @@ void after_launch(Device device, const char* op) {
 #ifdef CBQ_CUDA
   if (!device.is_cuda()) return;
   cuda_check(cudaGetLastError(), op);
-  static const bool synchronize_always = [] {
-    const char* value = std::getenv("CBQ_SYNC");
-    return value != nullptr && *value == '1';
-  }();
+  static const bool synchronize_always = environment_value("CBQ_SYNC") == "1";
   if (synchronize_always) cuda_check(cudaStreamSynchronize(current_stream()), op);
 #else
   static_cast<void>(device);

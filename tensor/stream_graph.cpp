@@ -1,9 +1,7 @@
 #include "tensor/stream_graph.h"
 
-#include <cstdlib>
-#include <cstring>
-
 #include "tensor/device_profile.h"
+#include "tensor/environment.h"
 #include "tensor/error.h"
 #include "tensor/recording.h"
 #include "tensor/stream.h"
@@ -67,12 +65,9 @@ struct StepGraph::Recorder {
 };
 
 bool StepGraph::wanted(Device device) {
-  const auto is = [](const char* name, const char* value) {
-    const char* set = std::getenv(name);
-    return set != nullptr && std::strcmp(set, value) == 0;
-  };
-  if (!device.is_cuda()) return is("CBQ_GRAPH", "1");
-  return !is("CBQ_GRAPH", "0") && !is("CBQ_SYNC", "1") && DeviceProfile::active() == nullptr;
+  const std::string graph = environment_value("CBQ_GRAPH");
+  if (!device.is_cuda()) return graph == "1";
+  return graph != "0" && environment_value("CBQ_SYNC") != "1" && DeviceProfile::active() == nullptr;
 }
 
 StepGraph::StepGraph(Device device)

@@ -348,12 +348,5 @@ TEST_F(FastAttention, LeavesTheRestToTheTiles) {
   EXPECT_EQ(dq.shape(), in.q.shape());
 }
 
-TEST(FastAttentionForm, HasItsNames) {
-  EXPECT_EQ(fast::attention_form_from_name("fused"), fast::AttentionForm::fused);
-  EXPECT_EQ(fast::attention_form_from_name("tiles"), fast::AttentionForm::tiles);
-  expect_error<std::invalid_argument>([] { fast::attention_form_from_name("flash"); },
-                                      {"CBQ_ATTENTION='flash'", "fused or tiles"});
-}
-
 }  // namespace
 }  // namespace cbq

@@ -10,23 +10,13 @@
 #include "cbq/quantizers.h"
 #include "cbq/reconstructor.h"
 #include "kernels/fast/switch.h"
+#include "tests/environment.h"
 #include "tests/tiny_model.h"
 
 namespace cbq {
 namespace {
 
 /// An environment variable for the length of a test.
-class Environment {
- public:
-  Environment(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
-  ~Environment() { unsetenv(name_); }
-  Environment(const Environment&) = delete;
-  Environment& operator=(const Environment&) = delete;
-
- private:
-  const char* name_;
-};
-
 /// Everything that changes from step to step: a regularizer with its schedule, a hard phase, a
 /// warm-up of the rates; static ranges of activations, and an odd last batch.
 Settings busy_settings(const std::string& rounding) {

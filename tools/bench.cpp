@@ -3,12 +3,15 @@
 
 #include <fmt/core.h>
 
+#include "tensor/environment.h"
 #include "tensor/threads.h"
 
 int main(int argc, char** argv) {
   cbq::wait_briefly(argv);
   CLI::App app("Benchmarks of CBQ");
   app.require_subcommand(1);
+  app.footer(cbq::environment_help());
+  app.parse_complete_callback(cbq::check_environment);
   cbq::bench::add_ops_command(app);
   cbq::bench::add_step_command(app);
   cbq::bench::add_run_command(app);

@@ -8,6 +8,7 @@
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "experiments/command_line.h"
+#include "tensor/environment.h"
 #include "tensor/threads.h"
 #include "tools/cli/command.h"
 
@@ -30,6 +31,7 @@ constexpr Command commands[] = {
 /// removed on the way here, by destructors.
 int run(const std::string& name, const Action& action) {
   try {
+    check_environment();
     action();
     std::cout.flush();
     if (!std::cout) fail("cannot write to standard output (disk full, or a closed pipe?)");
@@ -63,6 +65,7 @@ int main(int argc, char** argv) {
   app.name("cbq");
   app.set_version_flag("--version", std::string("cbq ") + version);
   app.require_subcommand(1);
+  app.footer(environment_help());
   std::vector<std::pair<CLI::App*, Action>> actions;
   for (const Command& command : commands) {
     CLI::App* sub = app.add_subcommand(command.name, command.help);

@@ -1,24 +1,15 @@
-#include <cstdlib>
 #include <limits>
 
 #include "kernels/fast/attention.h"
 #include "kernels/fast/attention_backward.h"
 #include "kernels/fast/attention_forward.h"
+#include "tensor/environment.h"
 
 namespace cbq::fast {
 
-AttentionForm attention_form_from_name(const std::string& name) {
-  if (name == "fused") return AttentionForm::fused;
-  check(name == "tiles", "CBQ_ATTENTION='", name, "'; expected fused or tiles");
-  return AttentionForm::tiles;
-}
-
 AttentionForm attention_form() {
-  static const AttentionForm form = [] {
-    const char* value = std::getenv("CBQ_ATTENTION");
-    return attention_form_from_name(value == nullptr || *value == '\0' ? "fused" : value);
-  }();
-  return form;
+  static const bool fused = environment_value("CBQ_ATTENTION") == "fused";
+  return fused ? AttentionForm::fused : AttentionForm::tiles;
 }
 
 #ifdef CBQ_KERNELS

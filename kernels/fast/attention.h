@@ -3,7 +3,6 @@
 #pragma once
 
 #include <initializer_list>
-#include <string>
 
 #include "kernels/ops.h"
 
@@ -12,10 +11,8 @@ namespace cbq::fast {
 /// Which form attention takes where both can run.
 enum class AttentionForm { fused, tiles };
 
-/// The form of this process: CBQ_ATTENTION=fused (also without it) or tiles, read once.
+/// The form of this process: CBQ_ATTENTION (tensor/environment.h), read once.
 AttentionForm attention_form();
-/// "fused" or "tiles"; throws std::invalid_argument that names them for anything else.
-AttentionForm attention_form_from_name(const std::string& name);
 
 /// The operands of a call, already checked; `slopes` may be undefined.
 struct AttentionOperands {

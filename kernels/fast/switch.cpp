@@ -1,16 +1,14 @@
 #include "kernels/fast/switch.h"
 
 #include <atomic>
-#include <cstdlib>
+
+#include "tensor/environment.h"
 
 namespace cbq::fast {
 namespace {
 
 bool& state() {
-  static bool on = [] {
-    const char* value = std::getenv("CBQ_FAST");
-    return value == nullptr || *value != '0';
-  }();
+  static bool on = environment_value("CBQ_FAST") == "1";
   return on;
 }
 std::atomic<long> count{0};
