@@ -198,6 +198,9 @@ TEST_F(LargeModel, RunsInLessMemoryThanItTakes) {
   const RunOfCbq scored = limited(evaluate("q", "blockwise"));
   ASSERT_EQ(scored.code, 0) << scored.err;
   EXPECT_EQ(limited(evaluate("q", "whole")).code, 1);
+  const RunOfCbq inspected = limited({"inspect", path("q"), "--original", path("m")});
+  ASSERT_EQ(inspected.code, 0) << inspected.err;
+  expect_in(inspected.out, {"model.layers.11.mlp.down_proj", "linear layers: 154140672 weights"});
   ASSERT_EQ(cbq(evaluate("q", "whole")).code, 0);  // with all the memory that there is
   EXPECT_EQ(json_of(path("blockwise.json"))["results"], json_of(path("whole.json"))["results"]);
 }

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <iostream>
-#include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "cbq/quantized_folder.h"
@@ -35,6 +35,10 @@ std::string to_string(const Range& r) {
 
 Range range_of(const Tensor& t) {
   Range range;
+  if (t.dtype() == Dtype::f32) {  // a weight: not a second time, as double
+    for (int64_t i = 0; i < t.count(); ++i) range.add(t.data<float>()[i]);
+    return range;
+  }
   for (const double x : t.to_vector<double>()) range.add(x);
   return range;
 }
@@ -58,27 +62,28 @@ struct Distance {
 };
 
 Distance distance_of(const PackedWeight& p, const std::vector<uint8_t>& codes, const Tensor& w) {
-  const std::vector<double> weight = w.to_vector<double>();
+  const float* weight = w.data<float>();
   const std::vector<double> scale = p.scale.to_vector<double>();
   const std::vector<double> zero = p.zero_point.to_vector<double>();
   const auto in = static_cast<size_t>(p.in), group = static_cast<size_t>(p.group);
   double norm = 0.0;
   Distance d;
-  for (size_t i = 0; i < weight.size(); ++i) {
+  for (size_t i = 0; i < codes.size(); ++i) {
     const size_t g = scale.size() == 1 ? 0 : i / in * (in / group) + i % in / group;
     const double top = static_cast<double>((1 << p.bits) - 1);
-    const double nearest = std::clamp(std::nearbyint(weight[i] / scale[g]) + zero[g], 0.0, top);
+    const double x = weight[i];
+    const double nearest = std::clamp(std::nearbyint(x / scale[g]) + zero[g], 0.0, top);
     const auto squared = [&](double q) {
-      const double e = scale[g] * (q - zero[g]) - weight[i];
+      const double e = scale[g] * (q - zero[g]) - x;
       return e * e;
     };
     d.error += squared(codes[i]);
     d.nearest_error += squared(nearest);
     d.moved += nearest != static_cast<double>(codes[i]);
-    norm += weight[i] * weight[i];
+    norm += x * x;
   }
   norm = std::max(norm, 1e-300);
-  return {d.error / norm, d.nearest_error / norm, d.moved / static_cast<double>(weight.size())};
+  return {d.error / norm, d.nearest_error / norm, d.moved / static_cast<double>(codes.size())};
 }
 
 const PackedTransform* packed_of(const WindowLinear& l) {
@@ -124,40 +129,62 @@ std::string layer_line(const WindowLinear& l, const Linear* original, Totals& to
   return line + "\n";
 }
 
-void inspect(const Options& o) {
-  const bool quantized = is_quantized_folder(o.model);
-  const auto model = load_any_model(o.model, Dtype::f32, Device::cpu());
-  std::unique_ptr<Transformer> original;
-  if (!o.original.empty()) {
-    check(quantized, "--original: ", o.model, " is not quantized, so there is nothing to compare");
-    original = load_any_model(o.original, Dtype::f32, Device::cpu());
-  }
-  const ModelConfig& c = model->config;
+void print_head(const std::string& folder, const ModelConfig& c, bool quantized, bool compared) {
   std::cout << fmt::format(
       "{}: {}, {} blocks, hidden {}, intermediate {}, {} heads ({} for keys), vocabulary {}, "
       "context {}\n\n",
-      o.model, c.architecture, c.num_layers, c.hidden_size, c.intermediate_size, c.num_heads,
+      folder, c.architecture, c.num_layers, c.hidden_size, c.intermediate_size, c.num_heads,
       c.num_kv_heads, c.vocab_size, c.context());
   std::cout << fmt::format("{:<40} {:<13} {:>4} {:>6} {:<22}", "layer", "shape", "bits", "group",
                            quantized ? "scale" : "weight")
             << (quantized ? fmt::format(" {:<8} {:>7}", "zero", "codes") : "")
-            << (original ? "  error   nearest moved" : "") << "\n";
-  const std::vector<WindowLinear> linears = linears_of(*model, {0, model->block_count()});
-  std::vector<WindowLinear> before;
-  if (original) {
-    before = linears_of(*original, {0, original->block_count()});
-    check(before.size() == linears.size(), o.original, " is another model: it has ", before.size(),
-          " linear layers, ", o.model, " has ", linears.size());
-  }
-  Totals totals;
+            << (compared ? "  error   nearest moved" : "") << "\n";
+}
+
+void check_same_layers(const Transformer& model, const Transformer& original,
+                       const std::string& folder) {
+  const std::unique_ptr<Block> one = model.make_block(), other = original.make_block();
+  const std::vector<NamedLinear> linears = one->linears(), others = other->linears();
+  const auto blocks = static_cast<size_t>(model.block_count());
+  const auto other_blocks = static_cast<size_t>(original.block_count());
+  check(linears.size() * blocks == others.size() * other_blocks, folder,
+        " is another model: it has ", others.size() * other_blocks, " linear layers, not ",
+        linears.size() * blocks);
   for (size_t i = 0; i < linears.size(); ++i) {
-    const Linear* other = original ? before[i].linear : nullptr;
-    check(!other || other->weight.shape() == linears[i].linear->weight.shape(), o.original,
-          " is another model: ", before.empty() ? "" : before[i].path, " has another shape");
-    std::cout << layer_line(linears[i], other, totals);
+    check(
+        i < others.size() && others[i].linear->weight.shape() == linears[i].linear->weight.shape(),
+        folder, " is another model: ", linears[i].name, " has another shape");
   }
-  Totals rest;
-  model->visit("", [&](const std::string&, Var& p) { rest.weights += p.value().count(); });
+}
+
+/// One block after the other, so that a model need not fit into the memory.
+void inspect(const Options& o) {
+  const bool quantized = is_quantized_folder(o.model);
+  const auto model = open_any_model(o.model, Dtype::f32, Device::cpu());
+  std::unique_ptr<Transformer> original;
+  if (!o.original.empty()) {
+    check(quantized, "--original: ", o.model, " is not quantized, so there is nothing to compare");
+    original = open_any_model(o.original, Dtype::f32, Device::cpu());
+    check_same_layers(*model, *original, o.original);
+  }
+  print_head(o.model, model->config, quantized, original != nullptr);
+  Totals totals, rest;
+  const ParameterVisitor count = [&](const std::string&, Var& p) {
+    rest.weights += p.value().count();
+  };
+  model->visit_embedding("", count);
+  model->visit_head("", count);
+  for (int64_t b = 0; b < model->block_count(); ++b) {
+    const LoadedBlock loaded(*model, b);
+    std::optional<LoadedBlock> before;
+    if (original) before.emplace(*original, b);
+    const std::vector<WindowLinear> linears = linears_of(*model, {b, 1});
+    const auto originals = original ? linears_of(*original, {b, 1}) : std::vector<WindowLinear>();
+    for (size_t i = 0; i < linears.size(); ++i) {
+      std::cout << layer_line(linears[i], original ? originals[i].linear : nullptr, totals);
+    }
+    model->block(b).visit("", count);
+  }
   rest.weights -= totals.weights;
   rest.bits = rest.weights * 32;
   std::cout << "\n"
