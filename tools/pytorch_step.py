@@ -14,6 +14,7 @@ loss ||h - h^||^2 + KL(softmax(h) || softmax(h^)), mean over tokens; Adam on x, 
 import argparse
 import json
 import math
+import os
 import pathlib
 import statistics
 import subprocess
@@ -226,7 +227,8 @@ def run_bench(o, folder, dump):
         command += [f"--{name}", str(getattr(o, name))]
     if dump:
         command += ["--dump", str(dump)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    environment = dict(os.environ, LD_LIBRARY_PATH=o.bench_library_path) if o.bench_library_path else None
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     return json.loads(figures.read_text())
 
 
@@ -267,6 +269,7 @@ def main():
     p.add_argument("--rounds", type=int, default=3, help="turns that the programs take")
     p.add_argument("--clock", default="cpu", choices=["wall", "cpu"], help="clock of the parts of our step")
     p.add_argument("--bench", help="path of the program `bench`: run side by side with it")
+    p.add_argument("--bench-library-path", help="LD_LIBRARY_PATH for --bench alone")
     p.add_argument("--json", help="file for the figures")
     o = p.parse_args()
     unknown = [m for m in o.modes if m != "eager" and m not in COMPILE_MODES]
