@@ -15,6 +15,7 @@
 #include "nn/json.h"
 #include "nn/perplexity.h"
 #include "nn/tokens.h"
+#include "tensor/environment.h"
 #include "tensor/threads.h"
 
 namespace {
@@ -190,6 +191,7 @@ int main(int argc, char** argv) {
   app.add_option("--only", only, "only the goals whose name contains this");
   CLI11_PARSE(app, argc, argv);
   try {
+    cbq::check_environment();
     return run(folder, fast, seeds, only);
   } catch (const std::exception& error) {
     std::cerr << "check_reference: " << error.what() << std::endl;
