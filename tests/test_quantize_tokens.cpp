@@ -4,39 +4,22 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 
 #include "autograd/functions.h"
-#include "cbq/quantizers.h"
 #include "kernels/fast/switch.h"
+#include "quant/activation_quantizer.h"
 #include "quant/quantize_tokens.h"
-#include "quant/quantized_linear.h"
-#include "tests/fixtures.h"
 #include "tests/on_a_grid.h"
 #include "tests/test_data.h"
+#include "tests/token_quantizers.h"
 
 namespace cbq {
 namespace {
 
+using namespace cbq::test;
 using Function = Deferred::Function;
 using Doubles = std::vector<double>;
 constexpr double eps = 1e-5;
-
-Tensor normal(const Shape& shape, double mean, double deviation, uint64_t stream, Dtype dtype) {
-  Tensor t(shape, dtype);
-  kernels::fill_normal(t, mean, deviation, 47, stream);
-  return t;
-}
-
-enum class Form { asymmetric, restricted, full_range };
-
-ActivationConfig config_of(int bits, Form form = Form::asymmetric) {
-  ActivationConfig config;
-  config.bits = bits;
-  config.symmetric = form != Form::asymmetric;
-  config.form = form == Form::full_range ? SymmetricForm::full_range : SymmetricForm::restricted;
-  return config;
-}
 
 /// What stands before the quantizers. A layer norm with and without weights are two.
 struct Source {
@@ -202,7 +185,12 @@ void backward(Tape& tape, const std::vector<Var>& outputs, const std::vector<Ten
   tape.backward(total);
 }
 
-class QuantizeTokens : public ::testing::TestWithParam<Source> {};
+class QuantizeTokens : public ::testing::TestWithParam<Source> {
+ protected:
+  void SetUp() override {
+    if (!fast::enabled()) GTEST_SKIP() << "CBQ_FAST=0";
+  }
+};
 
 TEST_P(QuantizeTokens, ValuesAndGradientsAreTheirFormulas) {
   const size_t rows = 3, n = 13;
@@ -309,37 +297,6 @@ Results run(const Source& source, const Operands& in, const std::vector<Activati
   return results;
 }
 
-/// The same bits; any NaN is a NaN.
-void expect_same(const Tensor& a, const Tensor& b, const std::string& what) {
-  ASSERT_EQ(a.defined(), b.defined()) << what;
-  if (!a.defined()) return;
-  ASSERT_EQ(a.shape(), b.shape()) << what;
-  ASSERT_EQ(a.dtype(), b.dtype()) << what;
-  const auto u = a.to_vector<double>(), v = b.to_vector<double>();
-  for (size_t i = 0; i < u.size(); ++i) {
-    const bool same = u[i] == v[i] ? std::signbit(u[i]) == std::signbit(v[i])
-                                   : std::isnan(u[i]) && std::isnan(v[i]);
-    ASSERT_TRUE(same) << what << " " << i << ": " << u[i] << " and " << v[i];
-  }
-}
-
-/// Sums of the same terms in another order, and their roundings.
-void expect_close(const Tensor& a, const Tensor& b, double tolerance, const std::string& what) {
-  ASSERT_EQ(a.defined(), b.defined()) << what;
-  if (!a.defined()) return;
-  ASSERT_EQ(a.shape(), b.shape()) << what;
-  const auto u = a.to_vector<double>(), v = b.to_vector<double>();
-  double squares = 0, count = 1;
-  for (double value : v) {
-    if (std::isfinite(value)) squares += value * value, ++count;
-  }
-  for (size_t i = 0; i < u.size(); ++i) {
-    if (u[i] == v[i] || (std::isnan(u[i]) && std::isnan(v[i]))) continue;
-    ASSERT_NEAR(u[i], v[i], tolerance * (std::abs(v[i]) + std::sqrt(squares / count)))
-        << what << " " << i;
-  }
-}
-
 /// The same, with here and there another code, where a tie went the other way.
 void expect_close_codes(const Tensor& a, const Tensor& b, double tolerance,
                         const std::string& what) {
@@ -354,20 +311,13 @@ void expect_close_codes(const Tensor& a, const Tensor& b, double tolerance,
   EXPECT_LE(others, u.size() / 20) << what;
 }
 
-double tolerance_of(Dtype dtype) {
-  return dtype == Dtype::f64    ? 1e-12
-         : dtype == Dtype::f32  ? 1e-5
-         : dtype == Dtype::bf16 ? 1e-2
-                                : 2e-3;
-}
-
 void expect_equal(const Source& source, const Results& fused, const Results& plain) {
   ASSERT_EQ(fused.values.size(), plain.values.size());
   const bool norm =
       source.function == Function::rms_norm || source.function == Function::layer_norm;
   for (size_t i = 0; i < fused.values.size(); ++i) {
     const std::string what = concat("value ", i);
-    if (norm && test::on_a_grid()) {  // there its sums are taken in another order
+    if (norm && on_a_grid()) {  // there its sums are taken in another order
       expect_close_codes(fused.values[i], plain.values[i], tolerance_of(fused.values[i].dtype()),
                          what);
     } else {
@@ -470,6 +420,7 @@ INSTANTIATE_TEST_SUITE_P(Sources, QuantizeTokens, ::testing::ValuesIn(sources),
                          [](const auto& one) { return one.param.name; });
 
 TEST(QuantizeTokensCovers, NothingElse) {
+  if (!fast::enabled()) GTEST_SKIP() << "CBQ_FAST=0";
   const Var x(normal({3, 16}, 0.0, 1.0, 1, Dtype::f32), true);
   const Deferred y = Deferred::relu(x);
   const auto fuses = [&](const std::vector<ActivationConfig>& configs, const Deferred& deferred) {
@@ -512,109 +463,6 @@ TEST(QuantizeTokensCovers, RefusesWhatDoesNotFit) {
   refuses(Deferred(x), {{Tensor::zeros({2}, Dtype::f32), config_of(4)}}, "clip");
   refuses(Deferred(x), {{q.clip, config_of(16)}}, "per token");
 }
-
-/// Floating point: passes its input on, and counts.
-class Counting : public LinearTransform {
- public:
-  Var weight(const Var& w) override { return w; }
-  Var input(const Var& x) override {
-    ++inputs;
-    return x;
-  }
-  int inputs = 0;
-};
-
-/// A quantizer that does more to its input.
-class Doubling : public QuantizedTransform {
- public:
-  using QuantizedTransform::QuantizedTransform;
-  Var input(const Var& x) override { return ag::scale(QuantizedTransform::input(x), 2.0); }
-};
-
-TEST(ForwardEach, AsksTheTransformsThatWantToBeAsked) {
-  const Var x(normal({3, 16}, 0.0, 1.0, 1, Dtype::f32));
-  Linear a(16, 4, false, Dtype::f32, Device::cpu()), b(16, 4, true, Dtype::f32, Device::cpu());
-  for (Linear* l : {&a, &b}) {
-    l->visit("", [&](const std::string&, Var& p) { kernels::fill_normal(p.value(), 0, 1, 3, 4); });
-  }
-  const auto quantized = [&](int bits) {
-    return std::make_shared<QuantizedTransform>(
-        nullptr, std::make_unique<ActivationQuantizer>(config_of(bits), Device::cpu(), "layer"));
-  };
-  const auto each_is_forward = [&] {
-    const Deferred y = Deferred::gelu(x);
-    const auto [u, v] = forward_each({&a, &b}, y);
-    expect_same(u.value(), a.forward(y.value()).value(), "a");
-    expect_same(v.value(), b.forward(y.value()).value(), "b");
-    return std::pair(u.value(), v.value());
-  };
-  each_is_forward();
-  a.transform = quantized(4);
-  each_is_forward();
-  b.transform = quantized(8);
-  const auto [u, v] = each_is_forward();
-  auto counting = std::make_shared<Counting>();
-  b.transform = counting;
-  each_is_forward();
-  EXPECT_EQ(counting->inputs, 2);
-  b.transform = std::make_shared<Doubling>(
-      nullptr, std::make_unique<ActivationQuantizer>(config_of(8), Device::cpu(), "layer"));
-  const auto [u2, v2] = each_is_forward();
-  expect_same(u, u2, "a");
-  EXPECT_NE(v.to_vector<float>(), v2.to_vector<float>());
-}
-
-// ---- whole models
-// --------------------------------------------------------------------------------
-
-/// Output of all blocks, and gradients of their input and of all clip variables.
-std::vector<Tensor> run_model(const std::string& name, Dtype dtype, const Settings& settings) {
-  const auto model = load_model(test::fixture(name), dtype, Device::cpu());
-  const Window window{0, model->block_count()};
-  attach_quantizers(*model, window, settings, Tensor());
-  const test::ExpectedResults expected(name);
-  Var x;
-  {
-    const NoGrad none;
-    x = Var(model->embed(expected.inputs, expected.sequence).value(), true);
-  }
-  Tape tape;
-  Var h = x;
-  for (int64_t b = 0; b < model->block_count(); ++b) {
-    h = model->block(b).forward(h, expected.sequence);
-  }
-  const Tensor output = h.value();
-  tape.backward(h, normal(output.shape(), 0.0, 1.0, 3, dtype));
-  Doubles clips;
-  for (const WindowLinear& l : linears_of(*model, window)) {
-    EXPECT_NE(l.quantizers(), nullptr) << l.path;
-    clips.push_back(l.quantizers()->activation_quantizer->variables()[0].grad().item());
-  }
-  const auto count = static_cast<int64_t>(clips.size());
-  return {output, x.grad(), Tensor::from(clips, {count}, Dtype::f64)};
-}
-
-class QuantizeTokensInModels : public ::testing::TestWithParam<std::string> {};
-
-TEST_P(QuantizeTokensInModels, GivesTheSameValuesAndGradients) {
-  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
-    for (const bool symmetric : {false, true}) {
-      SCOPED_TRACE(concat(name_of(dtype), symmetric ? ", symmetric" : ""));
-      Settings settings = profile_settings("tuned", 4, 4);
-      settings.act_symmetric = symmetric;
-      const std::vector<Tensor> fused = run_model(GetParam(), dtype, settings);
-      const fast::PlainTwins plain;
-      const std::vector<Tensor> steps = run_model(GetParam(), dtype, settings);
-      expect_same(fused[0], steps[0], "output");
-      expect_close(fused[1], steps[1], 3 * tolerance_of(dtype), "gradient of the input");
-      expect_close(fused[2], steps[2], 3 * tolerance_of(dtype), "gradients of clip variables");
-    }
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(Families, QuantizeTokensInModels,
-                         ::testing::ValuesIn(test::fixture_names()),
-                         [](const auto& one) { return test::test_name(one.param); });
 
 }  // namespace
 }  // namespace cbq

@@ -5,8 +5,9 @@
 // A block holds one row in registers, eight neighbouring columns per thread and step: the row is
 // read once, in 16-byte loads of bf16, and what waits between norm, range and codes waits there.
 // Bytes per element of bf16, k quantizers behind a norm:
-//   forward    2 read, 2 k written;               step by step 4 + 6 k (4 k of them reading y)
-//   backward   2 k + 2 read, 2 written;           step by step 8 k + 6 (k - 1) + 6
+//   forward    2 read, 2 k written;           step by step 4 + 4 k
+//   backward   2 k + 2 read, 2 written;       step by step 12 k
+// where step by step a row's second reading, of which there are 2 k + 2, comes from a cache.
 // Weights of the norm come from the caches. y is not kept: backward computes it again, 2 to 40
 // operations. Instructions per element and quantizer: some 8 forward (a quotient, rounding, clamp),
 // 13 backward. Unmeasured: no GPU has run it yet (docs/life-of-an-op.md, "kernels/fast").
