@@ -29,7 +29,7 @@ inline constexpr int64_t quantized_format = 1;
 
 /// The quantizers of a linear that came from a folder. Its weight is on the grid already, so that
 /// it need not be computed again for every forward pass.
-class PackedTransform : public LinearTransform {
+class PackedTransform final : public LinearTransform {
  public:
   PackedTransform(std::optional<PackedWeight> packed, WeightConfig config,
                   std::unique_ptr<ActivationQuantizer> activation)

@@ -92,9 +92,10 @@ std::optional<RunState> ResumeFolder::load(
     return state;
   } catch (const OtherRun&) {  // finished windows of somebody: not ours to overwrite
     fail(path.string(),
-         " belongs to a run with other settings, another model or other calibration ",
-         "tokens: give the options of that run to go on with it, or remove ", folder_.string(),
-         " (--overwrite without --resume) to start anew");
+         " belongs to a run with other settings, another model, other calibration tokens, another ",
+         "device or other switches of the environment: give the options of that run to go on with "
+         "it, or remove ",
+         folder_.string(), " (--overwrite without --resume) to start anew");
   } catch (const std::exception& error) {
     if (say) say(concat("not resumed, started from the first window: ", error.what()));
     return std::nullopt;

@@ -18,6 +18,12 @@ endif()
 if(CBQ_CUDA)
   # Never "native": the machine that builds may have no GPU.
   set(CMAKE_CUDA_ARCHITECTURES 90 CACHE STRING "GPU architectures to compile for")
+  foreach(architecture ${CMAKE_CUDA_ARCHITECTURES})
+    string(REGEX MATCH "^[0-9]+" number "${architecture}")
+    if(NOT number OR number LESS 80)
+      message(FATAL_ERROR "CMAKE_CUDA_ARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES}: bf16 needs numbers from 80 on (Ampere)")
+    endif()
+  endforeach()
   enable_language(CUDA)
   # CMake 3.25 does not know the C++20 flag of nvcc 13.
   foreach(kind STANDARD EXTENSION)

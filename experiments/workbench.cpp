@@ -7,6 +7,7 @@
 #include "nn/hash.h"
 #include "nn/perplexity.h"
 #include "quant/preprocess/preprocessor.h"
+#include "tensor/environment.h"
 
 namespace cbq {
 namespace {
@@ -25,6 +26,7 @@ CellInputs Workbench::inputs() {
   const std::unique_ptr<Transformer> model = config_.load();
   Digest digest;
   digest.add(name_of(model->device()));  // times and memory are the device's, too
+  digest.add(bits_of_environment());
   digest.add(model->config.to_json().dump());
   for (const auto& [path, parameter] : parameters_of(*model)) {
     digest.add(path).add(parameter.value());

@@ -1,8 +1,8 @@
 // What CUDA has instructions for and math.h or dtype.h spell out in arithmetic.
 //
-// Rounding gives the same bits on both devices. exp and sigmoid may differ in the last ones, so
-// they are for ops whose results are rounded or compared with a tolerance, not for quant/, where
-// integers are decided.
+// Rounding gives the same bits on both devices, but for the payload of a NaN. exp and sigmoid may
+// differ in the last ones, so they are for ops whose results are rounded or compared with a
+// tolerance, not for quant/, where integers are decided.
 #pragma once
 
 #include <type_traits>

@@ -136,6 +136,9 @@ TokenGradients quantize_tokens_backward(const Deferred& y,
   dispatch_source(y, [&]<class Source>() {
     using T = typename Source::Element;
     using A = acc_t<T>;
+    if (Source::statistics > 0) {
+      check_shape(op, "statistics", forward.statistics, {rows, Source::statistics});
+    }
     const OpTimer timer(Source::name, x.device());  // the sums at the end, too
     const auto like_x = [&](bool wanted) {
       return wanted ? Tensor(x.shape(), x.dtype(), x.device()) : Tensor();

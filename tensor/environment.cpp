@@ -13,9 +13,8 @@
 namespace cbq {
 namespace {
 
-/// Read by tests and by the build; nothing for a program.
-const std::vector<std::string> others = {"CBQ_CUDA",   "CBQ_NATIVE",    "CBQ_SANITIZE",
-                                         "CBQ_WERROR", "CBQ_TEST_DATA", "CBQ_DEBUG"};
+/// Read by setup.sh and by tests; nothing for a program.
+const std::vector<std::string> others = {"CBQ_WERROR", "CBQ_TEST_DATA"};
 
 std::vector<std::string> numbers(int first, int last) {
   std::vector<std::string> all;
@@ -53,9 +52,13 @@ size_t distance(const std::string& a, const std::string& b) {
 
 const std::vector<EnvironmentSwitch>& environment_switches() {
   static const std::vector<EnvironmentSwitch> all = {
-      {"CBQ_ATTENTION", {"fused", "tiles"}, "bf16 attention on CUDA; tiles: batched products"},
-      {"CBQ_FAST", {"1", "0"}, "tuned CUDA kernels; 0: their plain twins"},
-      {"CBQ_GEMM_CANDIDATES", numbers(1, 16), "proposals of cuBLASLt timed for a new product"},
+      {"CBQ_ATTENTION",
+       {"fused", "tiles"},
+       "bf16 attention on CUDA; tiles: batched products",
+       true},
+      {"CBQ_FAST", {"1", "0"}, "tuned CUDA kernels, fused quantizers; 0: step by step", true},
+      {"CBQ_GEMM_CANDIDATES", numbers(1, 16), "proposals of cuBLASLt timed for a new product",
+       true},
       {"CBQ_GRAPH", {"auto", "0", "1"}, "steps recorded and replayed; auto: on CUDA only"},
       {"CBQ_STREAMS", {"auto", "device", "host"}, "where calibration streams lie on CUDA"},
       {"CBQ_SYNC", {"0", "1"}, "1: wait for every launch, so that an error names its op"}};
@@ -74,6 +77,16 @@ std::string environment_value(const std::string& name) {
         "' in the environment: expected ", text_of(known), "; `unset ", name, "` gives ",
         known.front());
   return set;
+}
+
+std::string bits_of_environment() {
+  std::string text;
+  for (const EnvironmentSwitch& s : environment_switches()) {
+    const std::string value = environment_value(s.name);
+    if (!s.moves_bits || value == s.values.front()) continue;
+    text += concat(text.empty() ? "" : " ", s.name, "=", value);
+  }
+  return text;
 }
 
 std::string doubt_about_variable(const std::string& name) {

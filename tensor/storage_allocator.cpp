@@ -27,16 +27,9 @@ class CaptureBreak {
 #ifdef CBQ_CUDA
   CaptureBreak() { cudaThreadExchangeStreamCaptureMode(&mode_); }
   ~CaptureBreak() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  static bool capturing(Device device) {
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    return device.is_cuda() && cudaStreamIsCapturing(current_stream(), &status) == cudaSuccess &&
-           status != cudaStreamCaptureStatusNone;
-  }
 
  private:
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-#else
-  static bool capturing(Device) { return false; }
 #endif
 };
 
@@ -46,6 +39,15 @@ bool can_lock_pages() {
   static const bool any = cuda_device_count() > 0;
   return any;
 }
+
+/// Of this thread's stream.
+bool capturing() {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return can_lock_pages() && cudaStreamIsCapturing(current_stream(), &status) == cudaSuccess &&
+         status != cudaStreamCaptureStatusNone;
+}
+#else
+bool capturing() { return false; }
 #endif
 
 }  // namespace
@@ -97,7 +99,7 @@ void* Allocator::take(int64_t size) {
     return block;
   }
   void* block = system_allocate(size);
-  if (block == nullptr && !CaptureBreak::capturing(device_)) {
+  if (block == nullptr && !capturing()) {
     release_cached_locked();  // give back what is cached, once, before giving up
     block = system_allocate(size);
   }

@@ -11,7 +11,7 @@ namespace {
 
 TEST(Switches, UnsetAndEmptyAreTheDefault) {
   for (const EnvironmentSwitch& s : environment_switches()) {
-    unsetenv(s.name.c_str());
+    const Environment unset(s.name.c_str(), nullptr);
     EXPECT_EQ(environment_value(s.name), s.values.front());
     const Environment empty(s.name.c_str(), "");
     EXPECT_EQ(environment_value(s.name), s.values.front());
@@ -35,6 +35,17 @@ TEST(Switches, EveryKnownValueIsTakenAndNoOther) {
   const Environment many("CBQ_GEMM_CANDIDATES", "17");
   expect_error<std::invalid_argument>([] { environment_value("CBQ_GEMM_CANDIDATES"); },
                                       {"17", "1 to 16"});
+}
+
+TEST(Switches, ThoseThatMoveBitsAreNamedWhereTheyAreNotAtTheirDefaults) {
+  for (const EnvironmentSwitch& s : environment_switches()) {
+    const Environment other(s.name.c_str(), s.values.back().c_str());
+    const std::string named = concat(s.name, "=", s.values.back());
+    EXPECT_EQ(bits_of_environment().find(named) != std::string::npos, s.moves_bits) << s.name;
+  }
+  const Environment a("CBQ_FAST", nullptr), b("CBQ_ATTENTION", "fused");
+  const Environment c("CBQ_GEMM_CANDIDATES", "3"), d("CBQ_GRAPH", "0");
+  EXPECT_EQ(bits_of_environment(), "CBQ_GEMM_CANDIDATES=3");
 }
 
 TEST(Switches, AVariableThatNobodyReadsIsDoubted) {

@@ -185,7 +185,7 @@ class FastAttention : public ::testing::Test {
     device_ = *test::grid_device();
     const Inputs in = inputs_of({{1, 1, 1}, 1, 64}, device_);
     if (!fast::covers_attention({in.q, in.k, in.v, in.slopes, {1, 1, 1}}))
-      GTEST_SKIP() << "CBQ_FAST=0, CBQ_ATTENTION=tiles, or a GPU below compute capability 8.0";
+      GTEST_SKIP() << "CBQ_FAST=0, CBQ_ATTENTION=tiles, or a GPU with too little shared memory";
   }
 
   void check_against_reference(const Case& c) {

@@ -6,6 +6,7 @@
 #include "cbq/quantizers.h"
 #include "nn/json.h"
 #include "nn/perplexity.h"
+#include "tests/environment.h"
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
@@ -123,6 +124,13 @@ TEST(Pipeline, StateOfAnotherRunIsNeitherTrustedNorLost) {
         run(quick({{"seed", 3}}), hooks);
       },
       {"state.safetensors", "other settings", "--overwrite"});
+  {
+    // Products of another algorithm end in other last bits.
+    const Environment moved("CBQ_GEMM_CANDIDATES", "2");
+    expect_error<std::runtime_error>([&] { run(quick(), hooks); },
+                                     {"state.safetensors", "switches of the environment"});
+  }
+  const Environment harmless("CBQ_SYNC", "1");
   std::vector<std::string> said;
   hooks.say = [&](const std::string& line) { said.push_back(line); };
   EXPECT_EQ(run(quick(), hooks), expected);

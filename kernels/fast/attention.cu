@@ -39,8 +39,8 @@ bool with_head_size(int64_t dim, F&& f) {
 
 bool at_16_bytes(const Tensor& t) { return reinterpret_cast<std::uintptr_t>(t.raw()) % 16 == 0; }
 
-/// True where there are kernels for heads of `dim`, compiled with their instructions in them, and
-/// `device` gives their blocks the shared memory.
+/// True where there are kernels for heads of `dim` and `device` gives their blocks the shared
+/// memory.
 bool device_can([[maybe_unused]] Device device, int64_t dim) {
   bool can = false;
   with_head_size(dim, [&]<int head_size>() {
@@ -48,19 +48,11 @@ bool device_can([[maybe_unused]] Device device, int64_t dim) {
                                      AttentionGradientQ<head_size>::shared_bytes,
                                      AttentionGradientK<head_size>::shared_bytes});
 #ifdef __CUDACC__
-    // What PTX it was made from: machine code for 9.0 that the driver made of PTX for 7.5 lacks
-    // the instructions, too.
-    static const int version = [] {
-      cudaFuncAttributes attributes{};
-      cuda_check(cudaFuncGetAttributes(&attributes, block_kernel<AttentionForward<head_size>>),
-                 "attention");
-      return attributes.ptxVersion;
-    }();
     int shared = 0;
     cuda_check(
         cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index),
         "attention");
-    can = version >= tensor_core_architecture && shared >= needed;
+    can = shared >= needed;
 #else
     can = needed <= 227 * 1024;
 #endif

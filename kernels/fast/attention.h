@@ -24,9 +24,9 @@ struct AttentionOperands {
   int64_t dim() const { return q.size(1) / heads.heads; }
 };
 
-/// True where the two functions below can run: bf16 on a GPU of compute capability 8.0 or more
-/// whose blocks may have the shared memory, heads of 64, 80, 96 or 128, 16-byte addresses, CBQ_FAST
-/// and CBQ_ATTENTION not against it. `more`: further operands whose addresses count.
+/// True where the two functions below can run: bf16 on a GPU whose blocks may have the shared
+/// memory, heads of 64, 80, 96 or 128, 16-byte addresses, CBQ_FAST and CBQ_ATTENTION not against
+/// it. `more`: further operands whose addresses count.
 bool covers_attention(const AttentionOperands& in, std::initializer_list<const Tensor*> more = {});
 
 /// As kernels::attention; `result` has its tensors. (Scores are not rounded to bf16 before ALiBi's

@@ -1,5 +1,7 @@
 // Whether the kernels of this folder are used: CBQ_FAST=0 in the environment takes their plain
-// twins everywhere, so that the two can be compared on one machine.
+// twins everywhere, so that the two can be compared on one machine. Quantizers of tokens then go
+// step by step (quant/activation_quantizer.cpp), on the CPU, too; quantize_tokens called by itself
+// takes its plain functor.
 #pragma once
 
 namespace cbq::fast {

@@ -25,27 +25,18 @@
 
 namespace cbq::fast {
 
-/// The compute capability that the instructions need.
-constexpr int tensor_core_architecture = 80;
-
 #ifdef CBQ_KERNELS
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-#define CBQ_TENSOR_CORE(...) __trap()  // the host asks for the architecture before it launches
-#else
-#define CBQ_TENSOR_CORE(...) __VA_ARGS__
-#endif
 
 /// C += A B.
 __device__ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #ifdef CBQ_SIMT
   simt::multiply_16x8x16(c, a, b0, b1, CBQ_SIMT_SITE);
 #else
-  CBQ_TENSOR_CORE(
-      asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-                   "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                   : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1)));
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
+      "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #endif
 }
 
@@ -55,10 +46,10 @@ __device__ inline void load_matrices(uint32_t (&to)[4], const bf16* row) {
   simt::load_four_matrices(to, row, false, CBQ_SIMT_SITE);
 #else
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
-  CBQ_TENSOR_CORE(asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                               : "r"(at)
-                               : "memory"));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(at)
+               : "memory");
 #endif
 }
 __device__ inline void load_matrices_transposed(uint32_t (&to)[4], const bf16* row) {
@@ -66,11 +57,10 @@ __device__ inline void load_matrices_transposed(uint32_t (&to)[4], const bf16* r
   simt::load_four_matrices(to, row, true, CBQ_SIMT_SITE);
 #else
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
-  CBQ_TENSOR_CORE(
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                   : "r"(at)
-                   : "memory"));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(at)
+               : "memory");
 #endif
 }
 
@@ -97,7 +87,7 @@ __device__ inline void load_b_of_columns(uint32_t (&b)[4], const bf16* m, int st
 
 /// Two values as bf16, rounded to nearest even; the first in the lower half.
 __device__ inline uint32_t pack(float first, float second) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#ifdef __CUDA_ARCH__
   uint32_t pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
   return pair;
@@ -132,9 +122,9 @@ __device__ inline void copy_async(void* to, const void* from, bool exists) {
   simt::copy_async(to, exists ? from : nullptr, 16, CBQ_SIMT_SITE);
 #else
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  CBQ_TENSOR_CORE(asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at),
-                               "l"(__cvta_generic_to_global(from)), "r"(exists ? 16 : 0)
-                               : "memory"));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at),
+               "l"(__cvta_generic_to_global(from)), "r"(exists ? 16 : 0)
+               : "memory");
 #endif
 }
 /// The same for one float.
@@ -143,9 +133,9 @@ __device__ inline void copy_async(float* to, const float* from) {
   simt::copy_async(to, from, 4, CBQ_SIMT_SITE);
 #else
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  CBQ_TENSOR_CORE(asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(at),
-                               "l"(__cvta_generic_to_global(from))
-                               : "memory"));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(at),
+               "l"(__cvta_generic_to_global(from))
+               : "memory");
 #endif
 }
 /// What this thread started since the last call is a group.
@@ -153,7 +143,7 @@ __device__ inline void commit_copies() {
 #ifdef CBQ_SIMT
   simt::commit_copies();
 #else
-  CBQ_TENSOR_CORE(asm volatile("cp.async.commit_group;" ::: "memory"));
+  asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 /// Waits until at most `pending` of this thread's groups are on their way.
@@ -162,7 +152,7 @@ __device__ void wait_copies() {
 #ifdef CBQ_SIMT
   simt::wait_copies(pending);
 #else
-  CBQ_TENSOR_CORE(asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory"));
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 #endif
 }
 

@@ -15,7 +15,8 @@
 //   - asynchronous copies that nobody waited for, or that overwrite what is still read: they are
 //     done when they are waited for, in launches in reverse order when they are asked for.
 // Instructions of tensor cores are written from their layouts in tests/simt/tensor_core.cpp.
-// What is not found: the rounding of fused multiply-adds, memory models, speed.
+// What is not found: the rounding of fused multiply-adds, memory models, speed, and mistakes in
+// what only nvcc compiles (__CUDA_ARCH__, asm).
 #pragma once
 
 #include <cstdint>

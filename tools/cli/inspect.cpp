@@ -147,13 +147,12 @@ void check_same_layers(const Transformer& model, const Transformer& original,
   const std::vector<NamedLinear> linears = one->linears(), others = other->linears();
   const auto blocks = static_cast<size_t>(model.block_count());
   const auto other_blocks = static_cast<size_t>(original.block_count());
-  check(linears.size() * blocks == others.size() * other_blocks, folder,
-        " is another model: it has ", others.size() * other_blocks, " linear layers, not ",
-        linears.size() * blocks);
+  check(linears.size() == others.size() && blocks == other_blocks, folder,
+        " is another model: it has ", other_blocks, " blocks of ", others.size(),
+        " linear layers, not ", blocks, " of ", linears.size());
   for (size_t i = 0; i < linears.size(); ++i) {
-    check(
-        i < others.size() && others[i].linear->weight.shape() == linears[i].linear->weight.shape(),
-        folder, " is another model: ", linears[i].name, " has another shape");
+    check(others[i].linear->weight.shape() == linears[i].linear->weight.shape(), folder,
+          " is another model: ", linears[i].name, " has another shape");
   }
 }
 
