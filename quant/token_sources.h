@@ -1,18 +1,19 @@
 // What stands before the quantizers of a token's row: y = f(x), element by element, and back.
 //
-// The arithmetic is that of the kernels which compute y by themselves (kernels/rowwise.cu,
-// layer_norm.cu, activation.cu, elementwise.cu), operation by operation, so that y is the same bits
-// on the CPU (tests/test_quantize_tokens.cpp).
+// The arithmetic is that of the kernels which compute y by themselves (kernels/norm.cu,
+// activation.cu, elementwise.cu), operation by operation, so that y is the same bits on the CPU
+// (tests/test_quantize_tokens.cpp).
 //
 // A source S is a set of static functions on what it reads of an element: a, the element of x; b,
-// c, those of its further operands (see `operands`).
+// c, those of its further operands (`operands` in all).
 //   Statistics                   numbers of a row that every element needs; `statistics` of them
-//   gather<pass>(statistics, a, sum)            for each of `passes` passes over x: what is summed
-//   conclude<pass>(statistics, sum, n, eps)     and what is made of the sum
-//   value(statistics, a, b, c)   -> y before it is rounded to T
-//   gradient(statistics, means, a, b, g)        dL/da for g = dL/dy
-//   add_sums(statistics, a, b, g, sum)          where dL/da needs sums over the row: `sums` of them
-//   means(statistics, sum, n)                   what gradient() makes of them
+//   gather<pass>(of, a, sum)              for each of `passes` passes over x: adds to a sum
+//   conclude<pass>(of, sum, n, eps)       what the sum makes, into `of`: a Statistics
+//   value(of, a, b, c)                    y before it is rounded to T
+//   gradient(of, mean, a, b, g)           dL/da for g = dL/dy
+//   second_gradient(a, b, g)              dL/db, where b is of a tensor like x
+//   add_sums(of, a, b, g, first, second)  where dL/da needs sums over the row; `sums` of them
+//   means(of, first, second, n)           the Means that gradient() takes
 #pragma once
 
 #include <cstdint>

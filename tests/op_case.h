@@ -74,7 +74,7 @@ struct OpCase {
   std::vector<Shapes> bench = {};
   std::function<double(const Shapes&)> flops = nullptr;
 
-  /// "kernels::add", or "kernels::split_heads (3 heads)".
+  /// "kernels::add", or "kernels::rope (5 tokens, dim 6)".
   std::string title() const { return variant.empty() ? name : name + " (" + variant + ")"; }
   /// Runs `run`, or `apply` on constants.
   Tensors call(const Tensors& arguments) const;

@@ -58,8 +58,7 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
 /// For the report of tools/gpu_check.
 void say(const std::string& line) { std::printf("[ AGREEMENT ] %s\n", line.c_str()); }
 
-// ---- to the byte
-// ---------------------------------------------------------------------------------
+// ---- to the byte -----------------------------------------------------------------------------
 
 Tensor normal(const Shape& shape, double deviation, uint64_t stream, Dtype dtype = Dtype::f32) {
   Tensor t(shape, Dtype::f32);
@@ -162,8 +161,7 @@ TEST(DeviceAgreement, CudaDrawsTheSameRandomNumbers) {
   for (size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], 2e-6 * (1.0 + std::abs(a[i])));
 }
 
-// ---- a whole window
-// ------------------------------------------------------------------------------
+// ---- a whole window --------------------------------------------------------------------------
 
 struct WindowRun {
   std::vector<double> first_losses, losses;  // of the first steps; before, relaxed, hard
@@ -290,8 +288,7 @@ TEST_P(WindowAgreement, LossesAreEqualToRoundingAndFewCodesDiffer) {
   EXPECT_LE(share, coarse ? 0.2 : 0.02);
 }
 
-// ---- evaluation, training, scoring, pre-processing
-// -----------------------------------------------
+// ---- evaluation, training, scoring, pre-processing -------------------------------------------
 
 class ModelAgreement : public testing::TestWithParam<Dtype> {};
 

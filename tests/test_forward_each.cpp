@@ -65,8 +65,7 @@ TEST(ForwardEach, AsksTheTransformsThatWantToBeAsked) {
   EXPECT_NE(v.to_vector<float>(), v2.to_vector<float>());
 }
 
-// ---- whole models
-// --------------------------------------------------------------------------------
+// ---- whole models ----------------------------------------------------------------------------
 
 /// Output of all blocks, and gradients of their input and of all clip variables.
 std::vector<Tensor> run_model(const std::string& name, Dtype dtype, const Settings& settings) {

@@ -41,8 +41,7 @@ double worst(const Tensor& got, const Array& want) {
   return largest;
 }
 
-// ---- backward passes in the number of operations of one pass
-// -------------------------------------
+// ---- backward passes in the number of operations of one pass ---------------------------------
 
 Arrays rms_norm_backward(const Arrays& in) {
   const Array &x = in[0], &w = in[1], &inverse = in[2], &dy = in[3];
@@ -116,8 +115,7 @@ Arrays min_max_rows(const Arrays& in) {
   return {low, high};
 }
 
-// ---- the kernels
-// ---------------------------------------------------------------------------------
+// ---- the kernels -----------------------------------------------------------------------------
 
 /// A kernel of rows [rows, n] and what it shall give.
 struct RowKernel {
