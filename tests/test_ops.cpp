@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "autograd/gradcheck.h"
+#include "tests/compared_device.h"
 #include "tests/op_case.h"
 
 namespace cbq::test {
@@ -58,16 +59,17 @@ double worst_ratio(const Tensor& got, const Array& want) {
 
 constexpr uint8_t poison = 0xff;  // NaN in every floating-point dtype
 
-/// A copy of a tensor on `device`, in the middle of a larger buffer of poison.
+/// A copy of a tensor on `device`, in the middle of a larger buffer of poison: where rows are short
+/// at no multiple of 16 bytes, unless it shall be `aligned`.
 class Guarded {
  public:
-  explicit Guarded(const Tensor& source, Device device = Device::cpu())
-      : original_(source.clone()) {
+  Guarded(const Tensor& source, Device device, bool aligned) : original_(source.clone()) {
     // Bands of whole rows, so that a slice of the first axis is the tensor: [band + n + band].
     const int64_t row =
         source.rank() > 0 && source.size(0) > 0 ? source.count() / source.size(0) : 1;
     rows_ = source.rank() > 0 ? (row > 0 ? source.size(0) : 0) : 1;
     band_ = 1 + 64 / std::max<int64_t>(1, row);
+    if (aligned) band_ = (band_ + 15) / 16 * 16;
     Shape shape = source.rank() > 0 ? source.shape() : Shape{1};
     shape[0] = rows_ + 2 * band_;
     const Tensor poisoned(shape, source.dtype());
@@ -167,19 +169,26 @@ void check_inputs(const OpCase& op, const std::vector<Guarded>& guarded, const T
   }
 }
 
-/// `most`: the largest error that passes, in units of the tolerance.
-void check_value(const OpCase& op, const Shapes& shapes, Dtype dtype, Device device = Device::cpu(),
-                 double most = 1.0, Closest* nearest_of = &closest) {
-  SCOPED_TRACE(concat(describe(op, shapes, dtype), " ", name_of(device)));
+/// Where and how strictly a value is checked.
+struct Place {
+  Device device = Device::cpu();
+  bool aligned = false;         // inputs
+  double most = 1.0;            // the largest error that passes, in units of the tolerance
+  Closest* nearest = &closest;  // how near it was
+};
+
+void check_value(const OpCase& op, const Shapes& shapes, Dtype dtype, const Place& place = {}) {
+  SCOPED_TRACE(concat(describe(op, shapes, dtype), " ", name_of(place.device),
+                      place.aligned ? ", aligned" : ""));
   const Tensors inputs = make_inputs(op, shapes, dtype);
   Arrays arrays;
   std::vector<Guarded> guarded;
   Tensors arguments, scratch;
   for (const Tensor& input : inputs) {
     arrays.push_back(to_array(input));
-    guarded.emplace_back(input, device);
+    guarded.emplace_back(input, place.device, place.aligned);
     arguments.push_back(guarded.back().tensor());
-    scratch.push_back(input.to(device).clone());
+    scratch.push_back(input.to(place.device).clone());
   }
   const Arrays want = op.expected(arrays);
   const Tensors rehearsal = op.call(scratch);  // tells the sizes of the outputs
@@ -191,8 +200,8 @@ void check_value(const OpCase& op, const Shapes& shapes, Dtype dtype, Device dev
     ASSERT_EQ(got[i].shape(), want[i].shape) << "output " << i;
     values_checked += got[i].count();
     const double ratio = worst_ratio(got[i], want[i]);
-    EXPECT_LE(ratio, most) << "output " << i << ": error over tolerance";
-    auto& [nearest, who] = (*nearest_of)[got[i].dtype()];
+    EXPECT_LE(ratio, place.most) << "output " << i << ": error over tolerance";
+    auto& [nearest, who] = (*place.nearest)[got[i].dtype()];
     if (ratio > nearest) nearest = ratio, who = describe(op, shapes, dtype);
     // Temporaries may use the same block to a later byte: f32 ones of an op in half precision, and
     // the partial results of a scalar.
@@ -299,24 +308,26 @@ std::string parameter_name(const testing::TestParamInfo<size_t>& info) {
 
 INSTANTIATE_TEST_SUITE_P(All, Op, testing::Range<size_t>(0, op_cases().size()), parameter_name);
 
-// The same as on the CPU: the naive reference, guard bands around inputs (which also move them off
-// 16-byte addresses), poison in what outputs are made of. Sums have other orders there and products
-// are contracted, so the tolerances, which fit the CPU closely, count twice.
+// The same as on the CPU: the naive reference, guard bands around inputs, poison in what outputs
+// are made of. Once with inputs at multiples of 16 bytes, as tensors begin, once where the bands
+// move them elsewhere. Sums have other orders there and products are contracted, so the tolerances,
+// which fit the CPU closely, count twice.
 TEST(Ops, CudaAgreesWithCpu) {
-  if (cuda_device_count() == 0) {
-    GTEST_SKIP() << "no CUDA device: " << op_cases().size() << " op cases were not compared";
-  }
+  SKIP_WITHOUT_GRIDS();
+  const Device device = *compared_device();
   const int64_t before = values_checked;
-  Closest on_cuda;
+  Closest on_grids;
   for (const OpCase& op : op_cases()) {
     for (const Shapes& shapes : op.sizes) {
       for (Dtype dtype : op.dtypes) {
-        check_value(op, shapes, dtype, Device::cuda(), 2.0, &on_cuda);
+        for (bool aligned : {false, true}) {
+          check_value(op, shapes, dtype, {device, aligned, 2.0, &on_grids});
+        }
       }
     }
   }
   EXPECT_GT(values_checked, before);
-  print_closest(" on CUDA", on_cuda);
+  print_closest(device.is_cuda() ? " on CUDA" : " of emulated grids", on_grids);
 }
 
 // ---- coverage ---------------------------------------------------------------------------------

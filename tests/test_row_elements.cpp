@@ -1,12 +1,14 @@
 // Row kernels at widths around the packs of 16 bytes, the registers of a block and the models'
 // sizes, on rows that begin at multiples of 16 bytes and on others (kernels/launch_rows.h), against
-// loops over doubles. cbq_simt_tests runs the same as grids.
+// loops over doubles on the host: on a GPU where there is one, as emulated grids in cbq_simt_tests,
+// else as the CPU's loops.
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "kernels/launch_rows.h"
 #include "kernels/ops.h"
+#include "tests/compared_device.h"
 #include "tests/op_case.h"
 #include "tests/reference/rowwise.h"
 
@@ -15,9 +17,11 @@ namespace {
 
 constexpr int64_t rows = 3;
 
+Device device() { return compared_device().value_or(Device::cpu()); }
+
 /// The same elements in memory that begins `by` elements behind the start of a block.
 Tensor shifted(const Tensor& t, int64_t by) {
-  const Tensor buffer({by + t.count()}, t.dtype());
+  const Tensor buffer({by + t.count()}, t.dtype(), t.device());
   const Tensor view = buffer.slice(by, by + t.count()).reshape(t.shape());
   view.copy_from(t);
   return view;
@@ -246,7 +250,8 @@ std::vector<RowKernel> others() {
            }}};
 }
 
-/// Inputs of width n; targets of cross entropy are the last class, which a cut row would lose.
+/// Inputs of width n, on the host; targets of cross entropy are the last class, which a cut row
+/// would lose.
 Tensors inputs_of(const RowKernel& kernel, int64_t n, Dtype dtype) {
   Tensors inputs;
   const Shapes shapes = kernel.shapes(n);
@@ -265,7 +270,11 @@ Tensors inputs_of(const RowKernel& kernel, int64_t n, Dtype dtype) {
 void check_kernel(const RowKernel& kernel, int64_t n, Dtype dtype) {
   const Tensors inputs = inputs_of(kernel, n, dtype);
   Arrays arrays;
-  for (const Tensor& input : inputs) arrays.push_back(to_array(input));
+  Tensors aligned;
+  for (const Tensor& input : inputs) {
+    arrays.push_back(to_array(input));
+    aligned.push_back(input.to(device()));
+  }
   const Arrays want = kernel.expected(arrays);
   // All operands aligned, then one after the other not, then none: a kernel that forgets to ask for
   // one of them reads across the edges of 16 bytes.
@@ -273,7 +282,7 @@ void check_kernel(const RowKernel& kernel, int64_t n, Dtype dtype) {
     Tensors arguments;
     for (size_t i = 0; i < inputs.size(); ++i) {
       const bool shift = odd == i + 1 || odd == inputs.size() + 1;
-      arguments.push_back(shift ? shifted(inputs[i], 1) : inputs[i]);
+      arguments.push_back(shift ? shifted(aligned[i], 1) : aligned[i]);
     }
     const Tensors got = kernel.run(arguments);
     ASSERT_EQ(got.size(), want.size());
@@ -305,8 +314,8 @@ TEST(RowElements, ANaNIsSeenInItsRow) {
       for (int64_t at : {int64_t{0}, n / 2, n - 1}) {
         std::vector<double> values(static_cast<size_t>(rows * n), 1.0);
         values[static_cast<size_t>(n + at)] = NAN;
-        const Tensor x = Tensor::from(values, {rows, n}, dtype);
-        const Tensor w = make_input({}, {n}, dtype, 1);
+        const Tensor x = Tensor::from(values, {rows, n}, dtype, device());
+        const Tensor w = make_input({}, {n}, dtype, 1, device());
         const auto [low, high] = kernels::min_max_rows(x);
         for (const Tensor& t : {kernels::rms_norm(x, w, eps).inverse_rms,
                                 kernels::layer_norm(x, w, w, eps).mean, low, high}) {
