@@ -270,6 +270,7 @@ TEST_P(WindowAgreement, LossesAreEqualToRoundingAndFewCodesDiffer) {
   int64_t differ = 0;
   ASSERT_EQ(host.codes.size(), device.codes.size());
   for (size_t i = 0; i < host.codes.size(); ++i) differ += host.codes[i] != device.codes[i];
+  const auto moved = static_cast<double>(host.moved);
   const auto codes = static_cast<double>(host.codes.size());
   const double share = static_cast<double>(differ) / codes;
   const double first = relative(host.first_losses[0], device.first_losses[0]);
@@ -278,14 +279,16 @@ TEST_P(WindowAgreement, LossesAreEqualToRoundingAndFewCodesDiffer) {
   say(concat("window, ", c.name, ", ", name_of(c.dtype), ", W", c.wbits, "A", c.abits,
              ": losses differ by ", first, " (first step), ", steps, " (four steps), ", end,
              " (before, relaxed, hard); ", 100.0 * share, " % of ", host.codes.size(),
-             " codes differ, ", 100.0 * static_cast<double>(host.moved) / codes,
-             " % were learned"));
-  EXPECT_TRUE(host.moved > 0 || c.rounding == std::string("nearest")) << "nothing was learned";
+             " codes differ, ", 100.0 * moved / codes, " % were learned"));
+  const bool nearest = c.rounding == std::string("nearest");
+  EXPECT_TRUE(host.moved > 0 || nearest) << "nothing was learned";
+  EXPECT_TRUE(device.moved > 0 || nearest) << "nothing was learned on the device";
   const bool half = c.dtype == Dtype::bf16, coarse = half || c.abits < 16;
   EXPECT_LE(first, half ? 1e-2 : coarse ? 1e-3 : 1e-5);
   EXPECT_LE(steps, coarse ? 5e-2 : 1e-4);
   EXPECT_LE(end, coarse ? 0.1 : 1e-2);
-  EXPECT_LE(share, coarse ? 0.2 : 0.02);
+  // Of what was learned: two runs that learned apart would differ by up to twice that.
+  EXPECT_LE(static_cast<double>(differ), std::max((coarse ? 0.5 : 0.05) * moved, 0.001 * codes));
 }
 
 // ---- evaluation, training, scoring, pre-processing -------------------------------------------
