@@ -65,6 +65,9 @@ std::vector<TwinLine> rounding_lines(Device device, Dtype dtype);
 /// Causal attention, forward and backward, all heads alike and in groups of eight. Operations are
 /// those of the products that the mask leaves: two forward, five backward.
 std::vector<TwinLine> attention_lines(Device device, Dtype dtype);
+/// Quantizers of tokens with the norm or SwiGLU before them, forward and backward; bytes are those
+/// of one pass: x, SwiGLU's second operand, every x^; and the gradients of all these.
+std::vector<TwinLine> token_lines(Device device, Dtype dtype);
 
 /// `bench ops`: one line per op case (tests/op_case.h) against the measured ceilings.
 void add_ops_command(CLI::App& app);

@@ -115,6 +115,7 @@ void run(const Options& options) {
   }
   lines += print_twin_lines(attention_lines(device, dtype), ceilings, options, device);
   lines += print_twin_lines(rounding_lines(device, dtype), ceilings, options, device);
+  lines += print_twin_lines(token_lines(device, dtype), ceilings, options, device);
   check(lines > 0, "bench ops: no case with a benchmark in ", options.dtype, " matches '",
         options.filter, "'");
   if (options.json.empty()) return;
