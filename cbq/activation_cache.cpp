@@ -175,7 +175,7 @@ std::string activation_key(Transformer& model, const Segments& segments) {
   digest.add(model.config.to_json().dump());
   digest.add(std::string_view(name_of(model.dtype())));
   // Last bits are a device's, and some switches'.
-  digest.add(std::string_view(model.device().is_cuda() ? "cuda" : "cpu"));
+  digest.add(std::string_view(name_of(model.device())));
   digest.add(bits_of_environment());
   for (const std::vector<int32_t>& ids : segments) {
     digest.add(ids.data(), ids.size() * sizeof(int32_t));
