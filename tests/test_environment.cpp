@@ -40,7 +40,7 @@ TEST(Switches, EveryKnownValueIsTakenAndNoOther) {
 TEST(Switches, ThoseThatMoveBitsAreNamedWhereTheyAreNotAtTheirDefaults) {
   for (const EnvironmentSwitch& s : environment_switches()) {
     const Environment other(s.name.c_str(), s.values.back().c_str());
-    const std::string named = concat(s.name, "=", s.values.back());
+    const std::string named = s.name + "=" + s.values.back();
     EXPECT_EQ(bits_of_environment().find(named) != std::string::npos, s.moves_bits) << s.name;
   }
   const Environment a("CBQ_FAST", nullptr), b("CBQ_ATTENTION", "fused");
