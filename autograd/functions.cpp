@@ -85,8 +85,8 @@ Var matmul(const Var& a, Trans ta, const Var& b, Trans tb) {
 Var linear(const Var& x, const Var& w, const Var& b) {
   check(x.shape().size() == 2 && w.shape().size() == 2 && x.size(1) == w.size(1) &&
             (!b.defined() || b.shape() == Shape{w.size(0)}),
-        "linear: x ", to_string(x.shape()), ", w ", to_string(w.shape()), ", b ",
-        b.defined() ? to_string(b.shape()) : "undefined");
+        "linear: x ", x.shape(), ", w ", w.shape(), ", b ",
+        [&] { return b.defined() ? to_string(b.shape()) : "undefined"; });
   const Var y = matmul(x, Trans::no, w, Trans::yes);
   return b.defined() ? add_row(y, b) : y;
 }

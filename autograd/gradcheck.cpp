@@ -20,7 +20,7 @@ GradcheckResult gradcheck(const std::function<Var(const std::vector<Var>&)>& f,
                           const std::vector<Tensor>& inputs, double step, double tolerance) {
   std::vector<Var> leaves;
   for (const Tensor& input : inputs) {
-    check(input.dtype() == Dtype::f64, "gradcheck: inputs are f64, got ", name_of(input.dtype()));
+    check(input.dtype() == Dtype::f64, "gradcheck: inputs are f64, got ", input.dtype());
     leaves.emplace_back(input.clone(), true);
   }
   Tensor weights;

@@ -11,7 +11,7 @@ Optimizer::Optimizer(const char* op, std::vector<ParameterGroup> groups, int64_t
   for (const ParameterGroup& group : groups_) {
     for (const Var& variable : group.variables) {
       check(variable.dtype() == Dtype::f32, op, ": optimized variables are f32, got ",
-            name_of(variable.dtype()));
+            variable.dtype());
       device = variable.device();
     }
   }

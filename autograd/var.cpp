@@ -35,7 +35,7 @@ void Tape::backward(const Var& output, Tensor seed) {
         "backward: the output does not depend on any variable that needs a "
         "gradient (or was computed outside this tape)");
   if (!seed.defined()) {
-    check(output.value().count() == 1, "backward: output of shape ", to_string(output.shape()),
+    check(output.value().count() == 1, "backward: output of shape ", output.shape(),
           " is no scalar; give a seed");
     seed = Tensor(output.shape(), output.dtype(), output.device());
     kernels::fill(seed, 1.0);

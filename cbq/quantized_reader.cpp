@@ -35,9 +35,8 @@ void check_entry(const Checkpoint& checkpoint, const std::string& name, const Sh
   }
   const Dtype found = checkpoint.file_of(name).dtype(name);
   if (found != dtype || checkpoint.info(name).shape != shape) {
-    fail(where, ": ", name, " is ", cbq::name_of(found), " ",
-         to_string(checkpoint.info(name).shape), ", config.json says ", cbq::name_of(dtype), " ",
-         to_string(shape));
+    fail(where, ": ", name, " is ", cbq::name_of(found), " ", checkpoint.info(name).shape,
+         ", config.json says ", cbq::name_of(dtype), " ", shape);
   }
 }
 

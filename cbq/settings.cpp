@@ -232,31 +232,33 @@ nlohmann::json to_json(const Settings& settings) {
 namespace {
 
 void read_member(const char* name, const nlohmann::json& value, bool& member) {
-  check(value.is_boolean(), name, ": expected true or false, got ", value.dump());
+  check(value.is_boolean(), name, ": expected true or false, got ", [&] { return value.dump(); });
   member = value.get<bool>();
 }
 void read_member(const char* name, const nlohmann::json& value, std::string& member) {
-  check(value.is_string(), name, ": expected a text, got ", value.dump());
+  check(value.is_string(), name, ": expected a text, got ", [&] { return value.dump(); });
   member = value.get<std::string>();
 }
 void read_member(const char* name, const nlohmann::json& value, double& member) {
-  check(value.is_number(), name, ": expected a number, got ", value.dump());
+  check(value.is_number(), name, ": expected a number, got ", [&] { return value.dump(); });
   member = value.get<double>();
 }
 template <class Integer>
 void read_member(const char* name, const nlohmann::json& value, Integer& member) {
-  check(value.is_number_integer(), name, ": expected an integer, got ", value.dump());
+  check(value.is_number_integer(), name, ": expected an integer, got ",
+        [&] { return value.dump(); });
   if constexpr (std::is_unsigned_v<Integer>) {
     check(value.is_number_unsigned() || value.get<int64_t>() >= 0, name,
-          ": expected at least 0, got ", value.dump());
+          ": expected at least 0, got ", [&] { return value.dump(); });
     member = value.get<Integer>();
   } else {
     const bool fits =
         !value.is_number_unsigned() ||
         value.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<Integer>::max());
-    check(fits && value.get<int64_t>() >= std::numeric_limits<Integer>::min() &&
-              value.get<int64_t>() <= std::numeric_limits<Integer>::max(),
-          name, ": ", value.dump(), " is out of range");
+    check(
+        fits && value.get<int64_t>() >= std::numeric_limits<Integer>::min() &&
+            value.get<int64_t>() <= std::numeric_limits<Integer>::max(),
+        name, ": ", [&] { return value.dump(); }, " is out of range");
     member = static_cast<Integer>(value.get<int64_t>());
   }
 }
@@ -264,7 +266,8 @@ void read_member(const char* name, const nlohmann::json& value, Integer& member)
 }  // namespace
 
 void apply_json(Settings& settings, const nlohmann::json& overrides) {
-  check(overrides.is_object(), "settings: expected a JSON object, got ", overrides.dump());
+  check(overrides.is_object(), "settings: expected a JSON object, got ",
+        [&] { return overrides.dump(); });
   for (const auto& [key, value] : overrides.items()) {
     bool found = false;
     std::string known;

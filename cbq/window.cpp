@@ -76,12 +76,16 @@ std::vector<ScheduledWindow> parse_schedule(const std::string& text, int64_t blo
   int64_t unfinished = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
     const Window& w = entries[i].window;
-    check(w.first == unfinished, "schedule: window ", entries[i].text, " at position ",
-          entries[i].position, " of '", text, "' starts at block ", w.first,
-          unfinished < blocks ? concat(", but block ", unfinished, " is the first unfinished one")
-                              : std::string(", but all blocks are finished"),
-          "; a window starts where the finished blocks end (a window finishes the leading blocks ",
-          "that no later window contains)");
+    check(
+        w.first == unfinished, "schedule: window ", entries[i].text, " at position ",
+        entries[i].position, " of '", text, "' starts at block ", w.first,
+        [&] {
+          return unfinished < blocks
+                     ? concat(", but block ", unfinished, " is the first unfinished one")
+                     : ", but all blocks are finished";
+        },
+        "; a window starts where the finished blocks end (a window finishes the leading blocks ",
+        "that no later window contains)");
     while (unfinished <= w.last() && last_window[static_cast<size_t>(unfinished)] <= i)
       ++unfinished;
     schedule.push_back({w, unfinished - w.first});

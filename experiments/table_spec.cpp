@@ -263,7 +263,9 @@ std::vector<TableSpec> select_tables(const std::vector<TableSpec>& all, const st
   std::vector<TableSpec> chosen;
   for (const std::string& key : wanted) {
     const auto found = std::find(known.begin(), known.end(), key);
-    check(found != known.end(), "unknown table '", key, "'; known: ", joined(known), ", all");
+    check(
+        found != known.end(), "unknown table '", key, "'; known: ", [&] { return joined(known); },
+        ", all");
     chosen.push_back(all[static_cast<size_t>(found - known.begin())]);
   }
   return chosen;

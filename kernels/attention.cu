@@ -244,19 +244,19 @@ Sizes sizes_of(const char* op, const Tensor& q, const Tensor& k, const Tensor& v
         " query heads cannot share ", h.kv_heads, " key-value heads");
   check(q.rank() == 2 && k.rank() == 2 && k.shape() == v.shape() && h.batch > 0 &&
             q.size(0) % h.batch == 0 && q.size(1) % h.heads == 0 && k.size(0) == q.size(0),
-        op, ": q ", to_string(q.shape()), ", k ", to_string(k.shape()), ", v ",
-        to_string(v.shape()), " for batch ", h.batch, ", ", h.heads, " heads");
+        op, ": q ", q.shape(), ", k ", k.shape(), ", v ", v.shape(), " for batch ", h.batch, ", ",
+        h.heads, " heads");
   const Sizes s{h.batch, h.heads, h.kv_heads, q.size(0) / h.batch, q.size(1) / h.heads};
-  check(k.size(1) == s.kv_heads * s.dim, op, ": k ", to_string(k.shape()), " for ", s.kv_heads,
-        " heads of ", s.dim);
+  check(k.size(1) == s.kv_heads * s.dim, op, ": k ", k.shape(), " for ", s.kv_heads, " heads of ",
+        s.dim);
   check(q.dtype() == k.dtype() && q.dtype() == v.dtype() && q.device() == k.device() &&
             q.device() == v.device(),
-        op, ": q ", name_of(q.dtype()), " on ", name_of(q.device()), ", k ", name_of(k.dtype()),
-        " on ", name_of(k.device()), ", v ", name_of(v.dtype()), " on ", name_of(v.device()));
+        op, ": q ", q.dtype(), " on ", q.device(), ", k ", k.dtype(), " on ", k.device(), ", v ",
+        v.dtype(), " on ", v.device());
   check(!slopes.defined() || (slopes.shape() == Shape{h.heads} && slopes.dtype() == Dtype::f32 &&
                               slopes.device() == q.device()),
-        op, ": ", h.heads, " heads need f32 slopes on ", name_of(q.device()), ", got ",
-        slopes.defined() ? to_string(slopes.shape()) : "");
+        op, ": ", h.heads, " heads need f32 slopes on ", q.device(), ", got ", slopes.dtype(),
+        slopes.shape(), " on ", slopes.device());
   check(tiles.queries >= 0 && tiles.kv_heads >= 0, op, ": tiles of ", tiles.queries, " queries of ",
         tiles.kv_heads, " heads");
   return s;

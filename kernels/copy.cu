@@ -91,7 +91,7 @@ Tensor move_part(const char* op, const Tensor& x, int64_t parts, int64_t part, i
                  bool take) {
   const int64_t unit = take ? parts * dim : dim;
   check(x.rank() == 2 && dim > 0 && part >= 0 && part < parts && x.size(1) % unit == 0, op, ": ",
-        to_string(x.shape()), " for part ", part, " of ", parts, ", size ", dim);
+        x.shape(), " for part ", part, " of ", parts, ", size ", dim);
   const int64_t groups = x.size(1) / unit;
   Tensor y({x.size(0), groups * (take ? dim : parts * dim)}, x.dtype(), x.device());
   dispatch_float(x.dtype(), op, [&]<class T>() {
@@ -110,7 +110,7 @@ Tensor put_part(const Tensor& y, int64_t parts, int64_t part, int64_t dim) {
 }
 
 Tensor transpose(const Tensor& x) {
-  check(x.rank() == 2, "transpose: expected a matrix, got ", to_string(x.shape()));
+  check(x.rank() == 2, "transpose: expected a matrix, got ", x.shape());
   Tensor y({x.size(1), x.size(0)}, x.dtype(), x.device());
   dispatch_float(x.dtype(), "transpose", [&]<class T>() {
     const int64_t down = (x.size(0) + tile_side - 1) / tile_side;
@@ -124,7 +124,7 @@ Tensor transpose(const Tensor& x) {
 namespace {
 void check_ids(const char* op, const Tensor& ids, int64_t vocabulary) {
   check(ids.dtype() == Dtype::i32 && ids.rank() == 1, op, ": expected i32 ids [n], got ",
-        name_of(ids.dtype()), to_string(ids.shape()));
+        ids.dtype(), ids.shape());
   if (!host_can_read(ids.device())) return;  // the model checks ids before they travel
   const int32_t* id = ids.data<int32_t>();
   for (int64_t t = 0; t < ids.count(); ++t) {
@@ -135,8 +135,7 @@ void check_ids(const char* op, const Tensor& ids, int64_t vocabulary) {
 }  // namespace
 
 Tensor embedding(const Tensor& ids, const Tensor& table) {
-  check(table.rank() == 2, "embedding: expected a table [vocabulary, width], got ",
-        to_string(table.shape()));
+  check(table.rank() == 2, "embedding: expected a table [vocabulary, width], got ", table.shape());
   check_ids("embedding", ids, table.size(0));
   const int64_t n = table.size(1);
   Tensor y({ids.size(0), n}, table.dtype(), table.device());
@@ -148,8 +147,8 @@ Tensor embedding(const Tensor& ids, const Tensor& table) {
 }
 
 Tensor embedding_backward(const Tensor& ids, const Tensor& dy, int64_t vocabulary) {
-  check(dy.rank() == 2 && dy.size(0) == ids.count(), "embedding_backward: ids ",
-        to_string(ids.shape()), " do not fit gradient ", to_string(dy.shape()));
+  check(dy.rank() == 2 && dy.size(0) == ids.count(), "embedding_backward: ids ", ids.shape(),
+        " do not fit gradient ", dy.shape());
   check(vocabulary >= 0, "embedding_backward: vocabulary of ", vocabulary);
   check_ids("embedding_backward", ids, vocabulary);
   Tensor dtable;

@@ -132,7 +132,7 @@ Tensor binary(const char* op, const Tensor& a, const Tensor& b) {
 template <class Op>
 Tensor binary_row(const char* op, const Tensor& x, const Tensor& b) {
   check(x.rank() >= 1 && b.rank() == 1 && b.size(0) == x.size(-1) && b.dtype() == x.dtype(), op,
-        ": ", to_string(b.shape()), " does not fit the rows of ", to_string(x.shape()));
+        ": ", b.shape(), " does not fit the rows of ", x.shape());
   Tensor y(x.shape(), x.dtype(), x.device());
   const int64_t n = x.size(-1);
   dispatch_float(x.dtype(), op, [&]<class T>() {

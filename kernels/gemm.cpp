@@ -147,7 +147,7 @@ void cpu_run(const char* op, const Product& p) {
     case Dtype::f16:
       return cpu_half_product<f16>(p);
     default:
-      check(false, op, ": no matrix product for ", name_of(p.operand));
+      check(false, op, ": no matrix product for ", p.operand);
   }
 }
 
@@ -170,8 +170,8 @@ void run(const char* op, const Product& p, Device device) {
 Product product_of(const char* op, const Tensor& a, Trans ta, const Tensor& b, Trans tb) {
   const int64_t m = a.size(ta == Trans::yes ? 1 : 0), k = a.size(ta == Trans::yes ? 0 : 1);
   const int64_t k2 = b.size(tb == Trans::yes ? 1 : 0), n = b.size(tb == Trans::yes ? 0 : 1);
-  check(k == k2, op, ": ", to_string(a.shape()), ta == Trans::yes ? "^T" : "", " and ",
-        to_string(b.shape()), tb == Trans::yes ? "^T" : "", " do not multiply");
+  check(k == k2, op, ": ", a.shape(), ta == Trans::yes ? "^T" : "", " and ", b.shape(),
+        tb == Trans::yes ? "^T" : "", " do not multiply");
   return {.m = m,
           .n = n,
           .k = k,
@@ -188,9 +188,8 @@ Product product_of(const char* op, const Tensor& a, Trans ta, const Tensor& b, T
 }
 
 void run(const char* op, Product p, const Tensor& a, const Tensor& b, const Tensor& c) {
-  check(a.dtype() == b.dtype() && a.dtype() == c.dtype(), op,
-        ": dtypes differ: ", name_of(a.dtype()), ", ", name_of(b.dtype()), ", ",
-        name_of(c.dtype()));
+  check(a.dtype() == b.dtype() && a.dtype() == c.dtype(), op, ": dtypes differ: ", a.dtype(), ", ",
+        b.dtype(), ", ", c.dtype());
   check(a.device() == b.device() && a.device() == c.device(), op, ": devices differ");
   if (c.count() == 0) return;
   if (p.k == 0) {
@@ -224,8 +223,8 @@ void check_matrices(const char* which, const Matrices& x, int64_t batch, bool re
 
 void gemm(const Tensor& a, Trans ta, const Tensor& b, Trans tb, const Tensor& c, double alpha,
           double beta) {
-  check(a.rank() == 2 && b.rank() == 2 && c.rank() == 2, "gemm: expected matrices, got ",
-        to_string(a.shape()), ", ", to_string(b.shape()), ", ", to_string(c.shape()));
+  check(a.rank() == 2 && b.rank() == 2 && c.rank() == 2, "gemm: expected matrices, got ", a.shape(),
+        ", ", b.shape(), ", ", c.shape());
   Product p = product_of("gemm", a, ta, b, tb);
   check_shape("gemm", "result", c, {p.m, p.n});
   p.alpha = alpha;
@@ -234,8 +233,8 @@ void gemm(const Tensor& a, Trans ta, const Tensor& b, Trans tb, const Tensor& c,
 }
 
 Tensor matmul(const Tensor& a, Trans ta, const Tensor& b, Trans tb) {
-  check(a.rank() == 2 && b.rank() == 2, "matmul: expected matrices, got ", to_string(a.shape()),
-        " and ", to_string(b.shape()));
+  check(a.rank() == 2 && b.rank() == 2, "matmul: expected matrices, got ", a.shape(), " and ",
+        b.shape());
   const Product p = product_of("matmul", a, ta, b, tb);
   Tensor c({p.m, p.n}, a.dtype(), a.device());
   run("matmul", p, a, b, c);
@@ -251,9 +250,8 @@ void gemm_strided(const Matrices& a, Trans ta, const Matrices& b, Trans tb, cons
         b.cols, bt ? " transposed" : "", " is not ", m, " x ", n);
   const Dtype operand = a.tensor.dtype(), result = c.tensor.dtype();
   const bool wider = result == Dtype::f32 && (operand == Dtype::bf16 || operand == Dtype::f16);
-  check(b.tensor.dtype() == operand && (result == operand || wider),
-        "gemm_strided: ", name_of(operand), " times ", name_of(b.tensor.dtype()), " into ",
-        name_of(result));
+  check(b.tensor.dtype() == operand && (result == operand || wider), "gemm_strided: ", operand,
+        " times ", b.tensor.dtype(), " into ", result);
   check(a.tensor.device() == b.tensor.device() && a.tensor.device() == c.tensor.device(),
         "gemm_strided: devices differ");
   check(batch > 0, "gemm_strided: batch of ", batch);

@@ -70,7 +70,7 @@ cudaDataType_t cuda_type(Dtype dtype) {
     case Dtype::f16:
       return CUDA_R_16F;
     default:
-      throw std::invalid_argument(concat("gemm: no matrix product for ", name_of(dtype)));
+      throw std::invalid_argument(concat("gemm: no matrix product for ", dtype));
   }
 }
 
@@ -217,7 +217,7 @@ class Library {
              "cublasLtMatmulAlgoGetHeuristic");
     if (found == 0 || proposals[0].state != CUBLAS_STATUS_SUCCESS) {
       throw CudaError(concat("cublasLtMatmulAlgoGetHeuristic: nothing for ", p.m, " x ", p.k,
-                             " times ", p.k, " x ", p.n, " in ", name_of(p.operand)));
+                             " times ", p.k, " x ", p.n, " in ", p.operand));
     }
     const int best = found > 1 && !is_capturing() ? fastest(p, ready, proposals.data(), found) : 0;
     ready.algorithm = proposals[static_cast<size_t>(best)].algo;

@@ -155,15 +155,14 @@ Tensor weight_gradient(const char* op, const Tensor& x, const acc_t<T>* mean,
 
 void check_row_parameter(const char* op, const char* what, const Tensor& p, const Tensor& x) {
   check_shape(op, what, p, {x.size(-1)});
-  check(p.dtype() == x.dtype(), op, ": ", what, " is ", name_of(p.dtype()), ", x is ",
-        name_of(x.dtype()));
+  check(p.dtype() == x.dtype(), op, ": ", what, " is ", p.dtype(), ", x is ", x.dtype());
 }
 
 /// What forward kept for backward, one number per row.
 void check_statistic(const char* op, const char* what, const Tensor& s, const Tensor& x) {
   check_shape(op, what, s, {row_shape(op, x).rows});
-  check(s.dtype() == accumulation_dtype(x.dtype()), op, ": x is ", name_of(x.dtype()), ", ", what,
-        " is ", name_of(s.dtype()));
+  check(s.dtype() == accumulation_dtype(x.dtype()), op, ": x is ", x.dtype(), ", ", what, " is ",
+        s.dtype());
 }
 
 template <class T>

@@ -183,7 +183,7 @@ struct Uniform {
 };
 
 void check_f32(const char* op, const Tensor& p) {
-  check(p.dtype() == Dtype::f32, op, ": optimized tensors are f32, got ", name_of(p.dtype()));
+  check(p.dtype() == Dtype::f32, op, ": optimized tensors are f32, got ", p.dtype());
 }
 
 }  // namespace
@@ -213,9 +213,8 @@ namespace {
 void check_now(const char* op, const Tensor& now, const Tensor& p, int64_t at, int64_t count) {
   check(now.dtype() == Dtype::f64 && now.device() == p.device() && at >= 0 &&
             at + count <= now.count() && now.count() <= (1 << 30),
-        op, ": needs f64 numbers of the step at [", at, ", ", at + count, ") on ",
-        name_of(p.device()), ", got ", name_of(now.dtype()), to_string(now.shape()), " on ",
-        name_of(now.device()));
+        op, ": needs f64 numbers of the step at [", at, ", ", at + count, ") on ", p.device(),
+        ", got ", now.dtype(), now.shape(), " on ", now.device());
 }
 }  // namespace
 
@@ -264,7 +263,7 @@ void sign_sgd_steps(const std::vector<SignVariable>& variables, const Tensor& no
 
 void write_values(const Tensor& y, const std::vector<double>& values) {
   check(y.dtype() == Dtype::f64 && y.count() == static_cast<int64_t>(values.size()),
-        "write_values: ", values.size(), " values into ", name_of(y.dtype()), to_string(y.shape()));
+        "write_values: ", values.size(), " values into ", y.dtype(), y.shape());
   for (int64_t begin = 0; begin < y.count(); begin += values_per_launch) {
     WriteValues f{y.data<double>() + begin, {}};
     const int64_t n = math::min(values_per_launch, y.count() - begin);

@@ -183,9 +183,8 @@ void check_packed_attention(const char* op, const Tensor& q, const Tensor& k, co
   check(q.rank() == 2 && k.rank() == 2 && k.shape() == v.shape() && q.size(0) == rows.rows() &&
             k.size(0) == rows.rows() && q.size(1) % heads == 0 && q.size(1) > 0 &&
             k.size(1) == q.size(1) / heads * kv_heads,
-        op, ": q ", to_string(q.shape()), ", k ", to_string(k.shape()), ", v ",
-        to_string(v.shape()), " for ", rows.rows(), " rows, ", heads, " heads, ", kv_heads,
-        " for keys");
+        op, ": q ", q.shape(), ", k ", k.shape(), ", v ", v.shape(), " for ", rows.rows(),
+        " rows, ", heads, " heads, ", kv_heads, " for keys");
   check(q.dtype() == k.dtype() && q.dtype() == v.dtype() && q.device() == k.device() &&
             q.device() == v.device() && q.device() == rows.views().device(),
         op, ": dtypes or devices of q, k, v and rows differ");

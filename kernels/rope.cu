@@ -77,14 +77,12 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t t
             bool inverse) {
   check(x.rank() == 2 && tokens > 0 && dim > 0 && dim % 2 == 0 && x.size(0) % tokens == 0 &&
             x.size(1) % dim == 0,
-        "rope: ", to_string(x.shape()), " does not divide into ", tokens, " tokens, head size ",
-        dim);
+        "rope: ", x.shape(), " does not divide into ", tokens, " tokens, head size ", dim);
   check(cosine.rank() == 2 && cosine.size(0) >= tokens && cosine.size(1) == dim / 2 &&
             cosine.shape() == sine.shape() && cosine.dtype() == Dtype::f32 &&
             sine.dtype() == Dtype::f32,
-        "rope: tables of ", name_of(cosine.dtype()), to_string(cosine.shape()), " and ",
-        name_of(sine.dtype()), to_string(sine.shape()), "; expected f32 for ", tokens,
-        " tokens, head size ", dim);
+        "rope: tables of ", cosine.dtype(), cosine.shape(), " and ", sine.dtype(), sine.shape(),
+        "; expected f32 for ", tokens, " tokens, head size ", dim);
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "rope", [&]<class T>() {
     const Rope<T> turn{x.data<T>(),

@@ -89,8 +89,8 @@ struct CrossEntropyBackward {
 void check_targets(const char* op, const Tensor& logits, const Tensor& target) {
   check(logits.rank() == 2 && target.dtype() == Dtype::i32 && target.rank() == 1 &&
             target.size(0) == logits.size(0),
-        op, ": logits ", to_string(logits.shape()), " need i32 targets [rows], got ",
-        name_of(target.dtype()), to_string(target.shape()));
+        op, ": logits ", logits.shape(), " need i32 targets [rows], got ", target.dtype(),
+        target.shape());
   if (!host_can_read(target.device())) return;  // the model checks ids before they travel
   const int32_t* ids = target.data<int32_t>();
   for (int64_t r = 0; r < target.count(); ++r) {
@@ -137,8 +137,8 @@ Tensor cross_entropy_backward(const Tensor& logits, const Tensor& target, const 
   constexpr const char* op = "cross_entropy_backward";
   check_targets(op, logits, target);
   check_shape(op, "gradient", dnll, {logits.size(0)});
-  check(dnll.dtype() == accumulation_dtype(logits.dtype()), op, ": logits are ",
-        name_of(logits.dtype()), ", gradient is ", name_of(dnll.dtype()));
+  check(dnll.dtype() == accumulation_dtype(logits.dtype()), op, ": logits are ", logits.dtype(),
+        ", gradient is ", dnll.dtype());
   Tensor dlogits(logits.shape(), logits.dtype(), logits.device());
   dispatch_float(logits.dtype(), op, [&]<class T>() {
     map_row_elements<T>(

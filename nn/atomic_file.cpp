@@ -49,7 +49,7 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
   std::error_code error;
   const auto status = std::filesystem::status(path_, error);
   check(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status),
-        "cannot write ", path_.string(), ": it is not a regular file");
+        "cannot write ", path_, ": it is not a regular file");
   // Unique per process and call, so that concurrent writers of one name cannot mix their bytes.
   static std::atomic<unsigned> serial{0};
   temporary_ = path_;
@@ -77,7 +77,7 @@ void AtomicFile::write(const void* bytes, size_t count) {
 }
 
 void AtomicFile::publish() {
-  check(descriptor_ >= 0, "AtomicFile::publish: ", path_.string(), " is published already");
+  check(descriptor_ >= 0, "AtomicFile::publish: ", path_, " is published already");
   // EINVAL: what is behind the descriptor knows no sync.
   if (::fsync(descriptor_) != 0 && errno != EINVAL) fail_to("write", path_);
   if (::close(std::exchange(descriptor_, -1)) != 0) fail_to("write", path_);

@@ -16,8 +16,7 @@ Var Block::rotate(const Var& x, const RopeTables& tables, const Sequence& s, int
 
 Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, int64_t heads,
                   int64_t kv_heads, const Tensor& slopes) const {
-  check(heads > 0 && q.size(1) % heads == 0, "attend: q ", to_string(q.shape()), " for ", heads,
-        " heads");
+  check(heads > 0 && q.size(1) % heads == 0, "attend: q ", q.shape(), " for ", heads, " heads");
   const int64_t head_dim = q.size(1) / heads;
   const auto operand = [&](const Var& x) {
     return attention_transform ? attention_transform->operand(x, head_dim) : x;

@@ -105,8 +105,8 @@ const SafetensorsFile& Checkpoint::file_of(const std::string& name) const {
   if (at == file_of_.end()) {
     const auto near = file_of_.lower_bound(name);
     const std::string hint = near == file_of_.end() ? "" : ", but \"" + near->first + "\"";
-    check(false, path_.string(), " has no tensor \"", name, "\" (it has ", file_of_.size(),
-          " others", hint, ")");
+    check(false, path_, " has no tensor \"", name, "\" (it has ", file_of_.size(), " others", hint,
+          ")");
   }
   return files_[at->second];
 }

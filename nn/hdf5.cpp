@@ -178,11 +178,10 @@ void Hdf5File::write_rows(const std::string& name, int64_t begin, const Tensor& 
   const int64_t count = rows.size(0);
   Shape expected = shape;
   if (!expected.empty()) expected[0] = count;
-  check(dtype == rows.dtype() && expected == rows.shape(), state_->path.string(), ": rows of \"",
-        name, "\" are ", name_of(dtype), to_string(expected), ", got ", name_of(rows.dtype()),
-        to_string(rows.shape()));
-  check(begin >= 0 && count <= shape[0] && begin <= shape[0] - count, state_->path.string(),
-        ": rows [", begin, ", ", begin + count, ") of \"", name, "\" ", to_string(shape));
+  check(dtype == rows.dtype() && expected == rows.shape(), state_->path, ": rows of \"", name,
+        "\" are ", dtype, expected, ", got ", rows.dtype(), rows.shape());
+  check(begin >= 0 && count <= shape[0] && begin <= shape[0] - count, state_->path, ": rows [",
+        begin, ", ", begin + count, ") of \"", name, "\" ", shape);
   if (host.count() == 0) return;
   const Handle in_file = selected_rows(set, shape, begin, count);
   const Handle in_memory = space_of(host.shape());
@@ -198,8 +197,8 @@ Tensor Hdf5File::read_rows(const std::string& name, int64_t begin, int64_t end,
     const Handle set = state_->dataset(name);
     Shape shape = state_->shape_of(set, name);
     const Dtype dtype = state_->dtype_of(set, name);
-    check(!shape.empty() && 0 <= begin && begin <= end && end <= shape[0], state_->path.string(),
-          ": rows [", begin, ", ", end, ") of \"", name, "\" ", to_string(shape));
+    check(!shape.empty() && 0 <= begin && begin <= end && end <= shape[0], state_->path, ": rows [",
+          begin, ", ", end, ") of \"", name, "\" ", shape);
     const uint64_t bytes = static_cast<uint64_t>(element_count(shape) * size_of(dtype));
     state_->expect_stored(set, name, bytes);
     const Handle in_file = selected_rows(set, shape, begin, end - begin);

@@ -147,7 +147,7 @@ void Hdf5File::State::expect_stored(const Handle& set, const std::string& name,
 Handle Hdf5File::State::create_dataset(const std::string& name, const Shape& shape, Dtype dtype) {
   expect_new(name);
   element_count(shape);
-  check(shape.size() <= H5S_MAX_RANK, path.string(), ": \"", name, "\" has rank ", shape.size());
+  check(shape.size() <= H5S_MAX_RANK, path, ": \"", name, "\" has rank ", shape.size());
   const Handle space = hdf5::space_of(shape);
   expect<hid_t>(space, "make the shape of", name);
   const Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
@@ -166,11 +166,9 @@ Handle Hdf5File::State::create_dataset(const std::string& name, const Shape& sha
 void Hdf5File::State::write_attribute(const std::string& key, const std::string& object_name,
                                       hid_t type, const void* value) {
   expect_writable();
-  check(!key.empty() && key.find('\0') == std::string::npos, path.string(),
-        ": an attribute needs a name");
+  check(!key.empty() && key.find('\0') == std::string::npos, path, ": an attribute needs a name");
   const Handle owner = object(object_name);
-  check(H5Aexists(owner, key.c_str()) <= 0, path.string(), ": attribute \"", key,
-        "\" exists already");
+  check(H5Aexists(owner, key.c_str()) <= 0, path, ": attribute \"", key, "\" exists already");
   const Handle space = scalar_space();
   const Handle attribute(H5Acreate2(owner, key.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT),
                          H5Aclose);
@@ -180,8 +178,8 @@ void Hdf5File::State::write_attribute(const std::string& key, const std::string&
 
 Handle Hdf5File::State::attribute(const std::string& key, const std::string& object_name) const {
   const Handle owner = object(object_name);
-  check(H5Aexists(owner, key.c_str()) > 0, path.string(), " has no attribute \"", key, "\"",
-        object_name.empty() ? "" : " at \"" + object_name + "\"");
+  check(H5Aexists(owner, key.c_str()) > 0, path, " has no attribute \"", key, "\"",
+        [&] { return object_name.empty() ? "" : " at \"" + object_name + "\""; });
   return {expect(H5Aopen(owner, key.c_str(), H5P_DEFAULT), "open attribute", key), H5Aclose};
 }
 

@@ -79,10 +79,10 @@ struct Hdf5File::State {
   }
   // Closes a file that nobody will read, without writing to the disk.
   void abandon();
-  void expect_open() const { check(file.valid(), path.string(), ": the file is closed"); }
+  void expect_open() const { check(file.valid(), path, ": the file is closed"); }
   void expect_writable() const {
     expect_open();
-    check(writer.has_value(), path.string(), ": opened for reading only");
+    check(writer.has_value(), path, ": opened for reading only");
   }
 
   bool has(const std::string& name) const {
@@ -94,11 +94,11 @@ struct Hdf5File::State {
     expect_writable();
     check(!name.empty() && name != "." && name.find('/') == std::string::npos &&
               name.find('\0') == std::string::npos,
-          path.string(), ": \"", name, "\" is not a name of a dataset");
-    check(!has(name), path.string(), ": \"", name, "\" exists already");
+          path, ": \"", name, "\" is not a name of a dataset");
+    check(!has(name), path, ": \"", name, "\" exists already");
   }
   hdf5::Handle dataset(const std::string& name) const {
-    check(has(name), path.string(), " has no dataset \"", name, "\"");
+    check(has(name), path, " has no dataset \"", name, "\"");
     H5L_info_t link{};
     expect(H5Lget_info(file, name.c_str(), &link, H5P_DEFAULT), "open", name);
     // A soft or external link could lead to another file.

@@ -65,7 +65,7 @@ uint64_t checked_size(const std::string& where, const std::string& name, const T
     if (bits) bits = product(*bits, static_cast<uint64_t>(extent));
   }
   if (bits) bits = product(*bits, static_cast<uint64_t>(find_dtype(info.dtype)->bits));
-  const std::string tensor = concat("tensor \"", name, "\" ", info.dtype, to_string(info.shape));
+  const std::string tensor = concat("tensor \"", name, "\" ", info.dtype, info.shape);
   if (!bits) fail(where, "ValidationOverflow: the size of ", tensor, " exceeds 64 bits");
   if (*bits % 8 != 0) fail(where, "MisalignedSlice: ", tensor, " does not end on a whole byte");
   return *bits / 8;
@@ -135,8 +135,7 @@ std::map<std::string, TensorInfo> checked_entries(std::vector<Entry> entries, ui
     const uint64_t size = checked_size(where, entry.name, entry.info);
     if (size != entry.end - entry.begin) {
       fail(where, "TensorInvalidInfo: tensor \"", entry.name, "\" ", entry.info.dtype,
-           to_string(entry.info.shape), " takes ", size, " bytes, its offsets hold ",
-           entry.end - entry.begin);
+           entry.info.shape, " takes ", size, " bytes, its offsets hold ", entry.end - entry.begin);
     }
     at = entry.end;
     // Beyond the file, and perhaps beyond a signed number: an error, unless a later tensor is one.
@@ -238,7 +237,7 @@ std::vector<std::string> SafetensorsFile::names() const {
 
 const TensorInfo& SafetensorsFile::info(const std::string& name) const {
   const auto at = entries_.find(name);
-  check(at != entries_.end(), path_.string(), " has no tensor \"", name, "\"");
+  check(at != entries_.end(), path_, " has no tensor \"", name, "\"");
   return at->second;
 }
 
@@ -252,7 +251,7 @@ Dtype SafetensorsFile::dtype(const std::string& name) const {
   const TensorInfo& entry = info(name);
   const std::optional<Dtype> dtype = find_dtype(entry.dtype)->ours;
   check(
-      dtype.has_value(), path_.string(), ": tensor \"", name, "\" is ", entry.dtype,
+      dtype.has_value(), path_, ": tensor \"", name, "\" is ", entry.dtype,
       "; this program computes with F64, F32, F16, BF16, I32 and U8: convert the checkpoint first");
   return *dtype;
 }
@@ -275,7 +274,7 @@ Tensor SafetensorsFile::load(const std::string& name, Device device) const {
 namespace {
 
 void check_header_size(const std::filesystem::path& path, uint64_t size) {
-  check(size <= max_header, "write_safetensors: ", path.string(), ": the header would take ", size,
+  check(size <= max_header, "write_safetensors: ", path, ": the header would take ", size,
         " bytes, at most ", max_header, " are allowed; store less metadata or fewer tensors");
 }
 

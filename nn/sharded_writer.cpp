@@ -16,11 +16,11 @@ ShardedWriter::ShardedWriter(std::filesystem::path folder, int64_t files)
 }
 
 void ShardedWriter::add(const std::map<std::string, Tensor>& tensors) {
-  check(written_ < files_, "ShardedWriter: ", folder_.string(), " has all its ", files_, " files");
+  check(written_ < files_, "ShardedWriter: ", folder_, " has all its ", files_, " files");
   const std::string file = fmt::format("model-{:05}-of-{:05}.safetensors", written_ + 1, files_);
   for (const auto& [name, tensor] : tensors) {
     check(file_of_.emplace(name, file).second, "ShardedWriter: tensor \"", name,
-          "\" is in an earlier file of ", folder_.string());
+          "\" is in an earlier file of ", folder_);
     bytes_ += tensor.bytes();
   }
   write_safetensors(folder_ / file, tensors, {{"format", "pt"}});
@@ -29,7 +29,7 @@ void ShardedWriter::add(const std::map<std::string, Tensor>& tensors) {
 
 void ShardedWriter::finish() const {
   check(written_ == files_, "ShardedWriter: ", written_, " of ", files_, " files are written to ",
-        folder_.string());
+        folder_);
   const nlohmann::json index = {{"metadata", {{"total_size", bytes_}}}, {"weight_map", file_of_}};
   write_text_atomically(folder_ / "model.safetensors.index.json", index.dump(2) + "\n");
 }

@@ -150,7 +150,7 @@ std::string read_text(const std::filesystem::path& path) {
     text = text_of_json_lines(text, path.string());
   }
   if (!is_utf8(text)) fail(path.string(), " is not UTF-8 text; convert it first");
-  check(!is_blank(text), path.string(), " holds no text");
+  check(!is_blank(text), path, " holds no text");
   return text;
 }
 
@@ -199,13 +199,12 @@ TokenSet tokens_from_json(const std::filesystem::path& path, const std::string& 
 }
 
 void save_tokens(const std::filesystem::path& path, const TokenSet& tokens) {
-  check(!tokens.segments.empty(), "save_tokens: ", path.string(), ": no segments");
-  check(tokens.token_count() <= std::numeric_limits<int32_t>::max(), "save_tokens: ", path.string(),
-        ": ", tokens.token_count(), " tokens; at most 2^31 - 1 fit a token file");
+  check(!tokens.segments.empty(), "save_tokens: ", path, ": no segments");
+  check(tokens.token_count() <= std::numeric_limits<int32_t>::max(), "save_tokens: ", path, ": ",
+        tokens.token_count(), " tokens; at most 2^31 - 1 fit a token file");
   std::vector<int32_t> ids, offsets = {0};
   for (const std::vector<int32_t>& segment : tokens.segments) {
-    check(!segment.empty(), "save_tokens: ", path.string(), ": segment ", offsets.size() - 1,
-          " is empty");
+    check(!segment.empty(), "save_tokens: ", path, ": segment ", offsets.size() - 1, " is empty");
     ids.insert(ids.end(), segment.begin(), segment.end());
     offsets.push_back(static_cast<int32_t>(ids.size()));
   }

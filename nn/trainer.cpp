@@ -110,8 +110,8 @@ int64_t load_checkpoint(Transformer& model, Adam& adam, const std::filesystem::p
   const SafetensorsFile file = SafetensorsFile::open(path);
   const auto load_into = [&](const std::string& name, const Tensor& t) {
     const Tensor saved = file.load(name, t.device());
-    check(saved.shape() == t.shape(), path.string(), ": ", name, " is ", to_string(saved.shape()),
-          ", this model has ", to_string(t.shape()), "; use an empty --output folder");
+    check(saved.shape() == t.shape(), path, ": ", name, " is ", saved.shape(), ", this model has ",
+          t.shape(), "; use an empty --output folder");
     t.copy_from(saved);
   };
   for (auto& [name, p] : parameters_of(model)) load_into("model." + name, p.value());

@@ -30,8 +30,9 @@ void Transformer::visit(const std::string& prefix, const ParameterVisitor& visit
 Block& Transformer::block(int64_t i) const {
   check(i >= 0 && i < block_count(), "block ", i, " of a model of ", block_count(), " blocks");
   const std::unique_ptr<Block>& found = blocks[static_cast<size_t>(i)];
-  check(found != nullptr, "block ", i, " (", block_prefix(i), "*) is not in memory; load_block(", i,
-        ") brings it there");
+  check(
+      found != nullptr, "block ", i, " (", [&] { return block_prefix(i); },
+      "*) is not in memory; load_block(", i, ") brings it there");
   return *found;
 }
 

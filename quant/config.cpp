@@ -78,7 +78,7 @@ void check_weight_config(const WeightConfig& config, const std::string& layer,
   if (config.granularity != Granularity::per_group) return;
   check(config.group_size > 0 && in_features % config.group_size == 0, layer, ": group size ",
         config.group_size, " does not divide the ", in_features,
-        " inputs; sizes that do: ", group_sizes_of(in_features));
+        " inputs; sizes that do: ", [&] { return group_sizes_of(in_features); });
 }
 
 void check_activation_config(const ActivationConfig& config, const std::string& layer) {
@@ -90,7 +90,7 @@ void check_activation_config(const ActivationConfig& config, const std::string& 
         "full_range form or an asymmetric grid");
   check(
       config.granularity == Granularity::per_token || config.granularity == Granularity::per_tensor,
-      layer, ": activations take per_token or per_tensor, not ", name_of(config.granularity),
+      layer, ": activations take per_token or per_tensor, not ", config.granularity,
       ": a scale per input channel cannot be taken out of the product");
   check(config.dynamic || config.granularity == Granularity::per_tensor, layer,
         ": a static scale per token does not exist (tokens are not known in advance); static "

@@ -34,8 +34,7 @@ void dispatch_source(const Deferred& y, F&& f) {
 
 void check_parameter(const char* what, const Var& p, const Tensor& x) {
   check_shape(op, what, p.value(), {x.size(-1)});
-  check(p.dtype() == x.dtype(), op, ": ", what, " is ", name_of(p.dtype()), ", x is ",
-        name_of(x.dtype()));
+  check(p.dtype() == x.dtype(), op, ": ", what, " is ", p.dtype(), ", x is ", x.dtype());
 }
 
 void check_arguments(const Deferred& y, const std::vector<TokenQuantizer>& quantizers) {

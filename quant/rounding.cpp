@@ -72,8 +72,8 @@ void detail::check_rounding_pass(const std::string& scheme, const RoundingPass& 
   const Dtype expected = pass.w.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
   for (const Tensor* t : {&pass.scale, &pass.zero_point, &pass.dense, &pass.a1, &pass.a2}) {
     if (!t->defined()) continue;
-    check(t->dtype() == expected, op, ": scales and variables of a ", name_of(pass.w.dtype()),
-          " weight are ", name_of(expected), ", got ", name_of(t->dtype()));
+    check(t->dtype() == expected, op, ": scales and variables of a ", pass.w.dtype(),
+          " weight are ", expected, ", got ", t->dtype());
     check(t->device() == pass.w.device(), op, ": weight and variables are on different devices");
   }
 }

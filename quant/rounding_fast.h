@@ -105,7 +105,7 @@ inline const double* regularizer_now(const char* op, bool relaxes, const Roundin
                                      Device device) {
   if (!relaxes || !r.now.defined()) return nullptr;
   check(r.now.device() == device && r.now.count() == 2, op,
-        ": the regularizer's weight and beta are two numbers on ", name_of(device));
+        ": the regularizer's weight and beta are two numbers on ", device);
   return r.now.data<double>();
 }
 

@@ -5,7 +5,7 @@
 // in] is ever written but the result.
 #pragma once
 
-#include <string>
+#include <string_view>
 #include <type_traits>
 
 #include "kernels/launch.h"
@@ -207,11 +207,11 @@ RoundingView<T> view_of(const RoundingPass& pass) {
 
 /// The dtypes weights come in; f16 checkpoints are converted when they are loaded.
 template <class F>
-decltype(auto) dispatch_weight(const std::string& op, Dtype dtype, F&& f) {
+decltype(auto) dispatch_weight(std::string_view op, Dtype dtype, F&& f) {
   if (dtype == Dtype::f32) return f.template operator()<float>();
   if (dtype == Dtype::bf16) return f.template operator()<bf16>();
   if (dtype == Dtype::f64) return f.template operator()<double>();
-  throw std::invalid_argument(concat(op, ": weights are f32, bf16 or f64, got ", name_of(dtype)));
+  throw std::invalid_argument(concat(op, ": weights are f32, bf16 or f64, got ", dtype));
 }
 
 }  // namespace cbq::detail

@@ -41,7 +41,7 @@ template <class F>
 void dispatch_scale(const char* op, Dtype dtype, F&& f) {
   if (dtype == Dtype::f32) return f.template operator()<float>();
   if (dtype == Dtype::f64) return f.template operator()<double>();
-  throw std::invalid_argument(concat(op, ": scales are f32 or f64, got ", name_of(dtype)));
+  throw std::invalid_argument(concat(op, ": scales are f32 or f64, got ", dtype));
 }
 
 }  // namespace

@@ -12,8 +12,8 @@ Parameterization chosen_parameterization(const RoundingConfig& config, const Rou
   if (config.parameterization == "default") return scheme.default_parameterization();
   const Parameterization p = parameterization_from_name(config.parameterization);
   check(p == Parameterization::none || scheme.default_parameterization() != Parameterization::none,
-        layer, ": rounding scheme '", scheme.name(), "' learns no rounding, so it takes no ",
-        name_of(p), " variables; leave the parameterization at default");
+        layer, ": rounding scheme '", scheme.name(), "' learns no rounding, so it takes no ", p,
+        " variables; leave the parameterization at default");
   return p;
 }
 

@@ -109,9 +109,9 @@ std::string describe_missing_device(int driver, int runtime, int error, const st
 }
 
 std::string describe(const MemoryShortage& s, Device device) {
-  std::string text = concat("out of memory on ", name_of(device), ": asked for ",
-                            gigabytes(s.asked), " (", s.asked, " bytes), with ",
-                            gigabytes(s.in_use), " in use and ", gigabytes(s.cached), " cached");
+  std::string text =
+      concat("out of memory on ", device, ": asked for ", gigabytes(s.asked), " (", s.asked,
+             " bytes), with ", gigabytes(s.in_use), " in use and ", gigabytes(s.cached), " cached");
   if (s.total > 0) text += concat("; ", gigabytes(s.free), " of ", gigabytes(s.total), " are free");
   text +=
       "; a smaller --window, a smaller --batch (segments per step) or --parameterization low_rank "

@@ -73,9 +73,10 @@ std::string environment_value(const std::string& name) {
   const char* set = std::getenv(name.c_str());
   if (set == nullptr || *set == '\0') return found->values.front();
   const std::vector<std::string>& known = found->values;
-  check(std::find(known.begin(), known.end(), set) != known.end(), name, "='", set,
-        "' in the environment: expected ", text_of(known), "; `unset ", name, "` gives ",
-        known.front());
+  check(
+      std::find(known.begin(), known.end(), set) != known.end(), name, "='", set,
+      "' in the environment: expected ", [&] { return text_of(known); }, "; `unset ", name,
+      "` gives ", known.front());
   return set;
 }
 

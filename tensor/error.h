@@ -7,24 +7,61 @@
 // A message says what was expected, what came, and how to mend it.
 #pragma once
 
+#include <concepts>
+#include <cstdint>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 namespace cbq {
 
-/// Concatenates `parts` with operator<<.
+namespace detail {
+void write_part(std::ostream& out, const std::vector<int64_t>& shape);  // "[2, 3]"
+
+// A message's part is written as it is passed, so that a check that holds converts nothing.
+template <class Part>
+void write_part(std::ostream& out, const Part& part) {
+  if constexpr (std::is_invocable_v<const Part&>) {
+    out << part();
+  } else if constexpr (requires { name_of(part); }) {
+    out << name_of(part);  // Dtype, Device and the other enumerations
+  } else if constexpr (requires {
+                         { part.string() } -> std::same_as<std::string>;
+                       }) {
+    out << part.string();  // operator<< of a std::filesystem::path would add quotation marks
+  } else {
+    out << part;
+  }
+}
+}  // namespace detail
+
+/// Concatenates `parts`: whatever operator<< or name_of() takes, shapes, paths without quotation
+/// marks, and callables without arguments, whose result is written.
 template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::ostringstream out;
-  (out << ... << parts);
+  (detail::write_part(out, parts), ...);
   return out.str();
 }
 
-/// Throws std::invalid_argument with the concatenated parts when `condition` is false.
+namespace detail {
+// Not inlined: a check in a hot loop is then a comparison and a jump.
+template <class... Parts>
+[[noreturn, gnu::cold, gnu::noinline]] void throw_invalid(const Parts&... parts) {
+  throw std::invalid_argument(concat(parts...));
+}
+}  // namespace detail
+
+/// Throws std::invalid_argument with the concatenated parts (see concat) when `condition` is false.
+/// The message is made only then. What a part is computed from is evaluated before the call, as
+/// any argument: pass references and plain values (`t.shape()`, `t.dtype()`, `path`) and not
+/// strings made of them; put what costs more into a lambda.
 template <class... Parts>
 void check(bool condition, const Parts&... parts) {
-  if (!condition) throw std::invalid_argument(concat(parts...));
+  if (!condition) [[unlikely]]
+    detail::throw_invalid(parts...);
 }
 
 /// Throws std::runtime_error with the concatenated parts: a file, memory or driver failed us.

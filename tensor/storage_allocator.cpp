@@ -156,8 +156,8 @@ int64_t Allocator::size_of_block(int64_t bytes) const {
 void Allocator::check_current() const {
   int current = -1;
   cuda_check(cudaGetDevice(&current), "cudaGetDevice");
-  check(current == device_.index, "a tensor on ", name_of(device_), " while this thread works on ",
-        name_of(Device::cuda(current)), "; device_from_name() chooses the device");
+  check(current == device_.index, "a tensor on ", device_, " while this thread works on ",
+        Device::cuda(current), "; device_from_name() chooses the device");
 }
 #endif
 

@@ -38,9 +38,8 @@ CopyQueue::CopyQueue(Device device) : device_(device) {
 CopyQueue::~CopyQueue() = default;
 
 void CopyQueue::copy(const Tensor& to, const Tensor& from) {
-  check(to.shape() == from.shape() && to.dtype() == from.dtype(),
-        "CopyQueue: ", name_of(from.dtype()), to_string(from.shape()), " into ",
-        name_of(to.dtype()), to_string(to.shape()));
+  check(to.shape() == from.shape() && to.dtype() == from.dtype(), "CopyQueue: ", from.dtype(),
+        from.shape(), " into ", to.dtype(), to.shape());
   const auto bytes = static_cast<size_t>(to.bytes());
   if (bytes == 0) return;
 #ifdef CBQ_CUDA

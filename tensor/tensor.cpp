@@ -1,5 +1,6 @@
 #include "tensor/tensor.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -8,19 +9,21 @@ namespace cbq {
 int64_t element_count(const Shape& shape) {
   int64_t count = 1;
   for (int64_t extent : shape) {
-    check(extent >= 0, "negative extent in shape ", to_string(shape));
+    check(extent >= 0, "negative extent in shape ", shape);
     check(extent == 0 || count <= std::numeric_limits<int64_t>::max() / 16 / extent,
-          "element count of shape ", to_string(shape), " overflows");
+          "element count of shape ", shape, " overflows");
     count *= extent;
   }
   return count;
 }
 
-std::string to_string(const Shape& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
+void detail::write_part(std::ostream& out, const Shape& shape) {
+  out << '[';
+  for (size_t i = 0; i < shape.size(); ++i) out << (i ? ", " : "") << shape[i];
+  out << ']';
 }
+
+std::string to_string(const Shape& shape) { return concat(shape); }
 
 Tensor::Tensor(Shape shape, Dtype dtype, Device device)
     : shape_(std::move(shape)),
@@ -46,8 +49,7 @@ Tensor Tensor::page_locked(Shape shape, Dtype dtype) {
 
 int64_t Tensor::size(int64_t axis) const {
   const int64_t i = axis < 0 ? axis + rank() : axis;
-  check(i >= 0 && i < rank(), "Tensor::size: axis ", axis, " of a tensor of shape ",
-        to_string(shape_));
+  check(i >= 0 && i < rank(), "Tensor::size: axis ", axis, " of a tensor of shape ", shape_);
   return shape_[static_cast<size_t>(i)];
 }
 
@@ -57,20 +59,16 @@ void* Tensor::raw() const {
 }
 
 Tensor Tensor::reshape(Shape shape) const {
-  Shape known;
-  int64_t* wildcard = nullptr;
-  for (int64_t& extent : shape) {
-    if (extent == -1) {
-      check(wildcard == nullptr, "reshape: more than one -1 in ", to_string(shape));
-      wildcard = &extent;
-    } else {
-      known.push_back(extent);
-    }
+  const auto wildcard = std::find(shape.begin(), shape.end(), -1);
+  if (wildcard != shape.end()) {
+    check(std::find(wildcard + 1, shape.end(), -1) == shape.end(), "reshape: more than one -1 in ",
+          shape);
+    *wildcard = 1;
+    const int64_t known = element_count(shape);
+    *wildcard = known > 0 ? count_ / known : 0;
   }
-  const int64_t product = element_count(known);  // checks for overflow
-  if (wildcard != nullptr) *wildcard = product > 0 ? count_ / product : 0;
-  check(element_count(shape) == count_, "reshape: ", to_string(shape_), " has ", count_,
-        " elements, cannot become ", to_string(shape));
+  check(element_count(shape) == count_, "reshape: ", shape_, " has ", count_,
+        " elements, cannot become ", shape);
   Tensor view = *this;
   view.shape_ = std::move(shape);
   return view;
@@ -78,7 +76,7 @@ Tensor Tensor::reshape(Shape shape) const {
 
 Tensor Tensor::slice(int64_t begin, int64_t end) const {
   check(rank() >= 1 && 0 <= begin && begin <= end && end <= shape_[0], "slice: rows [", begin, ", ",
-        end, ") of a tensor of shape ", to_string(shape_));
+        end, ") of a tensor of shape ", shape_);
   Tensor view = *this;
   const int64_t row = shape_[0] > 0 ? count_ / shape_[0] : 0;
   view.shape_[0] = end - begin;
@@ -102,26 +100,35 @@ Tensor Tensor::to(Device device) const {
 }
 
 void Tensor::copy_from(const Tensor& source) const {
-  check(shape_ == source.shape_ && dtype_ == source.dtype_, "copy_from: ", name_of(source.dtype_),
-        to_string(source.shape_), " into ", name_of(dtype_), to_string(shape_));
+  check(shape_ == source.shape_ && dtype_ == source.dtype_, "copy_from: ", source.dtype_,
+        source.shape_, " into ", dtype_, shape_);
   copy_bytes(raw(), device_, source.raw(), source.device_, bytes());
 }
 
 void Tensor::fill_zero() const { zero_bytes(raw(), device_, bytes()); }
 
 void check_same(const char* op, const Tensor& a, const Tensor& b) {
-  check(a.shape() == b.shape(), op, ": shapes differ: ", to_string(a.shape()), " and ",
-        to_string(b.shape()));
-  check(a.dtype() == b.dtype(), op, ": dtypes differ: ", name_of(a.dtype()), " and ",
-        name_of(b.dtype()));
-  check(a.device() == b.device(), op, ": devices differ: ", name_of(a.device()), " and ",
-        name_of(b.device()));
+  check(a.shape() == b.shape(), op, ": shapes differ: ", a.shape(), " and ", b.shape());
+  check(a.dtype() == b.dtype(), op, ": dtypes differ: ", a.dtype(), " and ", b.dtype());
+  check(a.device() == b.device(), op, ": devices differ: ", a.device(), " and ", b.device());
 }
 
-void check_shape(const char* op, const char* what, const Tensor& t, const Shape& expected) {
+namespace {
+template <class Extents>
+void check_extents(const char* op, const char* what, const Tensor& t, const Extents& expected) {
   check(t.defined(), op, ": ", what, " is undefined");
-  check(t.shape() == expected, op, ": ", what, " has shape ", to_string(t.shape()), ", expected ",
-        to_string(expected));
+  check(std::equal(t.shape().begin(), t.shape().end(), expected.begin(), expected.end()), op, ": ",
+        what, " has shape ", t.shape(), ", expected ", [&] { return to_string(Shape(expected)); });
+}
+}  // namespace
+
+void check_shape(const char* op, const char* what, const Tensor& t, const Shape& expected) {
+  check_extents(op, what, t, expected);
+}
+
+void check_shape(const char* op, const char* what, const Tensor& t,
+                 std::initializer_list<int64_t> expected) {
+  check_extents(op, what, t, expected);
 }
 
 namespace {
@@ -152,7 +159,7 @@ Tensor Tensor::from(const std::vector<T>& values, Shape shape, Dtype dtype, Devi
   count_host_transfer();
   Tensor host(std::move(shape), dtype, Device::cpu());
   check(static_cast<int64_t>(values.size()) == host.count(), "Tensor::from: ", values.size(),
-        " values for shape ", to_string(host.shape()));
+        " values for shape ", host.shape());
   dispatch_any(dtype, [&]<class D>() {
     D* out = host.data<D>();
     for (size_t i = 0; i < values.size(); ++i) out[i] = convert<D>(values[i]);
@@ -172,7 +179,7 @@ std::vector<T> Tensor::to_vector() const {
 }
 
 double Tensor::item() const {
-  check(count_ == 1, "item: tensor of shape ", to_string(shape_), " has ", count_, " elements");
+  check(count_ == 1, "item: tensor of shape ", shape_, " has ", count_, " elements");
   return to_vector<double>()[0];
 }
 

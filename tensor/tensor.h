@@ -53,8 +53,8 @@ class Tensor {
   /// Pointer to the first element. Throws if T is not the tensor's dtype.
   template <class T>
   T* data() const {
-    check(dtype_of<T>::value == dtype_, "Tensor::data: tensor is ", name_of(dtype_), ", asked for ",
-          name_of(dtype_of<T>::value));
+    check(dtype_of<T>::value == dtype_, "Tensor::data: tensor is ", dtype_, ", asked for ",
+          dtype_of<T>::value);
     return static_cast<T*>(raw());
   }
   void* raw() const;
@@ -91,5 +91,8 @@ class Tensor {
 void check_same(const char* op, const Tensor& a, const Tensor& b);
 /// Throws std::invalid_argument, naming `op` and `what`, unless `t` has exactly this shape.
 void check_shape(const char* op, const char* what, const Tensor& t, const Shape& expected);
+/// The same for extents written out: they need no Shape, which would be allocated.
+void check_shape(const char* op, const char* what, const Tensor& t,
+                 std::initializer_list<int64_t> expected);
 
 }  // namespace cbq

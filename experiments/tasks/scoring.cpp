@@ -190,11 +190,12 @@ EncodedRequest encode(const Request& request, const Tokenizer& tokenizer, Encodi
     result.scored = static_cast<int64_t>(ids.size());
   }
   const auto size = static_cast<int64_t>(result.ids.size());
-  check(result.scored >= 1 && result.scored < size, "the continuation \"",
-        beginning_of(request.continuation), "\" has no token of its own behind \"",
-        beginning_of(request.context), "\"");
-  check(result.scored <= context, "the continuation \"", beginning_of(request.continuation),
-        "\" has ", result.scored, " tokens, more than the model's context of ", context,
+  const auto continuation = [&] { return beginning_of(request.continuation); };
+  check(
+      result.scored >= 1 && result.scored < size, "the continuation \"", continuation,
+      "\" has no token of its own behind \"", [&] { return beginning_of(request.context); }, "\"");
+  check(result.scored <= context, "the continuation \"", continuation, "\" has ", result.scored,
+        " tokens, more than the model's context of ", context,
         "; this task needs a model with a longer one");
   if (size > context + 1) {
     result.ids.erase(result.ids.begin(), result.ids.end() - (context + 1));

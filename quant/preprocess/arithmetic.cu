@@ -146,8 +146,7 @@ Tensor factors_on(const Tensor& x, const std::vector<double>& s) {
 
 Tensor divide_rows(const Tensor& x, const std::vector<double>& s) {
   const auto rows = static_cast<int64_t>(s.size());
-  check(x.rank() >= 1 && x.size(0) == rows, "divide_rows: ", rows, " factors for ",
-        to_string(x.shape()));
+  check(x.rank() >= 1 && x.size(0) == rows, "divide_rows: ", rows, " factors for ", x.shape());
   const Tensor factors = factors_on(x, s);
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "divide_rows", [&]<class T>() {
@@ -160,8 +159,7 @@ Tensor divide_rows(const Tensor& x, const std::vector<double>& s) {
 
 Tensor multiply_columns(const Tensor& x, const std::vector<double>& s) {
   const auto n = static_cast<int64_t>(s.size());
-  check(x.rank() == 2 && x.size(1) == n, "multiply_columns: ", n, " factors for ",
-        to_string(x.shape()));
+  check(x.rank() == 2 && x.size(1) == n, "multiply_columns: ", n, " factors for ", x.shape());
   const Tensor factors = factors_on(x, s);
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "multiply_columns", [&]<class T>() {
@@ -173,8 +171,7 @@ Tensor multiply_columns(const Tensor& x, const std::vector<double>& s) {
 
 Tensor clamp_groups(const Tensor& x, const ClipRange& range) {
   const int64_t groups = range.low.count();
-  check(groups > 0 && x.count() % groups == 0, "clamp_groups: ", groups, " groups for ",
-        to_string(x.shape()));
+  check(groups > 0 && x.count() % groups == 0, "clamp_groups: ", groups, " groups for ", x.shape());
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "clamp_groups", [&]<class T>() {
     using A = acc_t<T>;
@@ -188,7 +185,7 @@ Tensor clamp_groups(const Tensor& x, const ClipRange& range) {
 int64_t count_outside(const Tensor& x, const ClipRange& range) {
   const int64_t groups = range.low.count();
   check(groups > 0 && x.count() % groups == 0, "count_outside: ", groups, " groups for ",
-        to_string(x.shape()));
+        x.shape());
   Tensor outside({groups}, Dtype::f64, x.device());
   dispatch_float(x.dtype(), "count_outside", [&]<class T>() {
     using A = acc_t<T>;
@@ -227,7 +224,7 @@ ClipRange least_error_range(const Tensor& w, const WeightConfig& config) {
 }
 
 void widen_column_range(const Tensor& x, const Tensor& low, const Tensor& high) {
-  check(x.rank() == 2, "widen_column_range: expected [rows, n], got ", to_string(x.shape()));
+  check(x.rank() == 2, "widen_column_range: expected [rows, n], got ", x.shape());
   check_shape("widen_column_range", "low", low, {x.size(1)});
   check_shape("widen_column_range", "high", high, {x.size(1)});
   dispatch_float(x.dtype(), "widen_column_range", [&]<class T>() {

@@ -1,0 +1,60 @@
+// Messages of check(): what is written, and that nothing is made while the condition holds.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "kernels/ops.h"
+#include "quant/config.h"
+#include "tensor/error.h"
+#include "tensor/tensor.h"
+#include "tests/test_data.h"
+
+namespace cbq {
+namespace {
+
+/// Counts how often it is written.
+struct Counted {
+  int* written;
+};
+std::ostream& operator<<(std::ostream& out, const Counted& part) {
+  ++*part.written;
+  return out << "part";
+}
+
+TEST(Check, WritesPartsOnlyWhenItFails) {
+  int written = 0, called = 0;
+  const Counted part{&written};
+  const auto costly = [&] {
+    ++called;
+    return std::string("costly");
+  };
+  check(true, "a ", part, " and a ", costly);
+  EXPECT_EQ(written, 0);
+  EXPECT_EQ(called, 0);
+  expect_error<std::invalid_argument>([&] { check(false, "a ", part, " and a ", costly); },
+                                      {"a part and a costly"});
+  EXPECT_GE(written, 1);
+  EXPECT_GE(called, 1);
+}
+
+TEST(Check, TakesWhatItSpeaksOfUnconverted) {
+  const Tensor t = Tensor::zeros({2, 3}, Dtype::bf16);
+  const std::filesystem::path path = "a folder/file";
+  EXPECT_EQ(concat(t.dtype(), t.shape(), " on ", t.device(), ' ', Device::cuda(1), " in ", path,
+                   ", ", Granularity::per_token, ' ', 1.5, ' ', Shape{}),
+            "bf16[2, 3] on cpu cuda:1 in a folder/file, per_token 1.5 []");
+}
+
+TEST(Check, ShapesWrittenOutReadAsShapesOfTensors) {
+  const Tensor t = Tensor::zeros({2, 3}, Dtype::f32);
+  check_shape("op", "x", t, {2, 3});
+  check_shape("op", "x", t, t.shape());
+  const auto expected = {"op: x has shape [2, 3], expected [3, 2]"};
+  expect_error<std::invalid_argument>([&] { check_shape("op", "x", t, {3, 2}); }, expected);
+  expect_error<std::invalid_argument>([&] { check_shape("op", "x", t, Shape{3, 2}); }, expected);
+  EXPECT_THROW(check_shape("op", "x", t, {2}), std::invalid_argument);
+  EXPECT_THROW(check_shape("op", "x", t, {2, 3, 1}), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace cbq
