@@ -3,14 +3,12 @@
 #include <fmt/format.h>
 
 #include <map>
-#include <mutex>
 
 #include "cbq/stream.h"
 #include "kernels/ops.h"
-#include "nn/hash.h"
 #include "nn/hdf5.h"
 #include "nn/json.h"
-#include "tensor/environment.h"
+#include "nn/sealed_files.h"
 
 namespace cbq {
 namespace {
@@ -23,17 +21,23 @@ void check_finite(const Transformer& model, int64_t block, const Tensor& stream)
                               model.block_prefix(block), "*)"));
 }
 
+constexpr const char* computing = "computing the original activations";
+
 /// Calls keep(boundary, stream) for every boundary, from the embedding to the last block's output.
 template <class Keep>
-void run_boundaries(Transformer& model, const Segments& segments, int64_t batch, Keep&& keep) {
-  Tensor stream = embed_segments(model, segments, batch);
+void run_boundaries(Transformer& model, const Segments& segments, const Watch& watch,
+                    Keep&& keep) {
+  const Poll poll = watch.poll_of(computing);
+  Tensor stream = embed_segments(model, segments, poll);
   keep(int64_t{0}, stream);
   for (int64_t b = 0; b < model.block_count(); ++b) {
+    watch.step(b, model.block_count(), computing);
     const LoadedBlock loaded(model, b);
-    stream = run_block(model.block(b), stream, batch, model.device());
+    stream = run_block(model.block(b), stream, model.device(), poll);
     check_finite(model, b, stream);
     keep(b + 1, stream);
   }
+  watch.step(model.block_count(), model.block_count(), computing);
 }
 
 class MemoryCache : public ActivationCache {
@@ -52,9 +56,11 @@ class MemoryCache : public ActivationCache {
 
 class RollingCache : public ActivationCache {
  public:
-  RollingCache(Transformer& model, const Segments& segments, int64_t batch,
-               const std::vector<int64_t>& boundaries)
-      : model_(model), batch_(batch), stream_(embed_segments(model, segments, batch)) {
+  RollingCache(Transformer& model, const Segments& segments,
+               const std::vector<int64_t>& boundaries, Watch watch)
+      : model_(model),
+        watch_(std::move(watch)),
+        stream_(embed_segments(model, segments, watch_.poll_of(computing))) {
     for (const int64_t boundary : boundaries) ++uses_[boundary];
   }
   Tensor get(int64_t boundary, int64_t begin, int64_t end) override {
@@ -72,13 +78,14 @@ class RollingCache : public ActivationCache {
   void step() {
     const auto uses = uses_.find(at_);
     if (uses != uses_.end() && uses->second > 0) kept_[at_] = stream_;
-    stream_ = run_block(*model_.fetch_block(at_), stream_, batch_, model_.device());
+    stream_ = run_block(*model_.fetch_block(at_), stream_, model_.device(),
+                        watch_.poll_of(computing));
     check_finite(model_, at_, stream_);
     ++at_;
   }
 
   Transformer& model_;
-  int64_t batch_;
+  Watch watch_;
   int64_t at_ = 0;  // boundary of stream_
   Tensor stream_;
   std::map<int64_t, int64_t> uses_;  // still to come, by boundary
@@ -116,19 +123,22 @@ class DiskCache : public ActivationCache {
   int64_t boundaries_;
 };
 
-/// Why the file cannot serve; empty if it can.
-std::string fault_of(const Hdf5File& file, const std::string& key, const Shape& shape, Dtype dtype,
-                     int64_t boundaries) {
-  if (!file.has_attribute("key") || file.string_attribute("key") != key) {
-    return "belongs to another model, other tokens or another dtype";
-  }
+/// Throws, saying why, unless the file can serve.
+void check_contents(const Hdf5File& file, const JobIdentity& identity, const Shape& shape,
+                    Dtype dtype, int64_t boundaries) {
+  const std::string where = file.path().string();
+  const JobIdentity there =
+      file.has("identity")
+          ? JobIdentity::from_json(parse_json(file.read_string("identity"), where), where)
+          : JobIdentity{};
+  const std::vector<std::string> others = differences(there, identity);
+  if (!others.empty()) fail(where, " belongs to another run: ", text_of(others));
   for (int64_t b = 0; b < boundaries; ++b) {
     const std::string name = dataset_name(b);
     if (!file.has(name) || file.shape(name) != shape || file.dtype(name) != dtype) {
-      return concat("has no complete ", name);
+      fail(where, " has no complete ", name);
     }
   }
-  return "";
 }
 
 std::string megabytes(int64_t bytes) {
@@ -145,17 +155,19 @@ void check_space(const std::filesystem::path& folder, int64_t needed) {
   }
 }
 
-void write_cache(Transformer& model, const Segments& segments, int64_t batch,
-                 const std::filesystem::path& path, const std::string& key, int64_t bytes) {
+void write_cache(Transformer& model, const Segments& segments, const std::filesystem::path& path,
+                 const JobIdentity& identity, int64_t bytes, const Watch& watch) {
   check_space(path.parent_path(), bytes);
   try {
     Hdf5File file = Hdf5File::create(path);
-    file.set_attribute("key", key);
-    run_boundaries(model, segments, batch, [&](int64_t boundary, const Tensor& stream) {
+    file.write_string("identity", identity.to_json().dump());
+    run_boundaries(model, segments, watch, [&](int64_t boundary, const Tensor& stream) {
       file.write(dataset_name(boundary), stream);
     });
-    file.publish();
+    file.publish_sealed();
   } catch (const NonFiniteError&) {
+    throw;
+  } catch (const Interrupted&) {
     throw;
   } catch (const std::runtime_error& error) {
     fail(error.what(), " (the original activations need ", megabytes(bytes), " in ",
@@ -165,24 +177,6 @@ void write_cache(Transformer& model, const Segments& segments, int64_t batch,
 
 }  // namespace
 
-std::string activation_key(Transformer& model, const Segments& segments) {
-  Digest digest;
-  digest.add("original activations 1");
-  read_parameters(model, [&](const std::string& path, const Tensor& value) {
-    digest.add(path);
-    digest.add(value);
-  });
-  digest.add(model.config.to_json().dump());
-  digest.add(std::string_view(name_of(model.dtype())));
-  // Last bits are a device's, and some switches'.
-  digest.add(std::string_view(name_of(model.device())));
-  digest.add(bits_of_environment());
-  for (const std::vector<int32_t>& ids : segments) {
-    digest.add(ids.data(), ids.size() * sizeof(int32_t));
-  }
-  return digest.hex();
-}
-
 int64_t activation_bytes(const Transformer& model, const Segments& segments) {
   const int64_t tokens =
       segments.empty() ? 0 : static_cast<int64_t>(segments.size() * segments.front().size());
@@ -191,32 +185,37 @@ int64_t activation_bytes(const Transformer& model, const Segments& segments) {
 }
 
 std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model, const Segments& segments,
-                                                 int64_t batch) {
+                                                 const Watch& watch) {
   std::vector<Tensor> streams;
-  run_boundaries(model, segments, batch,
+  run_boundaries(model, segments, watch,
                  [&](int64_t, const Tensor& stream) { streams.push_back(stream); });
   return std::make_shared<MemoryCache>(std::move(streams));
 }
 
 std::shared_ptr<ActivationCache> cache_on_the_way(Transformer& model, const Segments& segments,
-                                                  int64_t batch,
-                                                  const std::vector<int64_t>& boundaries) {
-  return std::make_shared<RollingCache>(model, segments, batch, boundaries);
+                                                  const std::vector<int64_t>& boundaries,
+                                                  const Watch& watch) {
+  return std::make_shared<RollingCache>(model, segments, boundaries, watch);
 }
 
 std::shared_ptr<ActivationCache> cache_on_disk(Transformer& model, const Segments& segments,
-                                               int64_t batch, const std::filesystem::path& folder,
-                                               const std::function<void(const std::string&)>& say) {
+                                               const std::filesystem::path& folder,
+                                               const std::function<void(const std::string&)>& say,
+                                               const Watch& watch, std::string model_digest) {
   check_segments(model, segments);
-  const std::string key = activation_key(model, segments);
-  const std::filesystem::path path = folder / (key + ".h5");
+  if (model_digest.empty()) model_digest = digest_of(model);
+  const JobIdentity identity = identity_of_activations(model, model_digest, segments);
+  const std::filesystem::path path = folder / (identity.key() + ".h5");
   const Shape shape = {static_cast<int64_t>(segments.size()),
                        static_cast<int64_t>(segments.front().size()), model.config.hidden_size};
   const int64_t boundaries = model.block_count() + 1;
+  const auto check_bytes = [&] {
+    const auto size = static_cast<int64_t>(std::filesystem::file_size(path));
+    check_seal(path, [&](int64_t done) { watch.step(done, size, "checking " + path.string()); });
+  };
   const auto open = [&]() -> std::shared_ptr<ActivationCache> {
     Hdf5File file = Hdf5File::open(path);
-    const std::string fault = fault_of(file, key, shape, model.dtype(), boundaries);
-    if (!fault.empty()) fail(path.string(), " ", fault);
+    check_contents(file, identity, shape, model.dtype(), boundaries);
     return std::make_shared<DiskCache>(std::move(file), model.device(), shape, boundaries);
   };
   const auto tell = [&](const std::string& line) {
@@ -224,7 +223,10 @@ std::shared_ptr<ActivationCache> cache_on_disk(Transformer& model, const Segment
   };
   if (std::filesystem::exists(path)) {
     try {
+      check_bytes();  // before HDF5 sees them
       return open();
+    } catch (const Interrupted&) {
+      throw;
     } catch (const std::runtime_error& error) {
       tell(concat("cached activations are not used and computed again: ", error.what()));
     }
@@ -232,7 +234,7 @@ std::shared_ptr<ActivationCache> cache_on_disk(Transformer& model, const Segment
   std::filesystem::create_directories(folder);
   const int64_t bytes = activation_bytes(model, segments);
   tell(concat("writing ", megabytes(bytes), " of original activations to ", path.string()));
-  write_cache(model, segments, batch, path, key, bytes);
+  write_cache(model, segments, path, identity, bytes, watch);
   return open();
 }
 

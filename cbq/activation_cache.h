@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "cbq/job_identity.h"
+#include "cbq/watch.h"
 #include "nn/transformer.h"
 
 namespace cbq {
@@ -27,37 +29,35 @@ class ActivationCache {
   virtual int64_t boundaries() const = 0;
 };
 
-/// Key: digest of the model's parameters (paths, dtypes, values), the token ids and the dtype.
-std::string activation_key(Transformer& model, const std::vector<std::vector<int32_t>>& segments);
-
 /// Bytes of all boundaries.
-int64_t activation_bytes(const Transformer& model,
-                         const std::vector<std::vector<int32_t>>& segments);
+int64_t activation_bytes(const Transformer& model, const Segments& segments);
 
 /// Runs the model as it stands (blocks on demand one after the other) over `segments` (ids [tokens]
-/// each), `batch` at a time, and keeps all boundaries in memory. Throws std::invalid_argument for
-/// impossible segments, NonFiniteError naming the block when the model produces NaN or infinity.
-std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model,
-                                                 const std::vector<std::vector<int32_t>>& segments,
-                                                 int64_t batch);
+/// each), segments_per_pass at a time, and keeps all boundaries in memory. Throws
+/// std::invalid_argument for impossible segments, NonFiniteError naming the block when the model
+/// produces NaN or infinity, Interrupted when `watch` asks for it, here and below.
+std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model, const Segments& segments,
+                                                 const Watch& watch = {});
 
 /// The same without keeping what no window asks for, of a model whose blocks are loaded on demand:
 /// a boundary is computed when it is asked for, through blocks fetched from the model's file,
 /// whatever its blocks in memory have become. `boundaries`: what will be asked for, in any order,
 /// each as often as it stands there; get() throws std::out_of_range for others. `model` must live
 /// as long as the cache.
-std::shared_ptr<ActivationCache> cache_on_the_way(Transformer& model,
-                                                  const std::vector<std::vector<int32_t>>& segments,
-                                                  int64_t batch,
-                                                  const std::vector<int64_t>& boundaries);
+std::shared_ptr<ActivationCache> cache_on_the_way(Transformer& model, const Segments& segments,
+                                                  const std::vector<int64_t>& boundaries,
+                                                  const Watch& watch = {});
 
-/// The same in an HDF5 file `folder`/<key>.h5: opened if it is there, complete and about this key,
-/// else computed and written. Says (through `say`, may be empty) the size before writing, and why a
-/// file that is there is not used. The file takes its name only when it is complete. Throws
-/// std::runtime_error naming the size needed when the disk is too small.
-std::shared_ptr<ActivationCache> cache_on_disk(Transformer& model,
-                                               const std::vector<std::vector<int32_t>>& segments,
-                                               int64_t batch, const std::filesystem::path& folder,
-                                               const std::function<void(const std::string&)>& say);
+/// The same in an HDF5 file `folder`/<key>.h5 of the activations' identity: opened if it is there,
+/// as it was written (its checksum is compared, which reads it once) and of this very identity, else
+/// computed and written. Says (through `say`, may be empty) the size before writing, and why a file
+/// that is there is not used. The file takes its name only when it is complete. `model_digest`:
+/// digest_of(model), or empty to have it computed. Throws std::runtime_error naming the size needed
+/// when the disk is too small.
+std::shared_ptr<ActivationCache> cache_on_disk(Transformer& model, const Segments& segments,
+                                               const std::filesystem::path& folder,
+                                               const std::function<void(const std::string&)>& say,
+                                               const Watch& watch = {},
+                                               std::string model_digest = "");
 
 }  // namespace cbq

@@ -6,15 +6,9 @@
 
 #include "cbq/quantizers.h"
 #include "cbq/resume.h"
-#include "nn/hash.h"
 #include "quant/preprocess/preprocessor.h"
 
 namespace cbq {
-
-std::vector<ScheduledWindow> schedule_of(const Settings& settings, int64_t blocks) {
-  if (!settings.schedule.empty()) return parse_schedule(settings.schedule, blocks);
-  return sliding_windows(blocks, settings.window, settings.overlap);
-}
 
 void remove_quantizers(Transformer& model) {
   for (int64_t b = 0; b < model.block_count(); ++b) {
@@ -33,6 +27,9 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 std::string name_of(const Window& w) {
   return w.count == 1 ? concat("block ", w.first) : concat("blocks ", w.first, "-", w.last());
 }
+
+constexpr const char* preprocessing = "pre-processing the model";
+constexpr const char* rounding = "rounding to nearest";
 
 using Parameters = std::map<std::string, Tensor>;
 
@@ -68,13 +65,14 @@ class Run {
         settings_(settings),
         hooks_(hooks),
         original_(std::move(original)),
+        watch_{hooks.interrupted, hooks.preparation},
         count_(static_cast<int64_t>(segments.size())),
-        batch_(evaluation_batch(settings.batch, static_cast<int64_t>(segments.front().size()))),
         schedule_(schedule_of(settings, model.block_count())) {}
 
   RunResult quantize();
 
  private:
+  JobIdentity identity_of_this();
   void start_preprocessing();
   void prepare(int64_t end);
   void nearest_only();
@@ -95,8 +93,8 @@ class Run {
   const Settings& settings_;
   const RunHooks& hooks_;
   std::shared_ptr<ActivationCache> original_;
+  Watch watch_;  // of what is no reconstruction
   int64_t count_;
-  int64_t batch_;  // segments per forward pass where nothing is learned
   std::vector<ScheduledWindow> schedule_;
   Parameters unprocessed_;  // of all blocks, kept where the homologous term needs them
   std::map<std::string, WeightConfig> configs_;  // of prepared layers
@@ -111,18 +109,19 @@ class Run {
 RunResult Run::quantize() {
   const bool reconstructs = settings_.reconstruct != "none";
   const bool whole = !model_.on_demand();
-  if (reconstructs && whole && !original_) original_ = cache_in_memory(model_, segments_, batch_);
+  // The identity is that of the model before anything is done to it.
+  std::optional<JobIdentity> identity;
+  if (reconstructs && !hooks_.resume_folder.empty()) identity = identity_of_this();
+  if (reconstructs && whole && !original_) {
+    original_ = cache_in_memory(model_, segments_, watch_);
+  }
   const auto start = std::chrono::steady_clock::now();
   reset_peak(model_.device());
-  std::string hash;  // of the model before anything is done to it
-  if (reconstructs && !hooks_.resume_folder.empty()) {
-    hash = Digest().add(hash_of(settings_)).add(activation_key(model_, segments_)).hex();
-  }
   start_preprocessing();
   if (whole) prepare(model_.block_count());
   if (reconstructs) {
     const double preprocessing = seconds_since(start);
-    reconstruct(ResumeFolder(hooks_.resume_folder, hash));
+    reconstruct(identity ? ResumeFolder(hooks_.resume_folder, *identity) : ResumeFolder());
     result_.seconds = preprocessing;
     for (const WindowReport& r : result_.windows) {
       result_.seconds += r.seconds;
@@ -134,6 +133,16 @@ RunResult Run::quantize() {
     result_.peak_bytes = memory_statistics(model_.device()).peak_bytes;
   }
   return std::move(result_);
+}
+
+JobIdentity Run::identity_of_this() {
+  std::string digest = hooks_.model_digest;
+  if (digest.empty()) {
+    digest = digest_of(model_, [this](const std::string&, const Tensor&) {
+      watch_.poll("reading the model's parameters");
+    });
+  }
+  return identity_of_run(model_, digest, segments_, settings_);
 }
 
 void Run::start_preprocessing() {
@@ -149,14 +158,17 @@ void Run::start_preprocessing() {
   context_.weight_of = [this](const std::string& layer) { return configs_.at(layer); };
   context_.activation = settings_.activation_config();
   context_.seed = settings_.seed;
+  context_.poll = watch_.poll_of(preprocessing);
   preprocessing_.emplace(settings_.preprocess, model_, segments_, context_);
 }
 
 /// Brings the blocks before `end` into memory and through pre-processing: each once, in order.
 void Run::prepare(int64_t end) {
   for (; prepared_ < end; ++prepared_) {
+    watch_.poll("loading blocks");
     model_.load_block(prepared_);
     if (!preprocessing_) continue;
+    if (!model_.on_demand()) watch_.step(prepared_, model_.block_count(), preprocessing);
     for (const WindowLinear& l : linears_of(model_, {prepared_, 1})) {
       configs_[l.path] = weight_config_of(model_, settings_, l);
     }
@@ -172,14 +184,17 @@ void Run::prepare(int64_t end) {
 /// Block by block: grids and nearest rounding; the stream moves only where somebody observes it.
 void Run::nearest_only() {
   const bool observes = settings_.abits < float_bits && !settings_.act_dynamic;
-  if (observes) stream_ = embed_segments(model_, segments_, batch_);
+  const Poll poll = watch_.poll_of(rounding);
+  if (observes) stream_ = embed_segments(model_, segments_, poll);
   for (int64_t b = 0; b < model_.block_count(); ++b) {
+    watch_.step(b, model_.block_count(), rounding);
     prepare(b + 1);
-    attach_quantizers(model_, {b, 1}, settings_, stream_, context_.activation_clip);
+    attach_quantizers(model_, {b, 1}, settings_, stream_, context_.activation_clip, poll);
     harden_blocks(model_, {b, 1});
-    if (observes) stream_ = run_blocks(model_, {b, 1}, stream_, batch_);
+    if (observes) stream_ = run_blocks(model_, {b, 1}, stream_, poll);
     keep(b);
   }
+  watch_.step(model_.block_count(), model_.block_count(), rounding);
 }
 
 /// A finished block leaves the run, and the memory where it can be had back.
@@ -189,7 +204,7 @@ void Run::keep(int64_t block) {
 }
 
 void Run::reconstruct(const ResumeFolder& folder) {
-  stream_ = embed_segments(model_, segments_, batch_);
+  stream_ = embed_segments(model_, segments_, watch_.poll_of("embedding the segments"));
   const auto windows = static_cast<int64_t>(schedule_.size());
   const int64_t first = resume(folder);
   if (!original_) {
@@ -197,7 +212,7 @@ void Run::reconstruct(const ResumeFolder& folder) {
     for (int64_t i = first; i < windows; ++i) {
       boundaries.push_back(schedule_[static_cast<size_t>(i)].window.last() + 1);
     }
-    original_ = cache_on_the_way(model_, segments_, batch_, boundaries);
+    original_ = cache_on_the_way(model_, segments_, boundaries, {hooks_.interrupted, {}});
   }
   for (int64_t i = first; i < windows; ++i) reconstruct_window(i, folder);
 }
@@ -207,6 +222,7 @@ int64_t Run::resume(const ResumeFolder& folder) {
   std::optional<RunState> state = folder.load(hooks_.say);
   if (!state) return 0;
   for (int64_t b = 0; b < state->finished; ++b) {
+    watch_.step(b, state->finished, "restoring the finished blocks");
     prepare(b + 1);
     attach_quantizers(model_, {b, 1}, settings_, Tensor());
     restore_quantizer_state(model_, {b, 1}, folder.load_block(b));
@@ -234,14 +250,15 @@ int64_t Run::resume(const ResumeFolder& folder) {
 
 /// What the window's original blocks make of the quantized stream.
 Tensor Run::original_answer(const Window& window) {
+  const Poll poll = watch_.poll_of("computing the window's second target");
   if (!model_.on_demand()) {
     const FloatBlocks original_blocks(model_, window);
     const ParameterSwap original_parameters(model_, window, unprocessed_);
-    return run_blocks(model_, window, stream_, batch_);
+    return run_blocks(model_, window, stream_, poll);
   }
   Tensor x = stream_;
   for (int64_t b = window.first; b <= window.last(); ++b) {
-    x = run_block(*model_.fetch_block(b), x, batch_, model_.device());
+    x = run_block(*model_.fetch_block(b), x, model_.device(), poll);
   }
   return x;
 }
@@ -255,7 +272,8 @@ void Run::reconstruct_window(int64_t number, const ResumeFolder& folder) {
   const auto start = std::chrono::steady_clock::now();
   if (settings_.homologous) data.targets.push_back(original_answer(window));
   prepare(window.last() + 1);
-  attach_quantizers(model_, window, settings_, stream_, context_.activation_clip);
+  attach_quantizers(model_, window, settings_, stream_, context_.activation_clip,
+                    watch_.poll_of("preparing a window's quantizers"));
   WindowReport report;
   {
     Reconstructor reconstructor(model_, settings_, scheduled, number, std::move(data));
@@ -291,7 +309,8 @@ void Run::finish(const ScheduledWindow& scheduled, const ResumeFolder& folder) {
   for (int64_t b = done.first; b <= done.last() && folder.enabled(); ++b) {
     folder.save_block(b, quantizer_state(model_, {b, 1}));
   }
-  stream_ = run_blocks(model_, done, stream_, batch_);
+  stream_ = run_blocks(model_, done, stream_,
+                       watch_.poll_of("moving the stream past finished blocks"));
   finished_ += scheduled.finishes;
   for (int64_t b = done.first; b <= done.last(); ++b) keep(b);
 }

@@ -16,20 +16,22 @@ struct RunHooks {
   std::function<void(const std::string& line)> say;  // plain log lines
   /// done and total reconstruction steps of the run, for a progress bar.
   std::function<void(int64_t done, int64_t total, const std::string& what)> progress;
+  /// The same for what is no reconstruction: original activations, pre-processing, nearest rounding,
+  /// reading all parameters.
+  std::function<void(int64_t done, int64_t total, const std::string& what)> preparation;
   /// A window is finished; a resumed run begins with those that were finished before it.
   std::function<void(const WindowReport& report)> window;
-  /// Returns true to stop after the current step (Ctrl-C); the run then throws Interrupted.
+  /// Returns true to stop after the current step, layer or pass (Ctrl-C); the run then throws
+  /// Interrupted.
   std::function<bool()> interrupted;
-  /// Non-empty: state of finished windows is kept here, and a run with the same hash goes on after
-  /// the last. The caller removes the folder when it has stored the result.
+  /// Non-empty: state of finished windows is kept here, and a run with the same identity goes on
+  /// after the last. The caller removes the folder when it has stored the result.
   std::filesystem::path resume_folder;
+  /// digest_of(model); computed where it is needed and empty.
+  std::string model_digest;
   /// Called once for every block, in order, when it is finished and still in memory: the place to
   /// write it. Required where blocks are loaded on demand, since they are released afterwards.
   std::function<void(int64_t block)> keep_block;
-};
-
-struct Interrupted : std::runtime_error {
-  using std::runtime_error::runtime_error;
 };
 
 struct RunResult {
@@ -38,9 +40,6 @@ struct RunResult {
   double seconds = 0.0;    // pre-processing and windows; original activations not counted
   int64_t peak_bytes = 0;  // largest of the windows
 };
-
-/// The settings' schedule for a model of this many blocks.
-std::vector<ScheduledWindow> schedule_of(const Settings& settings, int64_t blocks);
 
 /// Quantizes `model` in place: every linear of every block gets a QuantizedTransform with hardened
 /// codes (none where neither weight nor input is quantized).

@@ -31,12 +31,12 @@ class ObservingTransform : public LinearTransform {
 
 void observe_inputs(Transformer& model, const Window& window,
                     const std::vector<std::pair<Linear*, ActivationQuantizer*>>& fresh,
-                    const Tensor& inputs) {
+                    const Tensor& inputs, const Poll& poll) {
   const FloatBlocks none(model, window);
   for (const auto& [linear, quantizer] : fresh) {
     linear->transform = std::make_shared<ObservingTransform>(quantizer);
   }
-  run_blocks(model, window, inputs, evaluation_batch(1, inputs.size(1)));
+  run_blocks(model, window, inputs, poll);
 }
 
 /// Every token's part of a head is one row of its own.
@@ -96,12 +96,14 @@ void check_layers(Transformer& model, const Settings& settings) {
 }
 
 void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,
-                       const Tensor& inputs, const std::map<std::string, double>& clips) {
+                       const Tensor& inputs, const std::map<std::string, double>& clips,
+                       const Poll& poll) {
   const ActivationConfig activation = settings.activation_config();
   if (settings.quantize_attention) attach_attention_quantizers(model, window, activation);
   std::vector<std::pair<Linear*, ActivationQuantizer*>> fresh;
   for (const WindowLinear& l : linears_of(model, window)) {
     if (l.linear->transform) continue;
+    if (poll) poll();
     const WeightConfig config = weight_config_of(model, settings, l);
     std::unique_ptr<WeightQuantizer> weight_quantizer;
     std::unique_ptr<ActivationQuantizer> activation_quantizer;
@@ -124,7 +126,7 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
                                                                std::move(activation_quantizer));
   }
   if (!fresh.empty() && !activation.dynamic && inputs.defined()) {
-    observe_inputs(model, window, fresh, inputs);
+    observe_inputs(model, window, fresh, inputs, poll);
   }
 }
 

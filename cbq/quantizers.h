@@ -24,9 +24,10 @@ WeightConfig weight_config_of(const Transformer& model, const Settings& settings
 /// point (nothing when undefined: a state that is restored next has their ranges).
 /// `clips`: where learned clip ratios start, by layer path; 1 for all others. With
 /// quantize_attention the blocks get their AttentionTransform, too. Throws for NaN
-/// in a weight, naming the layer.
+/// in a weight, naming the layer. `poll` is called before every layer and every forward pass.
 void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,
-                       const Tensor& inputs, const std::map<std::string, double>& clips = {});
+                       const Tensor& inputs, const std::map<std::string, double>& clips = {},
+                       const Poll& poll = {});
 
 /// Queries, keys and values of these blocks are quantized per token and head (dynamic ranges, as
 /// OmniQuant does at W4A4); nothing of it is learned.

@@ -1,6 +1,7 @@
 #include "cbq/resume.h"
 
 #include "nn/json.h"
+#include "nn/sealed_files.h"
 
 namespace cbq {
 
@@ -60,10 +61,45 @@ struct OtherRun : std::runtime_error {
 
 constexpr const char* stream_name = "quantized_stream";
 
+/// Earlier programs wrote a hash, and neither identity nor checksum.
+bool of_an_earlier_program(const std::filesystem::path& path) {
+  try {
+    const SafetensorsFile file = SafetensorsFile::open(path);
+    return file.metadata().contains("hash") && !file.metadata().contains("identity");
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+/// The checksum comes first: what a damaged file says of its run means nothing.
+SafetensorsFile opened(const std::filesystem::path& path) {
+  try {
+    return open_sealed_safetensors(path);
+  } catch (const DamagedFile&) {
+    if (!of_an_earlier_program(path)) throw;
+  }
+  throw OtherRun(concat(path.string(), " belongs to another run: the program's version differs"));
+}
+
+RunState state_of(const SafetensorsFile& file) {
+  const std::string what = file.path().string();
+  RunState state;
+  const nlohmann::json run = parse_json(metadata_of(file, "run"), what);
+  state.finished = json_int(json_at(run, "finished", what), "finished", what, 0);
+  for (const nlohmann::json& r : json_at(run, "windows", what)) {
+    state.reports.push_back(window_report_from_json(r));
+  }
+  state.windows = static_cast<int64_t>(state.reports.size());
+  state.live = load_tensors(file);
+  state.stream = state.live.at(stream_name);
+  state.live.erase(stream_name);
+  return state;
+}
+
 }  // namespace
 
-ResumeFolder::ResumeFolder(std::filesystem::path folder, std::string hash)
-    : folder_(std::move(folder)), hash_(std::move(hash)) {
+ResumeFolder::ResumeFolder(std::filesystem::path folder, JobIdentity identity)
+    : folder_(std::move(folder)), identity_(std::move(identity)) {
   if (enabled()) std::filesystem::create_directories(folder_);
 }
 
@@ -71,30 +107,27 @@ std::filesystem::path ResumeFolder::block_path(int64_t block) const {
   return folder_ / concat("block-", block, ".safetensors");
 }
 
+SafetensorsFile ResumeFolder::open(const std::filesystem::path& path) const {
+  SafetensorsFile file = opened(path);
+  const JobIdentity there = JobIdentity::from_json(
+      parse_json(metadata_of(file, "identity"), path.string()), path.string());
+  const std::vector<std::string> others = differences(there, identity_);
+  if (!others.empty()) {
+    throw OtherRun(concat(path.string(), " belongs to another run: ", text_of(others)));
+  }
+  return file;
+}
+
 std::optional<RunState> ResumeFolder::load(
     const std::function<void(const std::string&)>& say) const {
   const std::filesystem::path path = folder_ / "state.safetensors";
   if (!enabled() || !std::filesystem::exists(path)) return std::nullopt;
   try {
-    const SafetensorsFile file = SafetensorsFile::open(path);
-    if (metadata_of(file, "hash") != hash_) throw OtherRun(path.string());
-    RunState state;
-    const nlohmann::json run = parse_json(metadata_of(file, "run"), path.string());
-    state.finished = json_int(json_at(run, "finished", path.string()), "finished", path.string());
-    for (const nlohmann::json& r : json_at(run, "windows", path.string())) {
-      state.reports.push_back(window_report_from_json(r));
-    }
-    state.windows = static_cast<int64_t>(state.reports.size());
-    state.live = load_tensors(file);
-    state.stream = state.live.at(stream_name);
-    state.live.erase(stream_name);
-    for (int64_t b = 0; b < state.finished; ++b) open_block(b);  // before anything relies on them
+    RunState state = state_of(open(path));
+    for (int64_t b = 0; b < state.finished; ++b) open(block_path(b));  // before they are relied on
     return state;
-  } catch (const OtherRun&) {  // finished windows of somebody: not ours to overwrite
-    fail(path.string(),
-         " belongs to a run with other settings, another model, other calibration tokens, another ",
-         "device or other switches of the environment: give the options of that run to go on with "
-         "it, or remove ",
+  } catch (const OtherRun& other) {  // finished windows of somebody: not ours to overwrite
+    fail(other.what(), ". Give the options of that run to go on with it, or remove ",
          folder_.string(), " (--overwrite without --resume) to start anew");
   } catch (const std::exception& error) {
     if (say) say(concat("not resumed, started from the first window: ", error.what()));
@@ -102,20 +135,19 @@ std::optional<RunState> ResumeFolder::load(
   }
 }
 
-SafetensorsFile ResumeFolder::open_block(int64_t block) const {
-  SafetensorsFile file = SafetensorsFile::open(block_path(block));
-  if (metadata_of(file, "hash") != hash_) {
-    fail(block_path(block).string(), " belongs to another run");
-  }
-  return file;
+std::map<std::string, Tensor> ResumeFolder::load_block(int64_t block) const {
+  return load_tensors(open(block_path(block)));
 }
 
-std::map<std::string, Tensor> ResumeFolder::load_block(int64_t block) const {
-  return load_tensors(open_block(block));
+void ResumeFolder::write(const std::filesystem::path& path,
+                         const std::map<std::string, Tensor>& tensors,
+                         std::map<std::string, std::string> metadata) const {
+  metadata["identity"] = identity_.to_json().dump();
+  write_sealed_safetensors(path, tensors, std::move(metadata));
 }
 
 void ResumeFolder::save_block(int64_t block, const std::map<std::string, Tensor>& state) const {
-  if (enabled()) write_safetensors(block_path(block), state, {{"hash", hash_}});
+  if (enabled()) write(block_path(block), state, {});
 }
 
 void ResumeFolder::save(const RunState& state) const {
@@ -125,7 +157,7 @@ void ResumeFolder::save(const RunState& state) const {
   const nlohmann::json run = {{"finished", state.finished}, {"windows", windows}};
   std::map<std::string, Tensor> tensors = state.live;
   tensors[stream_name] = state.stream;
-  write_safetensors(folder_ / "state.safetensors", tensors, {{"hash", hash_}, {"run", run.dump()}});
+  write(folder_ / "state.safetensors", tensors, {{"run", run.dump()}});
 }
 
 }  // namespace cbq

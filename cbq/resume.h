@@ -4,8 +4,8 @@
 //                            reports so far
 //   block-<i>.safetensors    packed codes of a finished block, written once
 //
-// Every file carries the hash of the run (settings, model, tokens) and appears complete or not at
-// all; the state is written last, so what it refers to is there.
+// Every file carries the identity of the run (cbq/job_identity.h) and a checksum of its contents, and
+// appears complete or not at all; the state is written last, so what it refers to is there.
 #pragma once
 
 #include <filesystem>
@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "cbq/job_identity.h"
 #include "cbq/reconstructor.h"
 #include "nn/safetensors.h"
 
@@ -29,26 +30,31 @@ struct RunState {
 
 class ResumeFolder {
  public:
-  /// An empty path: nothing is kept.
-  ResumeFolder(std::filesystem::path folder, std::string hash);
+  /// Nothing is kept.
+  ResumeFolder() = default;
+  ResumeFolder(std::filesystem::path folder, JobIdentity identity);
 
   bool enabled() const { return !folder_.empty(); }
-  /// The state of an earlier run with this hash; none if there is no such state, or it or the file
-  /// of a finished block cannot be read completely (said through `say`). Throws std::runtime_error
-  /// if it is another run's.
+  /// The state of an earlier run with this identity; none if there is no such state, or if it or the
+  /// file of a finished block is damaged or missing (said through `say`, with the file's name): the
+  /// run then starts from its first window. Throws std::runtime_error, with all that is different,
+  /// if the state is another run's.
   std::optional<RunState> load(const std::function<void(const std::string&)>& say) const;
   /// quantizer_state of a block that was just hardened.
   void save_block(int64_t block, const std::map<std::string, Tensor>& state) const;
-  /// The same back. Throws std::runtime_error for a file that is not there or of another run.
+  /// The same back. Throws std::runtime_error for a file that is not there, damaged, or of another
+  /// run.
   std::map<std::string, Tensor> load_block(int64_t block) const;
   /// Everything else.
   void save(const RunState& state) const;
 
  private:
   std::filesystem::path block_path(int64_t block) const;
-  SafetensorsFile open_block(int64_t block) const;
+  SafetensorsFile open(const std::filesystem::path& path) const;
+  void write(const std::filesystem::path& path, const std::map<std::string, Tensor>& tensors,
+             std::map<std::string, std::string> metadata) const;
   std::filesystem::path folder_;
-  std::string hash_;
+  JobIdentity identity_;
 };
 
 nlohmann::json to_json(const WindowReport& report);

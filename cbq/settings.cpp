@@ -6,7 +6,6 @@
 #include <limits>
 #include <type_traits>
 
-#include "cbq/window.h"
 #include "nn/hash.h"
 
 namespace cbq {
@@ -282,14 +281,52 @@ void apply_json(Settings& settings, const nlohmann::json& overrides) {
 }
 
 std::string hash_of(const Settings& settings) {
+  nlohmann::json json = to_json(settings);
+  visit_staged_settings(settings,
+                        [&](const char* name, const auto&, const char*, SettingStage stage) {
+                          if (stage == SettingStage::label) json.erase(name);
+                        });
   Digest digest;
-  const nlohmann::json json = to_json(settings);
   for (const auto& [name, value] : json.items()) {
-    if (name == "profile") continue;
     digest.add(name);
     digest.add(value.dump());  // shortest text that reads back as the same double
   }
   return digest.hex();
+}
+
+namespace {
+
+/// Gives the settings of a stage their defaults.
+void reset_stage(Settings& settings, SettingStage stage) {
+  const nlohmann::json defaults = to_json(Settings{});
+  visit_staged_settings(
+      settings, [&](const char* name, auto& member, const char*, SettingStage its) {
+        if (its == stage) member = defaults.at(name).get<std::decay_t<decltype(member)>>();
+      });
+}
+
+}  // namespace
+
+Settings canonical(const Settings& settings, int64_t blocks) {
+  Settings s = settings;
+  reset_stage(s, SettingStage::label);
+  if (s.reconstruct != "none") {
+    const std::string schedule = to_string(schedule_of(s, blocks));
+    // Which blocks are "the overlap" still depends on the window that was asked for.
+    if (s.rounding_blocks == "window") s.window = s.overlap = 0;
+    s.schedule = schedule;
+    return s;
+  }
+  reset_stage(s, SettingStage::reconstruction);
+  s.reconstruct = settings.reconstruct;
+  if (!s.quantizes()) reset_stage(s, SettingStage::grid);
+  if (s.preprocess == "none") reset_stage(s, SettingStage::random);
+  return s;
+}
+
+std::vector<ScheduledWindow> schedule_of(const Settings& settings, int64_t blocks) {
+  if (!settings.schedule.empty()) return parse_schedule(settings.schedule, blocks);
+  return sliding_windows(blocks, settings.window, settings.overlap);
 }
 
 // ---- validation ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cbq/window.h"
 #include "quant/activation_quantizer.h"
 #include "quant/weight_quantizer.h"
 
@@ -83,60 +84,80 @@ struct Settings {
   double rounding_rate() const;
 };
 
-/// Calls visitor(name, member reference, help) for every member. Names use '-' on the command
+/// What a setting is read by, and with it when it matters.
+enum class SettingStage {
+  label,           // by nobody: it says where values came from
+  bits,            // how wide integers are: whether anything is quantized at all
+  grid,            // everything that is quantized
+  preprocessing,   // what is done to the model before
+  reconstruction,  // what is learned: without reconstruction nobody reads it
+  random,          // pre-processing and reconstruction
+};
+
+/// Calls visitor(name, member reference, help, stage) for every member. Names use '-' on the command
 /// line, '_' in JSON.
 template <class S, class Visitor>
-void visit_settings(S& s, Visitor&& visitor) {
+void visit_staged_settings(S& s, Visitor&& visitor) {
+  using enum SettingStage;
   // clang-format off
-  visitor("profile", s.profile, "where defaults come from: tuned, paper_iclr, paper_v4");
-  visitor("wbits", s.wbits, "bits of the weights; 16 leaves them in floating point");
-  visitor("abits", s.abits, "bits of the inputs of linear layers; 16 leaves them in floating point");
-  visitor("symmetric", s.symmetric, "symmetric weight grid (zero point in the middle)");
-  visitor("symmetric_form", s.symmetric_form, "full_range: all 2^b codes; restricted: max|w| on the grid");
-  visitor("granularity", s.granularity, "weights that share a scale: per_tensor, per_channel, per_group, or as in tables g128");
-  visitor("group_size", s.group_size, "inputs per group with per_group (64, 128)");
-  visitor("scale_search", s.scale_search, "start of the scale: min_max, squared_error");
-  visitor("act_symmetric", s.act_symmetric, "symmetric activation grid");
-  visitor("act_granularity", s.act_granularity, "activations that share a scale: per_token, per_tensor");
-  visitor("act_dynamic", s.act_dynamic, "activation ranges from the data at hand; false: from calibration");
-  visitor("quantize_attention", s.quantize_attention, "queries, keys and values at abits too, per token and head");
-  visitor("layer_bits", s.layer_bits, "bits by layer name, 'down_proj=4,*.0.self_attn.*=8'; first match wins");
-  visitor("fc2_first_last_bits", s.fc2_first_last_bits, "bits of FC2 in the first and last block (CBQ*: 4); 0: wbits");
-  visitor("preprocess", s.preprocess, "transformations before quantization, joined by '+'; none");
-  visitor("reconstruct", s.reconstruct, "cbq: cross-block reconstruction; none: nearest rounding only");
-  visitor("window", s.window, "blocks reconstructed together");
-  visitor("overlap", s.overlap, "blocks that consecutive windows share");
-  visitor("schedule", s.schedule, "explicit windows '0,0-1,1-2' instead of window and overlap");
-  visitor("epochs", s.epochs, "passes over the calibration segments per window");
-  visitor("batch", s.batch, "segments per step");
-  visitor("rounding", s.rounding, "rounding scheme");
-  visitor("parameterization", s.parameterization, "rounding variables: default (the scheme's own), dense, low_rank");
-  visitor("start", s.start, "start of the rounding: default (the scheme's own), fraction, nearest, zero");
-  visitor("rank", s.rank, "rank of low-rank rounding variables");
-  visitor("hard_phase", s.hard_phase, "last fraction of the steps whose forward pass rounds hard");
-  visitor("learn_scale", s.learn_scale, "learn the scales of the weights");
-  visitor("scale_form", s.scale_form, "how a scale depends on its variable: log, relative, raw");
-  visitor("learn_activation", s.learn_activation, "learn the clip ratio or scale of activations");
-  visitor("rounding_blocks", s.rounding_blocks, "blocks whose rounding is learned: window, overlap (its last ones)");
-  visitor("optimizer", s.optimizer, "adam, signsgd");
-  visitor("rate_rounding", s.rate_rounding, "learning rate of rounding variables; 0: what tuning found for the scheme");
-  visitor("rate_scale", s.rate_scale, "learning rate of weight scales");
-  visitor("rate_activation", s.rate_activation, "learning rate of activation scales");
-  visitor("rate_floor", s.rate_floor, "cosine annealing ends at this fraction of the rates");
-  visitor("warmup", s.warmup, "fraction of the steps over which the rates rise");
-  visitor("l2_weight", s.l2_weight, "weight of the squared error");
-  visitor("l2", s.l2, "squared error per token: sum or mean over the hidden dimension, or its norm");
-  visitor("kl_weight", s.kl_weight, "weight of KL(softmax(original) || softmax(quantized))");
-  visitor("homologous", s.homologous, "mean with the error against original blocks fed with the quantized stream");
-  visitor("regularizer", s.regularizer, "gamma: weight of the rounding regularizer");
-  visitor("regularizer_reduction", s.regularizer_reduction, "regularizer as sum or mean over the weights of the window");
-  visitor("regularizer_warmup", s.regularizer_warmup, "fraction of the steps without regularizer");
-  visitor("beta_start", s.beta_start, "regularizer's exponent after the warm-up");
-  visitor("beta_end", s.beta_end, "regularizer's exponent at the end");
-  visitor("keep", s.keep, "parameters a window keeps: best (hard loss at the ends of epochs), last");
-  visitor("keep_segments", s.keep_segments, "segments that decide what is best; 0: all");
-  visitor("seed", s.seed, "of everything random");
+  visitor("profile", s.profile, "where defaults come from: tuned, paper_iclr, paper_v4", label);
+  visitor("wbits", s.wbits, "bits of the weights; 16 leaves them in floating point", bits);
+  visitor("abits", s.abits, "bits of the inputs of linear layers; 16 leaves them in floating point", bits);
+  visitor("symmetric", s.symmetric, "symmetric weight grid (zero point in the middle)", grid);
+  visitor("symmetric_form", s.symmetric_form, "full_range: all 2^b codes; restricted: max|w| on the grid", grid);
+  visitor("granularity", s.granularity, "weights that share a scale: per_tensor, per_channel, per_group, or as in tables g128", grid);
+  visitor("group_size", s.group_size, "inputs per group with per_group (64, 128)", grid);
+  visitor("scale_search", s.scale_search, "start of the scale: min_max, squared_error", grid);
+  visitor("act_symmetric", s.act_symmetric, "symmetric activation grid", grid);
+  visitor("act_granularity", s.act_granularity, "activations that share a scale: per_token, per_tensor", grid);
+  visitor("act_dynamic", s.act_dynamic, "activation ranges from the data at hand; false: from calibration", grid);
+  visitor("quantize_attention", s.quantize_attention, "queries, keys and values at abits too, per token and head", grid);
+  visitor("layer_bits", s.layer_bits, "bits by layer name, 'down_proj=4,*.0.self_attn.*=8'; first match wins", bits);
+  visitor("fc2_first_last_bits", s.fc2_first_last_bits, "bits of FC2 in the first and last block (CBQ*: 4); 0: wbits", bits);
+  visitor("preprocess", s.preprocess, "transformations before quantization, joined by '+'; none", preprocessing);
+  visitor("reconstruct", s.reconstruct, "cbq: cross-block reconstruction; none: nearest rounding only", reconstruction);
+  visitor("window", s.window, "blocks reconstructed together", reconstruction);
+  visitor("overlap", s.overlap, "blocks that consecutive windows share", reconstruction);
+  visitor("schedule", s.schedule, "explicit windows '0,0-1,1-2' instead of window and overlap", reconstruction);
+  visitor("epochs", s.epochs, "passes over the calibration segments per window", reconstruction);
+  visitor("batch", s.batch, "segments per step", reconstruction);
+  visitor("rounding", s.rounding, "rounding scheme", reconstruction);
+  visitor("parameterization", s.parameterization, "rounding variables: default (the scheme's own), dense, low_rank", reconstruction);
+  visitor("start", s.start, "start of the rounding: default (the scheme's own), fraction, nearest, zero", reconstruction);
+  visitor("rank", s.rank, "rank of low-rank rounding variables", reconstruction);
+  visitor("hard_phase", s.hard_phase, "last fraction of the steps whose forward pass rounds hard", reconstruction);
+  visitor("learn_scale", s.learn_scale, "learn the scales of the weights", reconstruction);
+  visitor("scale_form", s.scale_form, "how a scale depends on its variable: log, relative, raw", reconstruction);
+  visitor("learn_activation", s.learn_activation, "learn the clip ratio or scale of activations", reconstruction);
+  visitor("rounding_blocks", s.rounding_blocks, "blocks whose rounding is learned: window, overlap (its last ones)", reconstruction);
+  visitor("optimizer", s.optimizer, "adam, signsgd", reconstruction);
+  visitor("rate_rounding", s.rate_rounding, "learning rate of rounding variables; 0: what tuning found for the scheme", reconstruction);
+  visitor("rate_scale", s.rate_scale, "learning rate of weight scales", reconstruction);
+  visitor("rate_activation", s.rate_activation, "learning rate of activation scales", reconstruction);
+  visitor("rate_floor", s.rate_floor, "cosine annealing ends at this fraction of the rates", reconstruction);
+  visitor("warmup", s.warmup, "fraction of the steps over which the rates rise", reconstruction);
+  visitor("l2_weight", s.l2_weight, "weight of the squared error", reconstruction);
+  visitor("l2", s.l2, "squared error per token: sum or mean over the hidden dimension, or its norm", reconstruction);
+  visitor("kl_weight", s.kl_weight, "weight of KL(softmax(original) || softmax(quantized))", reconstruction);
+  visitor("homologous", s.homologous, "mean with the error against original blocks fed with the quantized stream", reconstruction);
+  visitor("regularizer", s.regularizer, "gamma: weight of the rounding regularizer", reconstruction);
+  visitor("regularizer_reduction", s.regularizer_reduction, "regularizer as sum or mean over the weights of the window", reconstruction);
+  visitor("regularizer_warmup", s.regularizer_warmup, "fraction of the steps without regularizer", reconstruction);
+  visitor("beta_start", s.beta_start, "regularizer's exponent after the warm-up", reconstruction);
+  visitor("beta_end", s.beta_end, "regularizer's exponent at the end", reconstruction);
+  visitor("keep", s.keep, "parameters a window keeps: best (hard loss at the ends of epochs), last", reconstruction);
+  visitor("keep_segments", s.keep_segments, "segments that decide what is best; 0: all", reconstruction);
+  visitor("seed", s.seed, "of everything random", random);
   // clang-format on
+}
+
+/// The same without stages: visitor(name, member reference, help).
+template <class S, class Visitor>
+void visit_settings(S& s, Visitor&& visitor) {
+  visit_staged_settings(
+      s, [&](const char* name, auto& member, const char* help, SettingStage) {
+        visitor(name, member, help);
+      });
 }
 
 /// The profile's settings at these bits; `tuned` differs by bits (docs/experiments.md).
@@ -157,5 +178,14 @@ void validate(const Settings& settings, int64_t blocks);
 void check_layer_bits(const Settings& settings, const std::vector<std::string>& layers);
 /// 32 hexadecimal digits over all members that decide the result (all but the profile's name).
 std::string hash_of(const Settings& settings);
+
+/// The settings' schedule for a model of this many blocks.
+std::vector<ScheduledWindow> schedule_of(const Settings& settings, int64_t blocks);
+
+/// `settings` with everything taken out that does not change the result for a model of `blocks`
+/// blocks: windows become a schedule (window 8 overlap 0 and window 4 overlap 0 are one schedule of
+/// 4 blocks), and settings of stages that do not happen have their defaults. For comparing, not for
+/// running.
+Settings canonical(const Settings& settings, int64_t blocks);
 
 }  // namespace cbq

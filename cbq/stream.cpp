@@ -56,14 +56,16 @@ Tensor place_stream(const Tensor& stream, Device device) {
   return placed;
 }
 
-Tensor embed_segments(Transformer& model, const Segments& segments, int64_t batch) {
+Tensor embed_segments(Transformer& model, const Segments& segments, const Poll& poll) {
   check_segments(model, segments);
   NoGrad none;
   const int64_t count = static_cast<int64_t>(segments.size());
   const int64_t tokens = static_cast<int64_t>(segments.front().size());
+  const int64_t batch = segments_per_pass(tokens);
   const Tensor all =
       make_stream({count, tokens, model.config.hidden_size}, model.dtype(), model.device());
   for (int64_t begin = 0; begin < count; begin += batch) {
+    if (poll) poll();
     const int64_t end = std::min(count, begin + batch);
     std::vector<int32_t> ids;
     for (int64_t s = begin; s < end; ++s) {
@@ -83,11 +85,13 @@ namespace {
 
 /// x through what `forward` does to a batch.
 template <class Forward>
-Tensor run_batches(const Tensor& x, int64_t batch, Device device, Forward&& forward) {
+Tensor run_batches(const Tensor& x, Device device, const Poll& poll, Forward&& forward) {
   NoGrad none;
   const int64_t tokens = x.size(1), hidden = x.size(2);
+  const int64_t batch = segments_per_pass(tokens);
   const Tensor result = make_stream(x.shape(), x.dtype(), device);
   for (int64_t begin = 0; begin < x.size(0); begin += batch) {
+    if (poll) poll();
     const int64_t end = std::min(x.size(0), begin + batch);
     const Sequence sequence{end - begin, tokens};
     const Tensor in = x.slice(begin, end).to(device);
@@ -100,20 +104,24 @@ Tensor run_batches(const Tensor& x, int64_t batch, Device device, Forward&& forw
 
 }  // namespace
 
-Tensor run_block(Block& block, const Tensor& x, int64_t batch, Device device) {
-  return run_batches(x, batch, device,
+Tensor run_block(Block& block, const Tensor& x, Device device, const Poll& poll) {
+  return run_batches(x, device, poll,
                      [&](const Var& h, const Sequence& s) { return block.forward(h, s); });
 }
 
-Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, int64_t batch) {
-  return run_batches(x, batch, model.device(), [&](Var h, const Sequence& s) {
+Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, const Poll& poll) {
+  return run_batches(x, model.device(), poll, [&](Var h, const Sequence& s) {
     for (int64_t b = window.first; b <= window.last(); ++b) h = model.block(b).forward(h, s);
     return h;
   });
 }
 
+int64_t segments_per_pass(int64_t tokens) {
+  return std::max<int64_t>(1, 1024 / std::max<int64_t>(tokens, 1));
+}
+
 int64_t evaluation_batch(int64_t batch, int64_t tokens) {
-  return std::max(batch, 1024 / std::max<int64_t>(tokens, 1));
+  return std::max(batch, segments_per_pass(tokens));
 }
 
 QuantizedTransform* WindowLinear::quantizers() const {

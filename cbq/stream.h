@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "cbq/watch.h"
 #include "cbq/window.h"
 #include "nn/transformer.h"
 #include "quant/quantized_linear.h"
@@ -34,20 +35,27 @@ Tensor make_stream(const Shape& shape, Dtype dtype, Device device);
 /// A stream that was read from a file into host memory, where make_stream puts one of its size.
 Tensor place_stream(const Tensor& stream, Device device);
 
-/// Residual stream before block 0 for all segments: [segments, tokens, hidden].
-Tensor embed_segments(Transformer& model, const Segments& segments, int64_t batch);
+/// Segments per forward pass through blocks in which nothing is learned, for segments of `tokens`
+/// ids: as many as make about a thousand tokens (small matrix products waste the processor), at
+/// least one. The last bits of a stream depend on it (a product of another size may sum in another
+/// order), so everything that moves a stream asks here: the activations of the original model are
+/// the same whether they are cached, and by whom.
+int64_t segments_per_pass(int64_t tokens);
 
-/// x [segments, tokens, hidden] through one block, which lies on `device`, as it stands, `batch`
-/// segments at a time.
-Tensor run_block(Block& block, const Tensor& x, int64_t batch, Device device);
-
-/// x [segments, tokens, hidden] through the window's blocks as they stand (with their quantizers),
-/// `batch` segments at a time; nothing is recorded.
-Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, int64_t batch);
-
-/// Segments per forward pass where nothing is learned: `batch`, and more while that keeps a pass at
-/// about a thousand tokens (small matrix products waste the processor).
+/// Segments per forward pass of an evaluation inside a window: `batch`, which fits into memory with
+/// its gradients, or more, as above.
 int64_t evaluation_batch(int64_t batch, int64_t tokens);
+
+/// Residual stream before block 0 for all segments: [segments, tokens, hidden]. `poll` is called
+/// between passes, here and below.
+Tensor embed_segments(Transformer& model, const Segments& segments, const Poll& poll = {});
+
+/// x [segments, tokens, hidden] through one block, which lies on `device`, as it stands.
+Tensor run_block(Block& block, const Tensor& x, Device device, const Poll& poll = {});
+
+/// x [segments, tokens, hidden] through the window's blocks as they stand (with their quantizers);
+/// nothing is recorded.
+Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, const Poll& poll = {});
 
 /// The linears of a window's blocks with their checkpoint paths ("model.layers.0.mlp.down_proj").
 struct WindowLinear {

@@ -18,7 +18,7 @@ class AblationRun {
       : ablation_(ablation),
         out_(out),
         progress_(progress),
-        store_(ablation.output / "cells", ablation.inputs),
+        store_(ablation.output / "cells"),
         texts_(report_texts(ablation.texts)),
         results_(ablation.plan.cells.size()) {}
 

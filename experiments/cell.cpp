@@ -1,58 +1,17 @@
 #include "experiments/cell.h"
 
 #include "cbq/pipeline.h"
-#include "nn/hash.h"
 #include "nn/json.h"
+#include "nn/sealed_files.h"
 
 namespace cbq {
-namespace {
-
-/// Of the stored files: cells of another format are computed anew.
-constexpr int64_t format = 1;
-
-}  // namespace
-
-Settings canonical(const Settings& settings, int64_t blocks) {
-  Settings s = settings;
-  s.profile = Settings{}.profile;
-  if (s.reconstruct != "none") {
-    std::string schedule;
-    for (const ScheduledWindow& w : schedule_of(s, blocks)) {
-      schedule += concat(schedule.empty() ? "" : ",", w.window.first, "-", w.window.last());
-    }
-    // Which blocks are "the overlap" still depends on the window that was asked for.
-    if (s.rounding_blocks == "window") s.window = s.overlap = 0;
-    s.schedule = schedule;
-    return s;
-  }
-  Settings plain;
-  plain.reconstruct = "none";
-  plain.seed = s.preprocess == "none" ? 0 : s.seed;
-  plain.wbits = s.wbits;
-  plain.abits = s.abits;
-  plain.preprocess = s.preprocess;
-  if (!s.quantizes()) return plain;
-  plain.symmetric = s.symmetric;
-  plain.symmetric_form = s.symmetric_form;
-  plain.granularity = s.granularity;
-  plain.group_size = s.group_size;
-  plain.scale_search = s.scale_search;
-  plain.act_symmetric = s.act_symmetric;
-  plain.act_granularity = s.act_granularity;
-  plain.act_dynamic = s.act_dynamic;
-  plain.quantize_attention = s.quantize_attention;
-  plain.layer_bits = s.layer_bits;
-  plain.fc2_first_last_bits = s.fc2_first_last_bits;
-  return plain;
-}
-
 Cell make_cell(const Settings& settings, int64_t blocks, const CellWork& work,
                const CellInputs& inputs) {
   Cell cell;
   cell.settings = settings;
-  Digest digest;
-  digest.add(format).add(inputs.model).add(inputs.calibration).add(inputs.evaluation);
-  cell.key = digest.add(hash_of(canonical(settings, blocks))).hex();
+  cell.identity = inputs;
+  cell.identity.settings = to_json(canonical(settings, blocks));
+  cell.key = cell.identity.key();
   // Scoring passes each token once through all blocks and the head; a training step costs about
   // four passes, and each epoch ends with one more to decide what is kept.
   cell.cost = static_cast<double>(work.test_tokens * (blocks + 2));
@@ -102,8 +61,7 @@ CellResult cell_result_from_json(const nlohmann::json& json, const std::string& 
   return result;
 }
 
-CellStore::CellStore(std::filesystem::path folder, CellInputs inputs)
-    : folder_(std::move(folder)), inputs_(std::move(inputs)) {
+CellStore::CellStore(std::filesystem::path folder) : folder_(std::move(folder)) {
   std::error_code error;
   std::filesystem::create_directories(folder_, error);
   if (error) {
@@ -122,16 +80,11 @@ std::optional<CellResult> CellStore::find(
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return std::nullopt;
   try {
-    const nlohmann::json json = read_json_file(path, size_t{16} << 20);
+    const nlohmann::json json = read_sealed_json(path);
     const std::string what = path.string();
-    const auto same = [&](const char* field, const std::string& value) {
-      const std::string found = json_string(json_at(json, field, what), field, what);
-      if (found != value) fail(what, ": ", field, " is ", found, ", not ", value);
-    };
-    same("key", cell.key);
-    same("model", inputs_.model);
-    same("calibration", inputs_.calibration);
-    same("evaluation", inputs_.evaluation);
+    const std::vector<std::string> others =
+        differences(JobIdentity::from_json(json_at(json, "identity", what), what), cell.identity);
+    if (!others.empty()) fail(what, " belongs to another run: ", text_of(others));
     return cell_result_from_json(json_at(json, "result", what), what);
   } catch (const std::runtime_error& problem) {
     if (say) say(concat("not used, computed anew: ", problem.what()));
@@ -140,14 +93,10 @@ std::optional<CellResult> CellStore::find(
 }
 
 void CellStore::put(const Cell& cell, const CellResult& result) const {
-  const nlohmann::json json = {{"format", format},
-                               {"key", cell.key},
-                               {"model", inputs_.model},
-                               {"calibration", inputs_.calibration},
-                               {"evaluation", inputs_.evaluation},
+  const nlohmann::json json = {{"identity", cell.identity.to_json()},
                                {"settings", to_json(cell.settings)},
                                {"result", to_json(result)}};
-  write_text_atomically(path_of(cell), json.dump(2) + "\n");
+  write_text_atomically(path_of(cell), sealed(json).dump(2) + "\n");
 }
 
 }  // namespace cbq

@@ -9,18 +9,18 @@
 #include <string>
 #include <vector>
 
+#include "cbq/job_identity.h"
 #include "cbq/settings.h"
 
 namespace cbq {
 
-/// Hashes of everything beside the settings that a cell's result depends on.
-struct CellInputs {
-  std::string model, calibration, evaluation;
-};
+/// The identity of a table's cells without their settings.
+using CellInputs = JobIdentity;
 
 struct Cell {
   Settings settings;  // as the first row that asks for it writes them
-  std::string key;    // 32 hexadecimal digits over inputs and canonical settings, seed included
+  JobIdentity identity;
+  std::string key;    // identity.key()
   double cost = 1.0;  // expected work: tokens through blocks, forward
 };
 
@@ -39,11 +39,6 @@ struct CellResult {
   std::string version, device;     // of the program that computed it, and where
 };
 
-/// `settings` with everything taken out that does not change the result: an equal schedule is one
-/// schedule however it is written (window 8 overlap 0 and window 4 overlap 0 of a model with 4
-/// blocks), and without reconstruction its options do not matter. For comparing, not for running.
-Settings canonical(const Settings& settings, int64_t blocks);
-
 /// Tokens that decide how long a cell takes.
 struct CellWork {
   int64_t calibration_tokens = 8192, test_tokens = 32768;
@@ -56,9 +51,9 @@ Cell make_cell(const Settings& settings, int64_t blocks, const CellWork& work,
 /// Finished cells, one file each: <folder>/<key>.json, complete or not there.
 class CellStore {
  public:
-  CellStore(std::filesystem::path folder, CellInputs inputs);
-  /// None if it is not there; also if the file is broken or about something else (said through
-  /// `say`), so that the cell is computed anew.
+  explicit CellStore(std::filesystem::path folder);
+  /// None if it is not there; also if the file is damaged, or of another program's version (said
+  /// through `say`), so that the cell is computed anew.
   std::optional<CellResult> find(const Cell& cell,
                                  const std::function<void(const std::string&)>& say) const;
   /// Throws std::runtime_error, naming the path, when it cannot be written.
@@ -67,7 +62,6 @@ class CellStore {
  private:
   std::filesystem::path path_of(const Cell& cell) const;
   std::filesystem::path folder_;
-  CellInputs inputs_;
 };
 
 /// Computes a cell. `progress(fraction)` may be called with 0 to 1. Throws Interrupted.

@@ -7,13 +7,12 @@
 #include "nn/hash.h"
 #include "nn/perplexity.h"
 #include "quant/preprocess/preprocessor.h"
-#include "tensor/environment.h"
 
 namespace cbq {
 namespace {
 
-/// Segments per forward pass: about 2,048 tokens fill the machine without much memory.
-int64_t segments_per_pass(size_t length) {
+/// Segments per forward pass of scoring: about 2,048 tokens fill the machine without much memory.
+int64_t scored_at_once(size_t length) {
   return std::max<int64_t>(1, 2048 / static_cast<int64_t>(std::max<size_t>(1, length)));
 }
 
@@ -24,18 +23,12 @@ constexpr double reconstruction_share = 0.85;
 
 CellInputs Workbench::inputs() {
   const std::unique_ptr<Transformer> model = config_.load();
-  Digest digest;
-  digest.add(name_of(model->device()));  // times and memory are the device's, too
-  digest.add(bits_of_environment());
-  digest.add(model->config.to_json().dump());
-  for (const auto& [path, parameter] : parameters_of(*model)) {
-    digest.add(path).add(parameter.value());
-  }
-  CellInputs inputs;
-  inputs.model = digest.hex();
-  inputs.calibration = Digest().add(config_.calibration.hash()).hex();
+  model_digest_ = digest_of(*model, [this](const std::string&, const Tensor&) {
+    watch().poll("reading the model's parameters");
+  });
+  CellInputs inputs = identity_of_activations(*model, model_digest_, config_.calibration.segments);
   Digest texts;
-  for (const TokenSet& text : config_.texts) texts.add(text.hash());
+  for (const TokenSet& text : config_.texts) texts.add(digest_of(text.segments));
   inputs.evaluation = texts.hex();
   return inputs;
 }
@@ -53,9 +46,8 @@ std::string Workbench::obstacle(const Settings& settings, int64_t blocks) {
 
 const std::shared_ptr<ActivationCache>& Workbench::original(Transformer& model) {
   if (!original_) {
-    const auto& segments = config_.calibration.segments;
-    original_ = cache_on_disk(model, segments, segments_per_pass(segments.front().size()),
-                              config_.folder / "cache", config_.say);
+    original_ = cache_on_disk(model, config_.calibration.segments, config_.folder / "cache",
+                              config_.say, watch(), model_digest_);
   }
   return original_;
 }
@@ -63,7 +55,7 @@ const std::shared_ptr<ActivationCache>& Workbench::original(Transformer& model) 
 TextScore Workbench::score(Transformer& model, const TokenSet& text) const {
   double nll = 0.0;
   TextScore score;
-  const int64_t batch = segments_per_pass(text.segments.front().size());
+  const int64_t batch = scored_at_once(text.segments.front().size());
   for (int64_t begin = 0; begin < text.count(); begin += batch) {
     if (config_.interrupted && config_.interrupted())
       throw Interrupted("interrupted while scoring");
@@ -82,6 +74,7 @@ CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& p
   CellResult result;
   result.version = config_.version;
   result.device = name_of(model->device());
+  // What another version of the program left here is not gone on with, but removed in the end.
   const std::filesystem::path unfinished = config_.folder / "unfinished" / cell.key;
   if (settings.quantizes()) {
     RunHooks hooks;
@@ -89,7 +82,8 @@ CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& p
     hooks.say = config_.say;
     std::shared_ptr<ActivationCache> activations;
     if (settings.reconstruct != "none") {
-      hooks.resume_folder = unfinished;
+      hooks.resume_folder = unfinished / hex(hash_bytes(cell.identity.to_json().dump()));
+      hooks.model_digest = model_digest_;
       activations = original(*model);
     }
     hooks.progress = [&](int64_t done, int64_t total, const std::string&) {

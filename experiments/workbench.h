@@ -28,7 +28,7 @@ class Workbench {
  public:
   explicit Workbench(WorkbenchConfig config) : config_(std::move(config)) {}
 
-  /// Hashes of the model's parameters and device, the calibration segments and the test texts.
+  /// Identity of all cells, but for their settings.
   CellInputs inputs();
   /// Why these settings cannot be run in this program (a preprocessor that is not registered); ""
   /// if they can. Throws std::invalid_argument for settings that no program could run on a model of
@@ -39,9 +39,11 @@ class Workbench {
 
  private:
   const std::shared_ptr<ActivationCache>& original(Transformer& model);
+  Watch watch() const { return {config_.interrupted, {}}; }
   TextScore score(Transformer& model, const TokenSet& text) const;
 
   WorkbenchConfig config_;
+  std::string model_digest_;  // of the untouched model; empty: not known yet
   std::shared_ptr<ActivationCache> original_;
 };
 

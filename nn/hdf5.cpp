@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "nn/hdf5_state.h"
+#include "nn/sealed_files.h"
 
 namespace cbq {
 
@@ -72,13 +73,22 @@ Hdf5File Hdf5File::open(const std::filesystem::path& path) {
   return Hdf5File(std::move(state));
 }
 
+void Hdf5File::close_written() {
+  const Session session;
+  state_->expect_writable();
+  state_->expect(H5Fflush(state_->file, H5F_SCOPE_GLOBAL), "write the file", "");
+  if (!state_->file.close()) state_->fail_to("close the file", "");
+}
+
 void Hdf5File::publish() {
-  {
-    const Session session;
-    state_->expect_writable();
-    state_->expect(H5Fflush(state_->file, H5F_SCOPE_GLOBAL), "write the file", "");
-    if (!state_->file.close()) state_->fail_to("close the file", "");
-  }
+  close_written();
+  state_->writer->publish();
+  state_->writer.reset();
+}
+
+void Hdf5File::publish_sealed() {
+  close_written();
+  append_seal(state_->writer->temporary_path());
   state_->writer->publish();
   state_->writer.reset();
 }

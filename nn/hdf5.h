@@ -30,6 +30,9 @@ class Hdf5File {
 
   /// Flushes, syncs to the disk and gives the file its name. The object is closed afterwards.
   void publish();
+  /// The same with a checksum of the whole file at its end (nn/sealed_files.h): check_seal() tells
+  /// whether the file is still as it was written.
+  void publish_sealed();
 
   const std::filesystem::path& path() const;
   /// Names of the datasets at the top level, sorted.
@@ -71,6 +74,7 @@ class Hdf5File {
  private:
   struct State;
   explicit Hdf5File(std::unique_ptr<State> state);
+  void close_written();
   std::unique_ptr<State> state_;
 };
 

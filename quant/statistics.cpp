@@ -175,11 +175,14 @@ StatisticsStream::StatisticsStream(Transformer& model,
   }
 }
 
-CalibrationStatistics StatisticsStream::pass_block() {
+CalibrationStatistics StatisticsStream::pass_block(const std::function<void()>& poll) {
   NoGrad none;
   const Recording recording(model_, next_, tokens_, config_.sample_rows);
   Block& block = model_.block(next_);
-  for (Batch& batch : batches_) batch.hidden = block.forward(batch.hidden, batch.sequence);
+  for (Batch& batch : batches_) {
+    if (poll) poll();
+    batch.hidden = block.forward(batch.hidden, batch.sequence);
+  }
   ++next_;
   return recording.result();
 }

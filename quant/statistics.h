@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -54,8 +55,9 @@ class StatisticsStream {
                    const StatisticsConfig& config = {});
 
   /// Statistics of the linears of the next block, which must be in memory, as it stands. Throws
-  /// std::runtime_error naming the layer whose input holds NaN or infinity.
-  CalibrationStatistics pass_block();
+  /// std::runtime_error naming the layer whose input holds NaN or infinity. `poll` is called between
+  /// forward passes and may throw.
+  CalibrationStatistics pass_block(const std::function<void()>& poll = {});
 
  private:
   struct Batch {

@@ -189,7 +189,7 @@ class WindowOn {
   WindowOn(const Settings& settings, Dtype dtype, Device device) : settings_(settings) {
     const auto host = tiny_model(2);
     model_ = model_on(*host, dtype, device);
-    original_ = cache_in_memory(*model_, segments_, 4);
+    original_ = cache_in_memory(*model_, segments_);
   }
   WindowRun run() {
     WindowRun result;
@@ -348,7 +348,7 @@ FamilyResults family_results(const std::string& name, Device device) {
   Settings settings = profile_settings("tuned", 4, 8);
   settings.batch = 2;
   const ScheduledWindow window{{0, 1}, 1};
-  const auto original = cache_in_memory(*model, segments, 2);
+  const auto original = cache_in_memory(*model, segments);
   attach_quantizers(*model, window.window, settings, original->get(0, 0, 4));
   Reconstructor reconstructor(*model, settings, window, 0,
                               {original->get(0, 0, 4), {original->get(1, 0, 4)}});

@@ -57,7 +57,7 @@ std::unique_ptr<Transformer> model_on(Device device) {
 struct Fixture {
   explicit Fixture(const Settings& s, Device device = Device::cpu())
       : settings(s), model(model_on(device)) {
-    original = cache_in_memory(*model, segments, 4);
+    original = cache_in_memory(*model, segments);
     attach_quantizers(*model, scheduled.window, settings, original->get(0, 0, 7));
   }
   WindowData data() const {

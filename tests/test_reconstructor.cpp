@@ -22,7 +22,7 @@ Settings small_settings() {
 /// A window over both blocks of a two-block model.
 struct Fixture {
   explicit Fixture(const Settings& s) : settings(s) {
-    original = cache_in_memory(*model, segments, 4);
+    original = cache_in_memory(*model, segments);
     attach_quantizers(*model, scheduled.window, settings, original->get(0, 0, 8));
   }
   WindowData data() const { return {original->get(0, 0, 8), {original->get(2, 0, 8)}}; }

@@ -164,7 +164,7 @@ int run(const fs::path& folder, bool fast, int seeds, const std::string& only) {
   if (only.empty()) exact_rows(data, report);
   if (!fast) {
     const auto model = data.load();
-    const auto original = cache_in_memory(*model, data.calibration.segments, 8);
+    const auto original = cache_in_memory(*model, data.calibration.segments);
     for (const Goal& goal : goals) {
       if (std::string(goal.name).find(only) == std::string::npos) continue;
       goal_row(data, goal, seeds, original, report);

@@ -43,8 +43,9 @@ Preprocessing::Preprocessing(const std::string& names, Transformer& model,
 
 void Preprocessing::apply_to_next_block() {
   for (Stage& stage : stages_) {
+    if (context_.poll) context_.poll();
     const CalibrationStatistics statistics =
-        stage.stream ? stage.stream->pass_block() : CalibrationStatistics();
+        stage.stream ? stage.stream->pass_block(context_.poll) : CalibrationStatistics();
     stage.preprocessor->apply(model_, next_, statistics, context_);
   }
   ++next_;

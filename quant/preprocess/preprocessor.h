@@ -28,6 +28,8 @@ struct PreprocessContext {
   ActivationConfig activation;
   uint64_t seed = 0;
   StatisticsConfig statistics;
+  /// Called between parts of the work; may throw to stop it (Ctrl-C). May be empty.
+  std::function<void()> poll;
 
   /// Result: where the learnable clip ratio alpha of a linear's ActivationQuantizer starts, by
   /// checkpoint path; layers that are missing start at 1. Whoever makes the quantizers sets their

@@ -85,7 +85,6 @@ WindowCost measure_window(const WorkloadOptions& options, double seconds, Profil
     return seconds_on(clock) - start;
   };
   const auto segments = static_cast<double>(w.options.segments);
-  const int64_t batch = evaluation_batch(w.options.batch, w.options.tokens);
   const Window fresh = {0, w.window.finishes};  // as many as finish
   cost.finishing = w.window.finishes;
   cost.segment_bytes = w.stream_bytes() / w.options.segments;
@@ -103,7 +102,7 @@ WindowCost measure_window(const WorkloadOptions& options, double seconds, Profil
   w.reconstructor = nullptr;
   cost.once = time([&] { harden_blocks(*w.model, fresh); });
   // Once before it counts: the first call of a shape looks for algorithms and memory.
-  const auto run_all = [&] { run_blocks(*w.model, fresh, w.data.inputs, batch); };
+  const auto run_all = [&] { run_blocks(*w.model, fresh, w.data.inputs); };
   run_all();
   cost.propagate = time(run_all) / segments;
   remove_quantizers(*w.model);

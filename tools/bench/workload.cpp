@@ -112,7 +112,7 @@ Workload::Workload(const WorkloadOptions& given)
   fill_parameters(*model);
   data.inputs = Tensor({options.segments, options.tokens, shape.hidden}, dtype, device);
   kernels::fill_normal(data.inputs, 0.0, 1.0, 1, 0);
-  data.targets = {run_blocks(*model, window.window, data.inputs, 1)};
+  data.targets = {run_blocks(*model, window.window, data.inputs)};
   attach_quantizers(*model, window.window, settings, data.inputs);
   reconstructor = std::make_unique<Reconstructor>(*model, settings, window, 0, data);
 }

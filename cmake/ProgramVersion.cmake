@@ -1,0 +1,32 @@
+# program_version() (tensor/program_version.h): the project's version and a digest of the sources and of how they are
+# compiled. The sources, not the commit: uncommitted changes count, changes of documents do not, and a source archive
+# without git has its version, too. Only the generated file is compiled again when a source changes.
+
+# cbq_program_version(<target> <source>...): adds the generated source to the target.
+function(cbq_program_version target)
+  set(sources ${ARGN} cmake/Flags.cmake)
+  foreach(folder ${CBQ_LAYERS})
+    file(GLOB_RECURSE headers RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*.h)
+    list(APPEND sources ${headers})
+  endforeach()
+  list(SORT sources)
+  string(TOUPPER "${CMAKE_BUILD_TYPE}" type)
+  set(how "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${type}} "
+          "native ${CBQ_NATIVE} sanitize ${CBQ_SANITIZE} cuda ${CBQ_CUDA} ${CMAKE_CUDA_COMPILER_VERSION} "
+          "${CMAKE_CUDA_ARCHITECTURES}")
+  set(folder ${CMAKE_BINARY_DIR}/generated)
+  # A file of its own: lists of hundreds of sources are too long for a command line on some systems.
+  list(JOIN sources "\n" lines)
+  file(CONFIGURE OUTPUT ${folder}/program_version.sources CONTENT "@lines@\n" @ONLY)
+  file(CONFIGURE OUTPUT ${folder}/program_version.how CONTENT "@how@\n" @ONLY)
+  add_custom_command(
+    OUTPUT ${folder}/program_version.cpp
+    COMMAND ${CMAKE_COMMAND} -DROOT=${CMAKE_SOURCE_DIR} -DFOLDER=${folder} -DVERSION=${PROJECT_VERSION}
+            -P ${CMAKE_SOURCE_DIR}/cmake/WriteProgramVersion.cmake
+    DEPENDS ${sources} ${folder}/program_version.sources ${folder}/program_version.how
+            ${CMAKE_SOURCE_DIR}/cmake/WriteProgramVersion.cmake
+    WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
+    COMMENT "Program version: digest of the sources"
+    VERBATIM)
+  target_sources(${target} PRIVATE ${folder}/program_version.cpp)
+endfunction()
