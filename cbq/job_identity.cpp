@@ -99,12 +99,12 @@ std::vector<std::string> differences(const JobIdentity& there, const JobIdentity
 }
 
 std::string text_of(const std::vector<std::string>& all) {
-  std::string text;
+  std::string text = "it differs in ";
   for (size_t i = 0; i < all.size(); ++i) {
     if (i > 0) text += i + 1 == all.size() ? " and " : ", ";
     text += all[i];
   }
-  return text + (all.size() == 1 ? " differs" : " differ");
+  return text;
 }
 
 std::string digest_of(Transformer& model,

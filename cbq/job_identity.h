@@ -39,7 +39,7 @@ struct JobIdentity {
 /// What is different between two identities, in words, empty if nothing is: "the model", "epochs (2
 /// there, 3 here)", "the program's version (0.1.0+a there, 0.1.0+b here)".
 std::vector<std::string> differences(const JobIdentity& there, const JobIdentity& here);
-/// "the model and epochs (2 there, 3 here) differ".
+/// "it differs in the model and epochs (2 there, 3 here)".
 std::string text_of(const std::vector<std::string>& differences);
 
 /// Digest of all parameters (paths, dtypes, values) and of the config. `visit` sees every parameter

@@ -164,10 +164,11 @@ void QuantizedFolderWriter::finish() {
   write_config(model_, folder_, std::move(layers_), attention_);
 }
 
-void save_quantized(Transformer& model, const fs::path& folder) {
+void save_quantized(Transformer& model, const fs::path& folder, const Poll& poll) {
   if (model.on_demand()) {
     QuantizedFolderWriter writer(model, folder);
     for (int64_t b = 0; b < model.block_count(); ++b) {
+      if (poll) poll();
       const LoadedBlock loaded(model, b);
       writer.add_block(b);
     }
@@ -177,6 +178,7 @@ void save_quantized(Transformer& model, const fs::path& folder) {
   Tensors tensors = outer_tensors(model, Dtype::f32);
   json layers = json::object();
   for (int64_t b = 0; b < model.block_count(); ++b) {
+    if (poll) poll();
     tensors.merge(block_tensors(model, b, layers));
   }
   fs::create_directories(folder);
@@ -185,10 +187,11 @@ void save_quantized(Transformer& model, const fs::path& folder) {
                model.block_count() > 0 ? attention_config_of(model.block(0)) : std::nullopt);
 }
 
-void save_dense(Transformer& model, const fs::path& folder, Dtype dtype) {
+void save_dense(Transformer& model, const fs::path& folder, Dtype dtype, const Poll& poll) {
   if (model.on_demand()) {
     ShardedWriter shards(folder, model.block_count() + 1);
     for (int64_t b = 0; b < model.block_count(); ++b) {
+      if (poll) poll();
       const LoadedBlock loaded(model, b);
       shards.add(dense_block(model, b, dtype));
     }
@@ -196,7 +199,10 @@ void save_dense(Transformer& model, const fs::path& folder, Dtype dtype) {
     shards.finish();
   } else {
     Tensors tensors = outer_tensors(model, dtype);
-    for (int64_t b = 0; b < model.block_count(); ++b) tensors.merge(dense_block(model, b, dtype));
+    for (int64_t b = 0; b < model.block_count(); ++b) {
+      if (poll) poll();
+      tensors.merge(dense_block(model, b, dtype));
+    }
     fs::create_directories(folder);
     write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
   }

@@ -16,6 +16,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "cbq/watch.h"
 #include "nn/sharded_writer.h"
 #include "nn/transformer.h"
 #include "quant/activation_quantizer.h"
@@ -73,8 +74,9 @@ class QuantizedFolderWriter {
 
 /// Writes config.json and the weights of a model whose quantizers are hardened, or that was read
 /// from such a folder; in one file, or a file per block where blocks are loaded on demand. Throws
-/// std::invalid_argument naming a layer that is not hardened.
-void save_quantized(Transformer& model, const std::filesystem::path& folder);
+/// std::invalid_argument naming a layer that is not hardened. `poll` is called before every block.
+void save_quantized(Transformer& model, const std::filesystem::path& folder,
+                    const Poll& poll = {});
 
 /// Reads such a folder; `dtype` must be the one the model had when it was saved for the results to
 /// be the same bits. Everything is checked against config.json before the first tensor is read;
@@ -94,7 +96,8 @@ std::unique_ptr<Transformer> load_any_model(const std::filesystem::path& folder,
 
 /// Writes the model as a plain Hugging Face folder whose linear weights are s (q - z), in `dtype`:
 /// what other programs can load (a file per block where blocks are loaded on demand). Quantizers of
-/// activations have no place in it.
-void save_dense(Transformer& model, const std::filesystem::path& folder, Dtype dtype);
+/// activations have no place in it. `poll` is called before every block.
+void save_dense(Transformer& model, const std::filesystem::path& folder, Dtype dtype,
+                const Poll& poll = {});
 
 }  // namespace cbq

@@ -78,7 +78,7 @@ SafetensorsFile opened(const std::filesystem::path& path) {
   } catch (const DamagedFile&) {
     if (!of_an_earlier_program(path)) throw;
   }
-  throw OtherRun(concat(path.string(), " belongs to another run: the program's version differs"));
+  throw OtherRun(concat(path.string(), " belongs to another run: it differs in the program's version"));
 }
 
 RunState state_of(const SafetensorsFile& file) {

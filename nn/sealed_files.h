@@ -59,7 +59,8 @@ void write_sealed_safetensors(const std::filesystem::path& path,
                               const std::map<std::string, Tensor>& tensors,
                               std::map<std::string, std::string> metadata);
 /// Opens the file and reads all of it once. Throws DamagedFile, also for a broken header.
-SafetensorsFile open_sealed_safetensors(const std::filesystem::path& path);
+/// `needs_seal` false: a file without any checksum, as earlier programs wrote it, is opened, too.
+SafetensorsFile open_sealed_safetensors(const std::filesystem::path& path, bool needs_seal = true);
 
 // Files of another kind (HDF5, whose library must not meet a damaged file): 16 bytes at the end, a
 // mark and the checksum of all bytes before. HDF5 ignores bytes behind its own.

@@ -1,17 +1,18 @@
 #include "nn/trainer.h"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <deque>
 #include <map>
 #include <numeric>
+#include <optional>
 
 #include "autograd/functions.h"
 #include "autograd/optim.h"
 #include "kernels/philox.h"
-#include "nn/json.h"
-#include "nn/safetensors.h"
+#include "nn/sealed_files.h"
 
 namespace cbq {
 namespace {
@@ -99,15 +100,35 @@ void save_checkpoint(Transformer& model, Adam& adam, const std::filesystem::path
   std::map<std::string, Tensor> tensors;
   for (auto& [path, p] : parameters_of(model)) tensors["model." + path] = p.value();
   for (auto& [name, t] : adam.state()) tensors["adam." + name] = t;
-  write_safetensors(folder / "training.safetensors", tensors,
-                    {{"format", "pt"}, {"step", std::to_string(adam.steps())}});
+  write_sealed_safetensors(folder / "training.safetensors", tensors,
+                           {{"format", "pt"}, {"step", std::to_string(adam.steps())}});
 }
 
-/// Step to go on from; 0 without a checkpoint.
-int64_t load_checkpoint(Transformer& model, Adam& adam, const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / "training.safetensors";
-  if (folder.empty() || !std::filesystem::exists(path)) return 0;
-  const SafetensorsFile file = SafetensorsFile::open(path);
+/// The step that a checkpoint says it was written after. Throws std::runtime_error naming the file.
+int64_t step_of(const SafetensorsFile& file) {
+  const auto found = file.metadata().find("step");
+  const std::string text = found == file.metadata().end() ? "" : found->second;
+  int64_t step = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), step);
+  if (error != std::errc() || end != text.data() + text.size() || step < 0) {
+    fail(file.path().string(), ": step is \"", text, "\"; expected a number of steps");
+  }
+  return step;
+}
+
+/// Step to go on from; 0 without a checkpoint, and with a damaged one.
+int64_t load_checkpoint(Transformer& model, Adam& adam, const TrainHooks& hooks) {
+  const std::filesystem::path path = hooks.folder / "training.safetensors";
+  if (hooks.folder.empty() || !std::filesystem::exists(path)) return 0;
+  std::optional<SafetensorsFile> opened;
+  try {
+    opened = open_sealed_safetensors(path, /*needs_seal=*/false);
+  } catch (const DamagedFile& damage) {
+    if (hooks.say) hooks.say(concat("started from the first step: ", damage.what()));
+    return 0;
+  }
+  const SafetensorsFile& file = *opened;
+  const int64_t step = step_of(file);
   const auto load_into = [&](const std::string& name, const Tensor& t) {
     const Tensor saved = file.load(name, t.device());
     check(saved.shape() == t.shape(), path, ": ", name, " is ", saved.shape(), ", this model has ",
@@ -116,8 +137,8 @@ int64_t load_checkpoint(Transformer& model, Adam& adam, const std::filesystem::p
   };
   for (auto& [name, p] : parameters_of(model)) load_into("model." + name, p.value());
   for (auto& [name, t] : adam.state()) load_into("adam." + name, t);
-  adam.set_steps(std::stoll(file.metadata().at("step")));
-  return adam.steps();
+  adam.set_steps(step);
+  return step;
 }
 
 }  // namespace
@@ -134,7 +155,7 @@ double train(Transformer& model, const std::vector<int32_t>& stream, const Train
              const TrainHooks& hooks) {
   SegmentOrder order(stream, settings);
   Adam adam = make_adam(model, settings);
-  const int64_t first = load_checkpoint(model, adam, hooks.folder);
+  const int64_t first = load_checkpoint(model, adam, hooks);
   const Sequence sequence{settings.batch, settings.tokens};
   std::deque<double> recent;
   auto last_time = std::chrono::steady_clock::now();

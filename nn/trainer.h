@@ -31,8 +31,9 @@ struct TrainHooks {
   std::function<void(int64_t step, double loss, double rate, double tokens_per_second)> progress;
   std::function<bool()> interrupted;
   /// Checkpoint folder: model, optimizer state and step. A run that finds one goes on from there,
-  /// and ends in the same bytes as one that was never interrupted.
+  /// and ends in the same bytes as one that was never interrupted. A damaged one is not used.
   std::filesystem::path folder;
+  std::function<void(const std::string& line)> say;  // that a checkpoint is damaged
 };
 
 /// Learning rate of `step` as a fraction of the peak. The decay starts decay_fraction before the

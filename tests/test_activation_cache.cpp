@@ -3,6 +3,9 @@
 
 #include "cbq/activation_cache.h"
 #include "cbq/stream.h"
+#include "nn/atomic_file.h"
+#include "nn/hdf5.h"
+#include "tests/flipped_bits.h"
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
@@ -11,6 +14,10 @@ namespace {
 
 std::vector<float> values(ActivationCache& cache, int64_t boundary) {
   return cache.get(boundary, 0, cache.segments()).to_vector<float>();
+}
+
+std::string key_of(Transformer& model, const Segments& segments) {
+  return identity_of_activations(model, digest_of(model), segments).key();
 }
 
 struct Fixture {
@@ -23,14 +30,14 @@ struct Fixture {
   };
   std::shared_ptr<ActivationCache> on_disk() {
     said.clear();
-    return cache_on_disk(*model, segments, 2, folder.path(), say);
+    return cache_on_disk(*model, segments, folder.path(), say);
   }
-  std::filesystem::path file() const { return folder / (activation_key(*model, segments) + ".h5"); }
+  std::filesystem::path file() const { return folder / (key_of(*model, segments) + ".h5"); }
 };
 
 TEST(ActivationCache, HoldsTheInputsOfEveryBlock) {
   Fixture f;
-  const auto cache = cache_in_memory(*f.model, f.segments, 2);
+  const auto cache = cache_in_memory(*f.model, f.segments);
   EXPECT_EQ(cache->segments(), 5);
   EXPECT_EQ(cache->tokens(), 6);
   EXPECT_EQ(cache->boundaries(), 4);
@@ -48,7 +55,7 @@ TEST(ActivationCache, HoldsTheInputsOfEveryBlock) {
 
 TEST(ActivationCache, DiskEqualsMemory) {
   Fixture f;
-  const auto memory = cache_in_memory(*f.model, f.segments, 2);
+  const auto memory = cache_in_memory(*f.model, f.segments);
   const auto disk = f.on_disk();
   EXPECT_EQ(f.said.size(), 1u);  // the size, before writing
   EXPECT_NE(f.said.front().find("MB"), std::string::npos);
@@ -61,22 +68,22 @@ TEST(ActivationCache, DiskEqualsMemory) {
 
 TEST(ActivationCache, KeyTellsModelsTokensAndDtypesApart) {
   Fixture f;
-  const std::string key = activation_key(*f.model, f.segments);
-  EXPECT_EQ(key, activation_key(*f.model, f.segments));
-  EXPECT_EQ(key, activation_key(*tiny_model(3), f.segments));
+  const std::string key = key_of(*f.model, f.segments);
+  EXPECT_EQ(key, key_of(*f.model, f.segments));
+  EXPECT_EQ(key, key_of(*tiny_model(3), f.segments));
   Segments other = f.segments;
   other[4][5] ^= 1;
-  EXPECT_NE(key, activation_key(*f.model, other));
-  EXPECT_NE(key, activation_key(*tiny_model(3, 16, 2), f.segments));
+  EXPECT_NE(key, key_of(*f.model, other));
+  EXPECT_NE(key, key_of(*tiny_model(3, 16, 2), f.segments));
   const auto narrow = make_model(tiny_config(3), Dtype::bf16, Device::cpu());
   narrow->visit("", [](const std::string&, Var& p) { p.value().fill_zero(); });
-  EXPECT_NE(key, activation_key(*narrow, f.segments));
+  EXPECT_NE(key, key_of(*narrow, f.segments));
 }
 
 /// `damage` to a good file: the next run says so, computes again and gives the right values.
 void expect_recomputed(const std::function<void(const std::filesystem::path&)>& damage) {
   Fixture f;
-  const auto right = cache_in_memory(*f.model, f.segments, 2);
+  const auto right = cache_in_memory(*f.model, f.segments);
   f.on_disk();
   damage(f.file());
   const auto again = f.on_disk();
@@ -98,9 +105,55 @@ TEST(ActivationCache, ForeignFilesAreComputedAgain) {
   expect_recomputed([](const std::filesystem::path& path) {  // a good file under a wrong name
     const auto other = tiny_model(3, 16, 7);
     const Segments segments = tiny_segments(5, 6);
-    cache_on_disk(*other, segments, 2, path.parent_path(), nullptr);
-    std::filesystem::rename(path.parent_path() / (activation_key(*other, segments) + ".h5"), path);
+    cache_on_disk(*other, segments, path.parent_path(), nullptr);
+    std::filesystem::rename(path.parent_path() / (key_of(*other, segments) + ".h5"), path);
   });
+}
+
+TEST(ActivationCache, AFlippedBitIsNoticed) {
+  Fixture f;
+  f.model = tiny_model(1);
+  const auto right = cache_in_memory(*f.model, f.segments);
+  f.on_disk();
+  const std::filesystem::path path = f.file();
+  const std::string good = read_text_file(path);
+  for_each_flipped_bit(good, 0, 61, [&](const std::string& flipped) {
+    f.folder.write(path.filename().string(), flipped);
+    const auto again = f.on_disk();
+    ASSERT_EQ(f.said.size(), 2u);
+    EXPECT_NE(f.said.front().find(path.string() + " is damaged"), std::string::npos)
+        << f.said.front();
+    for (int64_t b = 0; b < 2; ++b) EXPECT_EQ(values(*again, b), values(*right, b));
+  });
+}
+
+/// The file as another program, or another rule, would have written it.
+void expect_not_used(const std::function<void(nlohmann::json&)>& change, const char* why) {
+  Fixture f;
+  f.on_disk();
+  const auto cache = cache_in_memory(*f.model, f.segments);
+  nlohmann::json identity =
+      identity_of_activations(*f.model, digest_of(*f.model), f.segments).to_json();
+  change(identity);
+  Hdf5File file = Hdf5File::create(f.file());
+  file.write_string("identity", identity.dump());
+  for (int64_t b = 0; b < 4; ++b) {
+    file.write(concat("boundary_000", b), Tensor::zeros({5, 6, 16}, Dtype::f32));
+  }
+  file.publish_sealed();
+  const auto again = f.on_disk();
+  ASSERT_EQ(f.said.size(), 2u);
+  EXPECT_NE(f.said.front().find(why), std::string::npos) << f.said.front();
+  for (int64_t b = 0; b < 4; ++b) EXPECT_EQ(values(*again, b), values(*cache, b));
+}
+
+TEST(ActivationCache, AnotherProgramsAndAnotherRulesActivationsAreNotUsed) {
+  expect_not_used([](nlohmann::json& identity) { identity["program"] = "0.0.9+abc"; },
+                  "it differs in the program's version (0.0.9+abc there");
+  expect_not_used([](nlohmann::json& identity) { identity["segments_per_pass"] = "3"; },
+                  "it differs in the segments per pass (3 there");
+  expect_not_used([](nlohmann::json& identity) { identity = {{"key", "old"}}; },
+                  "it differs in the model");
 }
 
 TEST(ActivationCache, InterruptedWriteLeavesNothing) {
@@ -114,7 +167,7 @@ TEST(ActivationCache, InterruptedWriteLeavesNothing) {
 TEST(ActivationCache, SegmentsAreChecked) {
   Fixture f;
   const auto refused = [&](Segments segments, std::initializer_list<const char*> parts) {
-    expect_error<std::invalid_argument>([&] { cache_in_memory(*f.model, segments, 2); }, parts);
+    expect_error<std::invalid_argument>([&] { cache_in_memory(*f.model, segments); }, parts);
   };
   refused({}, {"no segments"});
   refused({{1, 2}, {1}}, {"segment 1", "equally long"});

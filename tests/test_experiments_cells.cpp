@@ -5,6 +5,7 @@
 #include "experiments/plan.h"
 #include "experiments/workbench.h"
 #include "nn/json.h"
+#include "nn/sealed_files.h"
 #include "tests/test_data.h"
 
 using namespace cbq;
@@ -81,11 +82,11 @@ TEST(Cell, WithoutReconstructionItsOptionsDoNotMatter) {
 
 TEST(CellStore, ReturnsWhatWasPut) {
   const TemporaryFolder folder;
-  const CellStore store(folder / "cells", inputs);
+  const CellStore store(folder / "cells");
   const Cell cell = make_cell(window_settings(2, 1), 4, {}, inputs);
   EXPECT_FALSE(store.find(cell, {}));
   store.put(cell, some_result());
-  const std::optional<CellResult> found = CellStore(folder / "cells", inputs).find(cell, {});
+  const std::optional<CellResult> found = CellStore(folder / "cells").find(cell, {});
   ASSERT_TRUE(found);
   EXPECT_EQ(to_json(*found), to_json(some_result()));
   EXPECT_FALSE(store.find(make_cell(window_settings(2, 0), 4, {}, inputs), {}));
@@ -93,7 +94,7 @@ TEST(CellStore, ReturnsWhatWasPut) {
 
 TEST(CellStore, BrokenOrForeignFilesAreComputedAnew) {
   const TemporaryFolder folder;
-  const CellStore store(folder.path(), inputs);
+  const CellStore store(folder.path());
   const Cell cell = make_cell(window_settings(2, 1), 4, {}, inputs);
   store.put(cell, some_result());
   const std::string name = cell.key + ".json";
@@ -107,14 +108,17 @@ TEST(CellStore, BrokenOrForeignFilesAreComputedAnew) {
   EXPECT_NE(said.find(name), std::string::npos) << said;
 
   nlohmann::json json = parse_json(good, "good");
-  json["model"] = "another";
+  json["identity"]["model"] = "another";
   folder.write(name, json.dump());
   EXPECT_FALSE(store.find(cell, say));
-  EXPECT_NE(said.find("model is another"), std::string::npos) << said;
+  EXPECT_NE(said.find("is damaged"), std::string::npos) << said;
+  folder.write(name, sealed(json).dump());
+  EXPECT_FALSE(store.find(cell, say));
+  EXPECT_NE(said.find("it differs in the model"), std::string::npos) << said;
 
   json = parse_json(good, "good");
   json["result"]["seconds"] = "long";
-  folder.write(name, json.dump());
+  folder.write(name, sealed(json).dump());
   EXPECT_FALSE(store.find(cell, say));
   EXPECT_NE(said.find("seconds"), std::string::npos) << said;
 
@@ -128,7 +132,7 @@ TEST(CellStore, BrokenOrForeignFilesAreComputedAnew) {
 
 TEST(CellStore, InfinitePerplexitySurvives) {
   const TemporaryFolder folder;
-  const CellStore store(folder.path(), inputs);
+  const CellStore store(folder.path());
   const Cell cell = make_cell(window_settings(2, 1), 4, {}, inputs);
   CellResult result = some_result();
   result.texts[0].mean_nll = std::numeric_limits<double>::infinity();
@@ -141,7 +145,7 @@ TEST(CellStore, InfinitePerplexitySurvives) {
 TEST(CellStore, SaysWhereItCannotWrite) {
   const TemporaryFolder folder;
   folder.write("file", "");
-  expect_error<std::runtime_error>([&] { CellStore(folder / "file" / "cells", inputs); },
+  expect_error<std::runtime_error>([&] { CellStore(folder / "file" / "cells"); },
                                    {"file/cells", "--output"});
 }
 

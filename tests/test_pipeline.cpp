@@ -3,10 +3,12 @@
 #include <cmath>
 
 #include "cbq/pipeline.h"
+#include "cbq/activation_cache.h"
 #include "cbq/quantizers.h"
 #include "nn/json.h"
 #include "nn/perplexity.h"
 #include "tests/environment.h"
+#include "tests/flipped_bits.h"
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
@@ -123,7 +125,7 @@ TEST(Pipeline, StateOfAnotherRunIsNeitherTrustedNorLost) {
       [&] {
         run(quick({{"seed", 3}}), hooks);
       },
-      {"state.safetensors", "other settings", "--overwrite"});
+      {"state.safetensors", "it differs in seed (0 there, 3 here)", "--overwrite"});
   {
     // Products of another algorithm end in other last bits.
     const Environment moved("CBQ_GEMM_CANDIDATES", "2");
@@ -149,6 +151,98 @@ TEST(Pipeline, DamagedStateIsNotTrusted) {
   EXPECT_EQ(run(quick(), hooks), run(quick()));
   ASSERT_EQ(said.size(), 1u);
   EXPECT_NE(said[0].find("block-0"), std::string::npos) << said[0];
+}
+
+/// `name` in the state of a whole run with a bit flipped, at a few places: a run that finds it ends
+/// in the right bytes, and says so where it starts anew.
+void expect_damage_noticed(const std::string& name) {
+  TemporaryFolder folder;
+  RunHooks hooks;
+  hooks.resume_folder = folder / "state";
+  const State expected = run(quick(), hooks);
+  const std::filesystem::path path = folder / "state" / name;
+  const std::string good = read_text_file(path);
+  for_each_flipped_bit(good, 0, good.size() / 12, [&](const std::string& flipped) {
+    folder.write("state/" + name, flipped);
+    std::string said;
+    hooks.say = [&](const std::string& line) { said += line; };
+    EXPECT_EQ(run(quick(), hooks), expected);
+    EXPECT_NE(said.find(said.starts_with("resumed after") ? "resumed after" : name),
+              std::string::npos)
+        << said;
+  });
+}
+
+TEST(Pipeline, AFlippedBitOfAStateChangesNoResult) {
+  expect_damage_noticed("state.safetensors");
+  expect_damage_noticed("block-0.safetensors");
+}
+
+/// Wide enough, and of enough segments, that products of another number of rows sum in another
+/// order.
+State run_wide(int64_t length, int64_t batch, const std::filesystem::path& cache) {
+  const auto model = tiny_model(2, 64);
+  const auto segments = tiny_segments(37, length);
+  const Settings settings = quick({{"batch", batch}, {"scale_search", "min_max"}});
+  std::shared_ptr<ActivationCache> original;
+  if (!cache.empty()) original = cache_on_disk(*model, segments, cache, nullptr);
+  quantize(*model, segments, settings, original, {});
+  return state_of(*model);
+}
+
+TEST(Pipeline, ACacheOfActivationsChangesNoBit) {
+  const TemporaryFolder shared;
+  for (const int64_t length : {1, 5, 32}) {
+    for (const int64_t batch : {1, 3, 16}) {
+      SCOPED_TRACE(concat(length, " tokens, ", batch, " segments a step"));
+      const TemporaryFolder own;
+      const State without = run_wide(length, batch, {});
+      EXPECT_EQ(run_wide(length, batch, own.path()), without);
+      EXPECT_EQ(run_wide(length, batch, shared.path()), without);
+    }
+  }
+  EXPECT_EQ(shared.count(), 3) << "one file for all settings";
+}
+
+/// Interrupts everything that looks, at its n-th look, for growing n, until a run gets through.
+int looks_until_done(const Settings& settings, bool on_disk = false) {
+  const auto segments = tiny_segments(6, 8);
+  for (int n = 1; n < 10000; ++n) {
+    const TemporaryFolder folder;
+    RunHooks hooks;
+    int left = n;
+    hooks.interrupted = [&] { return --left <= 0; };
+    hooks.resume_folder = folder / "state";
+    const auto model = tiny_model(3);
+    try {
+      std::shared_ptr<ActivationCache> original;
+      if (on_disk) {
+        original = cache_on_disk(*model, segments, folder / "cache", nullptr,
+                                 {hooks.interrupted, {}});
+      }
+      quantize(*model, segments, settings, original, hooks);
+      return n;
+    } catch (const Interrupted& stop) {
+      EXPECT_NE(std::string(stop.what()).find("interrupted"), std::string::npos);
+      if (!on_disk) continue;
+      for (const auto& file : std::filesystem::recursive_directory_iterator(folder.path())) {
+        EXPECT_NE(file.path().extension(), ".tmp") << "left behind";
+      }
+    }
+  }
+  ADD_FAILURE() << "never done";
+  return 0;
+}
+
+TEST(Pipeline, EveryLongLoopLooksForCtrlC) {
+  // 21 linears, of which each is a look, in nearest rounding; a look for each parameter (29), block
+  // and pass comes on top where these are.
+  EXPECT_GE(looks_until_done(quick({{"reconstruct", "none"}})), 21);
+  const int nothing_learned = looks_until_done(quick({{"epochs", 0}}));
+  EXPECT_GE(nothing_learned, 29 + 4 + 21);
+  EXPECT_GE(looks_until_done(quick({{"epochs", 0}, {"preprocess", "smoothquant"}, {"abits", 8}})),
+            nothing_learned + 2 * 3) << "a pass and a stage per block";
+  EXPECT_GE(looks_until_done(quick({{"epochs", 0}}), true), nothing_learned);
 }
 
 TEST(Pipeline, OuterFc2KeepsMoreBits) {

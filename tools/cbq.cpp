@@ -9,6 +9,7 @@
 #include "cbq/quantized_folder.h"
 #include "experiments/command_line.h"
 #include "tensor/environment.h"
+#include "tensor/program_version.h"
 #include "tensor/threads.h"
 #include "tools/cli/command.h"
 
@@ -63,7 +64,7 @@ int main(int argc, char** argv) {
   wait_briefly(argv);
   CLI::App app("cbq: post-training quantization of language models by cross-block reconstruction");
   app.name("cbq");
-  app.set_version_flag("--version", std::string("cbq ") + version);
+  app.set_version_flag("--version", "cbq " + program_version());
   app.require_subcommand(1);
   app.footer(environment_help());
   std::vector<std::pair<CLI::App*, Action>> actions;

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -11,9 +12,10 @@
 #include "cbq/resume.h"
 #include "experiments/progress.h"
 #include "kernels/ops.h"
-#include "nn/hash.h"
 #include "nn/json.h"
+#include "nn/sealed_files.h"
 #include "tensor/device_memory.h"
+#include "tensor/program_version.h"
 #include "tools/cli/evaluation.h"
 #include "tools/cli/model_loading.h"
 #include "tools/cli/output_folder.h"
@@ -63,44 +65,121 @@ class Log {
   Progress progress_;
 };
 
+/// The folder of the state of an interrupted run.
+fs::path resume_folder_of(const Options& o) {
+  fs::path path = fs::path(o.output).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return path += ".resume";
+}
+
+/// Files of the folder that are no part of the result, but about it.
+bool is_about_the_run(const std::string& name) {
+  return name == "recipe.json" || name == "report.json" || name == "log.txt";
+}
+
+/// {name: {"bytes", "crc32"}} of all files of a result.
+json files_of(const fs::path& folder, const Watch& watch) {
+  std::vector<std::string> names;
+  int64_t total = 0, done = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (!entry.is_regular_file()) continue;
+    const std::string name = entry.path().lexically_relative(folder).string();
+    if (is_about_the_run(name)) continue;
+    names.push_back(name);
+    total += static_cast<int64_t>(entry.file_size());
+  }
+  json files = json::object();
+  for (const std::string& name : names) {
+    const auto bytes = static_cast<int64_t>(fs::file_size(folder / name));
+    const std::string checksum = checksum_of_file(folder / name, [&](int64_t read) {
+      watch.step(done + read, total, "computing checksums of the result");
+    });
+    done += bytes;
+    files[name] = {{"bytes", bytes}, {"crc32", checksum}};
+  }
+  return files;
+}
+
+/// Which ids were scored, by the name of their source.
+json digests_of(const std::vector<NamedTokens>& sets) {
+  json all = json::object();
+  for (const NamedTokens& set : sets) all[set.name] = digest_of(set.tokens.segments);
+  return all;
+}
+
+/// What a command asks for: the model, the tokens, and which run they make. Lines go to `say`.
+class Job {
+ public:
+  Job(const Options& options, Watch watch, std::function<void(const std::string&)> say)
+      : o_(options),
+        settings_(o_.settings.resolve()),
+        device_(o_.compute.apply()),
+        watch_(std::move(watch)),
+        say_(std::move(say)) {}
+
+  /// Opens the model, reads all its parameters once, and the tokens to score.
+  void load();
+  void load_calibration();
+  bool needs_calibration() const;
+  /// Whether calibration tokens have to be made by the model first, which takes long.
+  bool samples() const { return needs_calibration() && o_.calibration == "model"; }
+  /// What sampled tokens depend on beside the model.
+  json sampling_request() const;
+  /// Of the model as it was opened: to be asked for before it is quantized.
+  JobIdentity identity() const;
+
+  const Options& o_;
+  Settings settings_;
+  Device device_;
+  std::unique_ptr<Transformer> model_;
+  std::string model_digest_;
+  TokenSet calibration_;
+  std::vector<NamedTokens> evaluation_;
+
+ private:
+  void check_parameters();
+  TokenContext tokens() const {
+    return {model_.get(), o_.tokenizer.empty() ? o_.model : o_.tokenizer};
+  }
+  Watch watch_;
+  std::function<void(const std::string&)> say_;
+};
+
 /// One invocation of the command.
 class QuantizeRun {
  public:
   explicit QuantizeRun(const Options& options)
       : o_(options),
-        settings_(o_.settings.resolve()),
-        device_(o_.compute.apply()),
         folder_(o_.output, o_.overwrite),
-        log_(folder_.partial() / "log.txt") {}
+        log_(folder_.partial() / "log.txt"),
+        job_(options, watch(), [this](const std::string& line) { log_.line(line); }) {}
 
   void run();
 
  private:
   void steps();
-  void load();
-  bool needs_calibration() const;
   bool drop_empty_state() const;
-  void check_parameters();
+  Watch watch() {
+    return {interrupted, [this](int64_t done, int64_t total, const std::string& what) {
+              log_.progress().update(done, total, what);
+            }};
+  }
   RunResult reconstruct();
   RunResult quantize_blockwise(std::shared_ptr<ActivationCache> original, RunHooks hooks);
   void save(const RunResult& result, const std::vector<Score>& before,
             const std::vector<Score>& after);
-  json recipe() const;
-  fs::path resume_folder() const;
+  fs::path resume_folder() const { return resume_folder_of(o_); }
+  json recipe();
   /// Where blocks are written that do not stay in memory: the result, or what becomes it.
   fs::path packed_folder() const {
     return o_.format == "packed" ? folder_.partial() : folder_.partial() / "packed";
   }
 
   const Options& o_;
-  Settings settings_;
-  Device device_;
   OutputFolder folder_;
   Log log_;
-  std::unique_ptr<Transformer> model_;
-  std::string model_hash_;
-  TokenSet calibration_;
-  std::vector<NamedTokens> evaluation_;
+  Job job_;
+  JobIdentity identity_;
 };
 
 void QuantizeRun::run() {
@@ -142,12 +221,17 @@ std::string summary(const Settings& s) {
 }
 
 void QuantizeRun::steps() {
-  log_.line(summary(settings_));
-  load();
-  const std::vector<Score> before = evaluate(*model_, evaluation_, o_.evaluation.batch);
+  log_.line(summary(job_.settings_));
+  job_.load();
+  job_.load_calibration();
+  identity_ = job_.identity();
+  const auto score = [this] {
+    return evaluate(*job_.model_, job_.evaluation_, o_.evaluation.batch);
+  };
+  const std::vector<Score> before = score();
   print(std::cout, "original", before);
   const RunResult result = reconstruct();
-  const std::vector<Score> after = evaluate(*model_, evaluation_, o_.evaluation.batch);
+  const std::vector<Score> after = score();
   print(std::cout, "quantized", after);
   save(result, before, after);
   std::error_code ignored;
@@ -155,10 +239,10 @@ void QuantizeRun::steps() {
   std::cout << o_.output << ": " << fmt::format("{:.1f}", result.seconds)
             << " s of reconstruction, peak "
             << fmt::format("{:.1f}", static_cast<double>(result.peak_bytes) / (1 << 20))
-            << " MiB of tensors in a window; " << peak_memory_text(device_) << "\n";
+            << " MiB of tensors in a window; " << peak_memory_text(job_.device_) << "\n";
 }
 
-void QuantizeRun::load() {
+void Job::load() {
   check(o_.format == "packed" || o_.format == "dense", "--export: unknown '", o_.format,
         "'; known: packed, dense");
   if (is_quantized_folder(o_.model)) {
@@ -172,18 +256,18 @@ void QuantizeRun::load() {
       "--export dense stores weights alone, so the quantization of activations would be lost; use "
       "--export packed, or --abits 16");
   validate(settings_, ModelConfig::load(o_.model).num_layers);
-  const bool samples = needs_calibration() && o_.calibration == "model";
   model_ = o_.loading.open(
-      o_.model, dtype_from_name(o_.compute.dtype), device_,
-      [this](const std::string& line) { log_.line(line); },
-      samples ? "--calibration model, which samples from the model token by token," : "");
+      o_.model, dtype_from_name(o_.compute.dtype), device_, say_,
+      samples() ? "--calibration model, which samples from the model token by token," : "");
   check_parameters();
-  const TokenContext context{model_.get(), o_.tokenizer.empty() ? o_.model : o_.tokenizer};
-  evaluation_ = load_evaluation(o_.evaluation, context);
+  evaluation_ = load_evaluation(o_.evaluation, tokens());
+}
+
+void Job::load_calibration() {
   if (needs_calibration()) {
-    log_.line("calibration: " + o_.calibration);
-    calibration_ =
-        calibration_tokens(o_.calibration, context, o_.segments, o_.segment_length, settings_.seed);
+    say_("calibration: " + o_.calibration);
+    calibration_ = calibration_tokens(o_.calibration, tokens(), o_.segments, o_.segment_length,
+                                      settings_.seed);
   } else {
     calibration_.segments = {{0}};
     calibration_.protocol = "none needed";
@@ -191,28 +275,58 @@ void QuantizeRun::load() {
 }
 
 /// Nearest rounding with ranges from the data at hand looks at no calibration data.
-bool QuantizeRun::needs_calibration() const {
+bool Job::needs_calibration() const {
   const bool observes = settings_.abits < float_bits && !settings_.act_dynamic;
   return settings_.reconstruct != "none" || settings_.preprocess != "none" || observes;
 }
 
+json Job::sampling_request() const {
+  if (!samples()) return nullptr;
+  return {{"segments", o_.segments}, {"tokens", o_.segment_length}, {"seed", settings_.seed}};
+}
+
 /// Hashes every parameter, and refuses those that no method can repair.
-void QuantizeRun::check_parameters() {
-  Digest digest;
-  read_parameters(*model_, [&](const std::string& path, const Tensor& value) {
+void Job::check_parameters() {
+  const auto total = parameter_bytes(*model_);
+  int64_t done = 0;
+  model_digest_ = digest_of(*model_, [&](const std::string& path, const Tensor& value) {
+    watch_.step(done, total, "reading the model");
+    done += value.bytes();
     if (kernels::has_non_finite(value)) {
       fail(o_.model, ": ", path, " holds NaN or infinity; the checkpoint is broken, fetch or ",
            "train it again");
     }
-    digest.add(path).add(value);
   });
-  model_hash_ = digest.hex();
 }
 
-fs::path QuantizeRun::resume_folder() const {
-  fs::path path = fs::path(o_.output).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();
-  return path += ".resume";
+JobIdentity Job::identity() const {
+  JobIdentity identity =
+      identity_of_run(*model_, model_digest_, calibration_.segments, settings_);
+  identity.export_format = o_.format;
+  if (o_.format == "dense") identity.export_dtype = o_.dense_dtype;
+  return identity;
+}
+
+json QuantizeRun::recipe() {
+  const TokenSet& calibration = job_.calibration_;
+  return {{"cbq_version", program_version()},
+          {"identity", identity_.to_json()},
+          {"files", files_of(folder_.partial(), watch())},
+          {"model", o_.model},
+          {"model_hash", job_.model_digest_},
+          {"settings", to_json(job_.settings_)},
+          {"settings_hash", hash_of(job_.settings_)},
+          {"dtype", o_.compute.dtype},
+          {"device", name_of(job_.device_)},
+          {"calibration",
+           {{"source", o_.calibration},
+            {"protocol", calibration.protocol},
+            {"segments", calibration.count()},
+            {"tokens", calibration.length()},
+            {"hash", calibration.hash()},
+            {"sampling", job_.sampling_request()},
+            {"source_hash", calibration.source_hash},
+            {"tokenizer_hash", calibration.tokenizer_hash}}}};
 }
 
 RunResult QuantizeRun::reconstruct() {
@@ -236,15 +350,19 @@ RunResult QuantizeRun::reconstruct() {
                           w.window.first, w.window.last(), w.loss_before, w.loss_hard, w.best_epoch,
                           w.seconds));
   };
+  hooks.preparation = watch().progress;
   hooks.interrupted = interrupted;
   hooks.resume_folder = state;
+  hooks.model_digest = job_.model_digest_;
   std::shared_ptr<ActivationCache> original;
-  if (!o_.cache.empty() && settings_.reconstruct != "none") {
-    original = cache_on_disk(*model_, calibration_.segments, settings_.batch, o_.cache, hooks.say);
+  if (!o_.cache.empty() && job_.settings_.reconstruct != "none") {
+    original = cache_on_disk(*job_.model_, job_.calibration_.segments, o_.cache, hooks.say, watch(),
+                             job_.model_digest_);
   }
-  RunResult result = model_->on_demand()
+  RunResult result = job_.model_->on_demand()
                          ? quantize_blockwise(original, hooks)
-                         : quantize(*model_, calibration_.segments, settings_, original, hooks);
+                         : quantize(*job_.model_, job_.calibration_.segments, job_.settings_,
+                                    original, hooks);
   log_.progress().finish();
   return result;
 }
@@ -252,31 +370,14 @@ RunResult QuantizeRun::reconstruct() {
 /// Finished blocks go to the folder at once, from where the quantized model is opened again.
 RunResult QuantizeRun::quantize_blockwise(std::shared_ptr<ActivationCache> original,
                                           RunHooks hooks) {
-  QuantizedFolderWriter writer(*model_, packed_folder());
+  QuantizedFolderWriter writer(*job_.model_, packed_folder());
   hooks.keep_block = [&](int64_t block) { writer.add_block(block); };
-  RunResult result =
-      quantize(*model_, calibration_.segments, settings_, std::move(original), hooks);
+  RunResult result = quantize(*job_.model_, job_.calibration_.segments, job_.settings_,
+                              std::move(original), hooks);
   writer.finish();
-  model_ = open_quantized(packed_folder(), dtype_from_name(o_.compute.dtype), device_);
+  job_.model_ =
+      open_quantized(packed_folder(), dtype_from_name(o_.compute.dtype), job_.device_);
   return result;
-}
-
-json QuantizeRun::recipe() const {
-  return {{"cbq_version", version},
-          {"model", o_.model},
-          {"model_hash", model_hash_},
-          {"settings", to_json(settings_)},
-          {"settings_hash", hash_of(settings_)},
-          {"dtype", o_.compute.dtype},
-          {"device", name_of(device_)},
-          {"calibration",
-           {{"source", o_.calibration},
-            {"protocol", calibration_.protocol},
-            {"segments", calibration_.count()},
-            {"tokens", calibration_.length()},
-            {"hash", calibration_.hash()},
-            {"source_hash", calibration_.source_hash},
-            {"tokenizer_hash", calibration_.tokenizer_hash}}}};
 }
 
 /// Files beside the weights that a user of the folder needs.
@@ -291,12 +392,14 @@ void copy_companions(const fs::path& from, const fs::path& to) {
 void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before,
                        const std::vector<Score>& after) {
   const fs::path& to = folder_.partial();
+  const Watch watched = watch();
+  const Poll poll = watched.poll_of("writing the result");
   if (o_.format == "dense") {
-    save_dense(*model_, to, dtype_from_name(o_.dense_dtype));
-  } else if (!model_->on_demand()) {
-    save_quantized(*model_, to);
+    save_dense(*job_.model_, to, dtype_from_name(o_.dense_dtype), poll);
+  } else if (!job_.model_->on_demand()) {
+    save_quantized(*job_.model_, to, poll);
   }
-  model_ = nullptr;  // its files go, unless they are the result
+  job_.model_ = nullptr;  // its files go, unless they are the result
   std::error_code ignored;
   if (packed_folder() != to) fs::remove_all(packed_folder(), ignored);
   copy_companions(o_.model, to);
@@ -310,9 +413,10 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
                        {"peak_bytes", result.peak_bytes},
                        {"peak_host_bytes", peak_resident_bytes()},
                        {"original", {{"results", to_json(before)}}},
-                       {"quantized", {{"results", to_json(after)}}}};
-  write_text_atomically(to / "recipe.json", recipe().dump(2) + "\n");
-  write_text_atomically(to / "report.json", report.dump(2) + "\n");
+                       {"quantized", {{"results", to_json(after)}}},
+                       {"evaluated", digests_of(job_.evaluation_)}};
+  write_text_atomically(to / "recipe.json", sealed(recipe()).dump(2) + "\n");
+  write_text_atomically(to / "report.json", sealed(report).dump(2) + "\n");
   for (const Score& s : after) {
     log_.line(fmt::format("{}: perplexity {:.6f}", s.name, s.result.perplexity()));
   }
@@ -320,16 +424,170 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
   folder_.publish();
 }
 
-/// A script may repeat the command with --resume until it succeeds: then there is nothing to do.
-bool already_finished(const Options& o) {
-  const fs::path recipe = fs::path(o.output) / "recipe.json";
+// ---- a folder that is finished ------------------------------------------------------------------
+
+/// --resume where the folder is there already. A script may repeat the command until it succeeds, or
+/// with further texts to score. Nothing is changed but the scores in report.json.
+class FinishedRun {
+ public:
+  explicit FinishedRun(const Options& options)
+      : o_(options),
+        folder_(o_.output),
+        progress_(std::cerr, stderr_is_terminal()),
+        job_(options, watch(), [this](const std::string& line) { progress_.line(line); }) {}
+
+  /// Whether there is something at the output that looks like a result, whole or not.
+  static bool applies(const Options& o);
+  void run();
+
+ private:
+  json read(const char* name) const;
+  void check_identity();
+  void check_files();
+  void drop_left_over_state() const;
+  void score();
+  Watch watch() {
+    return {interrupted, [this](int64_t done, int64_t total, const std::string& what) {
+              progress_.update(done, total, what);
+            }};
+  }
+  [[noreturn]] void refuse(const std::string& why) const;
+
+  const Options& o_;
+  fs::path folder_;
+  Progress progress_;
+  Job job_;
+  json recipe_;
+};
+
+bool FinishedRun::applies(const Options& o) {
+  if (!o.resume || o.overwrite) return false;
   std::error_code ignored;
-  if (!o.resume || o.overwrite || !fs::exists(recipe, ignored)) return false;
-  const json settings =
-      json_find(read_json_file(recipe, size_t{1} << 20), "settings_hash", recipe.string());
-  if (settings != hash_of(o.settings.resolve())) return false;
-  std::cout << o.output << ": finished already, with these settings\n";
-  return true;
+  for (const char* name : {"recipe.json", "report.json", "config.json", "model.safetensors"}) {
+    if (fs::exists(fs::path(o.output) / name, ignored)) return true;
+  }
+  return false;
+}
+
+/// Earlier programs wrote neither identities nor checksums.
+bool of_an_earlier_program(const fs::path& recipe) {
+  try {
+    const json object = read_json_file(recipe, size_t{16} << 20);
+    return object.is_object() && object.contains("settings_hash") &&
+           !object.contains("identity") && !object.contains("checksum");
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+void FinishedRun::refuse(const std::string& why) const {
+  std::error_code ignored;
+  const char* state = fs::exists(resume_folder_of(o_), ignored)
+                          ? "--resume --overwrite goes on with the interrupted run beside it and "
+                            "replaces it at the end; "
+                          : "";
+  fail(o_.output, why, ". Nothing was changed: ", state,
+       "--overwrite makes it anew, another --output leaves it as it is");
+}
+
+json FinishedRun::read(const char* name) const {
+  std::error_code ignored;
+  if (!fs::exists(folder_ / name, ignored)) refuse(concat(" has no ", name));
+  try {
+    return read_sealed_json(folder_ / name);
+  } catch (const DamagedFile& damage) {
+    if (of_an_earlier_program(folder_ / name)) {
+      refuse(" belongs to another run: it differs in the program's version");
+    }
+    refuse(concat(": ", damage.what()));
+  }
+}
+
+void FinishedRun::run() {
+  catch_interrupts();
+  recipe_ = read("recipe.json");
+  job_.load();
+  check_identity();
+  check_files();
+  drop_left_over_state();
+  score();
+}
+
+/// A run that was killed after it had published its result leaves its state behind.
+void FinishedRun::drop_left_over_state() const {
+  const fs::path state = resume_folder_of(o_);
+  std::error_code ignored;
+  if (!fs::exists(state, ignored)) return;
+  JobIdentity identity = JobIdentity::from_json(recipe_.at("identity"), "recipe.json");
+  identity.export_format = identity.export_dtype = "";  // of no concern to windows
+  try {
+    ResumeFolder(state, identity).load({});
+  } catch (const std::runtime_error&) {
+    return;  // another run's, which somebody may want to go on with
+  }
+  fs::remove_all(state, ignored);
+}
+
+void FinishedRun::check_identity() {
+  const std::string where = (folder_ / "recipe.json").string();
+  const JobIdentity there = JobIdentity::from_json(json_at(recipe_, "identity", where), where);
+  // Sampling takes hours where comparing takes none: the same model, asked for the same segments by
+  // the same program, gives the same ones.
+  const json& before = json_find(json_at(recipe_, "calibration", where), "sampling", where);
+  JobIdentity here = job_.identity();
+  here.calibration = there.calibration;
+  here.segments_per_pass = there.segments_per_pass;
+  std::vector<std::string> others = differences(there, here);
+  if (!job_.samples() || (others.empty() && before != job_.sampling_request())) {
+    job_.load_calibration();
+    others = differences(there, job_.identity());
+  }
+  if (!others.empty()) refuse(concat(" belongs to another run: ", text_of(others)));
+}
+
+void FinishedRun::check_files() {
+  const std::string where = (folder_ / "recipe.json").string();
+  const json& files = json_at(recipe_, "files", where);
+  for (const auto& [name, unused] : files.items()) {
+    std::error_code ignored;
+    if (!fs::is_regular_file(folder_ / name, ignored)) refuse(concat(" has no ", name));
+  }
+  const json now = files_of(folder_, watch());
+  for (const auto& [name, file] : files.items()) {
+    if (json_find(now, name, where) != file) {
+      refuse(concat(": ", (folder_ / name).string(), " is damaged: it is ", now.at(name).dump(),
+                    ", it was written as ", file.dump()));
+    }
+  }
+}
+
+/// Scores the sets that report.json does not have, and adds them to it.
+void FinishedRun::score() {
+  json report = read("report.json");
+  const json& known = json_find(report, "evaluated", "report.json");
+  const json wanted = digests_of(job_.evaluation_);
+  std::erase_if(job_.evaluation_, [&](const NamedTokens& set) {
+    return known.is_object() && json_find(known, set.name, "report.json") == wanted.at(set.name);
+  });
+  if (job_.evaluation_.empty()) {
+    progress_.finish();
+    std::cout << o_.output << ": finished already, by this very command\n";
+    return;
+  }
+  const auto score = [&](Transformer& model, const char* key) {
+    const std::vector<Score> scores = evaluate(model, job_.evaluation_, o_.evaluation.batch);
+    progress_.finish();
+    print(std::cout, key, scores);
+    report[key]["results"].update(to_json(scores));
+  };
+  score(*job_.model_, "original");
+  job_.model_ = nullptr;
+  job_.model_ = o_.loading.open(folder_, dtype_from_name(o_.compute.dtype), job_.device_,
+                                [this](const std::string& line) { progress_.line(line); });
+  score(*job_.model_, "quantized");
+  report["evaluated"].update(digests_of(job_.evaluation_));
+  write_text_atomically(folder_ / "report.json", sealed(report).dump(2) + "\n");
+  std::cout << o_.output << ": finished already; the scores are added to report.json\n";
 }
 
 }  // namespace
@@ -359,7 +617,9 @@ Action setup_quantize(CLI::App& app) {
   app.add_option(
       "--cache", o->cache,
       "folder for activations of the original model, shared by runs with other settings");
-  app.add_flag("--resume", o->resume, "go on after the last finished window of an interrupted run");
+  app.add_flag("--resume", o->resume,
+               "go on after the last finished window of an interrupted run; where the result is "
+               "finished, only score what --evaluate adds");
   app.add_flag("--overwrite", o->overwrite,
                "replace a model folder, or drop an interrupted run, at --output");
   o->loading.add_to(app);
@@ -367,7 +627,11 @@ Action setup_quantize(CLI::App& app) {
   o->settings.add_to(app);
   app.footer(footer);
   return [o] {
-    if (!already_finished(*o)) QuantizeRun(*o).run();
+    if (FinishedRun::applies(*o)) {
+      FinishedRun(*o).run();
+    } else {
+      QuantizeRun(*o).run();
+    }
   };
 }
 

@@ -5,12 +5,15 @@
 #include <iostream>
 #include <memory>
 
-#include "cbq/pipeline.h"
+#include "cbq/job_identity.h"
 #include "cbq/quantized_folder.h"
 #include "experiments/progress.h"
 #include "nn/hash.h"
 #include "nn/json.h"
+#include "nn/sealed_files.h"
 #include "nn/trainer.h"
+#include "tensor/environment.h"
+#include "tensor/program_version.h"
 #include "tools/cli/evaluation.h"
 
 namespace fs = std::filesystem;
@@ -46,8 +49,14 @@ std::vector<int32_t> training_ids(const Options& o, const Tokenizer& tokenizer, 
   key = hex(hash);
   const fs::path cache = fs::path(o.output) / ("tokens-" + key + ".h5");
   if (fs::exists(cache)) {
-    std::cerr << "token ids from " << cache.string() << std::endl;
-    return load_tokens(cache).segments.at(0);
+    try {
+      check_seal(cache);
+      const TokenSet kept = load_tokens(cache);
+      std::cerr << "token ids from " << cache.string() << std::endl;
+      return kept.segments.at(0);
+    } catch (const std::exception& fault) {
+      std::cerr << "encoded again: " << fault.what() << std::endl;
+    }
   }
   std::cerr << "encoding " << o.texts.size() << " text(s) ..." << std::endl;
   TokenSet set{{tokenize_files(o.texts, tokenizer)}, "one text", tokenizer.hash(), key};
@@ -57,37 +66,48 @@ std::vector<int32_t> training_ids(const Options& o, const Tokenizer& tokenizer, 
         "; give more text or a smaller --tokens");
   fs::create_directories(o.output);
   save_tokens(cache, set);
+  append_seal(cache);  // a file without it, as a kill right here leaves it, is written again
   return set.segments[0];
 }
 
 /// What must not change between the parts of an interrupted training run. Steps, rates and decay
 /// may: a run can be prolonged.
-json identity_of(const Options& o, const ModelConfig& config, const std::string& text_key) {
-  json model = config.to_json();
-  return {{"model", model},
+json identity_of(const Options& o, const ModelConfig& config, Device device,
+                 const std::string& text_key) {
+  return {{"model", config.to_json()},
           {"text", text_key},
           {"batch", o.train.batch},
           {"tokens", o.train.tokens},
-          {"seed", o.train.seed}};
+          {"seed", o.train.seed},
+          {"device", name_of_processor(device)},
+          {"environment", bits_of_environment()},
+          {"program version", program_version()}};
 }
 
 void check_identity(const fs::path& folder, const json& identity) {
   const fs::path path = folder / "training.json";
   if (fs::exists(folder / "training.safetensors") && fs::exists(path)) {
-    const json earlier = read_json_file(path);
+    json earlier;
+    try {
+      earlier = read_sealed_json(path);
+    } catch (const DamagedFile& damage) {
+      fail(damage.what(), "; remove it if the options are those of the run in ", folder.string(),
+           ", or give an empty --output");
+    }
     for (const auto& [name, value] : identity.items()) {
       check(json_find(earlier, name, path.string()) == value, folder.string(),
             " holds a training run with another ", name,
             "; give the same options to go on with it, or an empty --output");
     }
   }
-  write_text_atomically(path, identity.dump(2) + "\n");
+  write_text_atomically(path, sealed(identity).dump(2) + "\n");
 }
 
 TrainHooks hooks_of(const Options& o, Progress& progress) {
   TrainHooks hooks;
   hooks.folder = o.output;
   hooks.interrupted = interrupted;
+  hooks.say = [&progress](const std::string& line) { progress.line(line); };
   hooks.progress = [&progress, steps = o.train.steps, mean = 0.0](
                        int64_t step, double loss, double rate, double speed) mutable {
     mean = mean == 0.0 ? loss : 0.98 * mean + 0.02 * loss;
@@ -118,7 +138,7 @@ void train_model(const Options& o) {
   const auto evaluation = load_evaluation(o.evaluation, {model.get(), o.tokenizer});
   std::string text_key;
   const std::vector<int32_t> ids = training_ids(o, *tokenizer, text_key);
-  check_identity(o.output, identity_of(o, config, text_key));
+  check_identity(o.output, identity_of(o, config, device, text_key));
   initialize(*model, o.train.seed);
   catch_interrupts();
   Progress progress(std::cerr, stderr_is_terminal());
