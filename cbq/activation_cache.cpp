@@ -25,8 +25,7 @@ constexpr const char* computing = "computing the original activations";
 
 /// Calls keep(boundary, stream) for every boundary, from the embedding to the last block's output.
 template <class Keep>
-void run_boundaries(Transformer& model, const Segments& segments, const Watch& watch,
-                    Keep&& keep) {
+void run_boundaries(Transformer& model, const Segments& segments, const Watch& watch, Keep&& keep) {
   const Poll poll = watch.poll_of(computing);
   Tensor stream = embed_segments(model, segments, poll);
   keep(int64_t{0}, stream);
@@ -56,8 +55,8 @@ class MemoryCache : public ActivationCache {
 
 class RollingCache : public ActivationCache {
  public:
-  RollingCache(Transformer& model, const Segments& segments,
-               const std::vector<int64_t>& boundaries, Watch watch)
+  RollingCache(Transformer& model, const Segments& segments, const std::vector<int64_t>& boundaries,
+               Watch watch)
       : model_(model),
         watch_(std::move(watch)),
         stream_(embed_segments(model, segments, watch_.poll_of(computing))) {
@@ -78,8 +77,8 @@ class RollingCache : public ActivationCache {
   void step() {
     const auto uses = uses_.find(at_);
     if (uses != uses_.end() && uses->second > 0) kept_[at_] = stream_;
-    stream_ = run_block(*model_.fetch_block(at_), stream_, model_.device(),
-                        watch_.poll_of(computing));
+    stream_ =
+        run_block(*model_.fetch_block(at_), stream_, model_.device(), watch_.poll_of(computing));
     check_finite(model_, at_, stream_);
     ++at_;
   }

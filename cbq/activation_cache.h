@@ -49,11 +49,11 @@ std::shared_ptr<ActivationCache> cache_on_the_way(Transformer& model, const Segm
                                                   const Watch& watch = {});
 
 /// The same in an HDF5 file `folder`/<key>.h5 of the activations' identity: opened if it is there,
-/// as it was written (its checksum is compared, which reads it once) and of this very identity, else
-/// computed and written. Says (through `say`, may be empty) the size before writing, and why a file
-/// that is there is not used. The file takes its name only when it is complete. `model_digest`:
-/// digest_of(model), or empty to have it computed. Throws std::runtime_error naming the size needed
-/// when the disk is too small.
+/// as it was written (its checksum is compared, which reads it once) and of this very identity,
+/// else computed and written. Says (through `say`, may be empty) the size before writing, and why a
+/// file that is there is not used. The file takes its name only when it is complete.
+/// `model_digest`: digest_of(model), or empty to have it computed. Throws std::runtime_error naming
+/// the size needed when the disk is too small.
 std::shared_ptr<ActivationCache> cache_on_disk(Transformer& model, const Segments& segments,
                                                const std::filesystem::path& folder,
                                                const std::function<void(const std::string&)>& say,

@@ -68,9 +68,8 @@ JobIdentity JobIdentity::from_json(const json& object, const std::string& what) 
     const json& found = json_find(object, name, what);
     if (!found.is_null()) value = json_string(found, name, what);
   };
-  visit_fields(identity, [&](const char* name, const char*, bool, std::string& value) {
-    read(name, value);
-  });
+  visit_fields(identity,
+               [&](const char* name, const char*, bool, std::string& value) { read(name, value); });
   identity.settings = json_find(object, "settings", what);
   read("program", identity.program);
   return identity;
@@ -85,12 +84,13 @@ std::string JobIdentity::key() const {
 std::vector<std::string> differences(const JobIdentity& there, const JobIdentity& here) {
   std::vector<std::string> found;
   const json other = there.to_json();
-  visit_fields(here, [&](const char* name, const char* words, bool shown,
-                         const std::string& value) {
-    const json& its = json_find(other, name, "identity");
-    const std::string before = its.is_null() ? "" : its.get<std::string>();
-    if (before != value) found.push_back(shown ? in_words(words, before, value) : words);
-  });
+  visit_fields(here,
+               [&](const char* name, const char* words, bool shown, const std::string& value) {
+                 const json& its = json_find(other, name, "identity");
+                 const std::string before = its.is_null() ? "" : its.get<std::string>();
+                 if (before != value)
+                   found.push_back(shown ? in_words(words, before, value) : words);
+               });
   compare_settings(there.settings, here.settings, found);
   if (there.program != here.program) {
     found.push_back(in_words("the program's version", there.program, here.program));
@@ -126,7 +126,7 @@ std::string digest_of(const Segments& segments) {
 }
 
 std::string name_of_processor(Device device) {
-  if (device.is_cuda()) return name_of(device);
+  if (device != Device::cpu()) return name_of(device);
   return concat(name_of(device), " (", openblas_get_corename(), ")");
 }
 

@@ -16,13 +16,13 @@ namespace cbq {
 /// An empty field is one that does not matter to what carries the identity: cached activations know
 /// no settings, the state of a run no export.
 struct JobIdentity {
-  std::string model;        // digest_of the model: its parameters and its config
-  std::string calibration;  // digest_of the segments' ids
-  std::string evaluation;   // digest of the test texts' ids
-  nlohmann::json settings;  // the canonical ones, by name; null: none
-  std::string dtype;        // that the model computes in
-  std::string device;       // name_of_processor()
-  std::string environment;  // switches that move bits: bits_of_environment()
+  std::string model;              // digest_of the model: its parameters and its config
+  std::string calibration;        // digest_of the segments' ids
+  std::string evaluation;         // digest of the test texts' ids
+  nlohmann::json settings;        // the canonical ones, by name; null: none
+  std::string dtype;              // that the model computes in
+  std::string device;             // name_of_processor()
+  std::string environment;        // switches that move bits: bits_of_environment()
   std::string segments_per_pass;  // where nothing is learned
   std::string export_format;
   std::string export_dtype;

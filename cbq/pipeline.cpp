@@ -277,6 +277,7 @@ void Run::reconstruct_window(int64_t number, const ResumeFolder& folder) {
   WindowReport report;
   {
     Reconstructor reconstructor(model_, settings_, scheduled, number, std::move(data));
+    reconstructor.set_poll(watch_.poll_of("evaluating a window"));
     report = reconstructor.run([&](int64_t step) { after_step(number, step); });
   }
   finish(scheduled, folder);
@@ -309,8 +310,8 @@ void Run::finish(const ScheduledWindow& scheduled, const ResumeFolder& folder) {
   for (int64_t b = done.first; b <= done.last() && folder.enabled(); ++b) {
     folder.save_block(b, quantizer_state(model_, {b, 1}));
   }
-  stream_ = run_blocks(model_, done, stream_,
-                       watch_.poll_of("moving the stream past finished blocks"));
+  stream_ =
+      run_blocks(model_, done, stream_, watch_.poll_of("moving the stream past finished blocks"));
   finished_ += scheduled.finishes;
   for (int64_t b = done.first; b <= done.last(); ++b) keep(b);
 }

@@ -16,8 +16,8 @@ struct RunHooks {
   std::function<void(const std::string& line)> say;  // plain log lines
   /// done and total reconstruction steps of the run, for a progress bar.
   std::function<void(int64_t done, int64_t total, const std::string& what)> progress;
-  /// The same for what is no reconstruction: original activations, pre-processing, nearest rounding,
-  /// reading all parameters.
+  /// The same for what is no reconstruction: original activations, pre-processing, nearest
+  /// rounding, reading all parameters.
   std::function<void(int64_t done, int64_t total, const std::string& what)> preparation;
   /// A window is finished; a resumed run begins with those that were finished before it.
   std::function<void(const WindowReport& report)> window;

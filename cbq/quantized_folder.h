@@ -75,8 +75,7 @@ class QuantizedFolderWriter {
 /// Writes config.json and the weights of a model whose quantizers are hardened, or that was read
 /// from such a folder; in one file, or a file per block where blocks are loaded on demand. Throws
 /// std::invalid_argument naming a layer that is not hardened. `poll` is called before every block.
-void save_quantized(Transformer& model, const std::filesystem::path& folder,
-                    const Poll& poll = {});
+void save_quantized(Transformer& model, const std::filesystem::path& folder, const Poll& poll = {});
 
 /// Reads such a folder; `dtype` must be the one the model had when it was saved for the results to
 /// be the same bits. Everything is checked against config.json before the first tensor is read;

@@ -156,6 +156,7 @@ double Reconstructor::evaluate(bool hard) {
   const Tensor sum = Tensor::zeros({1}, Dtype::f32, model_.device());
   const int64_t batch = evaluation_batch(settings_.batch, tokens);
   for (int64_t begin = 0; begin < count; begin += batch) {
+    if (poll_) poll_();
     const int64_t end = std::min(count, begin + batch);
     const Sequence sequence{end - begin, tokens};
     const Shape rows = {sequence.batch * tokens, data_.inputs.size(2)};

@@ -54,6 +54,8 @@ class Reconstructor {
 
   /// Mean loss per token over the segments that decide.
   double evaluate(bool hard);
+  /// Called between the passes of an evaluation; may throw to stop, as after_step may.
+  void set_poll(Poll poll) { poll_ = std::move(poll); }
 
   /// Step number `step` on these segments: what run() repeats, for benchmarks. `next`: those of the
   /// step after it, where they are known.
@@ -105,6 +107,7 @@ class Reconstructor {
   Snapshot best_;
   double best_loss_ = 0.0;
   WindowReport report_;
+  Poll poll_;
 };
 
 }  // namespace cbq

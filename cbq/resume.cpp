@@ -78,7 +78,8 @@ SafetensorsFile opened(const std::filesystem::path& path) {
   } catch (const DamagedFile&) {
     if (!of_an_earlier_program(path)) throw;
   }
-  throw OtherRun(concat(path.string(), " belongs to another run: it differs in the program's version"));
+  throw OtherRun(
+      concat(path.string(), " belongs to another run: it differs in the program's version"));
 }
 
 RunState state_of(const SafetensorsFile& file) {

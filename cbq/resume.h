@@ -4,8 +4,8 @@
 //                            reports so far
 //   block-<i>.safetensors    packed codes of a finished block, written once
 //
-// Every file carries the identity of the run (cbq/job_identity.h) and a checksum of its contents, and
-// appears complete or not at all; the state is written last, so what it refers to is there.
+// Every file carries the identity of the run (cbq/job_identity.h) and a checksum of its contents,
+// and appears complete or not at all; the state is written last, so what it refers to is there.
 #pragma once
 
 #include <filesystem>
@@ -35,10 +35,10 @@ class ResumeFolder {
   ResumeFolder(std::filesystem::path folder, JobIdentity identity);
 
   bool enabled() const { return !folder_.empty(); }
-  /// The state of an earlier run with this identity; none if there is no such state, or if it or the
-  /// file of a finished block is damaged or missing (said through `say`, with the file's name): the
-  /// run then starts from its first window. Throws std::runtime_error, with all that is different,
-  /// if the state is another run's.
+  /// The state of an earlier run with this identity; none if there is no such state, or if it or
+  /// the file of a finished block is damaged or missing (said through `say`, with the file's name):
+  /// the run then starts from its first window. Throws std::runtime_error, with all that is
+  /// different, if the state is another run's.
   std::optional<RunState> load(const std::function<void(const std::string&)>& say) const;
   /// quantizer_state of a block that was just hardened.
   void save_block(int64_t block, const std::map<std::string, Tensor>& state) const;

@@ -299,10 +299,11 @@ namespace {
 /// Gives the settings of a stage their defaults.
 void reset_stage(Settings& settings, SettingStage stage) {
   const nlohmann::json defaults = to_json(Settings{});
-  visit_staged_settings(
-      settings, [&](const char* name, auto& member, const char*, SettingStage its) {
-        if (its == stage) member = defaults.at(name).get<std::decay_t<decltype(member)>>();
-      });
+  visit_staged_settings(settings,
+                        [&](const char* name, auto& member, const char*, SettingStage its) {
+                          if (its == stage)
+                            member = defaults.at(name).get<std::decay_t<decltype(member)>>();
+                        });
 }
 
 }  // namespace

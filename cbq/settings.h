@@ -94,8 +94,8 @@ enum class SettingStage {
   random,          // pre-processing and reconstruction
 };
 
-/// Calls visitor(name, member reference, help, stage) for every member. Names use '-' on the command
-/// line, '_' in JSON.
+/// Calls visitor(name, member reference, help, stage) for every member. Names use '-' on the
+/// command line, '_' in JSON.
 template <class S, class Visitor>
 void visit_staged_settings(S& s, Visitor&& visitor) {
   using enum SettingStage;
@@ -154,10 +154,9 @@ void visit_staged_settings(S& s, Visitor&& visitor) {
 /// The same without stages: visitor(name, member reference, help).
 template <class S, class Visitor>
 void visit_settings(S& s, Visitor&& visitor) {
-  visit_staged_settings(
-      s, [&](const char* name, auto& member, const char* help, SettingStage) {
-        visitor(name, member, help);
-      });
+  visit_staged_settings(s, [&](const char* name, auto& member, const char* help, SettingStage) {
+    visitor(name, member, help);
+  });
 }
 
 /// The profile's settings at these bits; `tuned` differs by bits (docs/experiments.md).

@@ -37,8 +37,7 @@ void add_file(Checksum& checksum, const fs::path& path, int64_t count,
   int64_t done = 0;
   while (count < 0 || done < count) {
     const auto wanted = static_cast<std::streamsize>(part.size());
-    in.read(part.data(),
-            count < 0 ? wanted : std::min<std::streamsize>(wanted, count - done));
+    in.read(part.data(), count < 0 ? wanted : std::min<std::streamsize>(wanted, count - done));
     if (in.gcount() == 0) break;
     checksum.add(part.data(), static_cast<size_t>(in.gcount()));
     done += in.gcount();

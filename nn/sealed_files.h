@@ -52,8 +52,8 @@ void check_sealed(const nlohmann::json& json, const std::string& what);
 nlohmann::json read_sealed_json(const std::filesystem::path& path,
                                 size_t max_bytes = size_t{16} << 20);
 
-// safetensors: the metadata "checksum" is that of the names, dtypes, shapes and bytes of all tensors
-// and of the other metadata.
+// safetensors: the metadata "checksum" is that of the names, dtypes, shapes and bytes of all
+// tensors and of the other metadata.
 
 void write_sealed_safetensors(const std::filesystem::path& path,
                               const std::map<std::string, Tensor>& tensors,

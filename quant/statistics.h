@@ -55,8 +55,8 @@ class StatisticsStream {
                    const StatisticsConfig& config = {});
 
   /// Statistics of the linears of the next block, which must be in memory, as it stands. Throws
-  /// std::runtime_error naming the layer whose input holds NaN or infinity. `poll` is called between
-  /// forward passes and may throw.
+  /// std::runtime_error naming the layer whose input holds NaN or infinity. `poll` is called
+  /// between forward passes and may throw.
   CalibrationStatistics pass_block(const std::function<void()>& poll = {});
 
  private:

@@ -1,14 +1,14 @@
 // Which program this is. The text stands in everything that one run leaves for another one (states
-// of interrupted runs, finished folders, caches, cells of tables): another program may compute other
-// last bits, so what it finds there is not its own.
+// of interrupted runs, finished folders, caches, cells of tables): another program may compute
+// other last bits, so what it finds there is not its own.
 #pragma once
 
 #include <string>
 
 namespace cbq {
 
-/// "0.1.0+3f9c21a07b5e": the project's version, and a digest of what the program was built from (all
-/// sources of the layers, compiler, flags). Two builds with the same text give the same bytes.
+/// "0.1.0+3f9c21a07b5e": the project's version, and a digest of what the program was built from
+/// (all sources of the layers, compiler, flags). Two builds with the same text give the same bytes.
 /// Made when the program is built (cmake/ProgramVersion.cmake).
 std::string program_version();
 

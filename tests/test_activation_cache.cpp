@@ -152,8 +152,11 @@ TEST(ActivationCache, AnotherProgramsAndAnotherRulesActivationsAreNotUsed) {
                   "it differs in the program's version (0.0.9+abc there");
   expect_not_used([](nlohmann::json& identity) { identity["segments_per_pass"] = "3"; },
                   "it differs in the segments per pass (3 there");
-  expect_not_used([](nlohmann::json& identity) { identity = {{"key", "old"}}; },
-                  "it differs in the model");
+  expect_not_used(
+      [](nlohmann::json& identity) {
+        identity = {{"key", "old"}};
+      },
+      "it differs in the model");
 }
 
 TEST(ActivationCache, InterruptedWriteLeavesNothing) {

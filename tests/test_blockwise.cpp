@@ -288,14 +288,16 @@ TEST(Blockwise, AnInterruptedRunGoesOnEitherWay) {
         SCOPED_TRACE(concat(changes, starts_whole, ends_whole));
         RunHooks hooks;
         hooks.resume_folder = folder / "state";
-        int left = 8;  // in the third of four windows
-        hooks.interrupted = [&] { return --left <= 0; };
+        bool stop = false;  // in the third of four windows
+        hooks.progress = [&](int64_t done, int64_t, const std::string&) { stop = done >= 8; };
+        hooks.interrupted = [&] { return stop; };
         const auto run = [&](bool whole, const fs::path& to) {
           if (whole) return quantize_whole(folder / "m", to, settings, segments, hooks);
           quantize_blockwise(folder / "m", to, settings, segments, hooks);
         };
         EXPECT_THROW(run(starts_whole, folder / "no"), Interrupted);
         hooks.interrupted = nullptr;
+        hooks.progress = nullptr;
         int resumed = 0;
         hooks.say = [&](const std::string& line) { resumed += line.starts_with("resumed after"); };
         run(ends_whole, folder / "q");

@@ -1,7 +1,6 @@
 // Whose results something is: what two identities say of each other, and what guards a cell.
-#include "cbq/job_identity.h"
-
 #include "cbq/activation_cache.h"
+#include "cbq/job_identity.h"
 #include "cbq/resume.h"
 #include "experiments/cell.h"
 #include "nn/json.h"
@@ -36,8 +35,8 @@ TEST(JobIdentity, SaysWhatDiffers) {
   Settings settings;
   settings.epochs = 7;
   there.settings = to_json(canonical(settings, 4));
-  expect_differences(there, here,
-                     "it differs in the model, the calibration tokens and epochs (7 there, 3 here)");
+  expect_differences(
+      there, here, "it differs in the model, the calibration tokens and epochs (7 there, 3 here)");
   there = here;
   there.program = "0.1.0+old";
   expect_differences(
@@ -48,7 +47,8 @@ TEST(JobIdentity, SaysWhatDiffers) {
   there.dtype = "bf16";
   there.export_format = "dense";
   expect_differences(
-      there, here, "it differs in the dtype (bf16 there, f32 here) and the export (dense there, none here)");
+      there, here,
+      "it differs in the dtype (bf16 there, f32 here) and the export (dense there, none here)");
   EXPECT_NE(there.key(), here.key());
 }
 
@@ -118,27 +118,28 @@ std::string key_of(const Settings& settings) {
 }
 
 /// Calls f(name, stage, key with this one setting changed) for every setting.
-void for_each_changed(const Settings& base,
-                      const std::function<void(const std::string&, SettingStage,
-                                               const std::string&)>& f) {
+void for_each_changed(
+    const Settings& base,
+    const std::function<void(const std::string&, SettingStage, const std::string&)>& f) {
   Settings changed = base;
-  visit_staged_settings(changed, [&](const std::string& name, auto& member, const char*,
-                                     SettingStage stage) {
-    const auto before = member;
-    if (name == "schedule") {
-      changed.schedule = "0-2,1-3";
-    } else if (name == "reconstruct") {
-      changed.reconstruct = base.reconstruct == "none" ? "cbq" : "none";
-    } else {
-      change(member);
-    }
-    f(name, stage, key_of(changed));
-    member = before;
-  });
+  visit_staged_settings(
+      changed, [&](const std::string& name, auto& member, const char*, SettingStage stage) {
+        const auto before = member;
+        if (name == "schedule") {
+          changed.schedule = "0-2,1-3";
+        } else if (name == "reconstruct") {
+          changed.reconstruct = base.reconstruct == "none" ? "cbq" : "none";
+        } else {
+          change(member);
+        }
+        f(name, stage, key_of(changed));
+        member = before;
+      });
 }
 
 TEST(CellKey, EverySettingThatIsReadChangesIt) {
   Settings base;
+  base.window = 3;  // one more block, or one more of overlap, is another schedule
   base.abits = 8;
   base.preprocess = "smoothquant";
   const std::string key = key_of(base);

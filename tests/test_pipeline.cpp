@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cbq/pipeline.h"
 #include "cbq/activation_cache.h"
+#include "cbq/pipeline.h"
 #include "cbq/quantizers.h"
 #include "nn/json.h"
 #include "nn/perplexity.h"
@@ -81,8 +81,9 @@ void expect_resumed(const Settings& settings, int steps) {
   TemporaryFolder folder;
   RunHooks hooks;
   hooks.resume_folder = folder / "state";
-  int left = steps;
-  hooks.interrupted = [&] { return --left <= 0; };
+  bool stop = false;
+  hooks.progress = [&](int64_t done, int64_t, const std::string&) { stop = done >= steps; };
+  hooks.interrupted = [&] { return stop; };
   EXPECT_THROW(run(settings, hooks), Interrupted);
   hooks.interrupted = nullptr;
   std::vector<std::string> said;
@@ -217,8 +218,8 @@ int looks_until_done(const Settings& settings, bool on_disk = false) {
     try {
       std::shared_ptr<ActivationCache> original;
       if (on_disk) {
-        original = cache_on_disk(*model, segments, folder / "cache", nullptr,
-                                 {hooks.interrupted, {}});
+        original =
+            cache_on_disk(*model, segments, folder / "cache", nullptr, {hooks.interrupted, {}});
       }
       quantize(*model, segments, settings, original, hooks);
       return n;
@@ -241,7 +242,8 @@ TEST(Pipeline, EveryLongLoopLooksForCtrlC) {
   const int nothing_learned = looks_until_done(quick({{"epochs", 0}}));
   EXPECT_GE(nothing_learned, 29 + 4 + 21);
   EXPECT_GE(looks_until_done(quick({{"epochs", 0}, {"preprocess", "smoothquant"}, {"abits", 8}})),
-            nothing_learned + 2 * 3) << "a pass and a stage per block";
+            nothing_learned + 2 * 3)
+      << "a pass and a stage per block";
   EXPECT_GE(looks_until_done(quick({{"epochs", 0}}), true), nothing_learned);
 }
 

@@ -5,8 +5,10 @@
 #include <CLI/CLI.hpp>
 
 #include "cbq/quantized_folder.h"
+#include "cbq/watch.h"
 #include "tensor/device_memory.h"
 #include "tensor/storage.h"
+#include "tools/cli/command.h"
 
 namespace cbq::cli {
 namespace {
@@ -43,6 +45,10 @@ std::unique_ptr<Transformer> LoadOptions::open(const std::filesystem::path& fold
     say(concat(sizes, "; ", needs_whole, " needs all of them at once"));
   }
   if (load == "whole" || (load == "auto" && (!large || !needs_whole.empty()))) {
+    for (int64_t b = 0; b < model->block_count(); ++b) {
+      if (interrupted()) throw Interrupted("interrupted while loading the model");
+      model->load_block(b);
+    }
     model->load_all_blocks();
   } else {
     say(sizes + ": blocks are loaded when they are needed");

@@ -300,8 +300,7 @@ void Job::check_parameters() {
 }
 
 JobIdentity Job::identity() const {
-  JobIdentity identity =
-      identity_of_run(*model_, model_digest_, calibration_.segments, settings_);
+  JobIdentity identity = identity_of_run(*model_, model_digest_, calibration_.segments, settings_);
   identity.export_format = o_.format;
   if (o_.format == "dense") identity.export_dtype = o_.dense_dtype;
   return identity;
@@ -359,10 +358,9 @@ RunResult QuantizeRun::reconstruct() {
     original = cache_on_disk(*job_.model_, job_.calibration_.segments, o_.cache, hooks.say, watch(),
                              job_.model_digest_);
   }
-  RunResult result = job_.model_->on_demand()
-                         ? quantize_blockwise(original, hooks)
-                         : quantize(*job_.model_, job_.calibration_.segments, job_.settings_,
-                                    original, hooks);
+  RunResult result = job_.model_->on_demand() ? quantize_blockwise(original, hooks)
+                                              : quantize(*job_.model_, job_.calibration_.segments,
+                                                         job_.settings_, original, hooks);
   log_.progress().finish();
   return result;
 }
@@ -375,8 +373,7 @@ RunResult QuantizeRun::quantize_blockwise(std::shared_ptr<ActivationCache> origi
   RunResult result = quantize(*job_.model_, job_.calibration_.segments, job_.settings_,
                               std::move(original), hooks);
   writer.finish();
-  job_.model_ =
-      open_quantized(packed_folder(), dtype_from_name(o_.compute.dtype), job_.device_);
+  job_.model_ = open_quantized(packed_folder(), dtype_from_name(o_.compute.dtype), job_.device_);
   return result;
 }
 
@@ -426,8 +423,8 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
 
 // ---- a folder that is finished ------------------------------------------------------------------
 
-/// --resume where the folder is there already. A script may repeat the command until it succeeds, or
-/// with further texts to score. Nothing is changed but the scores in report.json.
+/// --resume where the folder is there already. A script may repeat the command until it succeeds,
+/// or with further texts to score. Nothing is changed but the scores in report.json.
 class FinishedRun {
  public:
   explicit FinishedRun(const Options& options)
@@ -473,8 +470,8 @@ bool FinishedRun::applies(const Options& o) {
 bool of_an_earlier_program(const fs::path& recipe) {
   try {
     const json object = read_json_file(recipe, size_t{16} << 20);
-    return object.is_object() && object.contains("settings_hash") &&
-           !object.contains("identity") && !object.contains("checksum");
+    return object.is_object() && object.contains("settings_hash") && !object.contains("identity") &&
+           !object.contains("checksum");
   } catch (const std::exception&) {
     return false;
   }
