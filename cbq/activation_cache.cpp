@@ -6,6 +6,7 @@
 
 #include "cbq/stream.h"
 #include "kernels/ops.h"
+#include "nn/atomic_file.h"
 #include "nn/hdf5.h"
 #include "nn/json.h"
 #include "nn/sealed_files.h"
@@ -202,6 +203,7 @@ std::shared_ptr<ActivationCache> cache_on_disk(Transformer& model, const Segment
                                                const std::function<void(const std::string&)>& say,
                                                const Watch& watch, std::string model_digest) {
   check_segments(model, segments);
+  sweep_temporaries(folder);  // other runs that share the folder may have been killed
   if (model_digest.empty()) model_digest = digest_of(model);
   const JobIdentity identity = identity_of_activations(model, model_digest, segments);
   const std::filesystem::path path = folder / (identity.key() + ".h5");

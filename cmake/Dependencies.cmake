@@ -12,14 +12,18 @@ pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)  # their normal
 find_package(ZLIB REQUIRED)                                       # compressed data sets
 
 # The OpenMP build of OpenBLAS, by its own folder: Debian's default alternative may be the pthread build, whose second
-# thread pool fights with our OpenMP loops. The folder enters the run path, too.
+# thread pool fights with our OpenMP loops. It is not linked: kernels/blas.cpp loads it when it is needed (and says why).
 find_library(OPENBLAS_LIBRARY NAMES openblas REQUIRED NO_DEFAULT_PATH
              PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp)
 find_path(OPENBLAS_INCLUDE cblas.h REQUIRED NO_DEFAULT_PATH
           PATHS /usr/include/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp)
 add_library(openblas INTERFACE)
-target_link_libraries(openblas INTERFACE ${OPENBLAS_LIBRARY})
+target_link_libraries(openblas INTERFACE ${CMAKE_DL_LIBS})
 target_include_directories(openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE})
+cmake_path(GET OPENBLAS_LIBRARY PARENT_PATH openblas_folder)
+# By its soname: the name without a number is a part of the development package.
+set_source_files_properties(kernels/blas.cpp PROPERTIES
+  COMPILE_DEFINITIONS "CBQ_OPENBLAS=\"${openblas_folder}/libopenblas.so.0\"")
 
 add_library(cbq_dependencies INTERFACE)
 target_link_libraries(cbq_dependencies INTERFACE

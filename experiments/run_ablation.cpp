@@ -12,9 +12,11 @@
 #include "experiments/command_line.h"
 #include "experiments/inputs.h"
 #include "experiments/workbench.h"
+#include "nn/atomic_file.h"
 #include "nn/json.h"
+#include "nn/output_lock.h"
 #include "tensor/environment.h"
-#include "tensor/threads.h"
+#include "tensor/program.h"
 
 namespace cbq {
 namespace {
@@ -250,6 +252,8 @@ void run(const CLI::App& app, Options& o) {
   Ablation ablation;
   PlanOptions options = plan_options(o);
   require_inputs(o);
+  const OutputLock lock(o.output, OutputLock::Parents::are_made);
+  for (const char* folder : {"", "cells", "cache"}) sweep_temporaries(o.output / folder);
   const Device device = device_from_name(o.device);
   const ModelConfig config = ModelConfig::load(o.model);
   set_threads(o, config);
@@ -301,7 +305,7 @@ void run(const CLI::App& app, Options& o) {
 }  // namespace cbq
 
 int main(int argc, char** argv) {
-  cbq::wait_briefly(argv);
+  cbq::start_program(argv);
   CLI::App app(
       "The paper's ablation tables on a model at hand. Without options: tables 3b and 3c at "
       "W2A16 on the embedded model.");
@@ -314,6 +318,7 @@ int main(int argc, char** argv) {
   try {
     cbq::check_environment();
     cbq::run(app, options);
+    return cbq::finish_output();
   } catch (const cbq::Interrupted& stop) {
     std::cerr << stop.what() << "\n";
     return 130;
@@ -321,5 +326,4 @@ int main(int argc, char** argv) {
     std::cerr << "run_ablation: " << error.what() << "\n";
     return 1;
   }
-  return 0;
 }

@@ -1,12 +1,12 @@
-// Matrix products: OpenBLAS on the CPU here, cuBLASLt on CUDA in gemm_cuda.cpp; no other file calls
-// either, but for packed_attention.cpp, whose many small products lie inside wider matrices.
+// Matrix products: OpenBLAS (kernels/blas.h) on the CPU here, cuBLASLt on CUDA in gemm_cuda.cpp. No
+// other file calls either, but for packed_attention.cpp, whose many small products lie inside wider
+// matrices.
 #include "kernels/gemm.h"
-
-#include <cblas.h>
 
 #include <algorithm>
 #include <vector>
 
+#include "kernels/blas.h"
 #include "tensor/device_profile.h"
 #include "tensor/recording.h"
 
@@ -61,24 +61,14 @@ Panels panels_of(const Product& p) {
 
 template <class T>
 void cpu_panel(const Product& p, const Panels& panels, const T* a, const T* b, T* c, int64_t at) {
-  const CBLAS_TRANSPOSE ta = p.ta == Trans::yes ? CblasTrans : CblasNoTrans;
-  const CBLAS_TRANSPOSE tb = p.tb == Trans::yes ? CblasTrans : CblasNoTrans;
   const int64_t row = at / panels.across * panels.rows;
   const int64_t column = at % panels.across * panels.columns;
   a += row * (p.ta == Trans::yes ? 1 : p.a.ld);
   b += column * (p.tb == Trans::yes ? p.b.ld : 1);
   c += row * p.c.ld + column;
-  const auto m = static_cast<int>(std::min(panels.rows, p.m - row));
-  const auto n = static_cast<int>(std::min(panels.columns, p.n - column));
-  const auto k = static_cast<int>(p.k);
-  const auto lda = static_cast<int>(p.a.ld), ldb = static_cast<int>(p.b.ld);
-  const auto ldc = static_cast<int>(p.c.ld);
-  if constexpr (std::is_same_v<T, double>) {
-    cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, p.alpha, a, lda, b, ldb, p.beta, c, ldc);
-  } else {
-    cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, static_cast<float>(p.alpha), a, lda, b, ldb,
-                static_cast<float>(p.beta), c, ldc);
-  }
+  blas::gemm(p.ta == Trans::yes, p.tb == Trans::yes, std::min(panels.rows, p.m - row),
+             std::min(panels.columns, p.n - column), p.k, p.alpha, a, p.a.ld, b, p.b.ld, p.beta, c,
+             p.c.ld);
 }
 
 template <class T>
@@ -88,6 +78,7 @@ void cpu_product(const Product& p) {
   auto* c = static_cast<T*>(p.c.data);
   const Panels panels = panels_of(p);
   const int64_t calls = p.batch * panels.count;
+  blas::load();
 #pragma omp parallel for schedule(dynamic) if (calls > 1 && \
                                                p.batch * p.m * p.n * p.k > serial_product)
   for (int64_t call = 0; call < calls; ++call) {

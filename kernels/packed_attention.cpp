@@ -1,12 +1,12 @@
 // Attention over packed rows on the CPU: blocks of query rows, products by OpenBLAS.
 #include "kernels/packed_attention.h"
 
-#include <cblas.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/blas.h"
 #include "kernels/math.h"
 #include "tensor/device_profile.h"
 
@@ -31,17 +31,8 @@ template <class T>
 void product(int64_t m, int64_t n, int64_t k, double alpha, Window<const T> a, Window<const T> b,
              bool transposed, double beta, Window<T> c) {
   if (m == 0 || n == 0 || k == 0) return;
-  const CBLAS_TRANSPOSE tb = transposed ? CblasTrans : CblasNoTrans;
-  const auto rows = static_cast<int>(m), columns = static_cast<int>(n), depth = static_cast<int>(k);
-  const auto lda = static_cast<int>(a.stride), ldb = static_cast<int>(b.stride),
-             ldc = static_cast<int>(c.stride);
-  if constexpr (std::is_same_v<T, double>) {
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, tb, rows, columns, depth, alpha, a.data, lda, b.data,
-                ldb, beta, c.data, ldc);
-  } else {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, tb, rows, columns, depth, static_cast<float>(alpha),
-                a.data, lda, b.data, ldb, static_cast<float>(beta), c.data, ldc);
-  }
+  blas::gemm(false, transposed, m, n, k, alpha, a.data, a.stride, b.data, b.stride, beta, c.data,
+             c.stride);
 }
 
 /// One group of one head. Rows are counted from the group's first.
@@ -146,6 +137,7 @@ void attend_on_host(const Tensor& q, const Tensor& k, const Tensor& v, const Pac
   const auto calls = static_cast<int64_t>(rows.groups().size()) * heads;
   // Allocated here: no exception may leave a parallel region.
   const int64_t room = std::min(block_rows, rows.rows()) * whole_vectors(rows.longest());
+  blas::load();  // may reduce the number of threads, so it comes before their buffers
   const Tensor buffers({omp_get_max_threads(), room}, q.dtype());
 #pragma omp parallel if (calls > 1)
   {

@@ -44,6 +44,13 @@ Handle access_properties() {
   return access;
 }
 
+// Without the root group's times: files made from the same data are the same bytes.
+Handle creation_properties() {
+  Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  H5Pset_obj_track_times(creation, false);
+  return creation;
+}
+
 }  // namespace
 
 Hdf5File Hdf5File::create(const std::filesystem::path& path) {
@@ -51,9 +58,9 @@ Hdf5File Hdf5File::create(const std::filesystem::path& path) {
   state->path = path;
   state->writer.emplace(path);
   const Session session;
-  const Handle access = access_properties();
+  const Handle access = access_properties(), creation = creation_properties();
   const std::string temporary = state->writer->temporary_path().string();
-  state->file = Handle(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access), H5Fclose);
+  state->file = Handle(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, creation, access), H5Fclose);
   if (!state->file.valid()) state->fail_to("create the file", "");
   return Hdf5File(std::move(state));
 }
@@ -230,8 +237,9 @@ void Hdf5File::write_string(const std::string& name, const std::string& text) {
   state_->expect_new(name);
   const Handle type = string_type(text.size());
   const Handle space = scalar_space();
+  const Handle creation = hdf5::dataset_properties();
   const Handle set(
-      H5Dcreate2(state_->file, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+      H5Dcreate2(state_->file, name.c_str(), type, space, H5P_DEFAULT, creation, H5P_DEFAULT),
       H5Dclose);
   state_->expect<hid_t>(set, "create", name);
   state_->expect(H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text.c_str()), "write", name);

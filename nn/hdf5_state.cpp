@@ -42,6 +42,12 @@ Handle string_type(size_t size) {
   return type;
 }
 
+Handle dataset_properties() {
+  Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  H5Pset_obj_track_times(creation, false);
+  return creation;
+}
+
 std::string without_padding(std::string text) {
   text.resize(text.find_last_not_of('\0') + 1);
   return text;
@@ -150,7 +156,7 @@ Handle Hdf5File::State::create_dataset(const std::string& name, const Shape& sha
   check(shape.size() <= H5S_MAX_RANK, path, ": \"", name, "\" has rank ", shape.size());
   const Handle space = hdf5::space_of(shape);
   expect<hid_t>(space, "make the shape of", name);
-  const Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  const Handle creation = hdf5::dataset_properties();
   H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER);
   Handle set(H5Dcreate2(file, name.c_str(), hdf5::native_type(dtype), space, H5P_DEFAULT, creation,
                         H5P_DEFAULT),

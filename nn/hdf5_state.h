@@ -53,6 +53,8 @@ Handle scalar_space();
 Handle space_of(const Shape& shape);
 /// A string of exactly `size` bytes, at least one (HDF5 has no empty type).
 Handle string_type(size_t size);
+/// Of a new dataset: without its time, so that files made from the same data are the same bytes.
+Handle dataset_properties();
 std::string without_padding(std::string text);
 std::vector<hsize_t> extents_of(const Shape& shape);
 /// In memory; on the disk the same, little-endian.

@@ -4,10 +4,10 @@
 #include <fmt/core.h>
 
 #include "tensor/environment.h"
-#include "tensor/threads.h"
+#include "tensor/program.h"
 
 int main(int argc, char** argv) {
-  cbq::wait_briefly(argv);
+  cbq::start_program(argv);
   CLI::App app("Benchmarks of CBQ");
   app.require_subcommand(1);
   app.footer(cbq::environment_help());
@@ -17,11 +17,11 @@ int main(int argc, char** argv) {
   cbq::bench::add_run_command(app);
   try {
     app.parse(argc, argv);
+    return cbq::finish_output();
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;  // as cbq: 2 for a wrong command line
   } catch (const std::exception& error) {
     fmt::print(stderr, "bench: {}\n", error.what());
     return 1;
   }
-  return 0;
 }

@@ -9,8 +9,8 @@
 #include "cbq/quantized_folder.h"
 #include "experiments/command_line.h"
 #include "tensor/environment.h"
+#include "tensor/program.h"
 #include "tensor/program_version.h"
-#include "tensor/threads.h"
 #include "tools/cli/command.h"
 
 namespace {
@@ -34,9 +34,7 @@ int run(const std::string& name, const Action& action) {
   try {
     check_environment();
     action();
-    std::cout.flush();
-    if (!std::cout) fail("cannot write to standard output (disk full, or a closed pipe?)");
-    return 0;
+    return finish_output();
   } catch (const Interrupted& stop) {
     std::cerr << "cbq " << name << ": " << stop.what() << std::endl;
     return interrupted_exit_code();
@@ -61,7 +59,7 @@ void refuse_negative_counts(CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  wait_briefly(argv);
+  start_program(argv);
   CLI::App app("cbq: post-training quantization of language models by cross-block reconstruction");
   app.name("cbq");
   app.set_version_flag("--version", "cbq " + program_version());

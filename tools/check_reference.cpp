@@ -16,7 +16,7 @@
 #include "nn/perplexity.h"
 #include "nn/tokens.h"
 #include "tensor/environment.h"
-#include "tensor/threads.h"
+#include "tensor/program.h"
 
 namespace {
 
@@ -178,7 +178,7 @@ int run(const fs::path& folder, bool fast, int seeds, const std::string& only) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  cbq::wait_briefly(argv);
+  cbq::start_program(argv);
   CLI::App app("Figures of this program beside those it must reach");
   std::string folder, only;
   bool fast = false;
@@ -192,7 +192,8 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     cbq::check_environment();
-    return run(folder, fast, seeds, only);
+    const int code = run(folder, fast, seeds, only);
+    return code != 0 ? code : cbq::finish_output();
   } catch (const std::exception& error) {
     std::cerr << "check_reference: " << error.what() << std::endl;
     return 1;

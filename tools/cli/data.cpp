@@ -5,6 +5,7 @@
 
 #include "nn/gptq_samples.h"
 #include "nn/hash.h"
+#include "nn/output_lock.h"
 #include "nn/tokens.h"
 #include "tools/cli/command.h"
 
@@ -107,6 +108,7 @@ const Protocol& protocol_of(const std::string& name) {
 }
 
 void make_data(const Options& o) {
+  const OutputLock lock(o.output);  // a place that cannot be written is found here
   const Protocol& protocol = protocol_of(o.protocol);
   check(o.length > 0 || !protocol.needs_length, o.protocol, " needs --segment-length");
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(o.tokenizer);

@@ -2,9 +2,11 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "cbq/quantized_folder.h"
 #include "nn/atomic_file.h"
+#include "nn/output_lock.h"
 #include "tensor/device_memory.h"
 #include "tools/cli/evaluation.h"
 #include "tools/cli/model_loading.h"
@@ -30,6 +32,10 @@ void evaluate_folder(const Options& o) {
   check(!evaluation.sources.empty() || !o.tasks.tasks.empty(),
         "nothing to score; give --tokens, --text or --tasks");
   encoding_from_name(o.tasks.encoding);
+  // A place that cannot be written is found before the work.
+  std::optional<OutputLock> json_lock, samples_lock;
+  if (!o.json.empty()) json_lock.emplace(o.json);
+  if (!o.tasks.samples.empty()) samples_lock.emplace(o.tasks.samples);
   const std::vector<Task> tasks = load_tasks(o.tasks);
   const Device device = o.compute.apply();
   const auto say = [](const std::string& line) { std::cerr << line << std::endl; };

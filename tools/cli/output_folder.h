@@ -2,17 +2,20 @@
 #pragma once
 
 #include <filesystem>
-#include <vector>
+
+#include "nn/output_lock.h"
 
 namespace cbq::cli {
 
 class OutputFolder {
  public:
-  /// Creates `path`.partial beside the final place, so that a place that cannot be written is found
-  /// before hours of work, not after. A leftover of a killed run is removed.
-  /// Throws std::runtime_error, naming path and reason, when it cannot be written, and when `path`
-  /// is there and not an empty folder, unless `overwrite`.
-  OutputFolder(std::filesystem::path path, bool overwrite);
+  /// Takes the lock of `path` before anything else (nn/output_lock.h), then puts right what a
+  /// killed run has left: `path`.partial is removed, and a folder that it moved away gets its name
+  /// back. Creates `path`.partial beside the final place, so that a place that cannot be written is
+  /// found before hours of work, not after. Throws std::runtime_error, naming path and reason, when
+  /// it cannot be written, when another process writes to it, and when `path` is there and not an
+  /// empty folder, unless `overwrite`.
+  OutputFolder(const std::filesystem::path& path, bool overwrite);
   /// Removes the partial folder unless publish() has run.
   ~OutputFolder();
   OutputFolder(const OutputFolder&) = delete;
@@ -20,15 +23,22 @@ class OutputFolder {
 
   /// Where to write until publish().
   const std::filesystem::path& partial() const { return partial_; }
-  /// Gives the folder its name; an older one is removed.
+  /// Gives the folder its name; an older one is removed. At every moment the name belongs to one of
+  /// the two, where the file system can exchange names. Else a kill between two renames leaves
+  /// `path`.old, which the next OutputFolder of this path moves back.
   void publish();
 
  private:
+  void recover() const;
+  void check_place() const;
+  void make_partial() const;
+  void replace();
+  void replace_in_two_steps();
   void discard() const;
 
-  std::filesystem::path path_, partial_;
-  std::vector<std::filesystem::path> created_;  // parents that were not there
+  std::filesystem::path path_, partial_, old_;
   bool overwrite_;
+  OutputLock lock_;
   bool published_ = false;
 };
 

@@ -16,6 +16,7 @@
 #include "nn/sealed_files.h"
 #include "tensor/device_memory.h"
 #include "tensor/program_version.h"
+#include "tools/cli/companions.h"
 #include "tools/cli/evaluation.h"
 #include "tools/cli/model_loading.h"
 #include "tools/cli/output_folder.h"
@@ -377,15 +378,6 @@ RunResult QuantizeRun::quantize_blockwise(std::shared_ptr<ActivationCache> origi
   return result;
 }
 
-/// Files beside the weights that a user of the folder needs.
-void copy_companions(const fs::path& from, const fs::path& to) {
-  for (const char* name :
-       {"tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.bin",
-        "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"}) {
-    if (fs::exists(from / name)) fs::copy_file(from / name, to / name);
-  }
-}
-
 void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before,
                        const std::vector<Score>& after) {
   const fs::path& to = folder_.partial();
@@ -399,8 +391,11 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
   job_.model_ = nullptr;  // its files go, unless they are the result
   std::error_code ignored;
   if (packed_folder() != to) fs::remove_all(packed_folder(), ignored);
-  copy_companions(o_.model, to);
-  if (!o_.tokenizer.empty() && tokenizer_files(to).empty()) copy_tokenizer(o_.tokenizer, to);
+  copy_companions(o_.model, to, [this](const std::string& line) { log_.line(line); });
+  if (!o_.tokenizer.empty() && tokenizer_files(to).empty()) {
+    copy_tokenizer(o_.tokenizer, to);
+    copy_tokenizer_companions(o_.tokenizer, to);
+  }
   json windows = json::array();
   for (const WindowReport& w : result.windows) windows.push_back(to_json(w));
   for (const std::string& note : result.notes) log_.line("note: " + note);

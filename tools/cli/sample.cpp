@@ -5,6 +5,7 @@
 
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
+#include "nn/output_lock.h"
 #include "nn/tokens.h"
 #include "tools/cli/command.h"
 #include "tools/cli/token_source.h"
@@ -20,6 +21,7 @@ struct Options {
 };
 
 void sample(const Options& o) {
+  const OutputLock lock(o.output);  // a place that cannot be written is found here
   const Device device = o.compute.apply();
   const auto model = load_any_model(o.model, dtype_from_name(o.compute.dtype), device);
   const TokenSet set = calibration_tokens("model", {model.get(), {}}, o.count, o.length, o.seed);

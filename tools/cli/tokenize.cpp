@@ -3,6 +3,7 @@
 #include <iostream>
 #include <memory>
 
+#include "nn/output_lock.h"
 #include "nn/tokens.h"
 #include "tools/cli/command.h"
 #include "tools/cli/token_source.h"
@@ -18,6 +19,7 @@ struct Options {
 };
 
 void tokenize_texts(const Options& o) {
+  const OutputLock lock(o.output);  // a place that cannot be written is found here
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(o.tokenizer);
   const std::vector<int32_t> ids = tokenize_files(o.texts, *tokenizer);
   TokenSet set;

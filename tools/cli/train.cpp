@@ -10,10 +10,11 @@
 #include "experiments/progress.h"
 #include "nn/hash.h"
 #include "nn/json.h"
+#include "nn/output_lock.h"
 #include "nn/sealed_files.h"
 #include "nn/trainer.h"
-#include "tensor/environment.h"
 #include "tensor/program_version.h"
+#include "tools/cli/companions.h"
 #include "tools/cli/evaluation.h"
 
 namespace fs = std::filesystem;
@@ -124,6 +125,7 @@ void train_model(const Options& o) {
         " is longer than --context ", o.shape.max_position_embeddings);
   check(o.train.warmup < o.train.steps, "--warmup ", o.train.warmup, " is not below --steps ",
         o.train.steps);
+  const OutputLock lock(o.output, OutputLock::Parents::are_made);
   const Device device = o.compute.apply();
   const Dtype save_dtype = dtype_from_name(o.dtype);
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(o.tokenizer);
@@ -151,6 +153,7 @@ void train_model(const Options& o) {
   // The saved model, not the one in memory, is what is scored: its dtype is a coarser one.
   save_model(*model, o.output, save_dtype);
   copy_tokenizer(o.tokenizer, o.output);
+  copy_tokenizer_companions(o.tokenizer, o.output);
   std::cout << fmt::format("{}: loss of the last steps {:.4f}\n", o.output, loss);
   if (evaluation.empty()) return;
   const auto saved = load_model(o.output, Dtype::f32, device);
