@@ -42,3 +42,11 @@ foreach(test ${python_tests})
   cmake_path(GET test STEM name)
   add_test(NAME Python.${name} COMMAND Python3::Interpreter ${test} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
 endforeach()
+
+# Some kills of each; docs/reliability.md has the command for many.
+if(TARGET cbq_cli)
+  add_test(NAME Reliability.smoke COMMAND Python3::Interpreter tests/reliability/reliability.py
+           --programs ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} --kills 2 --flips 0 --kinds quantize,train
+           WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(Reliability.smoke PROPERTIES TIMEOUT 600)
+endif()

@@ -165,8 +165,8 @@ TEST(ReadTextFile, DoesNotWaitForThePipeThatStandsForAFile) {
   ::alarm(60);  // ends the test where the file is waited for
   expect_error<std::runtime_error>([&] { read_text_file(folder / "pipe"); },
                                    {"pipe", "not a regular file"});
-  expect_error<std::runtime_error>(
-      [&] { copy_file_atomically(folder / "pipe", folder / "copy"); }, {"not a regular file"});
+  expect_error<std::runtime_error>([&] { copy_file_atomically(folder / "pipe", folder / "copy"); },
+                                   {"not a regular file"});
   EXPECT_FALSE(fs::exists(folder / "copy"));
   // What the program's caller has opened may be one.
   int ends[2];
@@ -188,8 +188,8 @@ TEST(OutputLock, IsHeldByOneProcessAndSaysByWhich) {
     EXPECT_NE(message.find(part), std::string::npos) << message;
   }
   for (const char* spelling : {"q/", "./q", "q//", "../"}) {
-    const fs::path other = std::string(spelling) == "../" ? folder / "none/../q"
-                                                          : folder / spelling;
+    const fs::path other =
+        std::string(spelling) == "../" ? folder / "none/../q" : folder / spelling;
     if (std::string(spelling) == "../") fs::create_directory(folder / "none");
     EXPECT_THROW({ const OutputLock second(other); }, std::runtime_error) << other;
   }
