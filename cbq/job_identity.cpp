@@ -1,7 +1,6 @@
 #include "cbq/job_identity.h"
 
-#include <cblas.h>
-
+#include "kernels/blas.h"
 #include "nn/hash.h"
 #include "nn/json.h"
 #include "tensor/environment.h"
@@ -127,7 +126,7 @@ std::string digest_of(const Segments& segments) {
 
 std::string name_of_processor(Device device) {
   if (device != Device::cpu()) return name_of(device);
-  return concat(name_of(device), " (", openblas_get_corename(), ")");
+  return concat(name_of(device), " (", kernels::blas::kernel_name(), ")");
 }
 
 JobIdentity identity_of_activations(const Transformer& model, const std::string& model_digest,

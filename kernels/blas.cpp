@@ -31,6 +31,7 @@ constexpr int most_buffers = 128;
 struct Library {
   decltype(&cblas_sgemm) sgemm = nullptr;
   decltype(&cblas_dgemm) dgemm = nullptr;
+  decltype(&openblas_get_corename) kernel_name = nullptr;
   // Neither is in cblas.h, but both are exported.
   void* (*take_buffer)(int) = nullptr;
   void (*give_buffer)(void*) = nullptr;
@@ -105,6 +106,7 @@ void open_library() {
   }
   find(handle, "cblas_sgemm", library.sgemm);
   find(handle, "cblas_dgemm", library.dgemm);
+  find(handle, "openblas_get_corename", library.kernel_name);
   find(handle, "blas_memory_alloc", library.take_buffer);
   find(handle, "blas_memory_free", library.give_buffer);
 }
@@ -143,6 +145,11 @@ void load_for(int threads) {
 void load() {
   const int threads = std::min(omp_get_max_threads(), most_buffers);
   if (buffers < threads) load_for(threads);
+}
+
+std::string kernel_name() {
+  load();
+  return library.kernel_name();
 }
 
 void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha,

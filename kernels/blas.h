@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace cbq::kernels::blas {
 
@@ -17,6 +18,10 @@ namespace cbq::kernels::blas {
 /// threads is reduced to that, with a notice. Does nothing when this has been done.
 /// Throws std::runtime_error when OpenBLAS cannot be loaded, or there is no room for one product.
 void load();
+
+/// The processor that OpenBLAS chose its inner loops for ("SkylakeX"): other loops give other last
+/// bits. Loads the library; throws as load() does.
+std::string kernel_name();
 
 /// c = alpha op(a) op(b) + beta c in row-major order: op(a) [m, k], op(b) [k, n], c [m, n]; lda,
 /// ldb and ldc are the distances between rows. Serial.
