@@ -21,6 +21,7 @@ using namespace cbq::cli;
 constexpr Command commands[] = {
     {"quantize", "Quantize a model by cross-block reconstruction", setup_quantize},
     {"evaluate", "Perplexity and zero-shot tasks of a model, quantized or not", setup_evaluate},
+    {"convert", "A GGUF file to a model folder", setup_convert},
     {"inspect", "What is in a model folder, layer by layer", setup_inspect},
     {"data", "Known data sets to files of token ids, by published protocols", setup_data},
     {"tokenize", "Text to a file of token ids", setup_tokenize},

@@ -7,6 +7,7 @@
 #include "nn/atomic_file.h"
 #include "nn/hash.h"
 #include "nn/tokenizers/loaders.h"
+#include "nn/tokenizers/sentencepiece_model.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -60,54 +61,7 @@ class SentencepieceTokenizer : public Tokenizer {
   bool add_bos_;
 };
 
-// ---- llama2.c's file, rewritten as the protocol buffer that the library reads
-// ---------------------
-
-enum class PieceType { normal = 1, unknown = 2, control = 3, byte = 6 };
-
-/// The few encodings of protocol buffers that a sentencepiece model needs.
-class Message {
- public:
-  void add_int(uint32_t field, uint64_t value) {
-    varint(field << 3);
-    varint(value);
-  }
-  void add_float(uint32_t field, float value) {
-    varint(field << 3 | 5);
-    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
-  }
-  void add_bytes(uint32_t field, std::string_view value) {
-    varint(field << 3 | 2);
-    varint(value.size());
-    bytes_ += value;
-  }
-  const std::string& bytes() const { return bytes_; }
-
- private:
-  void varint(uint64_t value) {
-    for (; value >= 128; value >>= 7) bytes_ += static_cast<char>(value | 128);
-    bytes_ += static_cast<char>(value);
-  }
-  std::string bytes_;
-};
-
-/// Settings of LLaMA's models: BPE, bytes for unknown characters, a space in front, text unchanged.
-std::string settings_of_llama() {
-  Message trainer, normalizer, both;
-  trainer.add_int(3, 2);              // model_type: BPE
-  trainer.add_int(35, 1);             // byte_fallback
-  trainer.add_int(40, 0);             // unk_id
-  trainer.add_int(41, 1);             // bos_id
-  trainer.add_int(42, 2);             // eos_id
-  trainer.add_int(43, ~uint64_t{0});  // pad_id: -1, none
-  normalizer.add_bytes(1, "identity");
-  normalizer.add_int(3, 1);  // add_dummy_prefix
-  normalizer.add_int(4, 0);  // remove_extra_whitespaces
-  normalizer.add_int(5, 1);  // escape_whitespaces
-  both.add_bytes(2, trainer.bytes());
-  both.add_bytes(3, normalizer.bytes());
-  return both.bytes();
-}
+// ---- llama2.c's file, rewritten as a sentencepiece model ----------------------------------------
 
 std::string piece_of(size_t id, std::string_view token, PieceType* type) {
   constexpr const char* first_three[] = {"<unk>", "<s>", "</s>"};
@@ -135,7 +89,7 @@ T take(std::string_view* bytes, const std::string& path, size_t id) {
 std::string model_of_llama2c(std::string_view bytes, const std::string& path) {
   static_assert(std::endian::native == std::endian::little);
   const auto longest = take<uint32_t>(&bytes, path, 0);
-  Message model;
+  SentencepieceModel model;
   size_t id = 0;
   for (; !bytes.empty(); ++id) {
     const auto score = take<float>(&bytes, path, id);
@@ -146,15 +100,12 @@ std::string model_of_llama2c(std::string_view bytes, const std::string& path) {
            " bytes, the longest ", longest);
     }
     PieceType type{};
-    Message piece;
-    piece.add_bytes(1, piece_of(id, bytes.substr(0, static_cast<size_t>(length)), &type));
-    piece.add_float(2, score);
-    piece.add_int(3, static_cast<uint64_t>(type));
-    model.add_bytes(1, piece.bytes());
+    const std::string piece = piece_of(id, bytes.substr(0, static_cast<size_t>(length)), &type);
+    model.add_piece(piece, score, type);
     bytes.remove_prefix(static_cast<size_t>(length));
   }
   if (id < 259) fail(path, " is not a vocabulary of llama2.c: ", id, " tokens, not even the bytes");
-  return model.bytes() + settings_of_llama();
+  return model.bytes({});
 }
 
 }  // namespace

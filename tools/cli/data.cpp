@@ -18,6 +18,7 @@ struct Options {
   std::string tokenizer, output;
   int64_t length = 0, count = 128;
   uint64_t seed = 0;
+  int64_t skip = 0, every = 1, at_most = 0;  // of the segments made, those that are written
 };
 
 Documents documents_of(const Options& o) {
@@ -54,12 +55,13 @@ TokenSet single_texts(const Options& o, const Tokenizer& tokenizer) {
   return set;
 }
 
-TokenSet plain_text(const Options& o, const Tokenizer& tokenizer) {
-  std::string text;
-  for (const std::string& file : o.files) text += read_text(file);
+TokenSet segments_of_text(const Options& o, const Tokenizer& tokenizer, const std::string& text,
+                          bool samples) {
   const std::vector<int32_t> ids = tokenize(text, tokenizer);
   TokenSet set;
-  if (o.length > 0) {
+  if (samples) {
+    set = gptq_text_segments(ids, o.count, o.length, o.seed);
+  } else if (o.length > 0) {
     set = consecutive_segments(ids, o.length);
   } else {
     set.segments = {ids};
@@ -67,6 +69,36 @@ TokenSet plain_text(const Options& o, const Tokenizer& tokenizer) {
   }
   set.source_hash = hex(hash_bytes(text));
   return set;
+}
+
+TokenSet plain_text(const Options& o, const Tokenizer& tokenizer, bool samples) {
+  std::string text;
+  for (const std::string& file : o.files) text += read_text(file);
+  return segments_of_text(o, tokenizer, text, samples);
+}
+
+/// All documents as one text, a newline between two.
+TokenSet joined_documents(const Options& o, const Tokenizer& tokenizer) {
+  const Documents documents = documents_of(o);
+  std::string text;
+  for (int64_t i = 0; i < documents.count(); ++i) text += (i > 0 ? "\n" : "") + documents.text(i);
+  return segments_of_text(o, tokenizer, text, false);
+}
+
+/// Of the segments numbered 0, 1, ..., those numbered skip, skip + every, skip + 2 every, ...
+void select_segments(const Options& o, TokenSet* set) {
+  check(o.skip >= 0 && o.every >= 1 && o.at_most >= 0,
+        "--skip and --at-most must not be negative, --every must be at least 1");
+  if (o.skip == 0 && o.every == 1 && (o.at_most == 0 || o.at_most >= set->count())) return;
+  std::vector<std::vector<int32_t>> chosen;
+  for (int64_t i = o.skip; i < set->count(); i += o.every) {
+    if (o.at_most > 0 && static_cast<int64_t>(chosen.size()) == o.at_most) break;
+    chosen.push_back(std::move(set->segments[static_cast<size_t>(i)]));
+  }
+  check(!chosen.empty(), "--skip ", o.skip, ": there are only ", set->count(), " segments");
+  set->protocol += concat(", of them ", chosen.size(), ": number ", o.skip, " and every ", o.every,
+                          ". behind it");
+  set->segments = std::move(chosen);
 }
 
 struct Protocol {
@@ -95,7 +127,12 @@ constexpr Protocol protocols[] = {
        return c4_new_segments(documents_of(o), t, o.length);
      }},
     {"lambada", "LAMBADA (.jsonl with \"text\"): each text on its own", false, single_texts},
-    {"text", "any text, whole or in consecutive segments", false, plain_text},
+    {"c4-joined", "C4: all documents, a newline between two, whole or in consecutive segments",
+     false, joined_documents},
+    {"text", "any text, whole or in consecutive segments", false,
+     [](const Options& o, const Tokenizer& t) { return plain_text(o, t, false); }},
+    {"text-samples", "any text: --segments at the random places that GPTQ's rule draws", true,
+     [](const Options& o, const Tokenizer& t) { return plain_text(o, t, true); }},
 };
 
 const Protocol& protocol_of(const std::string& name) {
@@ -114,6 +151,7 @@ void make_data(const Options& o) {
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(o.tokenizer);
   TokenSet set = protocol.make(o, *tokenizer);
   set.tokenizer_hash = tokenizer->hash();
+  select_segments(o, &set);
   if (o.protocol != "text") set.protocol = concat(o.protocol, ": ", set.protocol);
   save_tokens(o.output, set);
   std::cout << o.output << ": " << set.token_count() << " tokens in " << set.count()
@@ -135,6 +173,9 @@ Action setup_data(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--seed", o->seed, "of Python's random.seed, where the protocol draws")
       ->capture_default_str();
+  app.add_option("--skip", o->skip, "write the segments from this one on (the first is 0)");
+  app.add_option("--every", o->every, "of these, every so many-th");
+  app.add_option("--at-most", o->at_most, "of these, so many; 0: all");
   return [o] { make_data(*o); };
 }
 

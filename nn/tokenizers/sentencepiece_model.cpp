@@ -1,0 +1,60 @@
+#include "nn/tokenizers/sentencepiece_model.h"
+
+namespace cbq {
+namespace {
+
+/// The few encodings of protocol buffers that a sentencepiece model needs.
+class Message {
+ public:
+  void add_int(uint32_t field, uint64_t value) {
+    varint(field << 3);
+    varint(value);
+  }
+  void add_float(uint32_t field, float value) {
+    varint(field << 3 | 5);
+    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+  void add_bytes(uint32_t field, std::string_view value) {
+    varint(field << 3 | 2);
+    varint(value.size());
+    bytes_ += value;
+  }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  void varint(uint64_t value) {
+    for (; value >= 128; value >>= 7) bytes_ += static_cast<char>(value | 128);
+    bytes_ += static_cast<char>(value);
+  }
+  std::string bytes_;
+};
+
+}  // namespace
+
+void SentencepieceModel::add_piece(std::string_view piece, float score, PieceType type) {
+  Message entry, model;
+  entry.add_bytes(1, piece);
+  entry.add_float(2, score);
+  entry.add_int(3, static_cast<uint64_t>(type));
+  model.add_bytes(1, entry.bytes());
+  pieces_ += model.bytes();
+}
+
+std::string SentencepieceModel::bytes(const SentencepieceSettings& settings) const {
+  Message trainer, normalizer, both;
+  trainer.add_int(3, 2);  // model_type: BPE
+  trainer.add_int(35, settings.byte_fallback ? 1 : 0);
+  trainer.add_int(40, static_cast<uint64_t>(settings.unk_id));
+  trainer.add_int(41, static_cast<uint64_t>(settings.bos_id));
+  trainer.add_int(42, static_cast<uint64_t>(settings.eos_id));
+  trainer.add_int(43, static_cast<uint64_t>(settings.pad_id));
+  normalizer.add_bytes(1, "identity");
+  normalizer.add_int(3, settings.add_dummy_prefix ? 1 : 0);
+  normalizer.add_int(4, settings.remove_extra_whitespaces ? 1 : 0);
+  normalizer.add_int(5, 1);  // escape_whitespaces
+  both.add_bytes(2, trainer.bytes());
+  both.add_bytes(3, normalizer.bytes());
+  return pieces_ + both.bytes();
+}
+
+}  // namespace cbq

@@ -1,0 +1,39 @@
+// A sentencepiece model (Kudo & Richardson 2018) put together from its pieces.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace cbq {
+
+/// Kinds of pieces, as the model file numbers them (GGUF numbers them alike).
+enum class PieceType {
+  normal = 1,
+  unknown = 2,
+  control = 3,
+  user_defined = 4,
+  unused = 5,
+  byte = 6
+};
+
+/// Settings of a BPE model as LLaMA has it: text unchanged but for spaces.
+struct SentencepieceSettings {
+  int64_t unk_id = 0, bos_id = 1, eos_id = 2, pad_id = -1;  // -1: none
+  bool byte_fallback = true;                                // unknown characters become bytes
+  bool add_dummy_prefix = true;                             // a space in front of each text
+  bool remove_extra_whitespaces = false;
+};
+
+class SentencepieceModel {
+ public:
+  /// The next id. `piece` has U+2581 where it stands for a space.
+  void add_piece(std::string_view piece, float score, PieceType type);
+  /// The bytes of the file tokenizer.model (a protocol buffer, sentencepiece_model.proto).
+  std::string bytes(const SentencepieceSettings& settings) const;
+
+ private:
+  std::string pieces_;
+};
+
+}  // namespace cbq
