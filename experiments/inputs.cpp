@@ -56,6 +56,19 @@ std::string git_version(const std::filesystem::path& folder) {
   return version;
 }
 
+std::filesystem::path model_folder(const std::filesystem::path& name_or_path,
+                                   const std::filesystem::path& root) {
+  constexpr std::pair<const char*, const char*> named[] = {
+      {"embedded", "models/embedded"}, {"smollm2", "build/models/smollm2-135m"}};
+  std::error_code error;
+  for (const auto& [name, folder] : named) {
+    if (name_or_path == name && !std::filesystem::exists(name_or_path, error)) {
+      return std::filesystem::relative(root / folder);
+    }
+  }
+  return name_or_path;
+}
+
 void require_file(const std::string& source, const std::string& what, const std::string& remedy) {
   std::error_code error;
   const std::filesystem::path file = TokenSource::parse(source).path;

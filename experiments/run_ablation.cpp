@@ -50,7 +50,9 @@ struct Options {
 };
 
 void describe(CLI::App& app, Options& o) {
-  app.add_option("--model", o.model, "Hugging Face folder; default: models/embedded");
+  app.add_option(
+      "--model", o.model,
+      "Hugging Face folder, or a name: smollm2 (what ./setup.sh smollm2 makes); default: embedded");
   app.add_option("--calibration", o.calibration,
                  "text (.txt, .jsonl) or token ids (FILE.h5, FILE.json:KEY); default: "
                  "build/text/gcide.calibration.txt");
@@ -104,7 +106,7 @@ void set_defaults(const CLI::App& app, Options& o, const std::filesystem::path& 
   const auto in_project = [&](std::filesystem::path& path, const std::filesystem::path& value) {
     if (path.empty()) path = std::filesystem::relative(root / value);
   };
-  in_project(o.model, "models/embedded");
+  o.model = model_folder(o.model.empty() ? "embedded" : o.model, root);
   if (o.calibration.empty()) {
     o.calibration = std::filesystem::relative(root / "build/text/gcide.calibration.txt").string();
   }
@@ -179,9 +181,11 @@ void list_tables(const Options& o) {
 }
 
 void require_inputs(const Options& o) {
+  const bool fetched = o.model.filename() == "smollm2-135m";
   require_file(o.model / "config.json", "model",
-               "the embedded model comes with the repository; "
-               "for another one give its folder with --model");
+               fetched ? "./setup.sh smollm2 makes it"
+                       : "the embedded model comes with the repository; for another one give its "
+                         "folder with --model, or fetch one with ./setup.sh smollm2");
   const std::string remedy =
       "./setup.sh run makes the default texts (tools/prepare_text.py "
       "build/text)";

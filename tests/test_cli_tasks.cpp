@@ -1,4 +1,5 @@
 // cbq data, and cbq evaluate --tasks, as a user runs them.
+#include "nn/python_random.h"
 #include "nn/tokens.h"
 #include "tests/test_cli_support.h"
 
@@ -135,6 +136,38 @@ TEST_F(CliTaskTest, DataFilesCarryTheirProtocol) {
   const RunOfCbq scored = evaluate({"--tokens", path("o.h5")});
   ASSERT_EQ(scored.code, 0) << scored.err;
   expect_in(scored.out, {"wikitext2: rows joined as GPTQ joins them, consecutive segments of 64"});
+  // Of the segments made, some: every third one from number 1 on.
+  ASSERT_EQ(data("text", "wiki.raw", {"--segment-length", "16"}).code, 0);
+  const TokenSet all = load_tokens(path("o.h5"));
+  run = data("text", "wiki.raw",
+             {"--segment-length", "16", "--skip", "1", "--every", "3", "--at-most", "2"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  const TokenSet some = load_tokens(path("o.h5"));
+  ASSERT_EQ(some.count(), 2);
+  EXPECT_EQ(some.segments[0], all.segments[1]);
+  EXPECT_EQ(some.segments[1], all.segments[4]);
+  expect_in(some.protocol, {"of them 2: number 1 and every 3. behind it"});
+  expect_in(data("text", "wiki.raw", {"--segment-length", "16", "--skip", "100000"}).err,
+            {"--skip 100000", "there are only"});
+  expect_in(data("text", "wiki.raw", {"--every", "0"}).err, {"--every"});
+  // Any text at random places: random.seed(0), randint(0, ids - 32 - 1).
+  ASSERT_EQ(data("text", "wiki.raw", {}).code, 0);
+  const std::vector<int32_t> ids = load_tokens(path("o.h5")).segments[0];
+  ASSERT_EQ(data("text-samples", "wiki.raw", {"--segment-length", "32", "--segments", "3"}).code,
+            0);
+  const TokenSet drawn = load_tokens(path("o.h5"));
+  PythonRandom random(0);
+  for (const auto& segment : drawn.segments) {
+    const int64_t place = random.randint(0, static_cast<int64_t>(ids.size()) - 33);
+    EXPECT_TRUE(std::equal(segment.begin(), segment.end(), ids.begin() + place));
+  }
+  // Documents with one newline between two.
+  folder_.write("joined.txt", "a b\nc");
+  folder_.write("two.json", "{\"text\": \"a b\"}\n{\"text\": \"c\"}\n");
+  ASSERT_EQ(data("text", "joined.txt", {}).code, 0);
+  const std::string hash = load_tokens(path("o.h5")).hash();
+  ASSERT_EQ(data("c4-joined", "two.json", {}).code, 0);
+  EXPECT_EQ(load_tokens(path("o.h5")).hash(), hash);
   run = data("c4", "c4.json", {});
   EXPECT_EQ(run.code, 1);
   expect_in(run.err, {"no protocol c4", "c4-samples", "wikitext2"});

@@ -1,7 +1,9 @@
-// check_reference DATA [--fast] [--seeds N]: figures of this program beside those it must reach.
+// check_reference DATA [--fast] [--seeds N] [--real]: figures of this program beside those it must
+// reach.
 //
 // The model is stories260K of the test data. Exact rows compare with an independent implementation
 // of the same arithmetic; goals bound what quantization may cost, as the mean of several seeds.
+// With --real, the model is SmolLM2-135M instead, compared with the library transformers.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -17,6 +19,8 @@
 #include "nn/tokens.h"
 #include "tensor/environment.h"
 #include "tensor/program.h"
+#include "tools/reference/real_model.h"
+#include "tools/reference/report.h"
 
 namespace {
 
@@ -43,29 +47,6 @@ struct Data {
 double mean_nll(Transformer& model, const TokenSet& set) {
   return perplexity(model, set.segments).mean_nll();
 }
-
-// ---- one line of the report -------------------------------------------------------------------
-
-struct Report {
-  int lines = 0, out = 0;
-
-  void line(const std::string& name, double value, const std::string& goal, bool ok,
-            const std::string& remark = "") {
-    std::cout << fmt::format("{:<6} {:<52} {:<9.6g} {:<22} {}\n", ok ? "ok" : "SHORT", name, value,
-                             goal, remark)
-              << std::flush;
-    ++lines;
-    out += ok ? 0 : 1;
-  }
-  void near(const std::string& name, double value, double expected, double tolerance) {
-    line(name, value, fmt::format("{:.7g} +- {:g}", expected, tolerance),
-         std::abs(value - expected) <= tolerance);
-  }
-  void at_most(const std::string& name, double value, double bound, const std::string& remark) {
-    line(name, value, bound > 0 ? fmt::format("<= {:g}", bound) : "reported",
-         bound > 0 ? value <= bound : std::isfinite(value), remark);
-  }
-};
 
 // ---- exact rows -------------------------------------------------------------------------------
 
@@ -158,6 +139,11 @@ void goal_row(const Data& data, const Goal& goal, int seeds,
                  remark + fmt::format(", {:.0f} s", seconds.count()));
 }
 
+int summary(const Report& report) {
+  std::cout << report.lines - report.out << " of " << report.lines << " rows ok\n";
+  return report.out == 0 ? 0 : 1;
+}
+
 int run(const fs::path& folder, bool fast, int seeds, const std::string& only) {
   const Data data(folder);
   Report report;
@@ -171,8 +157,13 @@ int run(const fs::path& folder, bool fast, int seeds, const std::string& only) {
     }
   }
   if (report.lines == 0) fail("no row is called ", only);
-  std::cout << report.lines - report.out << " of " << report.lines << " rows ok\n";
-  return report.out == 0 ? 0 : 1;
+  return summary(report);
+}
+
+int run_real(const fs::path& folder, bool fast) {
+  Report report;
+  real_model_rows(folder, fast, report);
+  return summary(report);
 }
 
 }  // namespace
@@ -182,9 +173,14 @@ int main(int argc, char** argv) {
   CLI::App app("Figures of this program beside those it must reach");
   std::string folder, only;
   bool fast = false;
+  bool real = false;
   int seeds = 3;
   app.add_option("data", folder, "folder of the test data")->required();
   app.add_flag("--fast", fast, "only the rows that take seconds");
+  app.add_flag(
+      "--real", real,
+      "only SmolLM2-135M (./setup.sh smollm2) beside transformers; some minutes, or half a "
+      "minute with --fast");
   app.add_option("--seeds", seeds, "runs per goal")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
@@ -192,7 +188,7 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     cbq::check_environment();
-    const int code = run(folder, fast, seeds, only);
+    const int code = real ? run_real(folder, fast) : run(folder, fast, seeds, only);
     return code != 0 ? code : cbq::finish_output();
   } catch (const std::exception& error) {
     std::cerr << "check_reference: " << error.what() << std::endl;
