@@ -4,7 +4,7 @@ find_package(GTest REQUIRED)
 include(GoogleTest)
 
 cbq_sources(test_sources tests)
-list(FILTER test_sources EXCLUDE REGEX "^tests/simt/")
+list(FILTER test_sources EXCLUDE REGEX "^tests/(simt|fuzz)/")
 if(test_sources AND TARGET cbq_objects)
   include(Tutorial)
   # Who follows the page saves its code there; the tests then have the scheme from there.
@@ -15,8 +15,9 @@ if(test_sources AND TARGET cbq_objects)
   target_link_libraries(cbq_tests PRIVATE cbq_objects GTest::gtest GTest::gtest_main)
   target_compile_definitions(cbq_tests PRIVATE
     CBQ_SOURCE_DIR="${CMAKE_SOURCE_DIR}" CBQ_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  include(Fuzz)
   # Tests of the command line run the programs themselves.
-  foreach(program cbq_cli run_ablation check_reference bench)
+  foreach(program cbq_cli run_ablation check_reference bench cbq_fuzz)
     if(TARGET ${program})
       add_dependencies(cbq_tests ${program})
     endif()

@@ -16,11 +16,13 @@ Cell make_cell(const Settings& settings, int64_t blocks, const CellWork& work,
   // four passes, and each epoch ends with one more to decide what is kept.
   cell.cost = static_cast<double>(work.test_tokens * (blocks + 2));
   if (settings.reconstruct != "none") {
-    int64_t passes = 0;
+    // In floating point: epochs come from a file and may be any number.
+    const double per_block = 5.0 * static_cast<double>(settings.epochs) + 2.0;
+    double passes = 0.0;
     for (const ScheduledWindow& w : schedule_of(settings, blocks)) {
-      passes += w.window.count * (5 * settings.epochs + 2);
+      passes += static_cast<double>(w.window.count) * per_block;
     }
-    cell.cost += static_cast<double>(passes * work.calibration_tokens);
+    cell.cost += passes * static_cast<double>(work.calibration_tokens);
   }
   return cell;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <map>
 
 #include "cbq/pipeline.h"
@@ -153,6 +154,8 @@ Settings row_settings(const TableSpec& table, const RowSpec& row, const std::str
   s.seed = static_cast<uint64_t>(seed);
   apply_json(s, table.settings);
   apply_json(s, row.settings);
+  check(s.epochs <= std::numeric_limits<int64_t>::max() / row.epochs_factor, "epochs: ", s.epochs,
+        " times the row's epochs_factor ", row.epochs_factor, " is no number of epochs");
   s.epochs *= row.epochs_factor;
   apply_json(s, options.settings);
   if (!options.outliers.empty() && s.quantizes()) {

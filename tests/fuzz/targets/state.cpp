@@ -1,0 +1,124 @@
+// What interrupted runs leave behind: the state of a quantization, and of a training run.
+#include "cbq/resume.h"
+#include "nn/json.h"
+#include "nn/safetensors.h"
+#include "nn/trainer.h"
+#include "tests/fuzz/fuzz.h"
+#include "tests/tiny_model.h"
+
+namespace fs = std::filesystem;
+
+namespace cbq::fuzz {
+namespace {
+
+// ---- quantization -------------------------------------------------------------------------------
+
+constexpr const char* run_hash = "0123456789abcdef0123456789abcdef";
+
+void resume_seeds(const fs::path& folder) {
+  const ResumeFolder resume(folder / "0", run_hash);
+  const Tensor some = Tensor::from(std::vector<float>{1, 2, 3, 4}, {2, 2});
+  RunState state;
+  WindowReport report;
+  report.window = {0, 2};
+  report.finishes = 1;
+  report.loss_before = 0.5;
+  report.trouble = "";
+  state.reports = {report, report};
+  state.windows = 2;
+  state.finished = 1;
+  state.stream = some;
+  state.live = {{"model.layers.1.mlp.down_proj.scale", some}};
+  resume.save_block(0, {{"codes", Tensor::zeros({4}, Dtype::u8)}, {"scale", some}});
+  resume.save(state);
+}
+
+/// A state that cannot be used is said and not an error; a block's file is one.
+void load_resume(const fs::path& file) {
+  const ResumeFolder resume(file.parent_path(), run_hash);
+  std::string said;
+  const auto state = resume.load([&](const std::string& line) { said = line; });
+  if (!state) throw std::runtime_error(said);
+  for (int64_t b = 0; b < state->finished; ++b) resume.load_block(b);
+}
+
+/// The reports of a state are JSON in a string of the header's JSON.
+std::string damage_run(const std::string& bytes, Random& random) {
+  const auto header = nlohmann::json::parse(safetensors_header(bytes), nullptr, false);
+  if (!header.is_object() || !header.contains("__metadata__")) return bytes;
+  nlohmann::json changed = header;
+  nlohmann::json& metadata = changed["__metadata__"];
+  if (!metadata.is_object() || !metadata.contains("run") || !metadata["run"].is_string())
+    return bytes;
+  metadata["run"] = mutated_json(metadata["run"], random);
+  return with_safetensors_header(
+      bytes, changed.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+const bool resume_state = add_target({.name = "resume_state",
+                                      .format = Format::safetensors,
+                                      .file = "state.safetensors",
+                                      .seeds = resume_seeds,
+                                      .run = load_resume,
+                                      .damage = damage_run});
+
+const bool resume_block = add_target({.name = "resume_block",
+                                      .format = Format::safetensors,
+                                      .file = "block-0.safetensors",
+                                      .seeds = resume_seeds,
+                                      .run = load_resume});
+
+// ---- training -----------------------------------------------------------------------------------
+
+TrainSettings few_steps() {
+  TrainSettings settings;
+  settings.steps = 2;
+  settings.batch = 1;
+  settings.tokens = 4;
+  settings.warmup = 1;
+  return settings;
+}
+
+void train_in(const fs::path& folder) {
+  const auto model = tiny_model(1, 8);
+  TrainHooks hooks;
+  hooks.folder = folder;
+  train(*model, tiny_segments(1, 40)[0], few_steps(), hooks);
+}
+
+/// The step is a number in a string.
+std::string damage_step(const std::string& bytes, Random& random) {
+  static const std::vector<std::string> steps = {"-5",
+                                                 "abc",
+                                                 "3.7",
+                                                 "",
+                                                 " 2",
+                                                 "2 ",
+                                                 "+2",
+                                                 "1e3",
+                                                 "0x2",
+                                                 "99999999999999999999",
+                                                 "-9223372036854775808",
+                                                 "9223372036854775807",
+                                                 "0",
+                                                 "3",
+                                                 "2\\u0000",
+                                                 "nan"};
+  std::string header = safetensors_header(bytes);
+  const std::string key = "\"step\":\"";
+  const size_t at = header.find(key);
+  if (at == std::string::npos) return bytes;
+  const size_t begin = at + key.size(), end = header.find('"', begin);
+  if (end == std::string::npos) return bytes;
+  return with_safetensors_header(bytes, header.replace(begin, end - begin, random.of(steps)));
+}
+
+const bool training = add_target({.name = "training_state",
+                                  .format = Format::safetensors,
+                                  .file = "training.safetensors",
+                                  .seeds = [](const fs::path& folder) { train_in(folder / "0"); },
+                                  .run = [](const fs::path& file) { train_in(file.parent_path()); },
+                                  .damage = damage_step});
+
+}  // namespace
+}  // namespace cbq::fuzz
