@@ -14,15 +14,31 @@ using nlohmann::json;
 namespace cbq {
 namespace {
 
+/// Calls `f`. What it finds wrong is the file's fault here, so `what` stands in front of it.
+template <class F>
+auto blaming(const std::string& what, F&& f) {
+  try {
+    return f();
+  } catch (const std::invalid_argument& error) {
+    fail(what, ": ", error.what());
+  }
+}
+
+/// `parse` of the text that stands at `key`.
+template <class Parse>
+auto named_value(const json& section, const char* key, const std::string& what, Parse&& parse) {
+  const std::string text = json_string(json_at(section, key, what), key, what);
+  return blaming(what + ": \"" + key + "\"", [&] { return parse(text); });
+}
+
 ActivationConfig activation_from_json(const json& section, const std::string& what) {
   ActivationConfig config;
   config.bits = static_cast<int>(json_int(json_at(section, "bits", what), "bits", what, 1, 15));
   config.symmetric = json_bool(json_at(section, "symmetric", what), "symmetric", what);
-  config.form = symmetric_form_from_name(
-      json_string(json_at(section, "symmetric_form", what), "symmetric_form", what));
-  config.granularity = granularity_from_name(
-      json_string(json_at(section, "granularity", what), "granularity", what));
+  config.form = named_value(section, "symmetric_form", what, symmetric_form_from_name);
+  config.granularity = named_value(section, "granularity", what, granularity_from_name);
   config.dynamic = json_bool(json_at(section, "dynamic", what), "dynamic", what);
+  blaming(what, [&] { check_activation_config(config, "activations"); });
   return config;
 }
 
@@ -129,9 +145,9 @@ WeightLayout FolderReader::layout_of(const std::string& layer, const Linear& lin
   WeightConfig& config = layout.config;
   config.bits = packed.bits;
   config.symmetric = json_bool(json_at(section, "symmetric", what), "symmetric", what);
-  config.granularity = granularity_from_name(
-      json_string(json_at(section, "granularity", what), "granularity", what));
+  config.granularity = named_value(section, "granularity", what, granularity_from_name);
   config.group_size = config.granularity == Granularity::per_group ? packed.group : 0;
+  blaming(what, [&] { check_weight_config(config, "weight", packed.in); });
   layout.groups = config.granularity == Granularity::per_tensor
                       ? Shape{1, 1}
                       : Shape{packed.out, packed.in / packed.group};

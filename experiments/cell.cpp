@@ -55,7 +55,9 @@ CellResult cell_result_from_json(const nlohmann::json& json, const std::string& 
   result.seconds = json_double(json_at(json, "seconds", what), "seconds", what);
   result.peak_bytes = json_int(json_at(json, "peak_bytes", what), "peak_bytes", what, 0);
   result.windows = json_int(json_at(json, "windows", what), "windows", what, 0);
-  for (const nlohmann::json& note : json_at(json, "notes", what)) {
+  const nlohmann::json& notes = json_at(json, "notes", what);
+  if (!notes.is_array()) fail(what, ": notes: expected a list");
+  for (const nlohmann::json& note : notes) {
     result.notes.push_back(json_string(note, "notes", what));
   }
   result.version = json_string(json_at(json, "version", what), "version", what);

@@ -108,8 +108,16 @@ Shape Hdf5File::State::shape_of(const Handle& set, const std::string& name) cons
     expect(H5Sget_simple_extent_dims(space, extents.data(), nullptr), "read the shape of", name);
   }
   Shape shape;
+  // The product, with room for the bytes of an element; extents of 0 are left out, so that no part
+  // of the dataset overflows either.
+  int64_t bytes = 16;
   for (const hsize_t extent : extents) {
-    if (extent > hsize_t{1} << 62) fail(path.string(), ": \"", name, "\" has an impossible extent");
+    const bool fits = extent <= hsize_t{1} << 62;
+    const auto factor = static_cast<int64_t>(std::max<hsize_t>(fits ? extent : 0, 1));
+    if (!fits || __builtin_mul_overflow(bytes, factor, &bytes)) {
+      fail(path.string(), ": \"", name, "\" has an impossible extent, ", extent,
+           "; the file is damaged, make it again");
+    }
     shape.push_back(static_cast<int64_t>(extent));
   }
   return shape;

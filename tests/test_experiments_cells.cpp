@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "experiments/cell.h"
 #include "experiments/inputs.h"
 #include "experiments/plan.h"
@@ -172,6 +174,18 @@ TEST(Plan, SettingsInTheirOrderOfPrecedence) {
   EXPECT_EQ(row_settings(table, row, "W3A8", {}, 0, options).preprocess, "outliers:4x30");
   row.settings["preprocess"] = "omse";
   EXPECT_EQ(row_settings(table, row, "W3A8", {}, 0, options).preprocess, "outliers:4x30+omse");
+}
+
+TEST(Plan, EpochsThatNoNumberHolds) {
+  RowSpec row;
+  row.epochs_factor = 100;
+  row.settings = {{"epochs", std::numeric_limits<int64_t>::max() / 10}};
+  expect_error<std::invalid_argument>([&] { row_settings({}, row, "W4A16", {}, 0, {}); },
+                                      {"epochs", "100"});
+  // The cost of a cell is only an estimate, so it must not overflow.
+  Settings s;
+  s.epochs = std::numeric_limits<int64_t>::max();
+  EXPECT_GT(make_cell(s, 4, {}, inputs).cost, 1e18);
 }
 
 TEST(Plan, TheProfileIsThatOfTheRow) {

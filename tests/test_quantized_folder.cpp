@@ -172,6 +172,20 @@ TEST_F(BrokenFolder, BitsThatCannotBe) {
   expect_refused({"model.layers.0.mlp.up_proj", "bits", "[1, 8]"});
 }
 
+TEST_F(BrokenFolder, GridsThatDoNotExist) {
+  const nlohmann::json good = config_;
+  const auto refused = [&](const char* part, const char* key, const char* value) {
+    config_ = good;
+    layer()[part][key] = value;
+    expect_refused({"config.json", "model.layers.0.mlp.up_proj", value});
+  };
+  refused("weight", "granularity", "nonsense");
+  refused("weight", "granularity", "per_token");  // exists, but not for weights
+  refused("input", "granularity", "nonsense");
+  refused("input", "granularity", "per_channel");
+  refused("input", "symmetric_form", "nonsense");
+}
+
 TEST_F(BrokenFolder, LayerThatTheModelDoesNotHave) {
   config_["quantization_config"]["layers"]["model.layers.7.mlp.up_proj"] = layer();
   expect_refused({"model.layers.7.mlp.up_proj", "not one of the model's"});

@@ -42,17 +42,28 @@ void load_resume(const fs::path& file) {
   for (int64_t b = 0; b < state->finished; ++b) resume.load_block(b);
 }
 
+/// Where the text of a header's metadata `key` stands, without its quotation marks; {0, 0}:
+/// nowhere.
+std::pair<size_t, size_t> metadata_value(const std::string& header, const std::string& key) {
+  const std::string begin = "\"" + key + "\":\"";
+  const size_t at = header.find(begin);
+  if (at == std::string::npos) return {0, 0};
+  size_t end = at + begin.size();
+  while (end < header.size() && header[end] != '"') end += header[end] == '\\' ? 2 : 1;
+  if (end >= header.size()) return {0, 0};
+  return {at + begin.size(), end};
+}
+
 /// The reports of a state are JSON in a string of the header's JSON.
 std::string damage_run(const std::string& bytes, Random& random) {
-  const auto header = nlohmann::json::parse(safetensors_header(bytes), nullptr, false);
-  if (!header.is_object() || !header.contains("__metadata__")) return bytes;
-  nlohmann::json changed = header;
-  nlohmann::json& metadata = changed["__metadata__"];
-  if (!metadata.is_object() || !metadata.contains("run") || !metadata["run"].is_string())
-    return bytes;
-  metadata["run"] = mutated_json(metadata["run"], random);
-  return with_safetensors_header(
-      bytes, changed.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  std::string header = safetensors_header(bytes);
+  const auto [begin, end] = metadata_value(header, "run");
+  if (end == 0) return bytes;
+  const auto run = nlohmann::json::parse(header.substr(begin - 1, end - begin + 2), nullptr, false);
+  if (!run.is_string()) return bytes;
+  const nlohmann::json changed = mutated_json(run.get<std::string>(), random);
+  const std::string quoted = changed.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return with_safetensors_header(bytes, header.replace(begin - 1, end - begin + 2, quoted));
 }
 
 const bool resume_state = add_target({.name = "resume_state",
@@ -105,11 +116,8 @@ std::string damage_step(const std::string& bytes, Random& random) {
                                                  "2\\u0000",
                                                  "nan"};
   std::string header = safetensors_header(bytes);
-  const std::string key = "\"step\":\"";
-  const size_t at = header.find(key);
-  if (at == std::string::npos) return bytes;
-  const size_t begin = at + key.size(), end = header.find('"', begin);
-  if (end == std::string::npos) return bytes;
+  const auto [begin, end] = metadata_value(header, "step");
+  if (end == 0) return bytes;
   return with_safetensors_header(bytes, header.replace(begin, end - begin, random.of(steps)));
 }
 

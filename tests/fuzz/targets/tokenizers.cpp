@@ -1,7 +1,9 @@
 // Vocabularies of every kind, and the settings beside them.
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "nn/tokenizer.h"
+#include "nn/tokenizers/byte_alphabet.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace fs = std::filesystem;
@@ -34,29 +36,32 @@ constexpr const char* settings_text =
 
 constexpr const char* merges_text = "#version: 0.2\nh e\nl l\nhe ll\nhell o\n\xc4\xa0 w\n";
 
-std::string vocabulary_text() {
-  std::string text = "{\"<|endoftext|>\": 0";
+/// {"<first>": 0, a token per byte, then `more`}: any text can be encoded.
+std::string vocabulary_text(const std::string& first, const std::vector<std::string>& more) {
+  nlohmann::json vocabulary = {{first, 0}};
   int id = 1;
-  for (const char* token : {"h", "e", "l", "o", "w", "\xc4\xa0", "he", "ll", "hell", "hello",
-                            "\xc4\xa0w", "r", "d", "\xc3\x83", "\xc2\xbc", "\\u010a", "1", "."}) {
-    text += std::string(", \"") + token + "\": " + std::to_string(id++);
-  }
-  return text + "}";
+  for (int b = 0; b < 256; ++b) vocabulary[token_of_byte(static_cast<unsigned char>(b))] = id++;
+  for (const std::string& token : more) vocabulary[token] = id++;
+  return vocabulary.dump();
+}
+
+std::string hello_vocabulary() {
+  return vocabulary_text("<|endoftext|>", {"he", "ll", "hell", "hello", "\xc4\xa0w"});
 }
 
 void pair_seeds(const fs::path& folder) {
   for (const char* seed : {"plain", "settings"}) {
-    write_bytes(folder / seed / "vocab.json", vocabulary_text());
+    write_bytes(folder / seed / "vocab.json", hello_vocabulary());
     write_bytes(folder / seed / "merges.txt", merges_text);
   }
   write_bytes(folder / "settings/tokenizer_config.json", settings_text);
-  write_bytes(folder / "opt/vocab.json", R"({"</s>": 0, "a": 1, "b": 2, "ab": 3})");
+  write_bytes(folder / "opt/vocab.json", vocabulary_text("</s>", {"ab"}));
   write_bytes(folder / "opt/merges.txt", "a b\n");
   write_bytes(folder / "opt/config.json", R"({"model_type": "opt"})");
 }
 
 void settings_seeds(const fs::path& folder) {
-  write_bytes(folder / "pair/vocab.json", vocabulary_text());
+  write_bytes(folder / "pair/vocab.json", hello_vocabulary());
   write_bytes(folder / "pair/merges.txt", merges_text);
   write_bytes(folder / "pair/tokenizer_config.json", settings_text);
   fs::create_directories(folder / "json");
@@ -70,8 +75,8 @@ void json_seeds(const fs::path& folder) {
     fs::copy_file(fixture(name + std::string(".json")), folder / name / "tokenizer.json");
   }
   // A vocabulary so small that mutations meet what stands around it.
-  write_bytes(folder / "small/tokenizer.json", R"({"version": "1.0",
-    "added_tokens": [{"id": 4, "content": "<s>", "special": true, "lstrip": false, "rstrip": true,
+  write_bytes(folder / "small/tokenizer.json", std::string(R"({"version": "1.0",
+    "added_tokens": [{"id": 0, "content": "<s>", "special": true, "lstrip": false, "rstrip": true,
                       "single_word": false, "normalized": false}],
     "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]},
     "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
@@ -80,11 +85,12 @@ void json_seeds(const fs::path& folder) {
       {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]},
     "post_processor": {"type": "TemplateProcessing",
       "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-      "special_tokens": {"<s>": {"id": "<s>", "ids": [4], "tokens": ["<s>"]}}},
+      "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}},
     "decoder": {"type": "ByteLevel"},
     "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
               "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
-              "ignore_merges": true, "vocab": {"a": 0, "b": 1, "ab": 2, "H": 3},
+              "ignore_merges": true, "vocab": )") + vocabulary_text("<s>", {"ab"}) +
+                                                   R"(,
               "merges": ["a b"]}})");
 }
 
