@@ -7,6 +7,7 @@
 #include "kernels/ops.h"
 #include "nn/json.h"
 #include "nn/safetensors.h"
+#include "tensor/shapes_only.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -189,7 +190,12 @@ void FolderReader::check_headers(Transformer& model) const {
       fail(where_, ": quantized layer \"", name, "\" is not one of the model's linear layers");
     }
   }
+  const ParameterVisitor check_shape = [&](const std::string& path, Var& p) {
+    check_entry(checkpoint_, path, p.shape(), Dtype::f32);
+  };
+  model.visit_embedding("", check_shape);
   for (int64_t b = 0; b < model.block_count(); ++b) check_block(*any, model.block_prefix(b));
+  model.visit_head("", check_shape);
 }
 
 void FolderReader::fill(Block& block, const std::string& prefix) const {
@@ -249,9 +255,14 @@ std::unique_ptr<Transformer> open_quantized(const fs::path& folder, Dtype dtype,
   const FolderReader& reader = *owned;
   const ModelConfig config = reader.model_config();
   reader.check_count(config.num_layers);
+  {
+    const ShapesOnly without_memory;  // nobody has compared config.json's sizes with the files yet
+    const std::unique_ptr<Transformer> shapes = make_without_blocks(config, dtype, device);
+    shapes->open_blocks(config.num_layers, nullptr);
+    reader.check_headers(*shapes);
+  }
   std::unique_ptr<Transformer> model = make_without_blocks(config, dtype, device);
   model->open_blocks(config.num_layers, std::move(owned));
-  reader.check_headers(*model);
   model->visit_embedding("", reader.reader());
   model->visit_head("", reader.reader());
   return model;

@@ -7,7 +7,7 @@
 
 #include "kernels/ops.h"
 #include "kernels/philox.h"
-#include "tensor/device_error.h"
+#include "tensor/notice.h"
 
 namespace cbq {
 namespace {

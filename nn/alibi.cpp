@@ -4,10 +4,13 @@
 #include <cmath>
 #include <vector>
 
+#include "tensor/shapes_only.h"
+
 namespace cbq {
 
 Tensor alibi_slopes(int64_t heads, Device device) {
   check(heads > 0, "alibi_slopes: ", heads, " heads");
+  if (ShapesOnly::active()) return Tensor({heads}, Dtype::f32, device);
   const auto m = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(heads)));
   std::vector<float> slopes;
   for (int64_t k = 0; k < heads; ++k) {

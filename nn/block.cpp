@@ -6,12 +6,14 @@
 
 namespace cbq {
 
-Var Block::rotate(const Var& x, const RopeTables& tables, const Sequence& s, int64_t head_dim) {
-  if (s.packed == nullptr) return ag::rope(x, tables.cosine, tables.sine, s.tokens, head_dim);
+Var Block::rotate(const Var& x, const Rope& rope, const Sequence& s, int64_t head_dim) {
+  if (s.packed == nullptr) {
+    const RopeTables tables = rope.tables(s.tokens);
+    return ag::rope(x, tables.cosine, tables.sine, s.tokens, head_dim);
+  }
   // A table with a row per row of x: position r of it is row r's.
-  const Tensor& at = s.packed->positions();
-  return ag::rope(x, kernels::embedding(at, tables.cosine), kernels::embedding(at, tables.sine),
-                  s.packed->rows(), head_dim);
+  const RopeTables tables = rope.tables(*s.packed);
+  return ag::rope(x, tables.cosine, tables.sine, s.packed->rows(), head_dim);
 }
 
 Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, int64_t heads,

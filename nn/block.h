@@ -10,7 +10,7 @@
 namespace cbq {
 
 class PackedRows;
-struct RopeTables;
+class Rope;
 
 /// How the rows of a [batch * tokens, hidden] activation divide.
 struct Sequence {
@@ -76,8 +76,7 @@ class Block : public Module {
 
  protected:
   /// Rotary embedding of x [rows, heads * head_dim] at the rows' positions.
-  static Var rotate(const Var& x, const RopeTables& tables, const Sequence& sequence,
-                    int64_t head_dim);
+  static Var rotate(const Var& x, const Rope& rope, const Sequence& sequence, int64_t head_dim);
   /// Causal attention (ag::attention, kernels::packed_attention) of what attention_transform makes
   /// of q [rows, heads * head_dim], k and v [rows, kv_heads * head_dim].
   Var attend(const Var& q, const Var& k, const Var& v, const Sequence& sequence, int64_t heads,

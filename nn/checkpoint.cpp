@@ -1,8 +1,10 @@
 // Checkpoint: a model folder of one or many safetensors files (declared in nn/safetensors.h).
 #include <algorithm>
+#include <set>
 
 #include "nn/json.h"
 #include "nn/safetensors.h"
+#include "tensor/notice.h"
 
 namespace cbq {
 namespace {
@@ -48,6 +50,10 @@ Checkpoint::Checkpoint(const std::filesystem::path& path) : path_(path) {
   if (std::filesystem::exists(single, error)) {
     files_.push_back(SafetensorsFile::open(single));
     for (const auto& entry : files_.front().entries()) file_of_.emplace(entry.first, 0);
+    if (!is_file && std::filesystem::exists(path / index_name, error)) {
+      notice_once(concat("warning: ", path.string(), " has both ", single_name, " and ", index_name,
+                         "; ", single_name, " is used, as transformers does"));
+    }
   } else if (std::filesystem::exists(path / index_name, error)) {
     add_shards(path / index_name);
   } else {
@@ -57,41 +63,62 @@ Checkpoint::Checkpoint(const std::filesystem::path& path) : path_(path) {
 
 void Checkpoint::add_shards(const std::filesystem::path& index) {
   const std::string where = index.string();
-  const nlohmann::json json = read_json_file(index);
+  const nlohmann::json json = read_json_file(index, size_t{256} << 20, JsonDialect::python);
   const nlohmann::json& weight_map = json_at(json, "weight_map", where);
   if (!weight_map.is_object() || weight_map.empty()) {
     fail(where, ": \"weight_map\" must be an object of tensor and file names");
   }
-  std::map<std::string, size_t> position;  // file name -> position in files_
+  std::map<std::string, std::string> said;  // tensor -> file, as the index has it
+  std::set<std::string> files;
   for (const auto& [name, value] : weight_map.items()) {
     const std::string file = json_string(value, name, where);
     if (!is_plain_file_name(file)) {
       fail(where, ": tensor \"", name, "\" is said to be in \"", file,
            "\", which is not a plain file name");
     }
-    const auto [at, is_new] = position.emplace(file, files_.size());
-    if (is_new) {
-      if (!std::filesystem::exists(index.parent_path() / file)) {
-        fail(where, " lists ", file, ", which is not there; fetch the missing file");
-      }
-      files_.push_back(SafetensorsFile::open(index.parent_path() / file));
+    if (files.insert(file).second && !std::filesystem::exists(index.parent_path() / file)) {
+      fail(where, " lists ", file, ", which is not there; fetch the missing file");
     }
-    if (!files_[at->second].has(name)) {
-      fail(where, ": tensor \"", name, "\" is said to be in ", file, ", but is not");
-    }
-    file_of_.emplace(name, at->second);
+    said.emplace(name, file);
   }
-  std::map<std::string, size_t> seen;
-  for (size_t i = 0; i < files_.size(); ++i) {
-    for (const auto& entry : files_[i].entries()) {
-      const auto [at, is_new] = seen.emplace(entry.first, i);
-      if (!is_new) {
-        fail(where, ": tensor \"", entry.first, "\" is in two files, ",
-             files_[at->second].path().filename().string(), " and ",
-             files_[i].path().filename().string());
-      }
-    }
+  for (const std::string& file : files) {
+    files_.push_back(SafetensorsFile::open(index.parent_path() / file));
+    add_tensors(files_.size() - 1, said, where);
   }
+  for (const auto& [name, file] : said) {
+    if (!has(name)) missing_.emplace(name, file);
+  }
+}
+
+void Checkpoint::add_tensors(size_t file, const std::map<std::string, std::string>& said,
+                             const std::string& index) {
+  const std::string here = files_[file].path().filename().string();
+  for (const auto& entry : files_[file].entries()) {
+    const std::string& name = entry.first;
+    const auto [at, is_new] = file_of_.emplace(name, file);
+    if (is_new) continue;
+    const SafetensorsFile& other = files_[at->second];
+    const std::string there = other.path().filename().string();
+    const auto listed = said.find(name);
+    const bool decides =
+        listed != said.end() && (listed->second == here || listed->second == there);
+    if (!files_[file].same_tensor(name, other, name)) {
+      if (!decides) {
+        fail(index, ": tensor \"", name, "\" is in two files with different values, ", there,
+             " and ", here, ", and the index does not say which counts");
+      }
+      notice_once(concat("warning: ", index, ": tensor \"", name,
+                         "\" is in two files with different values, ", there, " and ", here,
+                         "; the index names ", listed->second, ", which is used"));
+    }
+    if (decides && listed->second == here) at->second = file;
+  }
+}
+
+std::string Checkpoint::missing_reason(const std::string& name) const {
+  const auto at = missing_.find(name);
+  if (at == missing_.end()) return "";
+  return concat("the index says that it is in ", at->second, ", which does not have it");
 }
 
 std::vector<std::string> Checkpoint::names() const {

@@ -4,20 +4,33 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace cbq {
 
-/// Rotary position embedding: inverse frequencies theta^(-2j / head_dim), scaled by `type`.
+/// Rotary position embedding; nn/rope.h says what each type computes.
 struct RopeConfig {
   double theta = 10000.0;
-  std::string type = "default";  // or "linear": 1 / factor everywhere; "llama3": by wavelength
-  double factor = 1.0;
-  double low_freq_factor = 1.0;                     // llama3 only
-  double high_freq_factor = 4.0;                    // llama3 only
-  int64_t original_max_position_embeddings = 8192;  // llama3 only
+  std::string type = "default";  // or linear, llama3, yarn, dynamic, longrope
+  double factor = 1.0;           // all types but default
+  double low_freq_factor = 1.0;  // llama3
+  double high_freq_factor = 4.0;
+  int64_t original_max_position_embeddings = 8192;  // llama3, yarn, longrope
+  double beta_fast = 32.0, beta_slow = 1.0;         // yarn: turns within the original context
+  bool truncate = true;                             // yarn: ramp between whole pairs
+  std::optional<double> attention_factor;           // yarn, longrope; none: computed from factor
+  std::optional<double> mscale, mscale_all_dim;     // yarn
+  std::vector<double> short_factor, long_factor;    // longrope: one per pair
+  int64_t dynamic_context = 2048;                   // dynamic: "max_position_embeddings"
 };
+
+/// What multiplies cosines and sines: `attention_factor`, else for yarn m(mscale) /
+/// m(mscale_all_dim) where both are given and not 0, else m(1), m(k) = 0.1 k ln(factor) + 1 (1 for
+/// factor <= 1); for longrope sqrt(1 + ln(factor) / ln(original context)) (1 for factor <= 1); 1
+/// for all other types.
+double attention_factor(const RopeConfig& rope);
 
 /// One description for all families; which key of config.json a member comes from, and which
 /// members a family reads at all, is said in the family's file (nn/families/).
@@ -66,7 +79,13 @@ struct ModelConfig {
   /// Accepts both spellings of transformers: rope_theta + rope_scaling (before 5.0) or
   /// rope_parameters; torch_dtype or dtype; null for "the default". The sizes that determine
   /// the weights (vocabulary, hidden, intermediate, layers, heads) must be there.
+  /// Where two fields state the same fact differently, transformers 5 decides which one counts, and
+  /// a notice (tensor/notice.h) says so.
   static ModelConfig from_json(const nlohmann::json& json, const std::string& what);
+
+  /// Whether `source` names the dtype of the weights; if not, `dtype` is a guess ("f32"), which a
+  /// reader of the weights corrects.
+  bool states_dtype() const;
 
   /// `source` with the fields above written over it, in its own spelling; what from_json reads back
   /// as the same model.
@@ -75,8 +94,9 @@ struct ModelConfig {
   /// Throws std::invalid_argument when fields contradict each other; from_json has called it.
   void validate() const;
 
-  /// Longest sequence in tokens that is computed as the model defines it. Attention within a
-  /// sliding window is full attention up to there; beyond it is not implemented.
+  /// Longest sequence in tokens that is computed as the model defines it: the longest that the
+  /// rotary embedding is scaled to (yarn, dynamic), else "max_position_embeddings". Attention
+  /// within a sliding window is full attention up to there; beyond it is not implemented.
   int64_t context() const;
 };
 

@@ -32,7 +32,8 @@ class ConfigFields {
   /// An extent: an integer from 1 to 2^26, so that products of two fit 63 bits.
   int64_t size(const std::string& key, int64_t fallback) const;
   int64_t required_size(const std::string& key) const;
-  /// A size that has several spellings. Throws when two of them disagree.
+  /// A size that has several spellings, the one that counts in transformers 5 first. A notice names
+  /// two that disagree.
   int64_t required_size(FieldNames names) const;
   double number(const std::string& key, double fallback) const;
   double required_number(const std::string& key) const;
@@ -47,11 +48,15 @@ class ConfigFields {
 /// Writes a field of several spellings under those that are there already, else under the first.
 void write_field(nlohmann::json& config, FieldNames names, int64_t value);
 
-/// rope_theta with rope_scaling, or rope_parameters.
-RopeConfig read_rope(const ConfigFields& fields);
-/// In the spelling that `config` has already.
+/// Throws std::invalid_argument unless the heads divide "hidden_size" evenly.
+void check_heads_divide(const ModelConfig& config);
+
+/// rope_theta with rope_scaling, or rope_parameters; where config.json has both, rope_scaling
+/// counts, and a notice says so. `context`: what "max_position_embeddings" says.
+RopeConfig read_rope(const ConfigFields& fields, int64_t context);
+/// In the spelling that `config` has already; where it has both, as rope_parameters alone.
 void write_rope(nlohmann::json& config, const RopeConfig& rope);
 /// Throws std::invalid_argument for a type that is not known and for impossible factors.
-void check_rope(const RopeConfig& rope);
+void check_rope(const RopeConfig& rope, int64_t head_dim);
 
 }  // namespace cbq

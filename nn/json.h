@@ -1,8 +1,9 @@
 // JSON from outside, read with suspicion.
 //
-// nlohmann-json alone accepts duplicate keys silently (the last one wins), builds trees so deep
-// that copying them overflows the stack, wraps negative numbers into unsigned ones and
-// truncates 3.5 to 3. The functions here refuse all of that and say where.
+// By itself nlohmann-json accepts duplicate keys silently (the last one wins), builds trees so deep
+// that copying them overflows the stack, wraps negative numbers into unsigned ones and truncates
+// 3.5 to 3. The functions here refuse all of that and say where. They take time proportional to the
+// length of the text.
 #pragma once
 
 #include <cstdint>
@@ -16,14 +17,29 @@
 
 namespace cbq {
 
+/// What a text may contain.
+enum class JsonDialect {
+  /// JSON (RFC 8259). A duplicate key is an error.
+  strict,
+  /// What Python's json.loads reads, and so what transformers takes for a config.json: also the
+  /// numbers NaN, Infinity and -Infinity; of duplicate keys the last one counts. A notice names a
+  /// duplicate key whose values differ.
+  python,
+};
+
+/// The deepest nesting of objects and lists that is read.
+inline constexpr int max_json_depth = 64;
+
 /// Parses `text`. `what` names its origin (a path) in every error.
 /// Throws std::runtime_error with line and column for malformed text; also for text that is not
-/// UTF-8, a duplicate key, and nesting deeper than `max_depth`.
-nlohmann::json parse_json(std::string_view text, const std::string& what, int max_depth = 64);
+/// UTF-8, a duplicate key (strict), and nesting deeper than max_json_depth.
+nlohmann::json parse_json(std::string_view text, const std::string& what,
+                          JsonDialect dialect = JsonDialect::strict);
 
 /// parse_json of a file of at most `max_bytes`.
 nlohmann::json read_json_file(const std::filesystem::path& path,
-                              size_t max_bytes = size_t{256} << 20);
+                              size_t max_bytes = size_t{256} << 20,
+                              JsonDialect dialect = JsonDialect::strict);
 
 /// Whether the bytes are well-formed UTF-8 (no overlong forms, no surrogates, at most U+10FFFF).
 bool is_utf8(std::string_view text);

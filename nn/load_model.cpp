@@ -1,10 +1,14 @@
 // open_model, load_model: a Hugging Face folder -> Transformer (declared in nn/transformer.h).
+#include <cstring>
 #include <set>
 
 #include "kernels/ops.h"
 #include "nn/families/family.h"
+#include "nn/json.h"
 #include "nn/safetensors.h"
 #include "nn/transformer.h"
+#include "tensor/notice.h"
+#include "tensor/shapes_only.h"
 
 namespace cbq {
 namespace {
@@ -18,23 +22,25 @@ std::string first_few(const std::vector<std::string>& names) {
 
 class CheckpointReader : public BlockSource {
  public:
-  CheckpointReader(const std::filesystem::path& folder, const ModelConfig& config, Dtype dtype,
-                   Device device)
+  /// Opens the files and compares all headers with config.json, before any tensor gets memory.
+  CheckpointReader(const std::filesystem::path& folder, Dtype dtype, Device device)
       : checkpoint_(folder),
-        config_(config),
-        family_(family_of(config.architecture)),
+        config_(ModelConfig::load(folder)),
+        family_(family_of(config_.architecture)),
         dtype_(dtype),
         device_(device) {
-    // Before anything is allocated: every layer has tensors of its own.
     const auto tensors = static_cast<int64_t>(checkpoint_.names().size());
-    if (config.num_layers > tensors) {
-      fail(where(), "config.json has ", config.num_layers, " layers, the checkpoint only ", tensors,
-           " tensors");
+    if (config_.num_layers > tensors) {
+      fail(where(), "config.json has ", config_.num_layers, " layers, the checkpoint only ",
+           tensors, " tensors");
     }
+    untie_different_head();
+    check_headers();
+    report_ignored_config();
   }
 
-  /// Names, shapes and dtypes of all tensors, from the headers alone.
-  void check_headers(Transformer& model) const;
+  /// config.json, with what the tensors know better.
+  const ModelConfig& config() const { return config_; }
 
   ParameterVisitor reader() const {
     return [this](const std::string& path, Var& p) {
@@ -48,16 +54,15 @@ class CheckpointReader : public BlockSource {
  private:
   std::string where() const { return checkpoint_.path().string() + ": "; }
   std::string name_of_parameter(const std::string& path) const {
-    return family_.checkpoint_name(checkpoint_, path);
+    return family_.checkpoint_name(config_, checkpoint_, path);
   }
-  /// Tensors that no parameter uses and the family does not know to be superfluous.
-  std::vector<std::string> unexpected(const std::set<std::string>& used) const {
-    std::vector<std::string> others;
-    for (const std::string& name : checkpoint_.names()) {
-      if (!used.count(name) && !family_.ignores(config_, name)) others.push_back(name);
-    }
-    return others;
-  }
+  /// config.json may tie the head to the embedding although the file holds another head, which then
+  /// counts, as in transformers 5.
+  void untie_different_head();
+  bool has_equal_tensors(const std::string& a, const std::string& b) const;
+  /// Names, shapes and dtypes of all tensors, from the headers alone.
+  void check_headers();
+  void report_ignored_config() const;
 
   Checkpoint checkpoint_;
   ModelConfig config_;
@@ -66,13 +71,35 @@ class CheckpointReader : public BlockSource {
   Device device_;
 };
 
-void CheckpointReader::check_headers(Transformer& model) const {
+bool CheckpointReader::has_equal_tensors(const std::string& a, const std::string& b) const {
+  const SafetensorsFile &file_a = checkpoint_.file_of(a), &file_b = checkpoint_.file_of(b);
+  if (file_a.same_tensor(a, file_b, b)) return true;
+  const TensorInfo &info_a = file_a.info(a), &info_b = file_b.info(b);
+  if (info_a.shape != info_b.shape || info_a.dtype == info_b.dtype) return false;
+  const Tensor x = kernels::cast(file_a.load(a), dtype_), y = kernels::cast(file_b.load(b), dtype_);
+  return std::memcmp(x.raw(), y.raw(), static_cast<size_t>(x.bytes())) == 0;
+}
+
+void CheckpointReader::untie_different_head() {
+  const std::string embedding = name_of_parameter(family_.embedding_name());
+  if (!config_.tie_word_embeddings || !checkpoint_.has(head_name) || !checkpoint_.has(embedding) ||
+      embedding == head_name || has_equal_tensors(embedding, head_name)) {
+    return;
+  }
+  config_.tie_word_embeddings = false;
+  notice_once(concat("warning: ", where(), "config.json ties the head to the embedding, but ",
+                     head_name, " differs from ", embedding, "; ", head_name,
+                     " is used, as in transformers. Set \"tie_word_embeddings\": false"));
+}
+
+void CheckpointReader::check_headers() {
   std::vector<std::string> missing, misshapen;
   std::set<std::string> used;
-  visit_shapes(model, [&](const std::string& path, const Shape& expected) {
+  const auto compare = [&](const std::string& path, const Shape& expected) {
     const std::string name = name_of_parameter(path);
     if (!checkpoint_.has(name)) {
-      missing.push_back(name);
+      const std::string reason = checkpoint_.missing_reason(name);
+      missing.push_back(reason.empty() ? name : concat(name, " (", reason, ")"));
       return;
     }
     used.insert(name);
@@ -87,33 +114,60 @@ void CheckpointReader::check_headers(Transformer& model) const {
       fail(where(), name, " holds ", name_of(dtype),
            ", not floating-point weights; is it a quantized model?");
     }
-  });
-  const std::vector<std::string> others = unexpected(used);
+  };
+  try {
+    const ShapesOnly without_memory;
+    const std::unique_ptr<Transformer> model = make_without_blocks(config_, dtype_, device_);
+    model->open_blocks(config_.num_layers, nullptr);
+    visit_shapes(*model, compare);
+  } catch (const std::invalid_argument& error) {  // sizes that no tensor can have
+    fail(where(), error.what());
+  }
+  if (config_.tie_word_embeddings) used.insert(head_name);
+  std::vector<std::string> others;
+  for (const std::string& name : checkpoint_.names()) {
+    if (!used.count(name) && !family_.ignores(name)) others.push_back(name);
+  }
   if (!missing.empty()) {
+    const bool lacks_head = missing.size() == 1 && missing[0] == head_name;
     fail(where(), "tensors are missing: ", first_few(missing),
-         others.empty() ? "" : "; present but not expected: " + first_few(others));
+         others.empty() ? "" : "; present but not expected: " + first_few(others),
+         lacks_head ? "; if the embedding is the head, too, set \"tie_word_embeddings\": true in "
+                      "config.json"
+                    : "");
   }
   if (!misshapen.empty()) {
     fail(where(), "tensors have the wrong shape for config.json: ", first_few(misshapen));
   }
   if (!others.empty()) {
-    fail(where(), "tensors that ", config_.architecture,
-         " with this config.json does not have: ", first_few(others));
+    notice_once(concat("warning: ", where(), "ignored tensors that ", config_.architecture,
+                       " with this config.json does not have: ", first_few(others)));
   }
+  if (!config_.states_dtype()) {
+    const std::string embedding = name_of_parameter(family_.embedding_name());
+    config_.dtype = name_of(checkpoint_.file_of(embedding).dtype(embedding));
+  }
+}
+
+void CheckpointReader::report_ignored_config() const {
+  const nlohmann::json config = parse_json(config_.source, where() + "config.json");
+  const nlohmann::json& section = json_find(config, "quantization_config", where());
+  if (!section.is_object()) return;
+  const nlohmann::json& method = json_find(section, "quant_method", where());
+  notice_once(concat("warning: ", where(), "\"quantization_config\" of config.json (method ",
+                     method.dump(), ") is ignored; the weights are used as they are stored"));
 }
 
 }  // namespace
 
 std::unique_ptr<Transformer> open_model(const std::filesystem::path& folder, Dtype dtype,
                                         Device device) {
-  const ModelConfig config = ModelConfig::load(folder);
-  auto reader = std::make_unique<CheckpointReader>(folder, config, dtype, device);
-  std::unique_ptr<Transformer> model = make_without_blocks(config, dtype, device);
-  const CheckpointReader& checkpoint = *reader;
-  model->open_blocks(config.num_layers, std::move(reader));
-  checkpoint.check_headers(*model);
-  model->visit_embedding("", checkpoint.reader());
-  model->visit_head("", checkpoint.reader());
+  auto owned = std::make_unique<CheckpointReader>(folder, dtype, device);
+  const CheckpointReader& reader = *owned;
+  std::unique_ptr<Transformer> model = make_without_blocks(reader.config(), dtype, device);
+  model->open_blocks(reader.config().num_layers, std::move(owned));
+  model->visit_embedding("", reader.reader());
+  model->visit_head("", reader.reader());
   return model;
 }
 

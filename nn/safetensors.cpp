@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -247,6 +248,22 @@ std::span<const std::byte> SafetensorsFile::bytes(const std::string& name) const
           static_cast<size_t>(entry.bytes)};
 }
 
+bool SafetensorsFile::same_tensor(const std::string& name, const SafetensorsFile& other,
+                                  const std::string& other_name) const {
+  const TensorInfo &a = info(name), &b = other.info(other_name);
+  if (a.dtype != b.dtype || a.shape != b.shape) return false;
+  const std::byte *ours = bytes(name).data(), *theirs = other.bytes(other_name).data();
+  const auto size = static_cast<size_t>(a.bytes);
+  bool same = true;
+  for (size_t at = 0; at < size && same; at += bytes_at_once) {
+    const size_t count = std::min(bytes_at_once, size - at);
+    same = std::memcmp(ours + at, theirs + at, count) == 0;
+    map_->forget(static_cast<size_t>(data_begin_ + a.begin), at + count);
+    other.map_->forget(static_cast<size_t>(other.data_begin_ + b.begin), at + count);
+  }
+  return same;
+}
+
 Dtype SafetensorsFile::dtype(const std::string& name) const {
   const TensorInfo& entry = info(name);
   const std::optional<Dtype> dtype = find_dtype(entry.dtype)->ours;
@@ -271,6 +288,22 @@ Tensor SafetensorsFile::load(const std::string& name, Device device) const {
   return tensor;
 }
 
+int64_t metadata_int(const SafetensorsFile& file, const std::string& key, int64_t low,
+                     int64_t high) {
+  const std::string where = concat(file.path().string(), ": metadata \"", key, "\" ");
+  const auto field = file.metadata().find(key);
+  if (field == file.metadata().end()) fail(where, "is missing");
+  const std::string& text = field->second;
+  int64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  if (text.empty() || error != std::errc() || rest != end || value < low || value > high) {
+    fail(where, "must be an integer within [", low, ", ", high, "], is \"", text.substr(0, 100),
+         "\"");
+  }
+  return value;
+}
+
 namespace {
 
 void check_header_size(const std::filesystem::path& path, uint64_t size) {
@@ -278,18 +311,23 @@ void check_header_size(const std::filesystem::path& path, uint64_t size) {
         " bytes, at most ", max_header, " are allowed; store less metadata or fewer tensors");
 }
 
+// Entry by entry: the library's ordered object looks through all its keys at every insertion.
 std::string header_of(const std::vector<std::pair<std::string, Tensor>>& tensors,
                       const std::map<std::string, std::string>& metadata) {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  std::string text = "{";
+  const auto add = [&](const std::string& key, const nlohmann::ordered_json& value) {
+    if (text.size() > 1) text += ',';
+    text += nlohmann::json(key).dump() + ':' + value.dump();
+  };
+  if (!metadata.empty()) add("__metadata__", metadata);
   int64_t at = 0;
   for (const auto& [name, tensor] : tensors) {
-    header[name] = {{"dtype", safetensors_name_of(tensor.dtype())},
-                    {"shape", tensor.shape()},
-                    {"data_offsets", {at, at + tensor.bytes()}}};
+    add(name, {{"dtype", safetensors_name_of(tensor.dtype())},
+               {"shape", tensor.shape()},
+               {"data_offsets", {at, at + tensor.bytes()}}});
     at += tensor.bytes();
   }
-  std::string text = header.dump();
+  text += '}';
   text.resize((text.size() + 7) / 8 * 8, ' ');
   return text;
 }

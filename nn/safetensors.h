@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <span>
@@ -54,6 +55,9 @@ class SafetensorsFile {
 
   /// The tensor's bytes in the map, of any dtype; valid while this object lives.
   std::span<const std::byte> bytes(const std::string& name) const;
+  /// Whether `name` here and `other_name` in `other` have the same dtype, shape and bytes.
+  bool same_tensor(const std::string& name, const SafetensorsFile& other,
+                   const std::string& other_name) const;
   /// Copy of a tensor in the dtype of the file (F64, F32, F16, BF16, I32 or U8).
   /// The pages read are given back to the system, so reading a file block by block takes no more
   /// memory than the blocks. Throws std::invalid_argument for an unknown name or another dtype.
@@ -74,6 +78,13 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
+/// The integer that the field `key` of a file's metadata spells ("42", "-7"). Throws
+/// std::runtime_error that names file and field when the field is missing, is no integer or lies
+/// outside [low, high].
+int64_t metadata_int(const SafetensorsFile& file, const std::string& key,
+                     int64_t low = std::numeric_limits<int64_t>::min(),
+                     int64_t high = std::numeric_limits<int64_t>::max());
+
 /// Writes tensors (on any device) as the reference implementation does: larger dtypes first, then
 /// by name, header padded with spaces to a multiple of 8. The file appears complete or not at all.
 /// `metadata` defaults to {"format": "pt"}, without which other libraries refuse a file.
@@ -85,12 +96,17 @@ void write_safetensors(const std::filesystem::path& path,
 
 /// The tensors of a model folder: model.safetensors, or the shards that
 /// model.safetensors.index.json lists. Files stay mapped, not read, until a tensor is asked for.
+///
+/// The shards decide what there is, the index only which files are shards: a tensor that the index
+/// does not list, or lists with another shard, is found in the shard that holds it. What the index
+/// lists and no shard has is left out, and missing_reason() tells of it. Where several shards hold
+/// a tensor with different bytes, the index decides, and a notice says so.
 class Checkpoint {
  public:
   /// `path`: a folder, or a single .safetensors file.
-  /// Throws std::runtime_error for a missing or broken file and for an index that names a file
-  /// outside the folder, a file that is not there, or a tensor that is not in its file; also when
-  /// two files hold the same tensor.
+  /// Throws std::runtime_error for a missing or broken file, for an index that names a file outside
+  /// the folder or one that is not there, and when two shards hold different tensors of one name
+  /// and the index names neither.
   explicit Checkpoint(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
@@ -104,6 +120,9 @@ class Checkpoint {
   /// The file that holds a tensor. Throws std::invalid_argument, with similar names, for an unknown
   /// one.
   const SafetensorsFile& file_of(const std::string& name) const;
+  /// "the index says that it is in FILE, which does not have it"; empty where the index does not
+  /// list `name`, or a file has it.
+  std::string missing_reason(const std::string& name) const;
   /// Metadata of the (first) file.
   const std::map<std::string, std::string>& metadata() const { return files_.front().metadata(); }
   /// Bytes of all tensors.
@@ -111,10 +130,13 @@ class Checkpoint {
 
  private:
   void add_shards(const std::filesystem::path& index);
+  void add_tensors(size_t file, const std::map<std::string, std::string>& said,
+                   const std::string& index);
 
   std::filesystem::path path_;
   std::vector<SafetensorsFile> files_;
-  std::map<std::string, size_t> file_of_;  // tensor -> position in files_
+  std::map<std::string, size_t> file_of_;       // tensor -> position in files_
+  std::map<std::string, std::string> missing_;  // tensor -> file that should have it
 };
 
 }  // namespace cbq

@@ -104,18 +104,6 @@ void save_checkpoint(Transformer& model, Adam& adam, const std::filesystem::path
                            {{"format", "pt"}, {"step", std::to_string(adam.steps())}});
 }
 
-/// The step that a checkpoint says it was written after. Throws std::runtime_error naming the file.
-int64_t step_of(const SafetensorsFile& file) {
-  const auto found = file.metadata().find("step");
-  const std::string text = found == file.metadata().end() ? "" : found->second;
-  int64_t step = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), step);
-  if (error != std::errc() || end != text.data() + text.size() || step < 0) {
-    fail(file.path().string(), ": step is \"", text, "\"; expected a number of steps");
-  }
-  return step;
-}
-
 /// Step to go on from; 0 without a checkpoint, and with a damaged one.
 int64_t load_checkpoint(Transformer& model, Adam& adam, const TrainHooks& hooks) {
   const std::filesystem::path path = hooks.folder / "training.safetensors";
@@ -128,7 +116,7 @@ int64_t load_checkpoint(Transformer& model, Adam& adam, const TrainHooks& hooks)
     return 0;
   }
   const SafetensorsFile& file = *opened;
-  const int64_t step = step_of(file);
+  const int64_t step = metadata_int(file, "step", 0);
   const auto load_into = [&](const std::string& name, const Tensor& t) {
     const Tensor saved = file.load(name, t.device());
     check(saved.shape() == t.shape(), path, ": ", name, " is ", saved.shape(), ", this model has ",

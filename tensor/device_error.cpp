@@ -1,9 +1,6 @@
 #include "tensor/device_error.h"
 
-#include <cstdio>
 #include <iomanip>
-#include <mutex>
-#include <set>
 #include <sstream>
 
 #include "tensor/error.h"
@@ -119,13 +116,6 @@ std::string describe(const MemoryShortage& s, Device device) {
   if (device.is_cuda())
     text += ", and CBQ_STREAMS=host keeps the calibration streams off the device";
   return text + concat("; ", resume);
-}
-
-void notice_once(const std::string& line) {
-  static std::mutex mutex;
-  static auto* said = new std::set<std::string>;
-  const std::lock_guard lock(mutex);
-  if (said->insert(line).second) std::fprintf(stderr, "cbq: %s\n", line.c_str());
 }
 
 }  // namespace cbq

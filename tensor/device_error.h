@@ -37,8 +37,4 @@ struct MemoryShortage {
 /// "out of memory on cuda:0: asked for 1.50 GB, ...; --window 1, ... need less".
 std::string describe(const MemoryShortage& shortage, Device device);
 
-/// Prints "cbq: <line>" on stderr, a line of a process only once: for what is done another way than
-/// asked for, and works.
-void notice_once(const std::string& line);
-
 }  // namespace cbq

@@ -7,8 +7,8 @@
 #include <cstdlib>
 #include <numeric>
 
-#include "tensor/device_error.h"
 #include "tensor/error.h"
+#include "tensor/notice.h"
 
 namespace cbq {
 namespace {

@@ -6,7 +6,9 @@
 #include "tensor/device_profile.h"
 #include "tensor/error.h"
 #include "tensor/memory_pool.h"
+#include "tensor/notice.h"
 #include "tensor/recording.h"
+#include "tensor/shapes_only.h"
 #include "tensor/storage_allocator.h"
 #include "tensor/stream.h"
 
@@ -27,6 +29,7 @@ void release_block(void* block, int64_t bytes, Device device) noexcept {
 }
 
 Storage::Storage(int64_t bytes, Device device) : bytes_(bytes), device_(device) {
+  if (ShapesOnly::active()) return;  // data() stays null
   if (MemoryPool* pool = MemoryPool::current(); pool && pool->blocks()->device() == device) {
     data_ = pool->blocks()->allocate(bytes);
     pool_ = pool->blocks();
@@ -36,6 +39,7 @@ Storage::Storage(int64_t bytes, Device device) : bytes_(bytes), device_(device) 
 }
 
 Storage::~Storage() {
+  if (data_ == nullptr) return;
   if (page_locked_) {
     Allocator::page_locked().release(data_, bytes_);
   } else if (pool_) {

@@ -1,5 +1,6 @@
 #include "nn/config.h"
 #include "nn/json.h"
+#include "tensor/notice.h"
 #include "tests/test_data.h"
 
 namespace cbq {
@@ -98,6 +99,24 @@ TEST(Config, WeightDtypeInBothSpellings) {
   expect_refused({{"torch_dtype", "float8_e4m3fn"}}, {"float8_e4m3fn", "known: float32"});
 }
 
+TEST(Config, OneFactInTwoPlacesIsSaid) {
+  const NoticeRecorder notices;
+  EXPECT_EQ(parsed({{"torch_dtype", "bfloat16"}, {"dtype", "bfloat16"}}).dtype, "bf16");
+  EXPECT_EQ(parsed({{"torch_dtype", "bfloat16"}, {"dtype", "auto"}}).dtype, "bf16");
+  EXPECT_TRUE(parsed({{"torch_dtype", "bfloat16"}}).states_dtype());
+  EXPECT_FALSE(parsed({{"torch_dtype", "auto"}}).states_dtype());
+  EXPECT_FALSE(parsed(json::object()).states_dtype());
+  EXPECT_TRUE(notices.lines().empty());
+  const ModelConfig c = parsed({{"torch_dtype", "bfloat16"}, {"dtype", "float16"}});
+  EXPECT_EQ(c.dtype, "f16") << "as transformers 5";
+  ASSERT_EQ(notices.lines().size(), 1u);
+  for (const char* part : {"config.json", "\"dtype\"", "float16", "\"torch_dtype\"", "bfloat16"}) {
+    EXPECT_NE(notices.lines()[0].find(part), std::string::npos) << part;
+  }
+  EXPECT_EQ(c.to_json().at("dtype"), "float16");
+  EXPECT_EQ(c.to_json().at("torch_dtype"), "float16");
+}
+
 TEST(Config, WrittenAsReadWithUnknownFieldsKept) {
   const json extra = {{"my_field", {{"deep", {1, 2, "x"}}}}, {"transformers_version", "4.48.0"}};
   for (const json& spelling :
@@ -169,14 +188,35 @@ TEST(Config, RefusesMissingAndContradictoryFields) {
                                    {"config.json", "object"});
 }
 
+TEST(Config, TheFirstKnownArchitectureCounts) {
+  EXPECT_EQ(parsed({{"architectures", {"A", "Qwen2ForCausalLM", "LlamaForCausalLM"}},
+                    {"num_key_value_heads", 8}})
+                .architecture,
+            "Qwen2ForCausalLM");
+}
+
+TEST(Config, HeadsOfTheirOwnSize) {
+  // transformers refuses uneven heads for LLaMA alone.
+  const json odd = {{"hidden_size", 66}, {"head_dim", 8}};
+  expect_refused(odd, {"\"hidden_size\" (66)", "multiple", "(8)"});
+  for (const char* name : {"MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}) {
+    const json family = {{"architectures", {name}}, {"num_key_value_heads", 2}};
+    EXPECT_EQ(parsed(with(odd, family)).head_dim, 8) << name;
+    expect_refused(with(family, {{"hidden_size", 66}, {"head_dim", nullptr}}),
+                   {"\"hidden_size\" (66)", "multiple"});
+  }
+}
+
 TEST(Config, RefusesUnknownNamesWithTheKnownOnes) {
   expect_refused({{"architectures", {"MambaForCausalLM"}}},
                  {"MambaForCausalLM", "known:", "LlamaForCausalLM"});
   expect_refused({{"architectures", nullptr}, {"model_type", "t5"}}, {"no architecture", "known:"});
-  expect_refused({{"architectures", {"A", "B"}}}, {"architectures", "one name"});
+  expect_refused({{"architectures", {"A", "B"}}}, {"unknown architecture \"A\", \"B\"", "known:"});
+  expect_refused({{"architectures", json::array()}}, {"architectures", "list of names"});
+  expect_refused({{"architectures", "LlamaForCausalLM"}}, {"architectures", "list of names"});
   expect_refused({{"hidden_act", "gelu_new"}}, {"hidden_act", "gelu_new", "known: silu"});
-  expect_refused({{"rope_scaling", {{"type", "yarn"}, {"factor", 2}}}},
-                 {"yarn", "known: default, linear, llama3"});
+  expect_refused({{"rope_scaling", {{"type", "mrope"}, {"factor", 2}}}},
+                 {"mrope", "known: default, linear, llama3, yarn, dynamic, longrope"});
   EXPECT_EQ(parsed({{"architectures", nullptr}}).architecture, "LlamaForCausalLM");
 }
 
@@ -189,8 +229,6 @@ TEST(Config, RefusesBrokenRope) {
                  {"high_freq_factor"});
   expect_refused({{"rope_scaling", with(llama3_scaling, {{"low_freq_factor", nullptr}})}},
                  {"low_freq_factor", "missing"});
-  expect_refused({{"rope_theta", 10.0}, {"rope_parameters", {{"rope_theta", 20.0}}}},
-                 {"rope_theta", "20", "10", "top level"});
 }
 
 TEST(Config, LoadsARealModel) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tensor/device_error.h"
+#include "tensor/notice.h"
 
 namespace cbq {
 namespace {

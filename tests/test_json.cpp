@@ -1,9 +1,12 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <cmath>
 #include <csignal>
 
 #include "nn/json.h"
+#include "tensor/error.h"
+#include "tensor/notice.h"
 #include "tests/test_data.h"
 
 namespace cbq {
@@ -42,6 +45,47 @@ TEST(Json, BoundsTheDepth) {
   std::string objects;
   for (int i = 0; i < 65; ++i) objects += "{\"a\":";
   expect_refused(objects, {"64 levels"});
+}
+
+TEST(Json, ThePythonDialectReadsWhatPythonReads) {
+  const auto parsed = [](const char* text) {
+    return parse_json(text, "a.json", JsonDialect::python);
+  };
+  const NoticeRecorder notices;
+  const nlohmann::json json = parsed(
+      R"({"NaN": [NaN, "NaN", -Infinity, Infinity], "\"NaN": "\\", "n": NaN, "d": {"a": 1}, "d": [2]})");
+  EXPECT_TRUE(std::isnan(json["NaN"][0].get<double>()));
+  EXPECT_EQ(json["NaN"][1], "NaN");
+  EXPECT_EQ(json["NaN"][2].get<double>(), -INFINITY);
+  EXPECT_EQ(json["NaN"][3].get<double>(), INFINITY);
+  EXPECT_EQ(json["\"NaN"], "\\");
+  EXPECT_TRUE(std::isnan(json["n"].get<double>()));
+  EXPECT_EQ(json["d"], nlohmann::json({2}));
+  ASSERT_EQ(notices.lines().size(), 1u);
+  EXPECT_NE(notices.lines()[0].find("a.json: the key \"d\" is there twice"), std::string::npos);
+  parsed(R"({"a": {"b": 1}, "a": {"b": 1}})");
+  EXPECT_EQ(notices.lines().size(), 1u) << "equal values are no news";
+  for (const char* bad : {"{NaN: 1}", "[NaNNaN]", "[Nan]", "[+Infinity]", "[- Infinity]", "[N]",
+                          "[NaN", "{\"a\": NaN,}", "nan", "[\"NaN]"}) {
+    SCOPED_TRACE(bad);
+    expect_error<std::runtime_error>([&] { parsed(bad); }, {"a.json", "not valid JSON"});
+  }
+  expect_error<std::runtime_error>([&] { parsed("{\n\"a\": NaN,\n]"); }, {"line 3"});
+  expect_refused("[NaN]", {"not valid JSON"});
+  expect_refused("[Infinity]", {"not valid JSON"});
+}
+
+TEST(Json, TakesTimeInProportionToTheText) {
+  // With a cost per element that grows with its list, these take minutes.
+  std::string lists = "[[]";
+  for (int i = 0; i < 700'000; ++i) lists += ",[1]";
+  const nlohmann::json list = parse_json(lists + "]", "a.json");
+  EXPECT_EQ(list.size(), 700'001u);
+  EXPECT_EQ(list.back(), nlohmann::json({1}));
+  std::string objects = "{\"\":{}";
+  for (int i = 0; i < 200'000; ++i) objects += concat(",\"", i, "\":{\"a\":[]}");
+  EXPECT_EQ(parse_json(objects + "}", "a.json").size(), 200'001u);
+  expect_refused(objects + ",\"7\":1}", {"duplicate key \"7\""});
 }
 
 TEST(Json, Utf8) {

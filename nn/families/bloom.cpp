@@ -143,21 +143,14 @@ class BloomFamily : public Family {
     return std::make_unique<BloomModel>(config, dtype, device);
   }
 
-  // Most published checkpoints lack the prefix.
-  std::string checkpoint_name(const Checkpoint& checkpoint,
-                              const std::string& path) const override {
-    const std::string shorter = path.starts_with("transformer.") ? path.substr(12) : path;
-    return !checkpoint.has(path) && checkpoint.has(shorter) ? shorter : path;
-  }
-  bool ignores(const ModelConfig& config, const std::string& name) const override {
-    return config.tie_word_embeddings && name == "lm_head.weight";
-  }
+  std::string base_prefix() const override { return "transformer."; }
+  std::string embedding_name() const override { return "transformer.word_embeddings.weight"; }
 
   void read_config(const ConfigFields& fields, ModelConfig& c) const override {
-    c.hidden_size = fields.required_size({"hidden_size", "n_embed"});
+    c.hidden_size = fields.required_size({"n_embed", "hidden_size"});
     c.intermediate_size = 4 * c.hidden_size;
-    c.num_layers = fields.required_size({"n_layer", "num_hidden_layers"});
-    c.num_heads = fields.required_size({"n_head", "num_attention_heads"});
+    c.num_layers = fields.required_size({"num_hidden_layers", "n_layer"});
+    c.num_heads = fields.required_size({"num_attention_heads", "n_head"});
     c.num_kv_heads = c.num_heads;
     c.head_dim = c.hidden_size / c.num_heads;
     c.max_position_embeddings = fields.size("seq_length", 2048);
@@ -177,6 +170,7 @@ class BloomFamily : public Family {
   }
 
   void validate(const ModelConfig& c) const override {
+    check_heads_divide(c);
     check(c.intermediate_size == 4 * c.hidden_size, "BLOOM's feed-forward part is 4 times \"",
           "hidden_size\" (", c.hidden_size, ") wide, got ", c.intermediate_size);
     check(c.num_kv_heads == c.num_heads && c.head_dim * c.num_heads == c.hidden_size,

@@ -10,10 +10,18 @@ std::map<std::string, std::shared_ptr<Family>>& families() {
 }
 }  // namespace
 
-std::string Family::checkpoint_name(const Checkpoint&, const std::string& path) const {
-  return path;
+bool Family::ignores(const std::string&) const { return false; }
+
+std::string Family::checkpoint_name(const ModelConfig& config, const Checkpoint& checkpoint,
+                                    const std::string& path) const {
+  if (checkpoint.has(path)) return path;
+  const std::string prefix = base_prefix();
+  if (path.starts_with(prefix) && checkpoint.has(path.substr(prefix.size()))) {
+    return path.substr(prefix.size());
+  }
+  const bool shares_head = config.tie_word_embeddings && path == embedding_name();
+  return shares_head && checkpoint.has(head_name) ? head_name : path;
 }
-bool Family::ignores(const ModelConfig&, const std::string&) const { return false; }
 
 bool register_family(std::unique_ptr<Family> family) {
   const std::shared_ptr<Family> shared = std::move(family);

@@ -11,6 +11,9 @@
 
 namespace cbq {
 
+/// Path of an output head that is not tied to the embedding, in all families.
+inline constexpr const char* head_name = "lm_head.weight";
+
 class Family {
  public:
   virtual ~Family() = default;
@@ -28,11 +31,18 @@ class Family {
   /// The model without its blocks, which Transformer::make_block makes.
   virtual std::unique_ptr<Transformer> make(const ModelConfig& config, Dtype dtype,
                                             Device device) const = 0;
-  /// Name in this checkpoint of the parameter at `path` (some publishers drop a prefix).
-  virtual std::string checkpoint_name(const Checkpoint& checkpoint, const std::string& path) const;
-  /// Tensors that may be in a checkpoint and are not parameters (cached tables, a tied head's
-  /// copy).
-  virtual bool ignores(const ModelConfig& config, const std::string& name) const;
+  /// What published checkpoints drop from the names of the body's tensors: "model.".
+  virtual std::string base_prefix() const = 0;
+  /// Path of the token embedding, which a tied head shares.
+  virtual std::string embedding_name() const = 0;
+  /// Tensors of published checkpoints that are no parameters and say nothing (cached tables,
+  /// version numbers): they are left out without a word. Of all others that are left out a notice
+  /// tells.
+  virtual bool ignores(const std::string& name) const;
+  /// Name in this checkpoint of the parameter at `path`: itself, else without base_prefix(), else
+  /// for a tied embedding that of the head. `path`, where it has none of them.
+  std::string checkpoint_name(const ModelConfig& config, const Checkpoint& checkpoint,
+                              const std::string& path) const;
 };
 
 /// Registers a family under its architectures; called from the family's own file.

@@ -15,7 +15,7 @@ namespace {
 
 class LlamaBlock : public Block {
  public:
-  LlamaBlock(const ModelConfig& c, const RopeTables* rope, Dtype dtype, Device device)
+  LlamaBlock(const ModelConfig& c, const Rope* rope, Dtype dtype, Device device)
       : config_(c),
         rope_(rope),
         input_norm_(c.hidden_size, c.norm_eps, dtype, device),
@@ -81,7 +81,7 @@ class LlamaBlock : public Block {
 
  private:
   ModelConfig config_;
-  const RopeTables* rope_;  // owned by the model, shared by all blocks
+  const Rope* rope_;  // owned by the model, shared by all blocks
   RmsNorm input_norm_, post_norm_, q_norm_, k_norm_;
   Linear q_, k_, v_, o_, gate_, up_, down_;
 };
@@ -90,7 +90,7 @@ class LlamaModel : public Transformer {
  public:
   LlamaModel(const ModelConfig& c, Dtype dtype, Device device)
       : Transformer(c, dtype, device),
-        rope_(rope_tables(c.rope, c.head_dim, c.context(), device)),
+        rope_(c.rope, c.head_dim, device),
         embedding_(Tensor({c.vocab_size, c.hidden_size}, dtype, device)),
         norm_(c.hidden_size, c.norm_eps, dtype, device) {
     if (!c.tie_word_embeddings)
@@ -124,7 +124,7 @@ class LlamaModel : public Transformer {
   }
 
  private:
-  RopeTables rope_;
+  Rope rope_;
   Var embedding_;
   RmsNorm norm_;
   Var lm_head_;
@@ -139,10 +139,8 @@ std::unique_ptr<Transformer> LlamaFamily::make(const ModelConfig& config, Dtype 
   return std::make_unique<LlamaModel>(config, dtype, device);
 }
 
-bool LlamaFamily::ignores(const ModelConfig& config, const std::string& name) const {
-  // Old checkpoints carry the rotary frequencies; some carry a tied head twice.
-  return name.ends_with("rotary_emb.inv_freq") ||
-         (config.tie_word_embeddings && name == "lm_head.weight");
+bool LlamaFamily::ignores(const std::string& name) const {
+  return name.ends_with("rotary_emb.inv_freq");  // old checkpoints carry the rotary frequencies
 }
 
 void LlamaFamily::read_shared(const ConfigFields& fields, ModelConfig& c) const {
@@ -152,11 +150,20 @@ void LlamaFamily::read_shared(const ConfigFields& fields, ModelConfig& c) const 
   c.num_heads = fields.required_size("num_attention_heads");
   const bool unsaid = default_kv_heads() > 0 && !fields.contains("num_key_value_heads");
   c.num_kv_heads = fields.size("num_key_value_heads", unsaid ? default_kv_heads() : c.num_heads);
-  c.head_dim = fields.size("head_dim", c.hidden_size / c.num_heads);
+  const bool has_default = default_head_dim() > 0 && !fields.contains("head_dim");
+  if (!has_default && !fields.has("head_dim")) {
+    try {
+      check_heads_divide(c);
+    } catch (const std::invalid_argument& error) {
+      fail(fields.what(), ": ", error.what());
+    }
+  }
+  c.head_dim =
+      fields.size("head_dim", has_default ? default_head_dim() : c.hidden_size / c.num_heads);
   c.max_position_embeddings = fields.size("max_position_embeddings", c.max_position_embeddings);
   c.norm_eps = fields.number("rms_norm_eps", c.norm_eps);
   c.hidden_act = fields.text("hidden_act", c.hidden_act);
-  c.rope = read_rope(fields);
+  c.rope = read_rope(fields, c.max_position_embeddings);
 }
 
 void LlamaFamily::read_config(const ConfigFields& fields, ModelConfig& c) const {
@@ -186,12 +193,13 @@ void LlamaFamily::write_config(const ModelConfig& c, nlohmann::json& json) const
 }
 
 void LlamaFamily::validate(const ModelConfig& c) const {
+  if (!has_free_head_dim()) check_heads_divide(c);
   check(c.head_dim > 0 && c.head_dim % 2 == 0, "\"head_dim\" (", c.head_dim,
         ") must be even for rotary embedding");
   check(c.hidden_act == "silu" || c.hidden_act == "swish", "unknown \"hidden_act\" \"",
         c.hidden_act, "\"; known: silu");
   check(c.norm_eps >= 0, "\"rms_norm_eps\" (", c.norm_eps, ") must not be negative");
-  check_rope(c.rope);
+  check_rope(c.rope, c.head_dim);
 }
 
 }  // namespace cbq

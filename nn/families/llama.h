@@ -11,7 +11,9 @@ class LlamaFamily : public Family {
   std::string model_type() const override { return "llama"; }
   std::unique_ptr<Transformer> make(const ModelConfig& config, Dtype dtype,
                                     Device device) const override;
-  bool ignores(const ModelConfig& config, const std::string& name) const override;
+  std::string base_prefix() const override { return "model."; }
+  std::string embedding_name() const override { return "model.embed_tokens.weight"; }
+  bool ignores(const std::string& name) const override;
   void read_config(const ConfigFields& fields, ModelConfig& config) const override;
   void write_config(const ModelConfig& config, nlohmann::json& json) const override;
   void validate(const ModelConfig& config) const override;
@@ -23,6 +25,10 @@ class LlamaFamily : public Family {
   /// What transformers takes where config.json does not say "num_key_value_heads" at all; 0: as
   /// many as query heads, which is what null means.
   virtual int64_t default_kv_heads() const { return 0; }
+  /// The same of "head_dim"; 0: "hidden_size" / "num_attention_heads".
+  virtual int64_t default_head_dim() const { return 0; }
+  /// Whether "hidden_size" need not be a multiple of the heads where "head_dim" is given.
+  virtual bool has_free_head_dim() const { return false; }
 };
 
 }  // namespace cbq

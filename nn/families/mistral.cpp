@@ -24,6 +24,7 @@ class MistralFamily : public LlamaFamily {
 
  protected:
   int64_t default_kv_heads() const override { return 8; }
+  bool has_free_head_dim() const override { return true; }
 };
 
 [[maybe_unused]] const bool registered = register_family(std::make_unique<MistralFamily>());

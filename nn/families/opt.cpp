@@ -169,16 +169,9 @@ class OptFamily : public Family {
     return std::make_unique<OptModel>(config, dtype, device);
   }
 
-  // Some published checkpoints begin at "decoder.".
-  std::string checkpoint_name(const Checkpoint& checkpoint,
-                              const std::string& path) const override {
-    const std::string shorter = path.starts_with("model.") ? path.substr(6) : path;
-    return !checkpoint.has(path) && checkpoint.has(shorter) ? shorter : path;
-  }
-  bool ignores(const ModelConfig& config, const std::string& name) const override {
-    return name.ends_with("decoder.version") ||
-           (config.tie_word_embeddings && name == "lm_head.weight");
-  }
+  std::string base_prefix() const override { return "model."; }
+  std::string embedding_name() const override { return "model.decoder.embed_tokens.weight"; }
+  bool ignores(const std::string& name) const override { return name.ends_with("decoder.version"); }
 
   void read_config(const ConfigFields& fields, ModelConfig& c) const override {
     c.hidden_size = fields.required_size("hidden_size");
@@ -214,6 +207,7 @@ class OptFamily : public Family {
   }
 
   void validate(const ModelConfig& c) const override {
+    check_heads_divide(c);
     check(c.hidden_act == "relu", "unknown \"activation_function\" \"", c.hidden_act,
           "\"; known: relu");
     check(c.num_kv_heads == c.num_heads && c.head_dim * c.num_heads == c.hidden_size,

@@ -31,6 +31,8 @@ class QwenFamily : public LlamaFamily {
  public:
   void read_config(const ConfigFields& fields, ModelConfig& c) const override {
     c.max_position_embeddings = 32768;
+    c.bos_token_id = -1;
+    c.eos_token_ids.clear();
     read_shared(fields, c);
     c.sliding_window = window_of(fields, c.num_layers);
   }
@@ -43,6 +45,7 @@ class QwenFamily : public LlamaFamily {
 
  protected:
   int64_t default_kv_heads() const override { return 32; }
+  bool has_free_head_dim() const override { return true; }
 };
 
 class Qwen2Family : public QwenFamily {
@@ -62,7 +65,6 @@ class Qwen3Family : public QwenFamily {
   std::string model_type() const override { return "qwen3"; }
   void read_config(const ConfigFields& fields, ModelConfig& c) const override {
     QwenFamily::read_config(fields, c);
-    if (!fields.contains("head_dim")) c.head_dim = 128;
     c.attention_bias = c.attention_output_bias = fields.flag("attention_bias", false);
     c.qk_norm = true;
   }
@@ -70,6 +72,9 @@ class Qwen3Family : public QwenFamily {
     QwenFamily::write_config(c, json);
     json["attention_bias"] = c.attention_bias;
   }
+
+ protected:
+  int64_t default_head_dim() const override { return 128; }
 };
 
 [[maybe_unused]] const bool registered = register_family(std::make_unique<Qwen2Family>()) &&
