@@ -4,61 +4,75 @@ namespace cbq::ag {
 
 using kernels::Trans;
 
+namespace {
+/// x's value where a vjp will read it, else an undefined tensor: what is captured stays in memory.
+Tensor kept(const Var& x, bool read) { return read ? x.value() : Tensor(); }
+}  // namespace
+
 Var add(const Var& a, const Var& b) {
-  return differentiable(kernels::add(a.value(), b.value()), {&a, &b}, [a, b](const Tensor& dy) {
-    // The sum's own gradient is not read again, so the last one who wants it may keep it.
-    if (a.requires_grad() && b.requires_grad()) a.accumulate_copy(dy);
-    if (b.requires_grad()) {
-      b.accumulate(dy);
-    } else if (a.requires_grad()) {
-      a.accumulate(dy);
-    }
-  });
+  return differentiable(kernels::add(a.value(), b.value()), {&a, &b},
+                        [a = a.gradient(), b = b.gradient()](const Tensor& dy) {
+                          // The last one who wants dy may keep it.
+                          if (a.wanted() && b.wanted()) a.accumulate_copy(dy);
+                          if (b.wanted()) {
+                            b.accumulate(dy);
+                          } else if (a.wanted()) {
+                            a.accumulate(dy);
+                          }
+                        });
 }
 
 Var sub(const Var& a, const Var& b) {
-  return differentiable(kernels::sub(a.value(), b.value()), {&a, &b}, [a, b](const Tensor& dy) {
-    if (a.requires_grad()) a.accumulate_copy(dy);
-    if (b.requires_grad()) b.accumulate(kernels::scale(dy, -1.0));
-  });
+  return differentiable(kernels::sub(a.value(), b.value()), {&a, &b},
+                        [a = a.gradient(), b = b.gradient()](const Tensor& dy) {
+                          if (a.wanted()) a.accumulate_copy(dy);
+                          if (b.wanted()) b.accumulate(kernels::scale(dy, -1.0));
+                        });
 }
 
 Var mul(const Var& a, const Var& b) {
-  return differentiable(kernels::mul(a.value(), b.value()), {&a, &b}, [a, b](const Tensor& dy) {
-    if (a.requires_grad()) a.accumulate(kernels::mul(dy, b.value()));
-    if (b.requires_grad()) b.accumulate(kernels::mul(dy, a.value()));
-  });
+  const Tensor left = kept(a, b.requires_grad()), right = kept(b, a.requires_grad());
+  return differentiable(kernels::mul(a.value(), b.value()), {&a, &b},
+                        [a = a.gradient(), b = b.gradient(), left, right](const Tensor& dy) {
+                          if (a.wanted()) a.accumulate(kernels::mul(dy, right));
+                          if (b.wanted()) b.accumulate(kernels::mul(dy, left));
+                        });
 }
 
 Var scale(const Var& x, double c) {
-  return differentiable(kernels::scale(x.value(), c), {&x},
-                        [x, c](const Tensor& dy) { x.accumulate(kernels::scale(dy, c)); });
+  return differentiable(
+      kernels::scale(x.value(), c), {&x},
+      [x = x.gradient(), c](const Tensor& dy) { x.accumulate(kernels::scale(dy, c)); });
 }
 
 Var add_row(const Var& x, const Var& b) {
-  return differentiable(kernels::add_row(x.value(), b.value()), {&x, &b}, [x, b](const Tensor& dy) {
-    if (x.requires_grad()) x.accumulate_copy(dy);
-    if (b.requires_grad()) b.accumulate(kernels::sum_rows(dy));
-  });
+  return differentiable(kernels::add_row(x.value(), b.value()), {&x, &b},
+                        [x = x.gradient(), b = b.gradient()](const Tensor& dy) {
+                          if (b.wanted()) b.accumulate(kernels::sum_rows(dy));
+                          if (x.wanted()) x.accumulate(dy);
+                        });
 }
 
 Var mul_row(const Var& x, const Var& s) {
-  return differentiable(kernels::mul_row(x.value(), s.value()), {&x, &s}, [x, s](const Tensor& dy) {
-    if (x.requires_grad()) x.accumulate(kernels::mul_row(dy, s.value()));
-    if (s.requires_grad()) s.accumulate(kernels::sum_rows(kernels::mul(dy, x.value())));
-  });
+  const Tensor rows = kept(x, s.requires_grad()), factors = kept(s, x.requires_grad());
+  return differentiable(kernels::mul_row(x.value(), s.value()), {&x, &s},
+                        [x = x.gradient(), s = s.gradient(), rows, factors](const Tensor& dy) {
+                          if (x.wanted()) x.accumulate(kernels::mul_row(dy, factors));
+                          if (s.wanted()) s.accumulate(kernels::sum_rows(kernels::mul(dy, rows)));
+                        });
 }
 
 Var reshape(const Var& x, Shape shape) {
-  return differentiable(x.value().reshape(std::move(shape)), {&x},
-                        [x](const Tensor& dy) { x.accumulate_copy(dy.reshape(x.shape())); });
+  return differentiable(
+      x.value().reshape(std::move(shape)), {&x},
+      [x = x.gradient()](const Tensor& dy) { x.accumulate(dy.reshape(x.shape())); });
 }
 
 namespace {
-/// grad of v += op(a) op(b), added by the product itself where there is a gradient already.
-void accumulate_product(const Var& v, const Tensor& a, Trans ta, const Tensor& b, Trans tb) {
-  if (v.grad().defined()) {
-    kernels::gemm(a, ta, b, tb, v.grad(), 1.0, 1.0);
+/// v += op(a) op(b), added by the product itself where something has gathered already.
+void accumulate_product(const Gradient& v, const Tensor& a, Trans ta, const Tensor& b, Trans tb) {
+  if (v.sum().defined()) {
+    kernels::gemm(a, ta, b, tb, v.sum(), 1.0, 1.0);
   } else {
     v.accumulate(kernels::matmul(a, ta, b, tb));
   }
@@ -67,17 +81,19 @@ void accumulate_product(const Var& v, const Tensor& a, Trans ta, const Tensor& b
 
 // y = A B with A = op(a), B = op(b): dA = dy B^T, dB = A^T dy, transposed once more where op does.
 Var matmul(const Var& a, Trans ta, const Var& b, Trans tb) {
+  const Tensor left = kept(a, b.requires_grad()), right = kept(b, a.requires_grad());
   return differentiable(
-      kernels::matmul(a.value(), ta, b.value(), tb), {&a, &b}, [a, ta, b, tb](const Tensor& dy) {
+      kernels::matmul(a.value(), ta, b.value(), tb), {&a, &b},
+      [a = a.gradient(), ta, b = b.gradient(), tb, left, right](const Tensor& dy) {
         const Trans not_ta = ta == Trans::yes ? Trans::no : Trans::yes;
         const Trans not_tb = tb == Trans::yes ? Trans::no : Trans::yes;
-        if (a.requires_grad()) {
-          ta == Trans::no ? accumulate_product(a, dy, Trans::no, b.value(), not_tb)
-                          : accumulate_product(a, b.value(), tb, dy, Trans::yes);
+        if (a.wanted()) {
+          ta == Trans::no ? accumulate_product(a, dy, Trans::no, right, not_tb)
+                          : accumulate_product(a, right, tb, dy, Trans::yes);
         }
-        if (b.requires_grad()) {
-          tb == Trans::no ? accumulate_product(b, a.value(), not_ta, dy, Trans::no)
-                          : accumulate_product(b, dy, Trans::yes, a.value(), ta);
+        if (b.wanted()) {
+          tb == Trans::no ? accumulate_product(b, left, not_ta, dy, Trans::no)
+                          : accumulate_product(b, dy, Trans::yes, left, ta);
         }
       });
 }
@@ -105,15 +121,15 @@ Var layer_norm(const Var& x, const Var& w, const Var& b, double eps) {
   const Tensor weight = w.defined() ? w.value() : Tensor();
   const Tensor bias = b.defined() ? b.value() : Tensor();
   const kernels::LayerNormResult norm = kernels::layer_norm(x.value(), weight, bias, eps);
-  return differentiable(
-      norm.y, {&x, &w, &b},
-      [x, w, b, weight, mean = norm.mean, inverse = norm.inverse_deviation](const Tensor& dy) {
-        auto [dx, dw] =
-            kernels::layer_norm_backward(x.value(), weight, mean, inverse, dy, w.requires_grad());
-        if (x.requires_grad()) x.accumulate(dx);
-        if (w.requires_grad()) w.accumulate(dw);
-        if (b.requires_grad()) b.accumulate(kernels::sum_rows(dy));
-      });
+  return differentiable(norm.y, {&x, &w, &b},
+                        [x, w = w.gradient(), b = b.gradient(), weight, mean = norm.mean,
+                         inverse = norm.inverse_deviation](const Tensor& dy) {
+                          auto [dx, dw] = kernels::layer_norm_backward(x.value(), weight, mean,
+                                                                       inverse, dy, w.wanted());
+                          if (x.requires_grad()) x.accumulate(dx);
+                          if (w.wanted()) w.accumulate(dw);
+                          if (b.wanted()) b.accumulate(kernels::sum_rows(dy));
+                        });
 }
 
 Var swiglu(const Var& gate, const Var& up) {
@@ -127,8 +143,9 @@ Var swiglu(const Var& gate, const Var& up) {
 
 Var relu(const Var& x) {
   const Tensor y = kernels::relu(x.value());
-  return differentiable(y, {&x},
-                        [x, y](const Tensor& dy) { x.accumulate(kernels::relu_backward(y, dy)); });
+  return differentiable(y, {&x}, [x = x.gradient(), y](const Tensor& dy) {
+    x.accumulate(kernels::relu_backward(y, dy));
+  });
 }
 
 Var gelu(const Var& x) {
@@ -139,28 +156,29 @@ Var gelu(const Var& x) {
 
 Var softmax(const Var& x) {
   const Tensor y = kernels::softmax(x.value());
-  return differentiable(
-      y, {&x}, [x, y](const Tensor& dy) { x.accumulate(kernels::softmax_backward(y, dy)); });
+  return differentiable(y, {&x}, [x = x.gradient(), y](const Tensor& dy) {
+    x.accumulate(kernels::softmax_backward(y, dy));
+  });
 }
 
 Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim) {
   return differentiable(kernels::rope(x.value(), cosine, sine, tokens, dim, false), {&x},
-                        [x, cosine, sine, tokens, dim](const Tensor& dy) {
+                        [x = x.gradient(), cosine, sine, tokens, dim](const Tensor& dy) {
                           x.accumulate(kernels::rope(dy, cosine, sine, tokens, dim, true));
                         });
 }
 
 Var take_part(const Var& x, int64_t parts, int64_t part, int64_t dim) {
   return differentiable(kernels::take_part(x.value(), parts, part, dim), {&x},
-                        [x, parts, part, dim](const Tensor& dy) {
+                        [x = x.gradient(), parts, part, dim](const Tensor& dy) {
                           x.accumulate(kernels::put_part(dy, parts, part, dim));
                         });
 }
 
 Var embedding(const Tensor& ids, const Var& table) {
   return differentiable(kernels::embedding(ids, table.value()), {&table},
-                        [ids, table](const Tensor& dy) {
-                          table.accumulate(kernels::embedding_backward(ids, dy, table.size(0)));
+                        [ids, table = table.gradient()](const Tensor& dy) {
+                          table.accumulate(kernels::embedding_backward(ids, dy, table.shape()[0]));
                         });
 }
 
@@ -192,11 +210,12 @@ Var cross_entropy(const Var& logits, const Tensor& target) {
 }
 
 Var sum(const Var& x) {
-  return differentiable(kernels::sum(x.value()), {&x}, [x](const Tensor& dy) {
-    Tensor dx(x.shape(), x.dtype(), x.device());
-    kernels::fill(dx, dy.item());
-    x.accumulate(dx);
-  });
+  return differentiable(kernels::sum(x.value()), {&x},
+                        [x = x.gradient(), dtype = x.dtype()](const Tensor& dy) {
+                          Tensor dx(x.shape(), dtype, dy.device());
+                          kernels::fill(dx, dy.item());
+                          x.accumulate(dx);
+                        });
 }
 
 Var row_error(const Var& prediction, const Tensor& target, double l2_weight, bool l2_norm,
@@ -206,10 +225,11 @@ Var row_error(const Var& prediction, const Tensor& target, double l2_weight, boo
       kernels::row_error(prediction.value(), target, l2_weight, l2_norm, kl_weight, record);
   check(error.loss.count() > 0, "row_error: no rows to take the mean of");
   const double weight = 1.0 / static_cast<double>(error.loss.count());
-  return differentiable(kernels::scale(kernels::sum(error.loss), weight), {&prediction},
-                        [prediction, gradient = error.gradient, weight](const Tensor& dy) {
-                          prediction.accumulate(kernels::scale(gradient, dy.item() * weight));
-                        });
+  return differentiable(
+      kernels::scale(kernels::sum(error.loss), weight), {&prediction},
+      [prediction = prediction.gradient(), gradient = error.gradient, weight](const Tensor& dy) {
+        prediction.accumulate(kernels::scale(gradient, dy.item() * weight));
+      });
 }
 
 Var checkpoint(const std::function<Var(const Var&)>& f, const Var& x) {
@@ -222,14 +242,14 @@ Var checkpoint(const std::function<Var(const Var&)>& f, const Var& x) {
   }
   // Whether f's leaves need gradients is f's secret, so the result is marked as if they did.
   Var result(value, true);
-  Tape::active()->record([f, x, result]() mutable {
-    if (!result.grad().defined()) return;
+  Tape::active()->record([f, x, gradient = result.gradient()]() {
+    if (!gradient.sum().defined()) return;
     const Var input(x.value(), x.requires_grad());
     Tape tape;
     const Var again = f(input);
-    if (again.requires_grad()) tape.backward(again, result.grad());
+    if (again.requires_grad()) tape.backward(again, gradient.sum());
     if (x.requires_grad() && input.grad().defined()) x.accumulate(input.grad());
-    result.clear_grad();
+    gradient.clear();
   });
   return result;
 }

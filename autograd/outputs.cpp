@@ -12,13 +12,15 @@ std::vector<Var> differentiable_outputs(const std::vector<Tensor>& values,
   std::vector<Var> outputs;
   for (const Tensor& value : values) outputs.emplace_back(value, record);
   if (!record) return outputs;
-  Tape::active()->record([outputs, vjp = std::move(vjp)]() mutable {
+  std::vector<Gradient> gradients;
+  for (const Var& output : outputs) gradients.push_back(output.gradient());
+  Tape::active()->record([gradients, vjp = std::move(vjp)]() {
     std::vector<Tensor> grads;
-    for (const Var& output : outputs) grads.push_back(output.grad());
+    for (const Gradient& gradient : gradients) grads.push_back(gradient.sum());
     const auto arrived = [](const Tensor& grad) { return grad.defined(); };
     if (std::none_of(grads.begin(), grads.end(), arrived)) return;
     vjp(grads);
-    for (Var& output : outputs) output.clear_grad();
+    for (const Gradient& gradient : gradients) gradient.clear();
   });
   return outputs;
 }

@@ -7,22 +7,45 @@ namespace {
 thread_local Tape* active_tape = nullptr;
 }
 
-void Var::set_value(Tensor value) {
-  state_->value = std::move(value);
-  state_->grad = Tensor();
+const Tensor& Gradient::sum() const {
+  static const Tensor none;
+  return state_ != nullptr ? state_->sum : none;
 }
 
-void Var::accumulate(Tensor contribution) const {
-  check_shape("accumulate", "gradient", contribution, state_->value.shape());
-  if (!state_->grad.defined()) {
-    state_->grad = std::move(contribution);
+void Gradient::clear() const {
+  if (state_ != nullptr) state_->sum = Tensor();
+}
+
+void Gradient::accumulate(Tensor contribution) const {
+  check_shape("accumulate", "gradient", contribution, state_->shape);
+  if (!state_->sum.defined()) {
+    state_->sum = std::move(contribution);
   } else {
-    kernels::add_into(state_->grad, contribution);
+    kernels::add_into(state_->sum, contribution);
   }
 }
 
-void Var::accumulate_copy(const Tensor& contribution) const {
-  accumulate(state_->grad.defined() ? contribution : contribution.clone());
+void Gradient::accumulate_copy(const Tensor& contribution) const {
+  accumulate(state_->sum.defined() ? contribution : contribution.clone());
+}
+
+const Gradient& Var::gathering() const {
+  std::shared_ptr<Gradient::State>& gradient = state_->gradient.state_;
+  if (gradient == nullptr) {
+    gradient = std::make_shared<Gradient::State>(Gradient::State{shape(), Tensor(), false});
+  }
+  return state_->gradient;
+}
+
+void Var::set_requires_grad(bool on) {
+  if (on || state_->gradient.state_ != nullptr) gathering().state_->wanted = on;
+}
+
+void Var::set_value(Tensor value) {
+  state_->value = std::move(value);
+  if (state_->gradient.state_ == nullptr) return;
+  state_->gradient.state_->shape = shape();
+  state_->gradient.clear();
 }
 
 Tape::Tape() : outer_(active_tape) { active_tape = this; }
@@ -64,10 +87,10 @@ Var differentiable(Tensor value, std::initializer_list<const Var*> inputs,
                    std::function<void(const Tensor&)> vjp) {
   if (!should_record(inputs)) return Var(std::move(value));
   Var result(std::move(value), true);
-  Tape::active()->record([result, vjp = std::move(vjp)]() mutable {
-    if (!result.grad().defined()) return;  // nothing downstream used this result
-    vjp(result.grad());
-    result.clear_grad();
+  Tape::active()->record([gradient = result.gradient(), vjp = std::move(vjp)]() {
+    if (!gradient.sum().defined()) return;  // nothing downstream used this result
+    vjp(gradient.sum());
+    gradient.clear();
   });
   return result;
 }

@@ -3,9 +3,10 @@
 // Every differentiable function computes its value and, if a tape is recording and an input needs a
 // gradient, appends one closure to the tape: the vector-Jacobian product (vjp) that turns the
 // gradient of its output into gradients of its inputs. What the closure captures is what is saved
-// for backward. `Tape::backward` runs the closures from the last to the first and destroys each as
-// soon as it has run, so saved tensors are freed on the way. There is no graph to sort: the order
-// of recording is a topological order already.
+// for backward: Vars and tensors whose values it reads, and Gradients of those it only adds to. The
+// tape itself keeps no output's value. `Tape::backward` runs the closures from the last to the
+// first and destroys each as soon as it has run, so saved tensors are freed on the way. There is no
+// graph to sort: the order of recording is a topological order already.
 #pragma once
 
 #include <functional>
@@ -17,12 +18,45 @@
 
 namespace cbq {
 
+/// Where the gradient of a variable gathers, apart from the variable's value. A vjp that does not
+/// read a value captures this in place of the Var, so that the tape does not keep the value alive.
+/// Undefined for a constant.
+class Gradient {
+ public:
+  Gradient() = default;
+
+  /// Whether anything is to flow back here.
+  bool wanted() const { return state_ != nullptr && state_->wanted; }
+  /// Shape of the variable. Only for a defined one.
+  const Shape& shape() const { return state_->shape; }
+  /// What has gathered; undefined before anything has.
+  const Tensor& sum() const;
+  void clear() const;
+  /// Adds `contribution`. The first one is kept without a copy, so the caller hands over ownership:
+  /// it must not write to `contribution` afterwards.
+  void accumulate(Tensor contribution) const;
+  /// Adds a contribution whose storage someone else still uses (a view of an output's gradient):
+  /// the first one is copied.
+  void accumulate_copy(const Tensor& contribution) const;
+
+ private:
+  friend class Var;
+  struct State {
+    Shape shape;
+    Tensor sum;
+    bool wanted;
+  };
+  std::shared_ptr<State> state_;
+};
+
 class Var {
  public:
   Var() = default;
   /// A constant, or with `requires_grad` a leaf whose gradient backward() accumulates.
   explicit Var(Tensor value, bool requires_grad = false)
-      : state_(std::make_shared<State>(State{std::move(value), Tensor(), requires_grad})) {}
+      : state_(std::make_shared<State>(State{std::move(value), Gradient()})) {
+    if (requires_grad) set_requires_grad(true);
+  }
 
   bool defined() const { return state_ != nullptr; }
   const Tensor& value() const { return state_->value; }
@@ -31,20 +65,22 @@ class Var {
   Dtype dtype() const { return state_->value.dtype(); }
   Device device() const { return state_->value.device(); }
 
-  bool requires_grad() const { return state_ != nullptr && state_->requires_grad; }
-  void set_requires_grad(bool on) { state_->requires_grad = on; }
+  bool requires_grad() const { return state_ != nullptr && state_->gradient.wanted(); }
+  void set_requires_grad(bool on);
   /// Replaces the value (loading a checkpoint, moving to a device); the gradient is dropped.
   void set_value(Tensor value);
 
+  /// Where this variable's gradient gathers, without the value: what a vjp captures that does not
+  /// read the value. Undefined for an undefined Var and for one that never required a gradient.
+  Gradient gradient() const { return state_ != nullptr ? state_->gradient : Gradient(); }
   /// The gradient; undefined before anything has flowed back.
-  const Tensor& grad() const { return state_->grad; }
-  void clear_grad() { state_->grad = Tensor(); }
-  /// grad += contribution. The first contribution is kept without a copy, so the caller hands over
-  /// ownership: it must not write to `contribution` afterwards.
-  void accumulate(Tensor contribution) const;
-  /// grad += contribution, for a contribution whose storage someone else still uses (a view of an
-  /// output's gradient): the first one is copied.
-  void accumulate_copy(const Tensor& contribution) const;
+  const Tensor& grad() const { return state_->gradient.sum(); }
+  void clear_grad() { state_->gradient.clear(); }
+  /// gradient().accumulate(contribution), also for a variable that never required a gradient.
+  void accumulate(Tensor contribution) const { gathering().accumulate(std::move(contribution)); }
+  void accumulate_copy(const Tensor& contribution) const {
+    gathering().accumulate_copy(contribution);
+  }
 
   /// Same variable (not: same values).
   bool is(const Var& other) const { return state_ == other.state_; }
@@ -52,9 +88,9 @@ class Var {
  private:
   struct State {
     Tensor value;
-    Tensor grad;
-    bool requires_grad;
+    Gradient gradient;
   };
+  const Gradient& gathering() const;
   std::shared_ptr<State> state_;
 };
 
@@ -99,7 +135,12 @@ bool should_record(std::initializer_list<const Var*> inputs);
 /// The usual end of a differentiable function. Wraps `value`; if should_record(inputs), marks the
 /// result as needing a gradient and records `vjp(grad_of_result)`.
 ///
-///   return differentiable(y, {&x}, [x](const Tensor& dy) { x.accumulate(...dy...); });
+///   return differentiable(y, {&x}, [x](const Tensor& dy) { x.accumulate(... x.value(), dy ...);
+///   }); return differentiable(y, {&x}, [x = x.gradient()](const Tensor& dy) { x.accumulate(dy);
+///   });
+///
+/// The second reads no value, so it captures the Gradient alone. `grad_of_result` is not read again
+/// behind the vjp: the last use of it may hand it on without a copy.
 Var differentiable(Tensor value, std::initializer_list<const Var*> inputs,
                    std::function<void(const Tensor& grad)> vjp);
 

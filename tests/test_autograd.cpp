@@ -205,6 +205,61 @@ TEST(Tape, ForgottenTapeFreesWhatItSaved) {
   EXPECT_EQ(bytes_in_use(), before);
 }
 
+TEST(Tape, KeepsNoValueThatBackwardDoesNotRead) {
+  const Shape matrix = {1024, 128};  // 1 MB
+  const Var x(random(matrix, 1), true), other(random(matrix, 2)), row = leaf({128}, 3);
+  const Var weight(random({128, 128}, 4));
+  const Tensor angles = random({1024, 8}, 5, Dtype::f32);
+  const int64_t before = bytes_in_use();
+  Tape tape;
+  Var y = ag::add(ag::sub(x, other), x);
+  y = ag::add_row(y, row);
+  y = ag::rope(y, angles, angles, 1024, 16);
+  y = ag::reshape(y, {512, 256});
+  y = ag::reshape(y, matrix);
+  y = ag::mul(ag::scale(y, 3.0), other);  // only `other` is read
+  y = ag::linear(y, weight, Var());       // only `weight` is
+  y = ag::take_part(y, 2, 0, 64);         // half a MB
+  y = ag::add(y, y);
+  EXPECT_LT(bytes_in_use() - before, 600 * kilobyte);  // y itself
+}
+
+TEST(Tape, WeightsThatNeedNoGradientCostNoInputs) {
+  const Var x = leaf({4, 3}, 1), fixed(random({5, 3}, 2)), learned = leaf({5, 3}, 3);
+  for (const Var& w : {fixed, learned}) {
+    Tape tape;
+    tape.backward(ag::sum(ag::linear(x, w, Var())));
+  }
+  EXPECT_FALSE(fixed.grad().defined());
+  EXPECT_TRUE(learned.grad().defined());
+}
+
+TEST(Tape, GradientsHandedOnWithoutACopyStayApart) {
+  // What add_row and reshape hand on is the gradient of their output: nobody else may have it.
+  const Var x = leaf({2, 3}, 1), b = leaf({3}, 2);
+  Tape tape;
+  const Var flat = ag::reshape(ag::add_row(x, b), {6});
+  const Var y = ag::add(flat, ag::reshape(x, {6}));
+  tape.backward(y, Tensor::from(std::vector<double>{1, 2, 3, 4, 5, 6}, {6}));
+  EXPECT_EQ(values(x.grad()), (std::vector<double>{2, 4, 6, 8, 10, 12}));
+  EXPECT_EQ(values(b.grad()), (std::vector<double>{5, 7, 9}));
+}
+
+TEST(Tape, HandingOnAGradientTakesNoMemory) {
+  const Var x(random(megabyte_f64, 1), true);
+  const int64_t before = bytes_in_use();
+  {
+    Tape tape;
+    Var y = x;
+    for (int i = 0; i < 4; ++i) y = ag::reshape(y, i % 2 ? megabyte_f64 : Shape{128, kilobyte});
+    Tensor seed(megabyte_f64, Dtype::f64);
+    seed.fill_zero();
+    reset_peak(Device::cpu());
+    tape.backward(y, std::move(seed));
+  }
+  EXPECT_LT(memory_statistics(Device::cpu()).peak_bytes - before, 1100 * kilobyte);
+}
+
 // ---- checkpointing ----------------------------------------------------------------------------
 
 struct Layers {
