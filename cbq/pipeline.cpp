@@ -200,7 +200,11 @@ void Run::nearest_only() {
 /// A finished block leaves the run, and the memory where it can be had back.
 void Run::keep(int64_t block) {
   if (hooks_.keep_block) hooks_.keep_block(block);
-  if (model_.on_demand()) model_.release_block(block);
+  if (model_.on_demand()) {
+    model_.release_block(block);
+  } else if (!hooks_.keep_originals) {
+    drop_originals(model_, {block, 1});
+  }
 }
 
 void Run::reconstruct(const ResumeFolder& folder) {

@@ -32,6 +32,10 @@ struct RunHooks {
   /// Called once for every block, in order, when it is finished and still in memory: the place to
   /// write it. Required where blocks are loaded on demand, since they are released afterwards.
   std::function<void(int64_t block)> keep_block;
+  /// false: the model is not needed in floating point afterwards, so the original weights of a
+  /// finished block are dropped: its linears then hold the dequantized ones (remove_quantizers
+  /// does not bring the originals back).
+  bool keep_originals = true;
 };
 
 struct RunResult {
@@ -62,9 +66,13 @@ void remove_quantizers(Transformer& model);
 
 /// Token segments sampled from the model itself at temperature 1 (data-free calibration): `count`
 /// segments of `length` ids that start with BOS. Deterministic in the seed; segment i does not
-/// depend on `count`. Prefixes are computed anew for every token: about count length^2 / 2 tokens
-/// of forward passes.
-std::vector<std::vector<int32_t>> sample_segments(Transformer& model, int64_t count, int64_t length,
-                                                  uint64_t seed);
+/// depend on `count`. Keys and values of earlier tokens are kept (nn/decoder.h), so the work is
+/// sampling_passes() tokens of forward passes, up to 64 segments together. `progress` is called
+/// after every step with the token passes done; it may throw to stop.
+std::vector<std::vector<int32_t>> sample_segments(
+    Transformer& model, int64_t count, int64_t length, uint64_t seed,
+    const std::function<void(int64_t done, int64_t total)>& progress = {});
+/// How many tokens pass the model for that.
+int64_t sampling_passes(const Transformer& model, int64_t count, int64_t length);
 
 }  // namespace cbq

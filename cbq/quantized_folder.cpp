@@ -1,5 +1,6 @@
 #include "cbq/quantized_folder.h"
 
+#include <cstring>
 #include <map>
 #include <set>
 #include <utility>
@@ -72,6 +73,24 @@ json plain_config(const Transformer& model, Dtype dtype) {
   return result;
 }
 
+bool same_bytes(const Tensor& a, const Tensor& b) {
+  const Tensor x = a.to(Device::cpu()), y = b.to(Device::cpu());
+  return x.bytes() == y.bytes() &&
+         std::memcmp(x.raw(), y.raw(), static_cast<size_t>(x.bytes())) == 0;
+}
+
+/// `t` in the half type of the checkpoint or of the model, if that changes no value, else in f32:
+/// what was read as bf16 or f16 and not changed since takes as many bytes as it did there.
+Tensor without_loss(const Transformer& model, const Tensor& t) {
+  const Tensor full = kernels::cast(t, Dtype::f32);
+  for (const Dtype dtype : {dtype_from_name(model.config.dtype), model.dtype()}) {
+    if (dtype != Dtype::bf16 && dtype != Dtype::f16) continue;
+    Tensor half = kernels::cast(full, dtype);
+    if (same_bytes(kernels::cast(half, Dtype::f32), full)) return half;
+  }
+  return full;
+}
+
 /// What a folder gets of a block: tensors, and the layers' entries of config.json.
 Tensors block_tensors(Transformer& model, int64_t block, json& layers) {
   Tensors tensors;
@@ -93,16 +112,16 @@ Tensors block_tensors(Transformer& model, int64_t block, json& layers) {
     }
   }
   model.block(block).visit(model.block_prefix(block), [&](const std::string& path, Var& p) {
-    if (!as_codes.contains(path)) tensors[path] = kernels::cast(p.value(), Dtype::f32);
+    if (!as_codes.contains(path)) tensors[path] = without_loss(model, p.value());
   });
   return tensors;
 }
 
-/// Embedding, final norm and head.
-Tensors outer_tensors(Transformer& model, Dtype dtype) {
+/// Embedding, final norm and head, in `dtype`, or without loss.
+Tensors outer_tensors(Transformer& model, std::optional<Dtype> dtype) {
   Tensors tensors;
   const ParameterVisitor keep = [&](const std::string& path, Var& p) {
-    tensors[path] = kernels::cast(p.value(), dtype);
+    tensors[path] = dtype ? kernels::cast(p.value(), *dtype) : without_loss(model, p.value());
   };
   model.visit_embedding("", keep);
   model.visit_head("", keep);
@@ -111,7 +130,7 @@ Tensors outer_tensors(Transformer& model, Dtype dtype) {
 
 void write_config(const Transformer& model, const fs::path& folder, json layers,
                   const std::optional<ActivationConfig>& attention) {
-  json config = plain_config(model, Dtype::f32);
+  json config = plain_config(model, dtype_from_name(model.config.dtype));
   config[quantization_section] = {{"quant_method", "cbq"},
                                   {"format_version", quantized_format},
                                   {"cbq_version", version},
@@ -159,7 +178,7 @@ void QuantizedFolderWriter::add_block(int64_t block) {
 }
 
 void QuantizedFolderWriter::finish() {
-  shards_.add(outer_tensors(model_, Dtype::f32));
+  shards_.add(outer_tensors(model_, std::nullopt));
   shards_.finish();
   write_config(model_, folder_, std::move(layers_), attention_);
 }
@@ -175,7 +194,7 @@ void save_quantized(Transformer& model, const fs::path& folder, const Poll& poll
     writer.finish();
     return;
   }
-  Tensors tensors = outer_tensors(model, Dtype::f32);
+  Tensors tensors = outer_tensors(model, std::nullopt);
   json layers = json::object();
   for (int64_t b = 0; b < model.block_count(); ++b) {
     if (poll) poll();

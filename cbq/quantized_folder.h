@@ -6,7 +6,8 @@
 //                      that was not in memory as a whole):
 //                      <layer>.codes u8, <layer>.scale f32, <layer>.zero_point u8 (quant/packed.h);
 //                      <layer>.input_clip, <layer>.input_range f32 where inputs are quantized;
-//                      every other parameter in f32
+//                      every other parameter in the checkpoint's half type where that holds its
+//                      values without a loss, else in f32
 //
 // A loaded model computes bit for bit what the model did that was saved.
 #pragma once

@@ -1,4 +1,5 @@
 // open_quantized, load_quantized: a quantized folder -> Transformer (cbq/quantized_folder.h).
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -43,19 +44,23 @@ ActivationConfig activation_from_json(const json& section, const std::string& wh
   return config;
 }
 
-/// A complaint, naming tensor and fault, unless the folder has it with this shape and dtype.
+/// A complaint, naming tensor and fault, unless the folder has it with this shape and one of these
+/// dtypes.
 void check_entry(const Checkpoint& checkpoint, const std::string& name, const Shape& shape,
-                 Dtype dtype) {
-  const std::string where = checkpoint.path().string();
+                 std::initializer_list<Dtype> dtypes) {
   if (!checkpoint.has(name)) {
-    fail(where, ": ", name, " is missing; the folder is incomplete, quantize again");
+    fail(checkpoint.path(), ": ", name, " is missing; the folder is incomplete, quantize again");
   }
   const Dtype found = checkpoint.file_of(name).dtype(name);
-  if (found != dtype || checkpoint.info(name).shape != shape) {
-    fail(where, ": ", name, " is ", cbq::name_of(found), " ", checkpoint.info(name).shape,
-         ", config.json says ", cbq::name_of(dtype), " ", shape);
+  const bool fits = std::find(dtypes.begin(), dtypes.end(), found) != dtypes.end();
+  if (!fits || checkpoint.info(name).shape != shape) {
+    fail(checkpoint.path(), ": ", name, " is ", found, " ", checkpoint.info(name).shape,
+         ", config.json says ", *dtypes.begin(), " ", shape);
   }
 }
+
+/// The dtypes of parameters that are not quantized.
+constexpr std::initializer_list<Dtype> float_dtypes = {Dtype::f32, Dtype::bf16, Dtype::f16};
 
 /// What config.json says of a quantized weight, and what its tensors must then be.
 struct WeightLayout {
@@ -98,7 +103,7 @@ class FolderReader : public BlockSource {
   /// Reads parameters that are not quantized.
   ParameterVisitor reader() const {
     return [this](const std::string& path, Var& p) {
-      check_entry(checkpoint_, path, p.shape(), Dtype::f32);
+      check_entry(checkpoint_, path, p.shape(), float_dtypes);
       p.set_value(kernels::cast(checkpoint_.load(path, device_), dtype_));
     };
   }
@@ -162,19 +167,19 @@ void FolderReader::check_block(Block& block, const std::string& prefix) const {
     const std::string layer = prefix + named.name;
     if (const json& section = section_of(layer, "weight"); !section.is_null()) {
       const WeightLayout layout = layout_of(layer, *named.linear, section);
-      check_entry(checkpoint_, layer + ".codes", layout.codes, Dtype::u8);
-      check_entry(checkpoint_, layer + ".scale", layout.groups, Dtype::f32);
-      check_entry(checkpoint_, layer + ".zero_point", layout.groups, Dtype::u8);
+      check_entry(checkpoint_, layer + ".codes", layout.codes, {Dtype::u8});
+      check_entry(checkpoint_, layer + ".scale", layout.groups, {Dtype::f32});
+      check_entry(checkpoint_, layer + ".zero_point", layout.groups, {Dtype::u8});
       from_codes.insert(layer + ".weight");
     }
     if (const json& section = section_of(layer, "input"); !section.is_null()) {
       const ActivationConfig config = input_config(layer, section);
-      check_entry(checkpoint_, layer + ".input_clip", {1}, Dtype::f32);
-      if (!config.dynamic) check_entry(checkpoint_, layer + ".input_range", {2}, Dtype::f32);
+      check_entry(checkpoint_, layer + ".input_clip", {1}, {Dtype::f32});
+      if (!config.dynamic) check_entry(checkpoint_, layer + ".input_range", {2}, {Dtype::f32});
     }
   }
   block.visit(prefix, [&](const std::string& path, Var& p) {
-    if (!from_codes.contains(path)) check_entry(checkpoint_, path, p.shape(), Dtype::f32);
+    if (!from_codes.contains(path)) check_entry(checkpoint_, path, p.shape(), float_dtypes);
   });
 }
 

@@ -139,6 +139,14 @@ void harden_blocks(Transformer& model, const Window& blocks) {
   }
 }
 
+void drop_originals(Transformer& model, const Window& blocks) {
+  for (const WindowLinear& l : linears_of(model, blocks)) {
+    const QuantizedTransform* q = l.quantizers();
+    if (q == nullptr || !q->weight_quantizer || !q->weight_quantizer->hardened()) continue;
+    l.linear->weight.set_value(q->weight_quantizer->fake_quant(l.linear->weight).value());
+  }
+}
+
 namespace {
 
 /// Calls f(prefix, quantizer) for every weight and activation quantizer of the blocks.

@@ -41,6 +41,9 @@ std::optional<ActivationConfig> attention_config_of(const Block& block);
 
 /// Freezes the blocks' weights to integer codes.
 void harden_blocks(Transformer& model, const Window& blocks);
+/// Gives the weights of hardened linears the dequantized values that the quantizer holds anyway:
+/// the memory of the original ones is free.
+void drop_originals(Transformer& model, const Window& blocks);
 
 /// What all quantizers of these blocks have learned (packed codes once hardened): name -> tensor,
 /// under the layers' paths.

@@ -3,54 +3,68 @@
 #include <cmath>
 
 #include "cbq/pipeline.h"
-#include "kernels/ops.h"
 #include "kernels/philox.h"
+#include "nn/decoder.h"
 
 namespace cbq {
 namespace {
 
-/// The id at which the cumulative softmax of `logits` passes `uniform`; sums in f64.
-int32_t draw(const float* logits, int64_t vocabulary, double uniform) {
+/// The id at which the cumulative softmax of `logits` passes `uniform`; sums in f64. `weights` has
+/// room for one number per logit.
+int32_t draw(const float* logits, int64_t vocabulary, double uniform, double* weights) {
   const float top = *std::max_element(logits, logits + vocabulary);
   double total = 0.0;
-  for (int64_t i = 0; i < vocabulary; ++i) total += std::exp(static_cast<double>(logits[i] - top));
+  for (int64_t i = 0; i < vocabulary; ++i) {
+    weights[i] = std::exp(static_cast<double>(logits[i] - top));
+    total += weights[i];
+  }
   double left = uniform * total;
   for (int64_t i = 0; i < vocabulary; ++i) {
-    left -= std::exp(static_cast<double>(logits[i] - top));
+    left -= weights[i];
     if (left < 0.0) return static_cast<int32_t>(i);
   }
   return static_cast<int32_t>(vocabulary - 1);
 }
 
-/// Extends every segment by one token.
-void extend(Transformer& model, std::vector<std::vector<int32_t>>& segments, int64_t first,
-            uint64_t seed) {
-  const int64_t batch = static_cast<int64_t>(segments.size());
-  const int64_t tokens = static_cast<int64_t>(segments.front().size());
-  std::vector<int32_t> ids;
-  std::vector<int64_t> last_rows;
-  for (const std::vector<int32_t>& segment : segments) {
-    ids.insert(ids.end(), segment.begin(), segment.end());
-    last_rows.push_back(static_cast<int64_t>(ids.size()) - 1);
-  }
-  const Sequence sequence{batch, tokens};
-  Var x = model.embed(Tensor::from(ids, {batch * tokens}, Dtype::i32, model.device()), sequence);
-  for (int64_t b = 0; b < model.block_count(); ++b) x = model.block(b).forward(x, sequence);
-  const Var last(kernels::gather_rows(x.value(), last_rows));  // only these predict
-  const std::vector<float> logits = model.head(last).value().to_vector<float>();
-  const int64_t vocabulary = model.config.vocab_size;
-  for (int64_t s = 0; s < batch; ++s) {
+/// One more token behind each row's logits; row i is segment first + i.
+std::vector<int32_t> draw_each(const Tensor& logits, int64_t first, int64_t position,
+                               uint64_t seed) {
+  const int64_t rows = logits.size(0), vocabulary = logits.size(1);
+  const std::vector<float> all = logits.to_vector<float>();
+  std::vector<double> weights(all.size());
+  std::vector<int32_t> ids(static_cast<size_t>(rows));
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < rows; ++i) {
     const double uniform =
-        philox_uniform(seed, static_cast<uint64_t>(first + s), static_cast<uint64_t>(tokens));
-    segments[static_cast<size_t>(s)].push_back(
-        draw(logits.data() + s * vocabulary, vocabulary, uniform));
+        philox_uniform(seed, static_cast<uint64_t>(first + i), static_cast<uint64_t>(position));
+    ids[static_cast<size_t>(i)] =
+        draw(all.data() + i * vocabulary, vocabulary, uniform, weights.data() + i * vocabulary);
   }
+  return ids;
+}
+
+constexpr int64_t most_together = 64;
+constexpr int64_t most_cache_bytes = int64_t{4} << 30;
+
+/// Segments that are sampled together: a power of two whose keys and values take 4 GiB at most. It
+/// follows from model and length alone, neither from `count` nor from free memory: the last bits of
+/// a matrix product may depend on its number of rows, and with them an id.
+int64_t group_size(const Transformer& model, int64_t length) {
+  int64_t size = most_together;
+  while (size > 1 && size * Decoder::bytes(model, length) > most_cache_bytes) size /= 2;
+  return size;
 }
 
 }  // namespace
 
-std::vector<std::vector<int32_t>> sample_segments(Transformer& model, int64_t count, int64_t length,
-                                                  uint64_t seed) {
+int64_t sampling_passes(const Transformer& model, int64_t count, int64_t length) {
+  const int64_t group = group_size(model, length);
+  return (count + group - 1) / group * group * (length - 1);
+}
+
+std::vector<std::vector<int32_t>> sample_segments(
+    Transformer& model, int64_t count, int64_t length, uint64_t seed,
+    const std::function<void(int64_t done, int64_t total)>& progress) {
   check(count >= 1, "sample_segments: ", count, " segments; expected at least 1");
   check(length >= 2 && length <= model.config.context(), "sample_segments: length ", length,
         "; expected 2 to the model's context of ", model.config.context());
@@ -59,13 +73,24 @@ std::vector<std::vector<int32_t>> sample_segments(Transformer& model, int64_t co
   check(model.config.bos_token_id < model.config.vocab_size, "sample_segments: bos_token_id ",
         model.config.bos_token_id, " is outside the vocabulary of ", model.config.vocab_size,
         "; mend config.json");
-  NoGrad none;
-  constexpr int64_t batch = 64;
+  const int64_t group = group_size(model, length);
+  const int64_t total = sampling_passes(model, count, length);
   std::vector<std::vector<int32_t>> all;
-  for (int64_t first = 0; first < count; first += batch) {
-    const auto size = static_cast<size_t>(std::min(batch, count - first));
-    std::vector<std::vector<int32_t>> part(size, {static_cast<int32_t>(model.config.bos_token_id)});
-    for (int64_t t = 1; t < length; ++t) extend(model, part, first, seed);
+  int64_t done = 0;
+  for (int64_t first = 0; first < count; first += group) {
+    Decoder decoder(model, group, length);
+    std::vector<int32_t> ids(static_cast<size_t>(group),
+                             static_cast<int32_t>(model.config.bos_token_id));
+    // The last group is sampled as a whole, too, and what is too much of it is dropped.
+    const auto wanted = static_cast<size_t>(std::min(group, count - first));
+    std::vector<std::vector<int32_t>> part(wanted, {ids[0]});
+    for (int64_t t = 1; t < length; ++t) {
+      const Tensor logits = decoder.next(Tensor::from(ids, {group}, Dtype::i32, model.device()));
+      ids = draw_each(logits, first, t, seed);
+      for (size_t s = 0; s < wanted; ++s) part[s].push_back(ids[s]);
+      done += group;
+      if (progress) progress(done, total);
+    }
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;

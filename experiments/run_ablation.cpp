@@ -15,6 +15,7 @@
 #include "nn/atomic_file.h"
 #include "nn/json.h"
 #include "nn/output_lock.h"
+#include "tensor/device_error.h"
 #include "tensor/environment.h"
 #include "tensor/program.h"
 
@@ -49,7 +50,7 @@ struct Options {
   int threads = 0;
 };
 
-void describe(CLI::App& app, Options& o) {
+void add_options(CLI::App& app, Options& o) {
   app.add_option(
       "--model", o.model,
       "Hugging Face folder, or a name: smollm2 (what ./setup.sh smollm2 makes); default: embedded");
@@ -314,13 +315,15 @@ int main(int argc, char** argv) {
       "The paper's ablation tables on a model at hand. Without options: tables 3b and 3c at "
       "W2A16 on the embedded model.");
   cbq::Options options;
-  cbq::describe(app, options);
+  cbq::add_options(app, options);
   cbq::let_later_values_win(app);
   app.footer(cbq::environment_help());
   CLI11_PARSE(app, argc, argv);
   cbq::stop_on_signal();
   try {
     cbq::check_environment();
+    cbq::set_command_advice({"a shorter --segment-length or fewer --segments need less memory",
+                             "finished cells are on disk: the same command goes on behind them"});
     cbq::run(app, options);
     return cbq::finish_output();
   } catch (const cbq::Interrupted& stop) {

@@ -1,15 +1,42 @@
 #include "nn/block.h"
 
 #include "autograd/functions.h"
+#include "kernels/cached_attention.h"
+#include "kernels/ops.h"
 #include "kernels/packed_attention.h"
+#include "nn/decoder.h"
 #include "nn/rope.h"
 
 namespace cbq {
+namespace {
+
+Tensor attend_cached(const Tensor& q, const Tensor& k, const Tensor& v, const Sequence& s,
+                     int64_t heads, int64_t kv_heads, const Tensor& slopes) {
+  BlockCache& cache = *s.cache;
+  if (!cache.keys.defined()) {
+    const Shape shape = {s.batch * cache.capacity, k.size(1)};
+    cache.keys = Tensor(shape, k.dtype(), k.device());
+    cache.values = Tensor(shape, v.dtype(), v.device());
+  }
+  kernels::append_rows(cache.keys, k, s.batch, s.past);
+  kernels::append_rows(cache.values, v, s.batch, s.past);
+  if (s.past == 0 && s.tokens > 1) {  // nothing lies before them: large products are faster
+    return kernels::attention(q, k, v, {s.batch, heads, kv_heads}, slopes).o;
+  }
+  return kernels::cached_attention(q, cache.keys, cache.values, s.batch, s.past, heads, kv_heads,
+                                   slopes);
+}
+
+}  // namespace
 
 Var Block::rotate(const Var& x, const Rope& rope, const Sequence& s, int64_t head_dim) {
   if (s.packed == nullptr) {
-    const RopeTables tables = rope.tables(s.tokens);
-    return ag::rope(x, tables.cosine, tables.sine, s.tokens, head_dim);
+    // Where frequencies depend on the length (dynamic, longrope), cached keys keep those of the
+    // length at which they were made, as in transformers.
+    const int64_t end = s.past + s.tokens;
+    const RopeTables tables = rope.tables(end);
+    return ag::rope(x, tables.cosine.slice(s.past, tables.cosine.size(0)),
+                    tables.sine.slice(s.past, tables.sine.size(0)), s.tokens, head_dim);
   }
   // A table with a row per row of x: position r of it is row r's.
   const RopeTables tables = rope.tables(*s.packed);
@@ -24,6 +51,10 @@ Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, i
     return attention_transform ? attention_transform->operand(x, head_dim) : x;
   };
   const Var a = operand(q), b = operand(k), c = operand(v);
+  if (s.cache != nullptr) {
+    check(!should_record({&a, &b, &c}), "attend: cached keys have no backward pass");
+    return Var(attend_cached(a.value(), b.value(), c.value(), s, heads, kv_heads, slopes));
+  }
   if (s.packed == nullptr) return ag::attention(a, b, c, s.batch, heads, kv_heads, slopes);
   check(!should_record({&a, &b, &c}), "attend: packed rows have no backward pass");
   return Var(kernels::packed_attention(a.value(), b.value(), c.value(), *s.packed, heads, kv_heads,

@@ -9,6 +9,7 @@
 
 namespace cbq {
 
+struct BlockCache;
 class PackedRows;
 class Rope;
 
@@ -20,6 +21,10 @@ struct Sequence {
   /// (kernels/packed_rows.h): sequences of any lengths that share beginnings. For inference only;
   /// outlives the forward pass.
   const PackedRows* packed = nullptr;
+  /// If given, `tokens` are the next ones of sequences that have read `past` before, whose keys and
+  /// values are in the cache; those of the new ones are added (nn/decoder.h). For inference only.
+  BlockCache* cache = nullptr;
+  int64_t past = 0;
 };
 
 struct NamedLinear {
@@ -77,8 +82,8 @@ class Block : public Module {
  protected:
   /// Rotary embedding of x [rows, heads * head_dim] at the rows' positions.
   static Var rotate(const Var& x, const Rope& rope, const Sequence& sequence, int64_t head_dim);
-  /// Causal attention (ag::attention, kernels::packed_attention) of what attention_transform makes
-  /// of q [rows, heads * head_dim], k and v [rows, kv_heads * head_dim].
+  /// Causal attention (ag::attention, kernels::packed_attention, kernels::cached_attention) of what
+  /// attention_transform makes of q [rows, heads * head_dim], k and v [rows, kv_heads * head_dim].
   Var attend(const Var& q, const Var& k, const Var& v, const Sequence& sequence, int64_t heads,
              int64_t kv_heads, const Tensor& slopes = Tensor()) const;
 };

@@ -1,5 +1,6 @@
 #include "nn/perplexity.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/ops.h"
@@ -17,6 +18,9 @@ struct Batch {
 
 using Segments = std::vector<std::vector<int32_t>>;
 
+// Of a batch that nobody chose: what feed-forward parts of such a batch take is bounded, too.
+constexpr int64_t tokens_together = 16384;
+
 std::vector<Batch> batches_of(const Segments& segments, int64_t batch) {
   std::vector<Batch> batches;
   for (size_t first = 0; first < segments.size(); first = batches.back().last) {
@@ -24,14 +28,13 @@ std::vector<Batch> batches_of(const Segments& segments, int64_t batch) {
     check(length >= 2, "perplexity: segment ", first, " has ", length,
           " tokens; at least 2 are needed, one to read and one to predict");
     size_t last = first + 1;
+    const auto tokens = static_cast<int64_t>(length) - 1;
+    const int64_t most = batch > 0 ? batch : std::clamp<int64_t>(tokens_together / tokens, 1, 8);
     while (last < segments.size() && segments[last].size() == length &&
-           static_cast<int64_t>(last - first) < batch) {
+           static_cast<int64_t>(last - first) < most) {
       ++last;
     }
-    batches.push_back({first,
-                       last,
-                       {static_cast<int64_t>(last - first), static_cast<int64_t>(length) - 1},
-                       Var()});
+    batches.push_back({first, last, {static_cast<int64_t>(last - first), tokens}, Var()});
   }
   return batches;
 }
@@ -71,11 +74,29 @@ size_t end_of_round(const Transformer& model, const std::vector<Batch>& batches,
   return end;
 }
 
+/// Negative log-likelihood of every row's target, with the logits of a slice of rows at a time: of
+/// a whole batch they would take more than the rest of the pass where the vocabulary is large.
+std::vector<double> nll_of_rows(Transformer& model, const Tensor& hidden, const Tensor& target,
+                                int64_t logits_bytes) {
+  constexpr int64_t unit = 128;  // rows: fewer would make the head's product slow
+  const int64_t rows = hidden.size(0);
+  const int64_t fit = logits_bytes / (model.config.vocab_size * size_of(model.dtype()));
+  const int64_t step = std::max(fit / unit, int64_t{1}) * unit;
+  std::vector<double> all;
+  for (int64_t begin = 0; begin < rows; begin += step) {
+    const int64_t end = std::min(rows, begin + step);
+    const Tensor logits = model.head(Var(hidden.slice(begin, end))).value();
+    const auto part = kernels::cross_entropy(logits, target.slice(begin, end)).to_vector<double>();
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  return all;
+}
+
 /// Adds the batch's segments to the result.
-void score(Transformer& model, const Segments& segments, Batch& batch, PerplexityResult& result) {
+void score(Transformer& model, const Segments& segments, Batch& batch, int64_t logits_bytes,
+           PerplexityResult& result) {
   const std::vector<double> nll =
-      kernels::cross_entropy(model.head(batch.hidden).value(), ids_of(model, segments, batch, 1))
-          .to_vector<double>();
+      nll_of_rows(model, batch.hidden.value(), ids_of(model, segments, batch, 1), logits_bytes);
   batch.hidden = Var();
   const auto tokens = static_cast<size_t>(batch.sequence.tokens);
   for (size_t s = 0; s < batch.last - batch.first; ++s) {
@@ -115,7 +136,8 @@ PerplexityResult perplexity(Transformer& model, const Segments& segments, int64_
         if (options.progress) options.progress(++done, passes);
       }
     }
-    for (size_t i = first; i < end; ++i) score(model, segments, batches[i], result);
+    for (size_t i = first; i < end; ++i)
+      score(model, segments, batches[i], options.logits_bytes, result);
   }
   return result;
 }

@@ -26,14 +26,18 @@ struct PerplexityOptions {
   /// two blocks. A block is read once for all batches that fit (at least one); 0: a quarter of the
   /// free memory.
   int64_t waiting_bytes = 0;
+  /// Bytes of logits that are computed at a time: the head and its loss go through a batch in
+  /// slices of rows, of 128 or a multiple.
+  int64_t logits_bytes = int64_t{256} << 20;
 };
 
 /// Scores tokens 1 .. n-1 of every segment of n ids, each segment on its own (GPTQ protocol: no
 /// context from the segment before). Segments may differ in length; those of equal length run
-/// `batch` at a time. The result does not depend on `batch` beyond rounding, and not at all on how
-/// blocks are loaded. Throws std::invalid_argument for an empty list, a segment of fewer than 2 ids
-/// or longer than the context plus one, an id outside the vocabulary.
+/// `batch` at a time; 0: as many as make 16,384 tokens, 8 at most. The result does not depend on
+/// `batch` beyond rounding, and not at all on how blocks are loaded. Throws std::invalid_argument
+/// for an empty list, a segment of fewer than 2 ids or longer than the context plus one, an id
+/// outside the vocabulary.
 PerplexityResult perplexity(Transformer& model, const std::vector<std::vector<int32_t>>& segments,
-                            int64_t batch = 8, const PerplexityOptions& options = {});
+                            int64_t batch = 0, const PerplexityOptions& options = {});
 
 }  // namespace cbq

@@ -109,7 +109,7 @@ void Transformer::check_sequence(const Tensor& ids, const Sequence& s) const {
         s.tokens, " tokens");
   check(s.packed == nullptr || s.packed->rows() == ids.count(), "embed: ", ids.count(),
         " ids for packed rows of another number");
-  const int64_t tokens = s.packed != nullptr ? s.packed->longest() : s.tokens;
+  const int64_t tokens = s.packed != nullptr ? s.packed->longest() : s.past + s.tokens;
   const bool windowed = config.context() < config.max_position_embeddings;
   check(tokens <= config.context(), "a sequence of ", tokens, " tokens exceeds the model's ",
         windowed ? "attention window of " : "context of ", config.context(),
@@ -121,7 +121,7 @@ std::vector<int32_t> Transformer::positions_of(const Sequence& s) {
   if (s.packed != nullptr) return s.packed->positions().to_vector<int32_t>();
   std::vector<int32_t> positions;
   for (int64_t i = 0; i < s.batch * s.tokens; ++i) {
-    positions.push_back(static_cast<int32_t>(i % s.tokens));
+    positions.push_back(static_cast<int32_t>(s.past + i % s.tokens));
   }
   return positions;
 }

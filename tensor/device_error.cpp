@@ -2,6 +2,7 @@
 
 #include <iomanip>
 #include <sstream>
+#include <utility>
 
 #include "tensor/error.h"
 
@@ -14,10 +15,19 @@ std::string gigabytes(int64_t bytes) {
   return out.str();
 }
 
-constexpr const char* resume =
-    "windows finished before are on disk: the same command with --resume goes on behind them";
+CommandAdvice& command_advice() {
+  static CommandAdvice advice;
+  return advice;
+}
+
+/// "; text", or nothing.
+std::string behind(const std::string& text) { return text.empty() ? "" : "; " + text; }
 
 }  // namespace
+
+void set_command_advice(CommandAdvice advice) { command_advice() = std::move(advice); }
+
+const std::string& advice_on_memory() { return command_advice().less_memory; }
 
 bool device_is_lost(int code) {
   switch (code) {
@@ -42,8 +52,7 @@ bool device_is_lost(int code) {
 std::string advice_on_cuda_error(int code) {
   switch (code) {
     case 2:  // cudaErrorMemoryAllocation
-      return "the device is out of memory: --window 1, a smaller --batch, --parameterization "
-             "low_rank or CBQ_STREAMS=host need less";
+      return "the device is out of memory" + behind(command_advice().less_memory);
     case 35:  // cudaErrorInsufficientDriver
       return "the driver is older than this binary's CUDA: update the driver, or use --device cpu";
     case 46:  // cudaErrorDevicesUnavailable
@@ -72,8 +81,8 @@ std::string advice_on_cuda_error(int code) {
     return "a step cannot be recorded as a CUDA graph: CBQ_GRAPH=0 runs it launch by launch";
   }
   if (!device_is_lost(code)) return "";
-  return concat("the device is lost to this process; ", resume,
-                ", and CBQ_SYNC=1 names the op if it happens again");
+  return concat("the device is lost to this process", behind(command_advice().go_on),
+                "; CBQ_SYNC=1 names the op if it happens again");
 }
 
 std::string advice_on_cublas_error(int status, int device_error) {
@@ -86,8 +95,8 @@ std::string advice_on_cublas_error(int status, int device_error) {
     case 11:  // CUBLAS_STATUS_MAPPING_ERROR
     case 13:  // CUBLAS_STATUS_EXECUTION_FAILED
     case 14:  // CUBLAS_STATUS_INTERNAL_ERROR
-      return concat("the device may be lost to this process; ", resume,
-                    ", and CBQ_SYNC=1 names the op if it happens again");
+      return concat("the device may be lost to this process", behind(command_advice().go_on),
+                    "; CBQ_SYNC=1 names the op if it happens again");
     default:
       return "";
   }
@@ -110,12 +119,8 @@ std::string describe(const MemoryShortage& s, Device device) {
       concat("out of memory on ", device, ": asked for ", gigabytes(s.asked), " (", s.asked,
              " bytes), with ", gigabytes(s.in_use), " in use and ", gigabytes(s.cached), " cached");
   if (s.total > 0) text += concat("; ", gigabytes(s.free), " of ", gigabytes(s.total), " are free");
-  text +=
-      "; a smaller --window, a smaller --batch (segments per step) or --parameterization low_rank "
-      "in the place of dense rounding need less, and for the model itself --load blockwise";
-  if (device.is_cuda())
-    text += ", and CBQ_STREAMS=host keeps the calibration streams off the device";
-  return text + concat("; ", resume);
+  const CommandAdvice& advice = command_advice();
+  return text + behind(advice.less_memory) + behind(advice.go_on);
 }
 
 }  // namespace cbq

@@ -22,6 +22,18 @@ std::string advice_on_cublas_error(int status, int device_error);
 /// CUDA's text for it.
 std::string describe_missing_device(int driver, int runtime, int error, const std::string& text);
 
+/// What a program can do about such an error, in the words of its own command line: this library
+/// does not know them.
+struct CommandAdvice {
+  std::string less_memory;  // "--batch 1 or a shorter --segment-length need less"
+  std::string go_on;        // how work that was done already is kept
+};
+/// For all messages from here on; before the first thread computes. Without it messages say what
+/// happened and give no advice of this kind.
+void set_command_advice(CommandAdvice advice);
+/// Its less_memory.
+const std::string& advice_on_memory();
+
 /// True for errors after which the process cannot use the device again.
 bool device_is_lost(int code);
 
@@ -34,7 +46,7 @@ struct MemoryShortage {
   int64_t total = 0;   // of the device; 0: unknown
 };
 
-/// "out of memory on cuda:0: asked for 1.50 GB, ...; --window 1, ... need less".
+/// "out of memory on cuda:0: asked for 1.50 GB, ...; " and the CommandAdvice.
 std::string describe(const MemoryShortage& shortage, Device device);
 
 }  // namespace cbq

@@ -79,6 +79,54 @@ TEST(QuantizedFolder, CodesTakeTheirBitsAndNoMore) {
   EXPECT_EQ(file.info("model.norm.weight").dtype, "F32");
 }
 
+TEST(QuantizedFolder, WhatTheCheckpointHeldInHalfItsBytesStaysSo) {
+  for (const Dtype half : {Dtype::bf16, Dtype::f16}) {
+    const TemporaryFolder folder;
+    save_model(*tiny_model(), folder / "m", half);
+    const auto model = load_model(folder / "m", Dtype::f32, Device::cpu());
+    // One value that the half type does not have: pre-processing makes such.
+    model->visit("", [&](const std::string& path, Var& p) {
+      if (path == "model.norm.weight") p.value().data<float>()[3] = 1.0009765f + 1e-6f;
+    });
+    quantize(*model, tiny_segments(4, 12), quick({{"wbits", 4}}), nullptr, {});
+    save_quantized(*model, folder / "q");
+    const SafetensorsFile file = SafetensorsFile::open(folder / "q" / "model.safetensors");
+    const char* name = half == Dtype::bf16 ? "BF16" : "F16";
+    EXPECT_EQ(file.info("model.embed_tokens.weight").dtype, name);
+    EXPECT_EQ(file.info("lm_head.weight").dtype, name);
+    EXPECT_EQ(file.info("model.layers.0.input_layernorm.weight").dtype, name);
+    EXPECT_EQ(file.info("model.norm.weight").dtype, "F32");
+    EXPECT_LT(std::filesystem::file_size(folder / "q" / "model.safetensors"),
+              std::filesystem::file_size(folder / "m" / "model.safetensors"));
+    const auto loaded = load_quantized(folder / "q", Dtype::f32, Device::cpu());
+    EXPECT_EQ(logits_of(*loaded), logits_of(*model));
+    save_quantized(*loaded, folder / "again");
+    EXPECT_EQ(bytes_of(folder / "again/model.safetensors"),
+              bytes_of(folder / "q/model.safetensors"));
+  }
+}
+
+TEST(QuantizedFolder, AModelThatIsNotNeededInFloatingPointDropsItsWeights) {
+  const auto kept = quantized_model({{"wbits", 3}});
+  const auto dropped = tiny_model();
+  RunHooks hooks;
+  hooks.keep_originals = false;
+  const int64_t before = memory_statistics(Device::cpu()).current_bytes;
+  quantize(*dropped, tiny_segments(4, 12), quick({{"wbits", 3}}), nullptr, hooks);
+  EXPECT_EQ(logits_of(*dropped), logits_of(*kept));
+  for (const NamedLinear& l : dropped->blocks[0]->linears()) {
+    EXPECT_EQ(l.linear->weight.value().raw(),
+              l.linear->transform->weight(l.linear->weight).value().raw())
+        << l.name << ": two copies";
+  }
+  EXPECT_GT(memory_statistics(Device::cpu()).current_bytes, before) << "codes and scales";
+  const TemporaryFolder folder;
+  save_quantized(*kept, folder / "kept");
+  save_quantized(*dropped, folder / "dropped");
+  EXPECT_EQ(bytes_of(folder / "dropped/model.safetensors"),
+            bytes_of(folder / "kept/model.safetensors"));
+}
+
 TEST(QuantizedFolder, ADenseExportIsAnOrdinaryModel) {
   const TemporaryFolder folder;
   const auto model = quantized_model({{"wbits", 2}});

@@ -8,6 +8,7 @@
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "experiments/command_line.h"
+#include "tensor/device_error.h"
 #include "tensor/environment.h"
 #include "tensor/program.h"
 #include "tensor/program_version.h"
@@ -29,19 +30,45 @@ constexpr Command commands[] = {
     {"train", "Train a language model from scratch", setup_train},
 };
 
+/// What helps a command that runs out of memory, or loses its device.
+CommandAdvice advice_of(const std::string& command) {
+  if (command == "quantize") {
+    return {
+        "a smaller --window or --batch (segments per step), a shorter --segment-length or "
+        "--evaluate-length, --parameterization low_rank in the place of dense rounding and "
+        "--load blockwise need less memory, on a GPU CBQ_STREAMS=host does, too",
+        "windows finished before are on disk: the same command with --resume goes on behind "
+        "them"};
+  }
+  if (command == "evaluate") {
+    return {
+        "--batch 1, a shorter --segment-length, fewer --pass-tokens for tasks and "
+        "--load blockwise need less memory",
+        ""};
+  }
+  if (command == "sample") return {"a shorter --segment-length needs less memory", ""};
+  if (command == "train") {
+    return {"a smaller --batch or fewer --tokens need less memory",
+            "the same command goes on from the state that was saved last"};
+  }
+  return {};
+}
+
 /// The one place where errors become messages and exit codes. Everything half-made has been
 /// removed on the way here, by destructors.
 int run(const std::string& name, const Action& action) {
   try {
     check_environment();
+    set_command_advice(advice_of(name));
     action();
     return finish_output();
   } catch (const Interrupted& stop) {
     std::cerr << "cbq " << name << ": " << stop.what() << std::endl;
     return interrupted_exit_code();
   } catch (const std::bad_alloc&) {
-    std::cerr << "cbq " << name << ": out of memory; use a machine with more, or less data at once "
-              << "(--segments, --segment-length, --batch)" << std::endl;
+    const std::string& advice = advice_on_memory();
+    std::cerr << "cbq " << name << ": out of memory"
+              << (advice.empty() ? "; use a machine with more" : "; " + advice) << std::endl;
   } catch (const std::exception& error) {
     std::cerr << "cbq " << name << ": " << error.what() << std::endl;
   }

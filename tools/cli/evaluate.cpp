@@ -52,7 +52,8 @@ void evaluate_folder(const Options& o) {
                           {{"model", o.model},
                            {"dtype", o.compute.dtype},
                            {"device", name_of(device)},
-                           {"batch_size", evaluation.batch},
+                           {"batch_size", evaluation.batch > 0 ? nlohmann::json(evaluation.batch)
+                                                               : nlohmann::json("auto")},
                            {"tokens_per_pass", o.tasks.tokens}}},
                          {"cbq_version", version}};
   if (!tasks.empty()) {
@@ -77,10 +78,11 @@ Action setup_evaluate(CLI::App& app) {
   app.add_option("--tokenizer", o->tokenizer, "for texts; default: the model folder's own");
   app.add_option("--segments", o->evaluation.segments, "only the first so many; 0: all");
   app.add_option("--segment-length", o->evaluation.segment_length,
-                 "tokens per segment; 0: the model's context");
-  app.add_option("--batch", o->evaluation.batch, "segments of texts at a time")
+                 "tokens per segment; 0: the model's context, at most 2,048");
+  app.add_option("--batch", o->evaluation.batch,
+                 "segments of texts at a time; 0: as many as make 16,384 tokens, 8 at most")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--tasks", o->tasks.tasks,
                  "zero-shot tasks, separated by commas: piqa, hellaswag, arc_easy, arc_challenge, "
                  "openbookqa, winogrande, mutual, ethics, lambada; or files of requests (.jsonl)")

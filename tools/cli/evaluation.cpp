@@ -18,8 +18,8 @@ std::vector<NamedTokens> load_evaluation(const EvaluationOptions& options,
     for (const NamedTokens& other : sets) {
       check(other.name != name, "two sources are called ", name, "; rename one of the files");
     }
-    sets.push_back(
-        {name, evaluation_tokens(source, context, options.segments, options.segment_length)});
+    sets.push_back({name, evaluation_tokens(source, context, options.segments,
+                                            options.segment_length, options.length_option)});
   }
   return sets;
 }

@@ -18,7 +18,8 @@ struct EvaluationOptions {
   std::vector<std::string> sources;
   int64_t segments = 0;
   int64_t segment_length = 0;
-  int64_t batch = 8;
+  int64_t batch = 0;                               // 0: as many as make 16,384 tokens, 8 at most
+  const char* length_option = "--segment-length";  // what sets segment_length, for messages
 };
 
 struct NamedTokens {

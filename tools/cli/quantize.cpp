@@ -352,6 +352,7 @@ RunResult QuantizeRun::reconstruct() {
   };
   hooks.preparation = watch().progress;
   hooks.interrupted = interrupted;
+  hooks.keep_originals = false;
   hooks.resume_folder = state;
   hooks.model_digest = job_.model_digest_;
   std::shared_ptr<ActivationCache> original;
@@ -590,17 +591,19 @@ Action setup_quantize(CLI::App& app) {
   app.add_option("-o,--output", o->output, "folder to write")->required();
   app.add_option("--calibration", o->calibration,
                  "what to learn from: a text, FILE.h5, FILE.json[:KEY], or 'model': sampled from "
-                 "the model itself")
+                 "the model itself, one token after the other")
       ->capture_default_str();
   app.add_option("--segments", o->segments, "calibration segments; 0: all there are, or 128");
   app.add_option("--segment-length", o->segment_length,
-                 "tokens of a calibration segment; 0: as they are, or the model's context");
+                 "tokens of a calibration segment; 0: as they are, or the model's context, at most "
+                 "2,048 of a text and 512 of 'model'");
   app.add_option("--tokenizer", o->tokenizer, "for texts; default: the model folder's own");
   app.add_option("--evaluate", o->evaluation.sources,
                  "texts or token files to score before and after");
   app.add_option("--evaluate-segments", o->evaluation.segments, "only the first so many; 0: all");
+  o->evaluation.length_option = "--evaluate-length";
   app.add_option("--evaluate-length", o->evaluation.segment_length,
-                 "tokens per segment; 0: the model's context");
+                 "tokens per segment; 0: the model's context, at most 2,048");
   app.add_option("--export", o->format,
                  "packed: integer codes; dense: a Hugging Face folder of dequantized weights")
       ->capture_default_str();

@@ -23,6 +23,7 @@ struct Options {
 void sample(const Options& o) {
   const OutputLock lock(o.output);  // a place that cannot be written is found here
   const Device device = o.compute.apply();
+  catch_interrupts();
   const auto model = load_any_model(o.model, dtype_from_name(o.compute.dtype), device);
   const TokenSet set = calibration_tokens("model", {model.get(), {}}, o.count, o.length, o.seed);
   save_tokens(o.output, set);
@@ -36,7 +37,8 @@ Action setup_sample(CLI::App& app) {
   app.add_option("model", o->model, "model folder")->required();
   app.add_option("-o,--output", o->output, "token file to write (.h5)")->required();
   app.add_option("--segments", o->count, "segments")->capture_default_str();
-  app.add_option("--segment-length", o->length, "tokens of each; 0: the model's context");
+  app.add_option("--segment-length", o->length,
+                 "tokens of each; 0: the model's context, at most 512");
   app.add_option("--seed", o->seed, "of the random numbers")->capture_default_str();
   o->compute.add_to(app);
   return [o] { sample(*o); };

@@ -4,6 +4,8 @@
 #include <iostream>
 
 #include "cbq/pipeline.h"
+#include "experiments/progress.h"
+#include "tools/cli/command.h"
 
 namespace fs = std::filesystem;
 
@@ -62,6 +64,25 @@ TokenSet shortened(TokenSet set, int64_t count, int64_t length) {
   return set;
 }
 
+// What papers and peers measure with, and what memory and time of a CPU allow.
+constexpr int64_t longest_default = 2048, longest_sampled_default = 512;
+
+std::vector<std::vector<int32_t>> sample_with_progress(Transformer& model, int64_t count,
+                                                       int64_t length, uint64_t seed) {
+  std::cerr << "sampling " << count << " segments of " << length
+            << " tokens from the model: " << sampling_passes(model, count, length)
+            << " tokens pass it, the remaining time follows (--segments and --segment-length "
+            << "decide, a text as --calibration needs none of it)" << std::endl;
+  Progress progress(std::cerr, stderr_is_terminal());
+  const auto segments =
+      sample_segments(model, count, length, seed, [&](int64_t done, int64_t total) {
+        if (interrupted()) throw Interrupted("interrupted while sampling from the model");
+        progress.update(done, total, "tokens, sampling");
+      });
+  progress.finish();
+  return segments;
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> tokenizer_for(int64_t vocab_size, const fs::path& path) {
@@ -90,15 +111,15 @@ TokenSet calibration_tokens(const std::string& source, const TokenContext& conte
   const int64_t longest = context.model->config.context();
   check(length <= longest, "--segment-length ", length, " is longer than the model's context of ",
         longest);
-  const int64_t default_length = std::min<int64_t>(longest, 2048);
   TokenSet set;
   if (source == "model") {
-    const int64_t n = count > 0 ? count : 128, t = length > 0 ? length : default_length;
-    set.segments = sample_segments(*context.model, n, t, seed);
+    const int64_t n = count > 0 ? count : 128;
+    const int64_t t = length > 0 ? length : std::min(longest, longest_sampled_default);
+    set.segments = sample_with_progress(*context.model, n, t, seed);
     set.protocol = concat("sampled from the model, ", n, " segments of ", t, ", seed ", seed);
   } else {
     set = ids_of(source, context);
-    const int64_t wanted = length > 0 ? length : default_length;
+    const int64_t wanted = length > 0 ? length : std::min(longest, longest_default);
     if (is_stream(set, wanted)) {
       const std::string hash = set.tokenizer_hash;
       set = random_segments(set.segments[0], count > 0 ? count : 128, wanted, seed);
@@ -113,14 +134,19 @@ TokenSet calibration_tokens(const std::string& source, const TokenContext& conte
 }
 
 TokenSet evaluation_tokens(const std::string& source, const TokenContext& context, int64_t count,
-                           int64_t length) {
+                           int64_t length, const char* length_option) {
   const int64_t longest = context.model->config.context();
-  check(length <= longest, "--segment-length ", length, " is longer than the model's context of ",
+  check(length <= longest, length_option, " ", length, " is longer than the model's context of ",
         longest);
-  const int64_t wanted = length > 0 ? length : longest;
+  const int64_t wanted = length > 0 ? length : std::min(longest, longest_default);
   TokenSet set = ids_of(source, context);
   // A segment's last id is only predicted, never read: one more than the context is no text yet.
   if (is_stream(set, wanted + 1) || !TokenSource::parse(source).holds_ids()) {
+    if (length == 0 && wanted < longest) {
+      std::cerr << source << ": cut into segments of " << wanted
+                << " tokens; the model's context is " << longest << " (" << length_option << ")"
+                << std::endl;
+    }
     const TokenSet whole = std::move(set);
     set = consecutive_segments(whole.segments[0], wanted);
     set.tokenizer_hash = whole.tokenizer_hash;

@@ -34,14 +34,19 @@ std::vector<int32_t> tokenize_files(const std::vector<std::string>& texts,
 ///   any other file        text
 /// Text and token files of one long segment give `count` random segments of `length`; the others
 /// their first `count` segments, cut to `length`. 0: as many, as long as they are.
+/// Where nobody chose: 128 segments of the model's context, at most 2,048 tokens of a text and 512
+/// of "model", whose every token passes the model by itself; sampling says what it will cost, shows
+/// progress, and throws Interrupted after Ctrl-C.
 /// Throws unless all segments have one length and all ids are in the model's vocabulary.
 TokenSet calibration_tokens(const std::string& source, const TokenContext& context, int64_t count,
                             int64_t length, uint64_t seed);
 
 /// What one measures on: sources as above (but not "model"); text and long segments are cut into
-/// consecutive segments of `length` (0: the model's context), the first `count` of them (0: all).
+/// consecutive segments of `length` (0: the model's context, at most 2,048, which a line on
+/// standard error says), the first `count` of them (0: all). `length_option` is what sets `length`
+/// on the command line, for messages.
 TokenSet evaluation_tokens(const std::string& source, const TokenContext& context, int64_t count,
-                           int64_t length);
+                           int64_t length, const char* length_option = "--segment-length");
 
 /// "wordnet.test" of "build/text/wordnet.test.txt", "sampled:held_out" of "sampled.json:held_out".
 std::string name_of_source(const std::string& source);
