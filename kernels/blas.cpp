@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "tensor/device_error.h"
 #include "tensor/error.h"
+#include "tensor/notice.h"
 
 namespace cbq::kernels::blas {
 namespace {

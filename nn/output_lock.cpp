@@ -14,8 +14,8 @@
 #include <utility>
 
 #include "nn/atomic_file.h"
-#include "tensor/device_error.h"
 #include "tensor/error.h"
+#include "tensor/notice.h"
 
 namespace fs = std::filesystem;
 
