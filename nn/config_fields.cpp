@@ -213,7 +213,9 @@ void write_rope(json& config, const RopeConfig& rope) {
   };
   inner.erase("type");
   inner["rope_type"] = rope.type;
-  const bool follows_factor = rope.type == "longrope" && !inner.contains("factor");
+  // A longrope of the source without a factor takes that of the contexts.
+  const bool follows_factor =
+      rope.type == "longrope" && !inner.contains("factor") && inner.contains("long_factor");
   if (rope.type != "default" && !follows_factor) inner["factor"] = rope.factor;
   if (rope.type == "llama3") {
     inner["low_freq_factor"] = rope.low_freq_factor;

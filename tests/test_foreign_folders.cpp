@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <utility>
 
 #include "autograd/functions.h"
 #include "nn/json.h"
@@ -245,24 +246,28 @@ TEST_F(ForeignFolder, AForeignQuantizationSectionIsNamed) {
 
 TEST_F(ForeignFolder, NothingIsAllocatedForSizesThatTheFileDenies) {
   const int64_t huge = int64_t{1} << 26;
-  const std::map<std::string, std::vector<const char*>> sizes = {
-      {"llama",
-       {"vocab_size", "hidden_size", "intermediate_size", "head_dim", "num_attention_heads"}},
-      {"opt", {"vocab_size", "max_position_embeddings", "ffn_dim", "word_embed_proj_dim"}},
-      {"bloom-6-heads", {"vocab_size", "hidden_size"}}};
-  for (const auto& [name, keys] : sizes) {
-    for (const char* key : keys) {
-      SCOPED_TRACE(name + " " + key);
-      tensors_.clear();
-      use(name);
-      config_[key] = huge;
-      written();
-      reset_peak(Device::cpu());
-      const int64_t before = memory_statistics(Device::cpu()).peak_bytes;
-      const std::string message = error_of([&] { loaded(); });
-      EXPECT_NE(message.find("wrong shape"), std::string::npos) << message;
-      EXPECT_LT(memory_statistics(Device::cpu()).peak_bytes - before, 1 << 20);
-    }
+  const std::vector<std::pair<std::string, json>> sizes = {
+      {"llama", {{"vocab_size", huge}}},
+      {"llama", {{"hidden_size", huge}}},
+      {"llama", {{"intermediate_size", huge}}},
+      {"llama", {{"head_dim", huge}}},
+      {"mistral", {{"num_attention_heads", huge}}},
+      {"opt", {{"vocab_size", huge}}},
+      {"opt", {{"max_position_embeddings", huge}}},
+      {"opt", {{"ffn_dim", huge}}},
+      {"bloom", {{"vocab_size", huge}}},
+      {"bloom", {{"n_embed", huge}, {"num_attention_heads", huge}}}};
+  for (const auto& [name, changes] : sizes) {
+    SCOPED_TRACE(name + " " + changes.dump());
+    tensors_.clear();
+    use(name);
+    config_.update(changes);
+    written();
+    reset_peak(Device::cpu());
+    const int64_t before = memory_statistics(Device::cpu()).peak_bytes;
+    const std::string message = error_of([&] { loaded(); });
+    EXPECT_NE(message.find("wrong shape"), std::string::npos) << message;
+    EXPECT_LT(memory_statistics(Device::cpu()).peak_bytes - before, 1 << 20);
   }
 }
 
