@@ -70,6 +70,9 @@ TEST_P(GgufConvert, WritesTheFolderThatTheFileWasMadeFrom) {
   EXPECT_EQ(tokenizer->prefix().size(), name == "llama" ? 0u : 1u);
   EXPECT_EQ(tokenizer->bos_id(), 1);
   EXPECT_EQ(tokenizer->eos_id(), 2);
+  const json other = json_of(folder / "model/tokenizer.json");
+  EXPECT_EQ(other["model"]["vocab"].size(), 460u);
+  EXPECT_EQ(other["model"]["byte_fallback"], name == "qwen3");
   EXPECT_EQ(json_of(folder / "model/generation_config.json")["eos_token_id"], 2);
 }
 

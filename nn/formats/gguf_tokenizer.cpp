@@ -167,9 +167,38 @@ bool is_added(PieceType type) {
          type == PieceType::unknown;
 }
 
+/// The tokens that are looked for in a text before anything else.
+json added_tokens(const Vocabulary& v) {
+  json added = json::array();
+  for (size_t id = 0; id < v.tokens.size(); ++id) {
+    if (!is_added(v.types[id])) continue;
+    added.push_back({{"id", id},
+                     {"content", v.tokens[id]},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", v.types[id] != PieceType::user_defined}});
+  }
+  return added;
+}
+
+/// What tokenizer.json says of every BPE model, and of this one the rest.
+json bpe_model(json vocabulary, json merges) {
+  return {{"type", "BPE"},
+          {"dropout", nullptr},
+          {"unk_token", nullptr},
+          {"continuing_subword_prefix", nullptr},
+          {"end_of_word_suffix", nullptr},
+          {"fuse_unk", false},
+          {"byte_fallback", false},
+          {"ignore_merges", false},
+          {"vocab", std::move(vocabulary)},
+          {"merges", std::move(merges)}};
+}
+
 json byte_level_tokenizer(const GgufFile& file, const Vocabulary& v, const Rule& rule) {
   const std::string path = file.path().string();
-  json added = json::array();
   json vocabulary = json::object();
   std::set<std::string> seen;
   for (size_t id = 0; id < v.tokens.size(); ++id) {
@@ -180,14 +209,6 @@ json byte_level_tokenizer(const GgufFile& file, const Vocabulary& v, const Rule&
            "token ", id);
     }
     vocabulary[v.tokens[id]] = id;
-    if (!is_added(v.types[id])) continue;
-    added.push_back({{"id", id},
-                     {"content", v.tokens[id]},
-                     {"single_word", false},
-                     {"lstrip", false},
-                     {"rstrip", false},
-                     {"normalized", false},
-                     {"special", v.types[id] != PieceType::user_defined}});
   }
   json merges = json::array();
   for (const std::string& merge : file.texts(prefix + "merges")) {
@@ -207,11 +228,13 @@ json byte_level_tokenizer(const GgufFile& file, const Vocabulary& v, const Rule&
     fail(path, ": texts begin with a token of their own (\"", prefix, "add_bos_token\"), but \"",
          prefix, "bos_token_id\" is missing");
   }
+  json model = bpe_model(std::move(vocabulary), std::move(merges));
+  model["ignore_merges"] = rule.ignore_merges;
   const json normalizer = rule.nfc ? json{{"type", "NFC"}} : json(nullptr);
   return {{"version", "1.0"},
           {"truncation", nullptr},
           {"padding", nullptr},
-          {"added_tokens", std::move(added)},
+          {"added_tokens", added_tokens(v)},
           {"normalizer", normalizer},
           {"pre_tokenizer", pre_tokenizer_of(rule)},
           {"post_processor",
@@ -221,17 +244,7 @@ json byte_level_tokenizer(const GgufFile& file, const Vocabulary& v, const Rule&
             {"add_prefix_space", true},
             {"trim_offsets", true},
             {"use_regex", true}}},
-          {"model",
-           {{"type", "BPE"},
-            {"dropout", nullptr},
-            {"unk_token", nullptr},
-            {"continuing_subword_prefix", nullptr},
-            {"end_of_word_suffix", nullptr},
-            {"fuse_unk", false},
-            {"byte_fallback", false},
-            {"ignore_merges", rule.ignore_merges},
-            {"vocab", std::move(vocabulary)},
-            {"merges", std::move(merges)}}}};
+          {"model", std::move(model)}};
 }
 
 // ---- sentencepiece ------------------------------------------------------------------------------
@@ -271,6 +284,70 @@ std::string sentencepiece_model(const GgufFile& file, const Vocabulary& v) {
   return model.bytes(settings);
 }
 
+/// Pairs of tokens in the order in which BPE joins them. Sentencepiece joins the two neighbours
+/// whose union has the best score; so the unions, by falling score, with every pair that makes
+/// them.
+json merges_of(const Vocabulary& v, const std::vector<double>& scores) {
+  std::set<std::string_view> normal;
+  std::vector<size_t> order;
+  for (size_t id = 0; id < v.tokens.size(); ++id) {
+    if (v.types[id] != PieceType::normal) continue;
+    normal.insert(v.tokens[id]);
+    order.push_back(id);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return scores[a] > scores[b]; });
+  json merges = json::array();
+  for (const size_t id : order) {
+    const std::string_view token = v.tokens[id];
+    for (size_t cut = 1; cut < token.size(); ++cut) {
+      const std::string_view left = token.substr(0, cut), right = token.substr(cut);
+      if (!normal.contains(left) || !normal.contains(right)) continue;
+      merges.push_back(json::array({std::string(left), std::string(right)}));
+    }
+  }
+  return merges;
+}
+
+/// The same model for the library `tokenizers`; null where it has no words for a setting.
+json sentencepiece_tokenizer_json(const GgufFile& file, const Vocabulary& v) {
+  const bool has_unused =
+      std::find(v.types.begin(), v.types.end(), PieceType::unused) != v.types.end();
+  const bool has_bytes =
+      std::find(v.types.begin(), v.types.end(), PieceType::byte) != v.types.end();
+  if (has_unused || file.flag(prefix + "remove_extra_whitespaces", false)) return nullptr;
+  json vocabulary = json::object();
+  for (size_t id = 0; id < v.tokens.size(); ++id) vocabulary[v.tokens[id]] = id;
+  if (vocabulary.size() != v.tokens.size()) return nullptr;  // the reader of the model refuses it
+  json model = bpe_model(std::move(vocabulary), merges_of(v, file.numbers(prefix + "scores")));
+  const auto unknown = std::find(v.types.begin(), v.types.end(), PieceType::unknown);
+  model["unk_token"] = v.tokens[static_cast<size_t>(unknown - v.types.begin())];
+  model["fuse_unk"] = true;
+  model["byte_fallback"] = has_bytes;
+  const char* const space = "\u2581";
+  json normalizers = json::array();
+  json decoders =
+      json::array({{{"type", "Replace"}, {"pattern", {{"String", space}}}, {"content", " "}},
+                   {{"type", "ByteFallback"}},
+                   {{"type", "Fuse"}}});
+  if (file.flag(prefix + "add_space_prefix", true)) {
+    normalizers.push_back({{"type", "Prepend"}, {"prepend", space}});
+    decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  }
+  normalizers.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", space}});
+  const bool adds_bos = file.flag(prefix + "add_bos_token", true) && v.bos >= 0;
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens", added_tokens(v)},
+          {"normalizer", {{"type", "Sequence"}, {"normalizers", std::move(normalizers)}}},
+          {"pre_tokenizer", nullptr},
+          {"post_processor",
+           adds_bos ? bos_processor(v.tokens[static_cast<size_t>(v.bos)], v.bos) : json(nullptr)},
+          {"decoder", {{"type", "Sequence"}, {"decoders", std::move(decoders)}}},
+          {"model", std::move(model)}};
+}
+
 std::string text_of(const json& json) { return json.dump(2) + "\n"; }
 
 }  // namespace
@@ -297,10 +374,11 @@ std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file,
            " is for byte-level tokenizers; this file's is sentencepiece's");
     }
     files["tokenizer.model"] = sentencepiece_model(file, v);
-    config = tokenizer_config(file, v, "LlamaTokenizer");
+    const json other = sentencepiece_tokenizer_json(file, v);
+    if (!other.is_null()) files["tokenizer.json"] = text_of(other);
+    config =
+        tokenizer_config(file, v, other.is_null() ? "LlamaTokenizer" : "PreTrainedTokenizerFast");
     config["add_bos_token"] = file.flag(prefix + "add_bos_token", true);
-    config["add_eos_token"] = false;
-    config["legacy"] = true;  // a space in front of every part of a text, as sentencepiece does
   }
   files["tokenizer_config.json"] = text_of(config);
   files["generation_config.json"] = text_of(generation_config(v));
