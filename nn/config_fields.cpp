@@ -119,7 +119,8 @@ const char* scaling_key(const ConfigFields& fields) {
     return is_filled_object(new_style) ? "rope_parameters" : nullptr;
   if (is_filled_object(new_style) && essence(old_style, fields) != essence(new_style, fields)) {
     const bool loses_theta = !old_style.contains("rope_theta") && !fields.has("rope_theta") &&
-                             new_style.contains("rope_theta");
+                             new_style.contains("rope_theta") &&
+                             new_style["rope_theta"] != json(RopeConfig().theta);
     notice_once(concat(
         "warning: ", fields.what(), ": \"rope_scaling\" ", old_style.dump(),
         " and \"rope_parameters\" ", new_style.dump(),
