@@ -43,14 +43,18 @@ Documents Documents::read(const std::vector<std::filesystem::path>& files, size_
     result.files_.push_back(path.string());
     int64_t number = 0;
     for (size_t begin = start; begin < result.bytes_.size();) {
-      const size_t end = std::min(result.bytes_.find('\n', begin), result.bytes_.size());
+      size_t end = std::min(result.bytes_.find('\n', begin), result.bytes_.size());
+      // A lone "\r" ends a line as well: within JSON it can only be white space between rows.
+      end = begin + std::min(std::string_view(result.bytes_).substr(begin, end - begin).find('\r'),
+                             end - begin);
       const std::string_view line(result.bytes_.data() + begin, end - begin);
       ++number;
-      if (line.find_first_not_of(" \t\r") != std::string_view::npos) {
+      if (line.find_first_not_of(" \t") != std::string_view::npos) {
         const auto file = static_cast<uint32_t>(result.files_.size() - 1);
         result.lines_.push_back({begin, line.size(), file, number});
       }
-      begin = end + 1;
+      const bool is_pair = result.bytes_.compare(end, 2, "\r\n") == 0;
+      begin = end + (is_pair ? 2 : 1);
     }
     if (!result.bytes_.empty() && result.bytes_.back() != '\n') result.bytes_ += '\n';
   }
@@ -58,13 +62,28 @@ Documents Documents::read(const std::vector<std::filesystem::path>& files, size_
   return result;
 }
 
-std::string Documents::text(int64_t i) const {
+std::string Documents::where(int64_t i) const {
   check(i >= 0 && i < count(), "document ", i, " of ", count());
   const Line& line = lines_[static_cast<size_t>(i)];
-  const std::string where = concat(files_[line.file], ", line ", line.number);
-  const nlohmann::json row =
-      parse_json(std::string_view(bytes_).substr(line.begin, line.size), where);
-  return json_string(json_at(row, "text", where), "text", where);
+  return concat(files_[line.file], ", line ", line.number);
+}
+
+std::string_view Documents::row(int64_t i) const {
+  const Line& line = lines_[static_cast<size_t>(i)];
+  return std::string_view(bytes_).substr(line.begin, line.size);
+}
+
+std::optional<std::string> Documents::try_text(int64_t i, SkippedRows* skipped) const {
+  const std::string place = where(i);
+  const nlohmann::json object = skipped->parse(row(i), place);
+  if (object.is_discarded()) return std::nullopt;
+  return json_string(json_at(object, "text", place), "text", place);
+}
+
+std::string Documents::text(int64_t i) const {
+  const std::string place = where(i);
+  const nlohmann::json object = parse_json(row(i), place);
+  return json_string(json_at(object, "text", place), "text", place);
 }
 
 std::string Documents::hash() const { return hex(hash_bytes(bytes_)); }

@@ -3,10 +3,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "nn/skipped_rows.h"
 
 namespace cbq {
 
@@ -21,8 +24,13 @@ class Documents {
                         size_t max_bytes = size_t{8} << 30);
 
   int64_t count() const { return static_cast<int64_t>(lines_.size()); }
-  /// "text" of document i. Throws std::runtime_error, naming file and line, when it has none.
+  /// "text" of document i; none where its line is no JSON, which `skipped` counts. Throws
+  /// std::runtime_error, naming file and line, when the row has no "text".
+  std::optional<std::string> try_text(int64_t i, SkippedRows* skipped) const;
+  /// The same; a line that is no JSON is a std::runtime_error, too.
   std::string text(int64_t i) const;
+  /// Names the files in messages.
+  std::string name() const { return files_.size() == 1 ? files_[0] : files_[0] + " and others"; }
   /// 16 hexadecimal digits of all lines.
   std::string hash() const;
 
@@ -32,6 +40,8 @@ class Documents {
     uint32_t file;
     int64_t number;  // within its file, from 1
   };
+  std::string where(int64_t i) const;
+  std::string_view row(int64_t i) const;
   std::string bytes_;
   std::vector<Line> lines_;
   std::vector<std::string> files_;

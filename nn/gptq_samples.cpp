@@ -32,27 +32,35 @@ class LongDocuments {
       : documents_(documents),
         tokenizer_(tokenizer),
         length_(length),
-        too_short_(static_cast<size_t>(documents.count())) {}
+        too_short_(static_cast<size_t>(documents.count())),
+        skipped_(documents.name()) {}
 
   std::vector<int32_t> draw(PythonRandom* random) {
     while (short_count_ < documents_.count()) {
       const int64_t i = random->randint(0, documents_.count() - 1);
       if (too_short_[static_cast<size_t>(i)]) continue;
-      std::vector<int32_t> ids = ids_of(documents_.text(i), tokenizer_);
-      if (static_cast<int64_t>(ids.size()) > length_) return ids;
+      const std::optional<std::string> text = documents_.try_text(i, &skipped_);
+      if (text) {
+        std::vector<int32_t> ids = ids_of(*text, tokenizer_);
+        if (static_cast<int64_t>(ids.size()) > length_) return ids;
+      }
       too_short_[static_cast<size_t>(i)] = true;
       ++short_count_;
     }
+    report_skipped();
     throw std::invalid_argument(concat("none of the ", documents_.count(),
                                        " documents has more than ", length_,
                                        " tokens; use shorter segments (--segment-length)"));
   }
 
+  void report_skipped() const { skipped_.report(documents_.count()); }
+
  private:
   const Documents& documents_;
   const Tokenizer& tokenizer_;
   int64_t length_;
-  std::vector<bool> too_short_;
+  std::vector<bool> too_short_;  // or not readable
+  SkippedRows skipped_;
   int64_t short_count_ = 0;
 };
 
@@ -73,6 +81,7 @@ TokenSet gptq_document_segments(const Documents& documents, const Tokenizer& tok
     const int64_t place = random.randint(0, static_cast<int64_t>(ids.size()) - length - 1);
     set.segments.push_back(part_of(ids, place, length));
   }
+  long_documents.report_skipped();
   return set;
 }
 
@@ -95,10 +104,14 @@ TokenSet c4_new_segments(const Documents& documents, const Tokenizer& tokenizer,
   check_sizes(256, length);
   std::string text;
   const int64_t count = std::min<int64_t>(documents.count(), 1100);
+  SkippedRows skipped(documents.name());
   for (int64_t i = 0; i < count; ++i) {
-    if (i > 0) text += ' ';
-    text += documents.text(i);
+    const std::optional<std::string> document = documents.try_text(i, &skipped);
+    if (!document) continue;
+    if (!text.empty()) text += ' ';
+    text += *document;
   }
+  skipped.report(count);
   std::vector<int32_t> ids = ids_of(text, tokenizer);
   if (static_cast<int64_t>(ids.size()) > 256 * length)
     ids.resize(static_cast<size_t>(256 * length));

@@ -1,8 +1,12 @@
 #include "nn/tokenizer.h"
 
+#include <fstream>
+#include <iostream>
+
 #include "nn/json.h"
+#include "nn/tokenizers/companions.h"
 #include "nn/tokenizers/loaders.h"
-#include "tensor/error.h"
+#include "nn/tokenizers/unsupported.h"
 
 namespace fs = std::filesystem;
 
@@ -14,39 +18,47 @@ bool is_there(const fs::path& path) {
   return fs::exists(path, error);
 }
 
-/// "bos_token": null, "</s>" or {"content": "</s>", ...}.
-std::string content_of(const nlohmann::json& object, const char* key, const std::string& what) {
-  const nlohmann::json& token = json_find(object, key, what);
-  if (token.is_null()) return "";
-  if (token.is_string()) return token.get<std::string>();
-  return json_string(json_at(token, "content", what + ": \"" + key + "\""), "content", what);
+bool is_tiktoken_file(const fs::path& file) {
+  std::error_code error;
+  if (!fs::is_regular_file(file, error)) return false;
+  std::string beginning(size_t{1} << 12, '\0');
+  std::ifstream in(file, std::ios::binary);
+  in.read(beginning.data(), static_cast<std::streamsize>(beginning.size()));
+  return is_tiktoken(std::string_view(beginning).substr(0, static_cast<size_t>(in.gcount())));
+}
+
+std::unique_ptr<Tokenizer> load_file(const fs::path& file) {
+  if (file.extension() == ".json") return load_tokenizer_json(file);
+  if (file.extension() == ".bin") return load_llama2c(file);
+  return load_sentencepiece(file);
+}
+
+bool is_vocab_and_merges(const std::vector<fs::path>& files) {
+  return files.size() == 2 && files[1].filename() == "merges.txt";
+}
+
+constexpr const char* settings_files[] = {"tokenizer_config.json", "special_tokens_map.json",
+                                          "added_tokens.json"};
+
+/// Another folder has another config.json: the class that it stands for is written down.
+void write_family(const fs::path& from, const fs::path& folder) {
+  if (!read_special_tokens(from).tokenizer_class.empty()) return;
+  const VocabFamily family = vocab_family_of(from);
+  if (family == VocabFamily::gpt2) return;
+  const fs::path file = folder / "tokenizer_config.json";
+  nlohmann::json config = is_there(file) ? read_json_file(file) : nlohmann::json::object();
+  if (family == VocabFamily::qwen2) {
+    config["tokenizer_class"] = "Qwen2Tokenizer";
+  } else {
+    config["tokenizer_class"] = "GPT2Tokenizer";
+    config.emplace("add_bos_token", true);
+    config.emplace("bos_token", "</s>");
+    config.emplace("eos_token", "</s>");
+  }
+  write_text_atomically(file, config.dump(2) + "\n");
 }
 
 }  // namespace
-
-SpecialTokens read_special_tokens(const fs::path& folder) {
-  SpecialTokens special;
-  // The first file wins where both name a token.
-  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
-    const fs::path file = folder / name;
-    if (!is_there(file)) continue;
-    const std::string what = file.string();
-    const nlohmann::json root = read_json_file(file);
-    special.is_given = true;
-    const std::pair<const char*, std::string*> tokens[] = {{"bos_token", &special.bos},
-                                                           {"eos_token", &special.eos},
-                                                           {"unk_token", &special.unk},
-                                                           {"pad_token", &special.pad}};
-    for (const auto& [key, content] : tokens) {
-      if (content->empty()) *content = content_of(root, key, what);
-    }
-    const nlohmann::json& add_bos = json_find(root, "add_bos_token", what);
-    if (!add_bos.is_null()) special.add_bos = json_bool(add_bos, "add_bos_token", what) ? 1 : 0;
-    const nlohmann::json& space = json_find(root, "add_prefix_space", what);
-    if (!space.is_null()) special.add_prefix_space = json_bool(space, "add_prefix_space", what);
-  }
-  return special;
-}
 
 std::vector<fs::path> tokenizer_files(const fs::path& path) {
   std::error_code error;
@@ -57,10 +69,14 @@ std::vector<fs::path> tokenizer_files(const fs::path& path) {
     const bool one_of_pair = path.filename() == "vocab.json" || path.filename() == "merges.txt";
     return one_of_pair ? pair : std::vector<fs::path>{path};
   }
-  for (const char* name : {"tokenizer.model", "tokenizer.json"}) {
-    if (is_there(folder / name)) return {folder / name};
+  const fs::path json = folder / "tokenizer.json", model = folder / "tokenizer.model";
+  if (is_there(json)) {
+    return is_there(model) && !is_tiktoken_file(model) ? std::vector{json, model}
+                                                       : std::vector{json};
   }
-  if (is_there(pair[0]) || is_there(pair[1])) return pair;
+  const bool has_pair = is_there(pair[0]) || is_there(pair[1]);
+  if (is_there(model) && !(has_pair && is_tiktoken_file(model))) return {model};
+  if (has_pair) return pair;
   if (is_there(folder / "tokenizer.bin")) return {folder / "tokenizer.bin"};
   return {};
 }
@@ -69,13 +85,18 @@ std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path) {
   const std::vector<fs::path> files = tokenizer_files(path);
   if (files.empty()) {
     fail("no tokenizer in ", path.string(),
-         ": neither tokenizer.model nor tokenizer.json nor vocab.json with merges.txt; copy the ",
+         ": neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt; copy the ",
          "model's tokenizer there, or pass a file of token ids instead");
   }
-  if (files.size() == 2) return load_vocab_and_merges(files[0].parent_path());
-  if (files[0].extension() == ".json") return load_tokenizer_json(files[0]);
-  if (files[0].extension() == ".bin") return load_llama2c(files[0]);
-  return load_sentencepiece(files[0]);
+  if (is_vocab_and_merges(files)) return load_vocab_and_merges(files[0].parent_path());
+  try {
+    return load_file(files[0]);
+  } catch (const UnsupportedTokenizer& error) {
+    if (files.size() == 1) throw;
+    std::cerr << "warning: " << error.what() << "; " << files[1].filename().string()
+              << " beside it is used" << std::endl;
+    return load_file(files[1]);
+  }
 }
 
 void copy_tokenizer(const fs::path& path, const fs::path& folder) {
@@ -85,19 +106,20 @@ void copy_tokenizer(const fs::path& path, const fs::path& folder) {
   };
   for (const fs::path& file : files) {
     const fs::path extension = file.extension();
-    copy(file, files.size() == 2      ? file.filename()
-               : extension == ".json" ? "tokenizer.json"
-               : extension == ".bin"  ? "tokenizer.bin"
-                                      : "tokenizer.model");
-    for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    copy(file, is_vocab_and_merges(files) ? file.filename()
+               : extension == ".json"     ? "tokenizer.json"
+               : extension == ".bin"      ? "tokenizer.bin"
+                                          : "tokenizer.model");
+    for (const char* name : settings_files) {
       const fs::path settings = file.parent_path() / name;
       if (is_there(settings) && !is_there(folder / name)) copy(settings, name);
     }
   }
+  if (is_vocab_and_merges(files)) write_family(files[0].parent_path(), folder);
 }
 
 void check_tokenizer_fits(const Tokenizer& tokenizer, int64_t vocab_size, const std::string& what) {
-  check(tokenizer.vocab_size() <= vocab_size, what, " has ", tokenizer.vocab_size(),
+  check(tokenizer.text_vocab_size() <= vocab_size, what, " has ", tokenizer.text_vocab_size(),
         " tokens, the model's vocabulary only ", vocab_size,
         ": it belongs to another model; give this model's own (--tokenizer)");
 }

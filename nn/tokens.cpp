@@ -8,6 +8,8 @@
 #include "nn/hash.h"
 #include "nn/hdf5.h"
 #include "nn/json.h"
+#include "nn/skipped_rows.h"
+#include "nn/unicode.h"
 
 namespace cbq {
 namespace {
@@ -29,10 +31,6 @@ std::vector<int32_t> part_of(const std::vector<int32_t>& ids, int64_t begin, int
   return {ids.begin() + begin, ids.begin() + begin + length};
 }
 
-bool is_blank(std::string_view text) {
-  return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos;
-}
-
 // Calls `f` with each line, its newline included.
 template <class F>
 void for_each_line(std::string_view text, F&& f) {
@@ -46,14 +44,20 @@ void for_each_line(std::string_view text, F&& f) {
 
 std::string text_of_json_lines(std::string_view lines, const std::string& path) {
   std::string text;
-  int64_t number = 0;
+  int64_t number = 0, rows = 0;
+  SkippedRows skipped(path);
   for_each_line(lines, [&](std::string_view line) {
     ++number;
-    if (is_blank(line)) return;
+    if (line.find_first_not_of(" \t\n") == std::string_view::npos) return;
+    ++rows;
     const std::string where = concat(path, ", line ", number);
+    const nlohmann::json row = skipped.parse(line, where);
+    if (row.is_discarded()) return;
     if (!text.empty()) text += "\n\n";
-    text += json_string(json_at(parse_json(line, where), "text", where), "text", where);
+    text += json_string(json_at(row, "text", where), "text", where);
   });
+  if (rows > 0 && skipped.count() == rows) fail(skipped.first_reason());
+  skipped.report(rows);
   return text;
 }
 
@@ -110,7 +114,7 @@ void TokenSet::check_vocabulary(int64_t vocab_size) const {
 }
 
 std::vector<int32_t> tokenize(const std::string& text, const Tokenizer& tokenizer) {
-  check(!is_blank(text), "the text is empty; nothing to tokenize");
+  check(!is_python_blank(text), "the text is empty; nothing to tokenize");
   std::vector<int32_t> ids = tokenizer.encode(text);
   const std::vector<int32_t> prefix = tokenizer.prefix();
   ids.insert(ids.begin(), prefix.begin(), prefix.end());
@@ -144,7 +148,7 @@ TokenSet random_segments(const std::vector<int32_t>& ids, int64_t count, int64_t
 }
 
 std::string read_text(const std::filesystem::path& path) {
-  std::string text = read_maybe_gzip(path, max_text_bytes);
+  std::string text = universal_newlines(read_maybe_gzip(path, max_text_bytes));
   const bool packed = path.extension() == ".gz";
   if ((packed ? path.stem() : path).extension() == ".jsonl") {
     text = text_of_json_lines(text, path.string());
@@ -160,7 +164,7 @@ std::string join_wikitext_rows(std::string_view text) {
   for_each_line(text, [&](std::string_view line) {
     if (!is_first) joined += "\n\n";
     is_first = false;
-    if (!is_blank(line)) joined += line;
+    if (!is_python_blank(line)) joined += line;
   });
   return joined;
 }

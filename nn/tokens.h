@@ -48,12 +48,14 @@ TokenSet random_segments(const std::vector<int32_t>& ids, int64_t count, int64_t
                          uint64_t seed);
 
 /// The text of a file, uncompressed where it is gzip's: plain, or for .jsonl (.jsonl.gz) the "text"
-/// of each line, joined by two newlines. Throws std::runtime_error for a missing or malformed file
-/// or one that is not UTF-8, std::invalid_argument when it holds
-/// no text.
+/// of each line, joined by two newlines. Line ends are read as Python does: "\r\n" and "\r" become
+/// "\n" (but not those within a JSON string, which are written as escapes). Lines of JSON that
+/// cannot be read are left out, with a warning on standard error. Throws std::runtime_error for a
+/// missing file, one that is not UTF-8, or one without a readable line, std::invalid_argument when
+/// it holds no text.
 std::string read_text(const std::filesystem::path& path);
-/// WikiText as GPTQ reads it: lines are rows that keep their newline, blank rows become empty, rows
-/// are joined by two newlines.
+/// WikiText as GPTQ reads it: lines are rows that keep their newline, rows that are blank to
+/// Python's str.strip become empty, rows are joined by two newlines.
 std::string join_wikitext_rows(std::string_view text);
 
 // Files.

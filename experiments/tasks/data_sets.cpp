@@ -9,6 +9,7 @@
 #include "experiments/tasks/rows.h"
 #include "nn/atomic_file.h"
 #include "nn/hash.h"
+#include "nn/unicode.h"
 #include "tensor/error.h"
 
 namespace fs = std::filesystem;
@@ -44,20 +45,20 @@ std::vector<TaskItem> each_row(const fs::path& file,
 // ---- multiple choice ----------------------------------------------------------------------------
 
 /// Labels of `rows` rows, a line each.
-std::vector<int64_t> read_label_lines(const fs::path& file, size_t rows) {
+std::vector<int64_t> read_label_lines(const fs::path& file, int64_t rows) {
   std::vector<int64_t> labels;
-  std::istringstream lines(read_text_file(file));
+  std::istringstream lines(universal_newlines(read_text_file(file)));
   int64_t number = 0;
   for (std::string line; std::getline(lines, line);) {
     ++number;
-    const std::string label = strip(line);
+    const std::string label(python_strip(line));
     if (label.empty()) continue;
     if (label != "0" && label != "1") {
       fail(file.string(), ", line ", number, ": the label must be 0 or 1, is ", label);
     }
     labels.push_back(label[0] - '0');
   }
-  if (labels.size() != rows) {
+  if (static_cast<int64_t>(labels.size()) != rows) {
     fail(file.string(), " has ", labels.size(), " labels for ", rows, " rows");
   }
   return labels;
@@ -65,17 +66,19 @@ std::vector<int64_t> read_label_lines(const fs::path& file, size_t rows) {
 
 /// PIQA (Bisk et al. 2020). The labels may be in a file of their own, as published.
 std::vector<TaskItem> read_piqa(const fs::path& file) {
-  const std::vector<JsonRow> rows = read_json_rows(file);
+  int64_t count = 0;  // with rows that could not be read, which have labels, too
+  const std::vector<JsonRow> rows = read_json_rows(file, &count);
   const bool labelled = rows.at(0).has("label");
   const fs::path label_file = file.parent_path() / (file.stem().string() + "-labels.lst");
-  const auto labels = labelled ? std::vector<int64_t>() : read_label_lines(label_file, rows.size());
+  const auto labels = labelled ? std::vector<int64_t>() : read_label_lines(label_file, count);
   std::vector<TaskItem> items;
   for (const JsonRow& row : rows) {
     if (row.has("label") != labelled) {
       fail(row.where, ": \"label\" is ", labelled ? "missing" : "given", ", unlike in ",
            rows[0].where);
     }
-    const int64_t gold = labelled ? row.integer("label", 0, 1) : labels[items.size()];
+    const int64_t gold =
+        labelled ? row.integer("label", 0, 1) : labels[static_cast<size_t>(row.index)];
     const std::string context = concat("Question: ", row.string("goal"), "\nAnswer:");
     items.push_back(item_of(context, {row.string("sol1"), row.string("sol2")}, gold));
   }
@@ -84,7 +87,7 @@ std::vector<TaskItem> read_piqa(const fs::path& file) {
 
 /// The clean-up of HellaSwag's WikiHow half: titles, and remarks in brackets.
 std::string without_wikihow_marks(const std::string& text) {
-  std::string clean = replace_all(strip(text), " [title]", ". ");
+  std::string clean = replace_all(std::string(python_strip(text)), " [title]", ". ");
   for (size_t open = 0; (open = clean.find('[', open)) != std::string::npos;) {
     const size_t close = clean.find(']', open);
     // Brackets that hold a line's end are left alone.
@@ -97,16 +100,6 @@ std::string without_wikihow_marks(const std::string& text) {
   return replace_all(clean, "  ", " ");
 }
 
-/// First letter upper case, all others lower case, as Python's str.capitalize does for ASCII.
-std::string capitalized(std::string text) {
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (i == 0 && c >= 'a' && c <= 'z') text[i] = static_cast<char>(c - 'a' + 'A');
-    if (i > 0 && c >= 'A' && c <= 'Z') text[i] = static_cast<char>(c - 'A' + 'a');
-  }
-  return text;
-}
-
 /// HellaSwag (Zellers et al. 2019): as published, or with the clean-up done ("query", "choices").
 std::vector<TaskItem> read_hellaswag(const fs::path& file) {
   return each_row(file, [](const JsonRow& row) {
@@ -115,7 +108,8 @@ std::vector<TaskItem> read_hellaswag(const fs::path& file) {
       const char* gold = row.has("label") ? "label" : "gold";
       return item_of(row.string("query"), choices, row.integer(gold, 0, last_of(choices)));
     }
-    const std::string text = concat(row.string("ctx_a"), " ", capitalized(row.string("ctx_b")));
+    const std::string text =
+        concat(row.string("ctx_a"), " ", python_capitalize(row.string("ctx_b")));
     std::vector<std::string> endings = row.strings("endings");
     for (std::string& ending : endings) ending = without_wikihow_marks(ending);
     return item_of(without_wikihow_marks(concat(row.string("activity_label"), ": ", text)), endings,
@@ -150,7 +144,7 @@ Choices lettered_choices(const JsonRow& row, const JsonRow& holder) {
     result.texts = lists.strings("text");
     labels = lists.strings("label");
   }
-  const std::string key = strip(row.string("answerKey"));
+  const std::string key(python_strip(row.string("answerKey")));
   const auto at = std::find(labels.begin(), labels.end(), key);
   if (at == labels.end() || labels.size() != result.texts.size()) {
     fail(row.where, ": \"answerKey\" is ", key, ", which is none of the ", labels.size(),
@@ -193,7 +187,7 @@ std::vector<TaskItem> read_winogrande(const fs::path& file) {
     const std::string sentence = row.string("sentence");
     const size_t gap = sentence.find('_');
     if (gap == std::string::npos) fail(row.where, ": \"sentence\" has no gap (_)");
-    const std::string rest = strip(sentence.substr(gap + 1));
+    const std::string rest(python_strip(std::string_view(sentence).substr(gap + 1)));
     TaskItem item;
     item.gold = row.integer("answer", 1, 2) - 1;
     for (const char* option : {"option1", "option2"}) {
@@ -223,7 +217,14 @@ std::vector<TaskItem> read_mutual(const fs::path& path) {
       if (entry.path().extension() == ".txt") files.push_back(entry.path());
     }
     std::sort(files.begin(), files.end());
-    for (const fs::path& file : files) rows.push_back(read_json_rows(file).at(0));
+    SkippedRows skipped(path.string());
+    int64_t all = 0;
+    for (const fs::path& file : files) {
+      const std::vector<JsonRow> one = read_json_rows(file, &skipped, &all);
+      rows.insert(rows.end(), one.begin(), one.begin() + (one.empty() ? 0 : 1));
+    }
+    if (rows.empty() && skipped.count() > 0) fail(skipped.first_reason());
+    skipped.report(all);
     if (rows.empty()) fail(path.string(), " holds no dialogues (.txt)");
   } else {
     rows = read_json_rows(path);
@@ -290,7 +291,7 @@ std::string asked_to_believe(const std::string& what) {
 std::vector<TaskItem> read_deontology(const fs::path& file) {
   return each_record(file, {"unreasonable", "reasonable"}, [](const CsvTable& t, size_t i) {
     return asked_to_believe(concat(t.at(i, csv_column(t, "scenario")), " ",
-                                   strip_right(t.at(i, csv_column(t, "excuse")))));
+                                   python_rstrip(t.at(i, csv_column(t, "excuse")))));
   });
 }
 

@@ -69,7 +69,15 @@ TaskItem item_of(const Question& question) {
 
 std::vector<Task> read_request_file(const std::filesystem::path& file) {
   std::map<std::string, std::map<int64_t, Question>> questions;
-  for (const JsonRow& row : read_json_rows(file)) {
+  // A choice that is left out would make its question easier, and no one could tell which.
+  SkippedRows skipped(file.string());
+  int64_t all = 0;
+  const std::vector<JsonRow> rows = read_json_rows(file, &skipped, &all);
+  if (skipped.count() > 0) {
+    fail(skipped.first_reason(), "; every row of a request file is needed, so make it again");
+  }
+  if (rows.empty()) fail(file.string(), " holds no rows");
+  for (const JsonRow& row : rows) {
     add(row, &questions[row.string("task")][row.integer("doc_id", 0, most)]);
   }
   const std::string hash = hex(hash_bytes(read_text_file(file)));

@@ -3,12 +3,11 @@
 #include <algorithm>
 
 #include "nn/json.h"
+#include "nn/unicode.h"
 #include "tensor/error.h"
 
 namespace cbq {
 namespace {
-
-constexpr std::string_view white_space = " \t\r\n\v\f";
 
 /// Splits one CSV text into records.
 class CsvReader {
@@ -30,16 +29,15 @@ class CsvReader {
       if (at_ < text_.size() && text_[at_] == '"') {
         read_quoted(&field);
       } else {
-        const size_t end = std::min(text_.find_first_of(",\n", at_), text_.size());
+        const size_t end = std::min(text_.find_first_of(",\r\n", at_), text_.size());
         field = text_.substr(at_, end - at_);
-        if (field.ends_with('\r')) field.pop_back();
         at_ = end;
       }
       record.push_back(std::move(field));
       more = at_ < text_.size() && text_[at_] == ',';
       if (more) ++at_;
     }
-    if (at_ < text_.size()) ++at_;  // the line's end
+    at_ += text_.compare(at_, 2, "\r\n") == 0 ? 2 : 1;  // the line's end, if there is one
     ++line_;
     if (record.size() == 1 && record[0].empty()) return;
     table_.records.push_back(std::move(record));
@@ -50,15 +48,14 @@ class CsvReader {
     const int64_t first_line = line_;
     for (++at_; at_ < text_.size(); ++at_) {
       const char c = text_[at_];
-      if (c == '\n') ++line_;
+      if (c == '\n' || (c == '\r' && text_.compare(at_, 2, "\r\n") != 0)) ++line_;
       if (c != '"') {
         *field += c;
       } else if (at_ + 1 < text_.size() && text_[at_ + 1] == '"') {
         *field += text_[++at_];
       } else {
         ++at_;
-        if (at_ < text_.size() && text_[at_] == '\r') ++at_;
-        if (at_ < text_.size() && text_[at_] != ',' && text_[at_] != '\n') {
+        if (at_ < text_.size() && text_[at_] != ',' && text_[at_] != '\n' && text_[at_] != '\r') {
           fail(table_.file, ", line ", line_, ": text behind a closing quote");
         }
         return;
@@ -100,8 +97,20 @@ std::vector<std::string> JsonRow::strings(const std::string& key) const {
   return result;
 }
 
-std::vector<JsonRow> read_json_rows(const std::filesystem::path& file) {
-  const std::string text = read_text_file(file);
+std::vector<JsonRow> read_json_rows(const std::filesystem::path& file, int64_t* all) {
+  SkippedRows skipped(file.string());
+  int64_t count = 0;
+  std::vector<JsonRow> rows = read_json_rows(file, &skipped, &count);
+  if (count > 0 && rows.empty()) fail(skipped.first_reason());
+  skipped.report(count);
+  if (rows.empty()) fail(file.string(), " holds no rows");
+  if (all) *all = count;
+  return rows;
+}
+
+std::vector<JsonRow> read_json_rows(const std::filesystem::path& file, SkippedRows* skipped,
+                                    int64_t* all) {
+  const std::string text = universal_newlines(read_text_file(file));
   std::vector<JsonRow> rows;
   int64_t number = 0;
   for (size_t begin = 0; begin < text.size();) {
@@ -109,12 +118,14 @@ std::vector<JsonRow> read_json_rows(const std::filesystem::path& file) {
     const std::string_view line = std::string_view(text).substr(begin, end - begin);
     begin = end + 1;
     ++number;
-    if (line.find_first_not_of(white_space) == std::string_view::npos) continue;
+    if (is_python_blank(line)) continue;
     const std::string where = concat(file.string(), ", line ", number);
-    rows.push_back({parse_json(line, where), where});
-    if (!rows.back().object.is_object()) fail(where, ": must be an object");
+    nlohmann::json object = skipped->parse(line, where);
+    const int64_t index = (*all)++;
+    if (object.is_discarded()) continue;
+    if (!object.is_object()) fail(where, ": must be an object");
+    rows.push_back({std::move(object), where, index});
   }
-  if (rows.empty()) fail(file.string(), " holds no rows");
   return rows;
 }
 
@@ -152,15 +163,6 @@ std::string replace_all(std::string text, std::string_view from, std::string_vie
     text.replace(at, from.size(), to);
   }
   return text;
-}
-
-std::string strip_right(std::string_view text) {
-  return std::string(text.substr(0, text.find_last_not_of(white_space) + 1));
-}
-
-std::string strip(std::string_view text) {
-  const size_t begin = std::min(text.find_first_not_of(white_space), text.size());
-  return strip_right(text.substr(begin));
 }
 
 }  // namespace cbq

@@ -7,12 +7,15 @@
 #include <string_view>
 #include <vector>
 
+#include "nn/skipped_rows.h"
+
 namespace cbq {
 
 /// An object of a JSON-lines file.
 struct JsonRow {
   nlohmann::json object;
   std::string where;  // "FILE, line N"
+  int64_t index = 0;  // within the file, rows that were left out included
   bool has(const std::string& key) const;
   std::string string(const std::string& key) const;
   /// Within [low, high]; also accepted as a string of digits, as some data sets write labels.
@@ -21,11 +24,16 @@ struct JsonRow {
   std::vector<std::string> strings(const std::string& key) const;
 };
 
-/// All rows of a JSON-lines file (or of one that is a single object); blank lines do not count.
-/// Throws std::runtime_error when there are none.
-std::vector<JsonRow> read_json_rows(const std::filesystem::path& file);
+/// All rows of a JSON-lines file (or of one that is a single object); blank lines do not count. A
+/// row that is no JSON is left out with a warning on standard error. `all`: number of rows with
+/// those. Throws std::runtime_error when none can be read.
+std::vector<JsonRow> read_json_rows(const std::filesystem::path& file, int64_t* all = nullptr);
+/// The same; `skipped` counts the rows that are left out, and none need be left.
+std::vector<JsonRow> read_json_rows(const std::filesystem::path& file, SkippedRows* skipped,
+                                    int64_t* all);
 
-/// Records of a CSV file (RFC 4180: quoted fields may hold commas, quotes and line ends).
+/// Records of a CSV file (RFC 4180: quoted fields may hold commas, quotes and line ends, which stay
+/// as they are). Records end in "\n", "\r\n" or "\r", as for Python's csv module.
 struct CsvTable {
   std::vector<std::vector<std::string>> records;
   std::vector<int64_t> lines;  // where each record begins
@@ -41,8 +49,5 @@ size_t csv_column(const CsvTable& table, const std::string& name);
 /// Characters (code points) of UTF-8 text, as Python's len() counts them.
 int64_t count_characters(std::string_view text);
 std::string replace_all(std::string text, std::string_view from, std::string_view to);
-/// Without white space (ASCII) at both ends; at the right end only.
-std::string strip(std::string_view text);
-std::string strip_right(std::string_view text);
 
 }  // namespace cbq

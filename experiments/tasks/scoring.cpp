@@ -8,6 +8,7 @@
 #include "experiments/tasks/packing.h"
 #include "kernels/ops.h"
 #include "nn/json.h"
+#include "nn/unicode.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -178,9 +179,8 @@ EncodedRequest encode(const Request& request, const Tokenizer& tokenizer, Encodi
     const auto ids_of = [&](const std::string& text) {
       return encoding == Encoding::joint ? with_prefix(text, tokenizer) : tokenizer.encode(text);
     };
-    const size_t last = request.context.find_last_not_of(" \t\r\n\v\f");
-    const std::string front = request.context.substr(0, last + 1);
-    const std::string back = request.context.substr(last + 1) + request.continuation;
+    const std::string front(python_rstrip(request.context));
+    const std::string back = request.context.substr(front.size()) + request.continuation;
     result.ids = ids_of(front + back);
     result.scored =
         static_cast<int64_t>(result.ids.size()) - static_cast<int64_t>(ids_of(front).size());

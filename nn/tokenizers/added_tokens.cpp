@@ -1,60 +1,68 @@
 #include "nn/tokenizers/added_tokens.h"
 
-#include <utf8proc.h>
-
 #include <algorithm>
+
+#include "nn/unicode.h"
 
 namespace cbq {
 namespace {
 
-bool is_white_space(utf8proc_int32_t c) {
-  return (c >= 0x9 && c <= 0xd) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
-         c == 0x3000;
-}
-
 /// Bytes of the white space that `text` begins with.
 size_t leading_space(std::string_view text) {
-  size_t at = 0;
-  while (at < text.size()) {
-    utf8proc_int32_t c = 0;
-    const auto size = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data() + at),
-                                       static_cast<utf8proc_ssize_t>(text.size() - at), &c);
-    if (size <= 0 || !is_white_space(c)) break;
-    at += static_cast<size_t>(size);
+  size_t end = 0;
+  for (size_t at = 0; at < text.size(); end = at) {
+    if (!is_white_space(next_character(text, &at))) break;
   }
-  return at;
+  return end;
+}
+
+/// Where the last character of `text`, which is not empty, begins.
+size_t last_character(std::string_view text) {
+  size_t begin = text.size() - 1;
+  while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xc0) == 0x80) --begin;
+  return begin;
 }
 
 /// Bytes of `text` without the white space at its end.
 size_t size_without_trailing_space(std::string_view text) {
   size_t end = text.size();
   while (end > 0) {
-    size_t begin = end - 1;
-    while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xc0) == 0x80) --begin;
-    if (leading_space(text.substr(begin, end - begin)) != end - begin) break;
+    const size_t begin = last_character(text.substr(0, end));
+    size_t at = begin;
+    if (!is_white_space(next_character(text, &at))) break;
     end = begin;
   }
   return end;
 }
 
+/// Whether letters or digits touch text[begin, end).
+bool is_within_a_word(std::string_view text, size_t begin, size_t end) {
+  if (begin > 0) {
+    size_t at = last_character(text.substr(0, begin));
+    if (is_word_character(next_character(text, &at))) return true;
+  }
+  return end < text.size() && is_word_character(next_character(text, &end));
+}
+
 }  // namespace
 
 AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
-  for (uint32_t i = 0; i < tokens_.size(); ++i) {
-    if (tokens_[i].content.empty()) continue;
-    by_first_byte_[static_cast<unsigned char>(tokens_[i].content[0])].push_back(i);
+  for (const AddedToken& token : tokens_) {
+    if (token.content.empty() || !by_content_.emplace(token.content, &token).second) continue;
+    std::vector<size_t>& sizes = sizes_[static_cast<unsigned char>(token.content[0])];
+    sizes.push_back(token.content.size());
   }
-  for (auto& list : by_first_byte_) {
-    std::stable_sort(list.begin(), list.end(), [&](uint32_t a, uint32_t b) {
-      return tokens_[a].content.size() > tokens_[b].content.size();
-    });
+  for (std::vector<size_t>& sizes : sizes_) {
+    std::sort(sizes.begin(), sizes.end(), std::greater<>());
+    sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
   }
 }
 
 const AddedToken* AddedTokenFinder::token_at(std::string_view text) const {
-  for (const uint32_t i : by_first_byte_[static_cast<unsigned char>(text[0])]) {
-    if (text.starts_with(tokens_[i].content)) return &tokens_[i];
+  for (const size_t size : sizes_[static_cast<unsigned char>(text[0])]) {
+    if (size > text.size()) continue;
+    const auto at = by_content_.find(text.substr(0, size));
+    if (at != by_content_.end()) return at->second;
   }
   return nullptr;
 }
@@ -62,25 +70,24 @@ const AddedToken* AddedTokenFinder::token_at(std::string_view text) const {
 std::vector<AddedTokenFinder::Part> AddedTokenFinder::split(std::string_view text) const {
   std::vector<Part> parts;
   size_t done = 0;
-  const auto text_until = [&](size_t end) {
-    if (end > done) parts.push_back({text.substr(done, end - done), nullptr});
-  };
-  for (size_t at = 0; !tokens_.empty() && at < text.size();) {
+  for (size_t at = 0; !is_empty() && at < text.size();) {
     const AddedToken* token = token_at(text.substr(at));
     if (!token) {
       ++at;
       continue;
     }
     size_t begin = at, end = at + token->content.size();
+    at = end;
+    if (token->single_word && is_within_a_word(text, begin, end)) continue;
     if (token->strips_left) {
-      begin = done + size_without_trailing_space(text.substr(done, at - done));
+      begin = std::max(done, size_without_trailing_space(text.substr(0, begin)));
     }
     if (token->strips_right) end += leading_space(text.substr(end));
-    text_until(begin);
+    if (begin > done) parts.push_back({text.substr(done, begin - done), nullptr});
     parts.push_back({text.substr(begin, end - begin), token});
-    done = at = end;
+    done = end;
   }
-  text_until(text.size());
+  if (done < text.size()) parts.push_back({text.substr(done), nullptr});
   return parts;
 }
 

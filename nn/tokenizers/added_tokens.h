@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 namespace cbq {
@@ -15,6 +16,7 @@ struct AddedToken {
   bool special = false;           // a control token: decode leaves it out
   bool strips_left = false;       // takes the white space in front of it along ...
   bool strips_right = false;      // ... and behind it
+  bool single_word = false;       // only where no letter or digit touches it
   bool after_normalizer = false;  // looked for in the normalized text
 };
 
@@ -27,14 +29,21 @@ class AddedTokenFinder {
     const AddedToken* token;
   };
   AddedTokenFinder() = default;
+  AddedTokenFinder(AddedTokenFinder&&) = default;
+  AddedTokenFinder& operator=(AddedTokenFinder&&) = default;
+  AddedTokenFinder(const AddedTokenFinder&) = delete;
+  AddedTokenFinder& operator=(const AddedTokenFinder&) = delete;
+  /// Of tokens with the same content the first one counts.
   explicit AddedTokenFinder(std::vector<AddedToken> tokens);
+  bool is_empty() const { return by_content_.empty(); }
   /// Empty parts are left out. The parts live as long as this object and `text`.
   std::vector<Part> split(std::string_view text) const;
 
  private:
   const AddedToken* token_at(std::string_view text) const;
   std::vector<AddedToken> tokens_;
-  std::array<std::vector<uint32_t>, 256> by_first_byte_;  // indices of tokens_, longest first
+  std::unordered_map<std::string_view, const AddedToken*> by_content_;  // into tokens_
+  std::array<std::vector<size_t>, 256> sizes_;  // of contents by their first byte, longest first
 };
 
 }  // namespace cbq

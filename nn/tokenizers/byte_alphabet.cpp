@@ -48,9 +48,19 @@ std::optional<std::string> bytes_of_token(std::string_view token) {
 }
 
 std::string token_of_byte(unsigned char byte) {
+  std::string token;
+  append_token_of_byte(byte, &token);
+  return token;
+}
+
+void append_token_of_byte(unsigned char byte, std::string* text) {
   const uint16_t point = alphabet.point[byte];
-  if (point < 0x80) return {static_cast<char>(point)};
-  return {static_cast<char>(0xc0 | point >> 6), static_cast<char>(0x80 | (point & 0x3f))};
+  if (point < 0x80) {
+    *text += static_cast<char>(point);
+    return;
+  }
+  *text += static_cast<char>(0xc0 | point >> 6);
+  *text += static_cast<char>(0x80 | (point & 0x3f));
 }
 
 }  // namespace cbq

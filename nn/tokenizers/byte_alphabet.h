@@ -15,5 +15,6 @@ std::optional<std::string> bytes_of_token(std::string_view token);
 
 /// The inverse: how a byte is written, as UTF-8.
 std::string token_of_byte(unsigned char byte);
+void append_token_of_byte(unsigned char byte, std::string* text);
 
 }  // namespace cbq

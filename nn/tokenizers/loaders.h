@@ -4,29 +4,35 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "nn/tokenizer.h"
 
 namespace cbq {
 
-/// tokenizer_config.json, else special_tokens_map.json, beside a vocabulary.
-struct SpecialTokens {
-  std::string bos, eos, unk, pad;  // contents; empty: not named
-  bool is_given = false;           // one of the files is there
-  int add_bos = -1;                // "add_bos_token": 0, 1; -1: not said
-  bool add_prefix_space = false;
-};
-/// Throws std::runtime_error when a file is broken.
-SpecialTokens read_special_tokens(const std::filesystem::path& folder);
+/// Whether the bytes are a vocabulary of tiktoken: lines of a token in base 64 and its rank. Some
+/// models have one under sentencepiece's name, tokenizer.model.
+bool is_tiktoken(std::string_view bytes);
 
-/// A sentencepiece model. "add_bos_token": false in tokenizer_config.json empties prefix().
+/// Whose rules vocab.json and merges.txt follow, which do not say it themselves.
+enum class VocabFamily {
+  gpt2,
+  opt,   // GPT-2's words, "</s>" in front of each text
+  qwen2  // words of its own, NFC
+};
+/// From "tokenizer_class" in tokenizer_config.json and "model_type" in config.json, as transformers
+/// does; GPT-2's where neither says anything. Throws UnsupportedTokenizer for another class.
+VocabFamily vocab_family_of(const std::filesystem::path& folder);
+
+/// A sentencepiece model. "add_bos_token": false in tokenizer_config.json empties prefix(). Control
+/// tokens and the tokens that the companions list are found in a text, as transformers does.
 std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& file);
 /// llama2.c's tokenizer.bin: u32 longest token, then per token f32 score, i32 length, bytes; BPE by
 /// best score, i.e. a sentencepiece model without its settings.
 std::unique_ptr<Tokenizer> load_llama2c(const std::filesystem::path& file);
-/// tokenizer.json of the library `tokenizers`, with a byte-level BPE model.
+/// tokenizer.json of the library `tokenizers`, with a BPE model.
 std::unique_ptr<Tokenizer> load_tokenizer_json(const std::filesystem::path& file);
-/// vocab.json and merges.txt of one folder (GPT-2, OPT).
+/// vocab.json and merges.txt of one folder (GPT-2, OPT, Qwen2).
 std::unique_ptr<Tokenizer> load_vocab_and_merges(const std::filesystem::path& folder);
 
 }  // namespace cbq

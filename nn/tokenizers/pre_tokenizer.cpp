@@ -2,146 +2,230 @@
 
 #include <utf8proc.h>
 
-#include <cstdlib>
-
 #include "nn/json.h"
-#include "tensor/error.h"
+#include "nn/tokenizers/byte_alphabet.h"
+#include "nn/tokenizers/unsupported.h"
+#include "nn/unicode.h"
 
 namespace cbq {
 namespace {
+
+using nlohmann::json;
 
 // Radford et al. 2019: a contraction; letters, digits or signs with at most one space in front;
 // white space, of which the last goes to the word behind it.
 constexpr const char* gpt2_pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-std::string type_of(const nlohmann::json& json, const std::string& what) {
+// As transformers' Qwen2Tokenizer has it: digits one by one, line ends with the signs before them.
+constexpr const char* qwen2_pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+    R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+utf8proc_category_t category_of(char32_t c) {
+  return utf8proc_category(static_cast<utf8proc_int32_t>(c));
+}
+
+bool is_numeric(char32_t c) {
+  const auto category = category_of(c);
+  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
+         category == UTF8PROC_CATEGORY_NO;
+}
+
+/// Unicode's punctuation, and what ASCII counts to it ($+<=>^`|~).
+bool is_punctuation(char32_t c) {
+  if (c < 0x80) {
+    return (c >= 0x21 && c <= 0x2f) || (c >= 0x3a && c <= 0x40) || (c >= 0x5b && c <= 0x60) ||
+           (c >= 0x7b && c <= 0x7e);
+  }
+  switch (category_of(c)) {
+    case UTF8PROC_CATEGORY_PC:
+    case UTF8PROC_CATEGORY_PD:
+    case UTF8PROC_CATEGORY_PE:
+    case UTF8PROC_CATEGORY_PF:
+    case UTF8PROC_CATEGORY_PI:
+    case UTF8PROC_CATEGORY_PO:
+    case UTF8PROC_CATEGORY_PS:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::string type_of(const json& json, const std::string& what) {
   return json_string(json_at(json, "type", what), "type", what);
 }
 
-bool option(const nlohmann::json& json, const char* key, bool otherwise, const std::string& what) {
+bool option(const json& json, const char* key, bool otherwise, const std::string& what) {
   const nlohmann::json& value = json_find(json, key, what);
   return value.is_null() ? otherwise : json_bool(value, key, what);
 }
 
-/// {"Regex": pattern} or {"String": text}.
-std::string pattern_of(const nlohmann::json& json, const std::string& what) {
-  const nlohmann::json& regex = json_find(json, "Regex", what);
-  if (!regex.is_null()) return json_string(regex, "Regex", what);
-  std::string escaped;
-  for (const char c : json_string(json_at(json, "String", what), "String", what)) {
-    if (std::string_view("^$\\.[]|()?*+{}").find(c) != std::string_view::npos) escaped += '\\';
-    escaped += c;
+std::string one_character(const json& json, const char* key, const std::string& what) {
+  const std::string text = json_string(json_at(json, key, what), key, what);
+  if (text.empty() || character_size(text[0]) != text.size()) {
+    fail(what, ": \"", key, "\" must be one character, is \"", text, "\"");
   }
-  return escaped;
+  return text;
 }
+
+/// Builds a new text word by word.
+class Rewriter {
+ public:
+  explicit Rewriter(Words* words) : words_(words) { text_.reserve(words->text.size() + 16); }
+  ~Rewriter() { words_->text = std::move(text_); }
+  Rewriter(const Rewriter&) = delete;
+  Rewriter& operator=(const Rewriter&) = delete;
+
+  /// Calls f(word, index, result) for each word; f appends what the word becomes to *result.
+  template <class F>
+  void each(F&& f) {
+    for (size_t i = 0; i < words_->spans.size(); ++i) {
+      Span& span = words_->spans[i];
+      const size_t begin = text_.size();
+      f(std::string_view(words_->text).substr(span.begin, span.end - span.begin), i, &text_);
+      span = {begin, text_.size()};
+    }
+  }
+
+ private:
+  Words* words_;
+  std::string text_;
+};
 
 }  // namespace
 
 PreTokenizer PreTokenizer::gpt2(bool add_prefix_space) {
   PreTokenizer result;
-  result.steps_.push_back({Regex(gpt2_pattern, "GPT-2"), true, add_prefix_space});
-  result.has_byte_level_ = true;
+  result.add_byte_level(add_prefix_space, true);
   return result;
 }
 
-PreTokenizer PreTokenizer::from_json(const nlohmann::json& json, const std::string& what) {
+PreTokenizer PreTokenizer::qwen2(bool add_prefix_space) {
   PreTokenizer result;
-  const std::string where = what + ": \"pre_tokenizer\"";
-  if (!json.is_null()) result.add(json, where);
-  if (!result.has_byte_level_) {
-    fail(where, " has no ByteLevel: this is no byte-level vocabulary (perhaps sentencepiece's in ",
-         "another form: then copy tokenizer.model beside it)");
-  }
+  result.steps_.emplace_back(
+      Splitter(Pattern(Regex(qwen2_pattern, "Qwen2")), SplitBehavior::isolated));
+  result.add_byte_level(add_prefix_space, false);
   return result;
 }
 
-void PreTokenizer::add(const nlohmann::json& json, const std::string& what) {
+PreTokenizer PreTokenizer::from_json(const json& json, const std::string& what) {
+  PreTokenizer result;
+  if (!json.is_null()) result.add(json, what + ": \"pre_tokenizer\"");
+  return result;
+}
+
+void PreTokenizer::add_byte_level(bool adds_space, bool uses_pattern) {
+  if (adds_space) steps_.emplace_back(ByteLevel{true});
+  if (uses_pattern) {
+    steps_.emplace_back(
+        Splitter(Pattern(Regex(gpt2_pattern, "ByteLevel")), SplitBehavior::isolated));
+  }
+  steps_.emplace_back(ToBytes{});
+  has_byte_level_ = true;
+}
+
+void PreTokenizer::add(const json& json, const std::string& what) {
   const std::string type = type_of(json, what);
+  const auto split_by = [this](auto pattern, SplitBehavior behavior, bool invert = false) {
+    steps_.emplace_back(Splitter(Pattern(std::move(pattern)), behavior, invert));
+  };
   if (type == "Sequence") {
     const nlohmann::json& list = json_at(json, "pretokenizers", what);
     if (!list.is_array()) fail(what, ": \"pretokenizers\" must be a list");
     for (const nlohmann::json& part : list) add(part, what);
   } else if (type == "ByteLevel") {
-    Step step;
-    step.adds_space = option(json, "add_prefix_space", true, what);
-    if (option(json, "use_regex", true, what)) step.pattern.emplace(gpt2_pattern, what);
-    steps_.push_back(std::move(step));
-    has_byte_level_ = true;
+    add_byte_level(option(json, "add_prefix_space", true, what),
+                   option(json, "use_regex", true, what));
   } else if (type == "Split") {
     const std::string behavior = json_string(json_at(json, "behavior", what), "behavior", what);
-    const bool invert = option(json, "invert", false, what);
-    if (!(behavior == "Isolated") && !(behavior == "Removed" && invert)) {
-      fail(what, ": Split with the behavior ", behavior, invert ? ", inverted," : "",
-           " is not supported, only Isolated, and Removed with \"invert\"");
+    split_by(Pattern::from_json(json_at(json, "pattern", what), what),
+             split_behavior_from_name(behavior, what), option(json, "invert", false, what));
+  } else if (type == "Digits") {
+    split_by(is_numeric, option(json, "individual_digits", false, what)
+                             ? SplitBehavior::isolated
+                             : SplitBehavior::contiguous);
+  } else if (type == "Punctuation") {
+    const nlohmann::json& behavior = json_find(json, "behavior", what);
+    split_by(is_punctuation,
+             behavior.is_null()
+                 ? SplitBehavior::isolated
+                 : split_behavior_from_name(json_string(behavior, "behavior", what), what));
+  } else if (type == "Whitespace") {
+    split_by(is_white_space, SplitBehavior::removed);
+    split_by(is_word_character, SplitBehavior::contiguous);
+  } else if (type == "WhitespaceSplit") {
+    split_by(is_white_space, SplitBehavior::removed);
+  } else if (type == "CharDelimiterSplit") {
+    const std::string text = one_character(json, "delimiter", what);
+    size_t at = 0;
+    const char32_t delimiter = next_character(text, &at);
+    split_by([delimiter](char32_t c) { return c == delimiter; }, SplitBehavior::removed);
+  } else if (type == "Metaspace") {
+    Metaspace step;
+    step.mark = one_character(json, "replacement", what);
+    const nlohmann::json& scheme = json_find(json, "prepend_scheme", what);
+    const std::string name =
+        scheme.is_null() ? "always" : json_string(scheme, "prepend_scheme", what);
+    if (name != "always" && name != "first" && name != "never") {
+      fail(what, ": there is no prepend_scheme ", name, "; known: always first never");
     }
-    const std::string pattern = pattern_of(json_at(json, "pattern", what), what);
-    steps_.push_back({Regex(pattern, what), behavior == "Isolated", false});
+    step.prepend = name == "always"  ? Metaspace::Prepend::always
+                   : name == "first" ? Metaspace::Prepend::first
+                                     : Metaspace::Prepend::never;
+    // Files of old versions have this option in place of the scheme.
+    if (!option(json, "add_prefix_space", true, what)) step.prepend = Metaspace::Prepend::never;
+    const std::string mark = step.mark;
+    steps_.emplace_back(std::move(step));
+    if (option(json, "split", true, what)) {
+      size_t at = 0;
+      const char32_t character = next_character(mark, &at);
+      split_by([character](char32_t c) { return c == character; }, SplitBehavior::merged_with_next);
+    }
   } else {
-    fail(what, ": the type ", type, " is not supported, only ByteLevel, Split and Sequence");
+    refuse_tokenizer(what, ": the type ", type,
+                     " is not supported, only ByteLevel, Split, Digits, Punctuation, Whitespace, ",
+                     "WhitespaceSplit, CharDelimiterSplit, Metaspace and Sequence");
   }
 }
 
-std::vector<std::string_view> PreTokenizer::split(std::string_view text,
-                                                  std::deque<std::string>* storage) const {
-  std::vector<std::string_view> words = {text}, parts;
-  for (const Step& step : steps_) {
-    parts.clear();
-    for (std::string_view word : words) {
-      if (step.adds_space && !word.starts_with(' ')) {
-        word = storage->emplace_back(concat(" ", word));
-      }
-      if (!step.pattern) {
-        parts.push_back(word);
-        continue;
-      }
-      size_t end_of_last = 0;
-      const auto gap_until = [&](size_t end) {
-        if (step.keeps_gaps && end > end_of_last) {
-          parts.push_back(word.substr(end_of_last, end - end_of_last));
-        }
-      };
-      step.pattern->for_each_match(word, [&](size_t begin, size_t end) {
-        gap_until(begin);
-        parts.push_back(word.substr(begin, end - begin));
-        end_of_last = end;
+Words PreTokenizer::split(std::string text, bool begins_text) const {
+  Words words{std::move(text), {}, begins_text};
+  if (!words.text.empty()) words.spans.push_back({0, words.text.size()});
+  for (const auto& step : steps_) {
+    if (const auto* splitter = std::get_if<Splitter>(&step)) {
+      const size_t begin = words.spans.empty() ? 0 : words.spans[0].begin;
+      words.spans = splitter->split(words.text, words.spans);
+      words.begins_text &= !words.spans.empty() && words.spans[0].begin == begin;
+    } else if (std::holds_alternative<ToBytes>(step)) {
+      Rewriter(&words).each([](std::string_view word, size_t, std::string* result) {
+        for (const char c : word) append_token_of_byte(static_cast<unsigned char>(c), result);
       });
-      gap_until(word.size());
+    } else if (std::holds_alternative<ByteLevel>(step)) {
+      Rewriter(&words).each([](std::string_view word, size_t, std::string* result) {
+        if (!word.starts_with(' ')) *result += ' ';
+        *result += word;
+      });
+    } else {
+      const auto& metaspace = std::get<Metaspace>(step);
+      Rewriter(&words).each([&](std::string_view word, size_t i, std::string* result) {
+        const bool adds =
+            metaspace.prepend == Metaspace::Prepend::always ||
+            (metaspace.prepend == Metaspace::Prepend::first && i == 0 && words.begins_text);
+        if (adds && !word.starts_with(' ') && !word.starts_with(metaspace.mark)) {
+          *result += metaspace.mark;
+        }
+        for (const char c : word) {
+          if (c == ' ') {
+            *result += metaspace.mark;
+          } else {
+            *result += c;
+          }
+        }
+      });
     }
-    words.swap(parts);
   }
   return words;
-}
-
-Normalizer Normalizer::from_json(const nlohmann::json& json, const std::string& what) {
-  Normalizer result;
-  if (json.is_null()) return result;
-  const std::string where = what + ": \"normalizer\"";
-  const std::string type = type_of(json, where);
-  if (type == "NFC") {
-    result.nfc_ = true;
-  } else if (type == "Sequence") {
-    const nlohmann::json& list = json_at(json, "normalizers", where);
-    if (!list.is_array()) fail(where, ": \"normalizers\" must be a list");
-    for (const nlohmann::json& part : list) result.nfc_ |= from_json(part, what).nfc_;
-  } else {
-    fail(where, ": the type ", type, " is not supported, only NFC",
-         type == "Prepend" || type == "Replace"
-             ? " (this is a sentencepiece vocabulary: copy its tokenizer.model beside it)"
-             : "");
-  }
-  return result;
-}
-
-std::string Normalizer::operator()(std::string_view text) const {
-  utf8proc_uint8_t* composed = nullptr;
-  const auto size =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                   static_cast<utf8proc_ssize_t>(text.size()), &composed,
-                   static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-  const std::unique_ptr<utf8proc_uint8_t, void (*)(void*)> owner(composed, std::free);
-  if (size < 0) fail("NFC normalization failed: ", utf8proc_errmsg(size));
-  return {reinterpret_cast<const char*>(composed), static_cast<size_t>(size)};
 }
 
 }  // namespace cbq

@@ -57,4 +57,12 @@ std::string SentencepieceModel::bytes(const SentencepieceSettings& settings) con
   return pieces_ + both.bytes();
 }
 
+// Fields of a protocol buffer that come again override the earlier ones.
+std::string without_dummy_prefix(const std::string& model) {
+  Message normalizer, overriding;
+  normalizer.add_int(3, 0);
+  overriding.add_bytes(3, normalizer.bytes());
+  return model + overriding.bytes();
+}
+
 }  // namespace cbq

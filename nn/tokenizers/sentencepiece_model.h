@@ -36,4 +36,7 @@ class SentencepieceModel {
   std::string pieces_;
 };
 
+/// The model with add_dummy_prefix off: it puts no space in front of a text.
+std::string without_dummy_prefix(const std::string& model);
+
 }  // namespace cbq

@@ -49,9 +49,13 @@ TokenSet single_texts(const Options& o, const Tokenizer& tokenizer) {
   TokenSet set;
   set.protocol = "each text on its own";
   set.source_hash = documents.hash();
+  SkippedRows skipped(documents.name());
   for (int64_t i = 0; i < documents.count(); ++i) {
-    set.segments.push_back(tokenize(documents.text(i), tokenizer));
+    const std::optional<std::string> text = documents.try_text(i, &skipped);
+    if (text) set.segments.push_back(tokenize(*text, tokenizer));
   }
+  check(!set.segments.empty(), documents.name(), ": no row can be read: ", skipped.first_reason());
+  skipped.report(documents.count());
   return set;
 }
 

@@ -88,6 +88,11 @@ std::vector<std::vector<int32_t>> sample_with_progress(Transformer& model, int64
 std::unique_ptr<Tokenizer> tokenizer_for(int64_t vocab_size, const fs::path& path) {
   std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(path);
   check_tokenizer_fits(*tokenizer, vocab_size, path.string());
+  if (tokenizer->vocab_size() > vocab_size) {
+    std::cerr << "warning: " << path.string() << " has " << tokenizer->vocab_size()
+              << " tokens, the model " << vocab_size << " embeddings: a text that holds one of the "
+              << "special tokens beyond them will be refused" << std::endl;
+  }
   if (tokenizer->vocab_size() < vocab_size - vocab_size / 10) {
     std::cerr << "warning: " << path.string() << " has " << tokenizer->vocab_size()
               << " tokens, the model " << vocab_size << " embeddings: is it another model's?"

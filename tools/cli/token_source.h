@@ -17,10 +17,10 @@ struct TokenContext {
   std::filesystem::path tokenizer;  // file or folder; read only when a text is to be read
 };
 
-/// The tokenizer at `path` (file or folder) for a model with `vocab_size` embeddings. Throws if it
-/// has more tokens than that; with far fewer (models pad their vocabulary by a percent at most) a
-/// warning goes to standard error, since ids of another model's tokenizer are numbers without
-/// meaning.
+/// The tokenizer at `path` (file or folder) for a model with `vocab_size` embeddings. Throws if
+/// text is made of more tokens than that. A warning goes to standard error where special tokens lie
+/// beyond the embeddings, and where there are far fewer tokens (models pad their vocabulary by a
+/// percent at most): ids of another model's tokenizer are numbers without meaning.
 std::unique_ptr<Tokenizer> tokenizer_for(int64_t vocab_size, const std::filesystem::path& path);
 
 /// The ids of one or several texts: each encoded whole, in one call, then joined in order.

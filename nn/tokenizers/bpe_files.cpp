@@ -1,12 +1,13 @@
-// Byte-level vocabularies from files: tokenizer.json, or vocab.json with merges.txt.
+// BPE vocabularies from files: tokenizer.json, or vocab.json with merges.txt.
 #include <algorithm>
-#include <set>
+#include <iostream>
 
 #include "nn/hash.h"
 #include "nn/json.h"
-#include "nn/tokenizers/byte_level.h"
+#include "nn/tokenizers/bpe_tokenizer.h"
+#include "nn/tokenizers/companions.h"
 #include "nn/tokenizers/loaders.h"
-#include "tensor/error.h"
+#include "nn/tokenizers/unsupported.h"
 
 namespace fs = std::filesystem;
 
@@ -58,27 +59,31 @@ std::vector<std::pair<std::string, std::string>> read_merges(const json& list,
   return merges;
 }
 
-/// Options of the BPE model that change ids and are not implemented must be off.
-void refuse_unsupported(const json& model, const std::string& what) {
+Bpe::Options read_options(const json& model, const std::string& what) {
   const json& type = json_find(model, "type", what);  // absent in files of old versions
   if (!type.is_null() && json_string(type, "type", what) != "BPE") {
-    fail(what, ": the type ", type.get<std::string>(), " is not supported, only BPE over bytes");
-  }
-  const json& fallback = json_find(model, "byte_fallback", what);
-  if (!fallback.is_null() && json_bool(fallback, "byte_fallback", what)) {
-    fail(what, ": byte_fallback is not supported: this is a sentencepiece vocabulary; copy its ",
-         "tokenizer.model beside it");
+    refuse_tokenizer(what, ": the type ", type.get<std::string>(), " is not supported, only BPE");
   }
   const json& dropout = json_find(model, "dropout", what);
   if (!dropout.is_null() && json_double(dropout, "dropout", what) != 0.0) {
-    fail(what, ": dropout is not supported: ids would be random");
+    refuse_tokenizer(what, ": dropout is not supported: ids would be random");
   }
-  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    const json& affix = json_find(model, key, what);
-    if (!affix.is_null() && !json_string(affix, key, what).empty()) {
-      fail(what, ": ", key, " is not supported: this is no byte-level vocabulary");
-    }
-  }
+  const auto flag = [&](const char* key) {
+    const json& value = json_find(model, key, what);
+    return !value.is_null() && json_bool(value, key, what);
+  };
+  const auto text = [&](const char* key) {
+    const json& value = json_find(model, key, what);
+    return value.is_null() ? "" : json_string(value, key, what);
+  };
+  Bpe::Options options;
+  options.ignore_merges = flag("ignore_merges");
+  options.byte_fallback = flag("byte_fallback");
+  options.fuse_unknown = flag("fuse_unk");
+  options.prefix = text("continuing_subword_prefix");
+  options.suffix = text("end_of_word_suffix");
+  if (!json_find(model, "unk_token", what).is_null()) options.unknown = text("unk_token");
+  return options;
 }
 
 std::vector<AddedToken> read_added_tokens(const json& list, const std::string& what) {
@@ -98,7 +103,7 @@ std::vector<AddedToken> read_added_tokens(const json& list, const std::string& w
     token.strips_left = flag("lstrip", false);
     token.strips_right = flag("rstrip", false);
     token.after_normalizer = flag("normalized", !token.special);
-    if (flag("single_word", false)) fail(where, ": single_word is not supported");
+    token.single_word = flag("single_word", false);
     added.push_back(std::move(token));
   }
   return added;
@@ -121,8 +126,8 @@ std::vector<int32_t> read_prefix(const json& processor, const std::string& what)
     return prefix;
   }
   if (type != "TemplateProcessing") {
-    fail(where, ": the type ", type,
-         " is not supported, only TemplateProcessing, ByteLevel and Sequence");
+    refuse_tokenizer(where, ": the type ", type,
+                     " is not supported, only TemplateProcessing, ByteLevel and Sequence");
   }
   const json& single = json_at(processor, "single", where);
   if (!single.is_array()) fail(where, ": \"single\" must be a list");
@@ -134,7 +139,9 @@ std::vector<int32_t> read_prefix(const json& processor, const std::string& what)
     }
     const json& special = json_at(part, "SpecialToken", where);
     const std::string name = json_string(json_at(special, "id", where), "id", where);
-    if (text_seen) fail(where, " puts ", name, " behind each text, which is not supported");
+    if (text_seen) {
+      refuse_tokenizer(where, " puts ", name, " behind each text, which is not supported");
+    }
     const json& entry = json_at(json_at(processor, "special_tokens", where), name, where);
     const json& ids = json_at(entry, "ids", where);
     if (!ids.is_array()) fail(where, ": \"ids\" of ", name, " must be a list");
@@ -146,7 +153,7 @@ std::vector<int32_t> read_prefix(const json& processor, const std::string& what)
 }
 
 /// -1 for a content that no token has.
-int32_t id_of(const ByteLevelParts& parts, const std::string& content) {
+int32_t id_of(const BpeParts& parts, const std::string& content) {
   if (content.empty()) return -1;
   for (const AddedToken& added : parts.added) {
     if (added.content == content) return added.id;
@@ -176,15 +183,20 @@ std::vector<std::pair<std::string, std::string>> read_merges_file(const fs::path
   return merges;
 }
 
-/// OPT puts "</s>" in front of every text. Its tokenizer_config.json says so; a folder without one
-/// is known by the model's config.json.
-bool is_opt(const fs::path& folder) {
-  std::error_code error;
-  const fs::path file = folder / "config.json";
-  if (!fs::exists(file, error)) return false;
-  const json root = read_json_file(file);
-  const json& type = json_find(root, "model_type", file.string());
-  return type.is_string() && type.get<std::string>() == "opt";
+/// Takes the tokens that the files beside the vocabulary list.
+void add_companions(const fs::path& folder, BpeParts* parts) {
+  const std::vector<ListedToken> listed = read_listed_tokens(folder);
+  if (listed.empty()) return;
+  std::unordered_map<std::string_view, int32_t> ids(parts->vocabulary.begin(),
+                                                    parts->vocabulary.end());
+  const auto in_vocabulary = [&](const std::string& content) {
+    const auto at = ids.find(content);
+    return at == ids.end() ? -1 : at->second;
+  };
+  const std::string changes =
+      add_listed_tokens(listed, parts->path, static_cast<int32_t>(parts->vocabulary.size()),
+                        in_vocabulary, &parts->added);
+  if (!changes.empty()) parts->hash = hex(hash_bytes(changes, hash_bytes(parts->hash)));
 }
 
 }  // namespace
@@ -195,59 +207,111 @@ std::unique_ptr<Tokenizer> load_tokenizer_json(const fs::path& file) {
   const json root = parse_json(text, what);
   const json& model = json_at(root, "model", what);
   const std::string model_what = what + ": \"model\"";
-  refuse_unsupported(model, model_what);
-  ByteLevelParts parts;
+  BpeParts parts;
+  parts.options = read_options(model, model_what);
   parts.path = what;
   parts.hash = hex(hash_bytes(text));
   parts.normalizer = Normalizer::from_json(json_find(root, "normalizer", what), what);
   parts.pre_tokenizer = PreTokenizer::from_json(json_find(root, "pre_tokenizer", what), what);
+  parts.decoder = Decoder::from_json(json_find(root, "decoder", what), what);
   parts.vocabulary = read_vocabulary(json_at(model, "vocab", model_what), model_what);
   parts.merges = read_merges(json_at(model, "merges", model_what), model_what);
-  const json& ignore = json_find(model, "ignore_merges", model_what);
-  parts.ignore_merges = !ignore.is_null() && json_bool(ignore, "ignore_merges", model_what);
   parts.added = read_added_tokens(json_find(root, "added_tokens", what), what);
   parts.prefix = read_prefix(json_find(root, "post_processor", what), what);
+  add_companions(file.parent_path(), &parts);
   const SpecialTokens special = read_special_tokens(file.parent_path());
   parts.bos_id = id_of(parts, special.bos);
   parts.eos_id = id_of(parts, special.eos);
   if (parts.bos_id < 0 && parts.prefix.size() == 1) parts.bos_id = parts.prefix[0];
-  return make_byte_level(std::move(parts));
+  return make_bpe_tokenizer(std::move(parts));
+}
+
+VocabFamily vocab_family_of(const fs::path& folder) {
+  const std::string model_type = read_model_type(folder);
+  const std::string type = read_special_tokens(folder).tokenizer_class;
+  const bool is_qwen = (model_type.starts_with("qwen2") || model_type.starts_with("qwen3")) &&
+                       !model_type.starts_with("qwen3_5");
+  // Many files of Qwen2 models name another class; transformers reads all of them as Qwen2's.
+  if (model_type == "qwen2" || type == "Qwen2Tokenizer") return VocabFamily::qwen2;
+  if (type == "GPT2Tokenizer" || type == "GPTNeoXTokenizer" || type == "CodeGenTokenizer") {
+    return model_type == "opt" ? VocabFamily::opt : VocabFamily::gpt2;
+  }
+  const bool says_nothing =
+      type.empty() || type == "PreTrainedTokenizer" || type == "TokenizersBackend";
+  if (!says_nothing) {
+    refuse_tokenizer(folder.string(), ": vocab.json and merges.txt of a ", type,
+                     " are not supported, only of GPT2Tokenizer, GPTNeoXTokenizer, ",
+                     "CodeGenTokenizer and Qwen2Tokenizer; use the model's tokenizer.json");
+  }
+  if (is_qwen) return VocabFamily::qwen2;
+  if (model_type == "opt") return VocabFamily::opt;
+  const char* others[] = {"", "gpt2", "gptj", "gpt_neo", "gpt_neox", "codegen", "phi", "bloom"};
+  if (std::find(std::begin(others), std::end(others), model_type) == std::end(others)) {
+    std::cerr << "warning: " << folder.string()
+              << ": vocab.json and merges.txt are read as GPT-2's, "
+              << "but the model is a " << model_type << " and tokenizer_config.json names no "
+              << "\"tokenizer_class\"; the model's tokenizer.json would say how to read them"
+              << std::endl;
+  }
+  return VocabFamily::gpt2;
 }
 
 std::unique_ptr<Tokenizer> load_vocab_and_merges(const fs::path& folder) {
   const fs::path vocab_file = folder / "vocab.json", merges_file = folder / "merges.txt";
   const std::string vocab = read_text_file(vocab_file, size_t{256} << 20);
   const std::string merges = read_text_file(merges_file, size_t{256} << 20);
-  ByteLevelParts parts;
+  const VocabFamily family = vocab_family_of(folder);
+  BpeParts parts;
   parts.path = folder.string();
   parts.hash = hex(hash_bytes(merges, hash_bytes(vocab)));
   parts.vocabulary = read_vocabulary(parse_json(vocab, vocab_file.string()), vocab_file.string());
   parts.merges = read_merges_file(merges_file, merges);
+  parts.decoder = Decoder::byte_level();
   SpecialTokens special = read_special_tokens(folder);
-  const bool opt = special.add_bos < 0 && is_opt(folder);
+  const bool opt = special.add_bos < 0 && family == VocabFamily::opt;
   if (special.bos.empty() && special.eos.empty()) {
     special.bos = special.eos = opt ? "</s>" : "<|endoftext|>";
+    if (family == VocabFamily::qwen2) special.bos = "";
     if (id_of(parts, special.eos) < 0 && !opt) special.bos = special.eos = "";
   }
-  parts.pre_tokenizer = PreTokenizer::gpt2(special.add_prefix_space);
-  std::set<int32_t> seen;
-  for (const std::string& content : {special.bos, special.eos, special.unk, special.pad}) {
-    if (content.empty()) continue;
-    const int32_t id = id_of(parts, content);
-    if (id < 0) {
-      fail(vocab_file.string(), ": the special token ", content,
+  if (family == VocabFamily::qwen2) {
+    parts.normalizer = Normalizer::nfc();
+    parts.pre_tokenizer = PreTokenizer::qwen2(special.add_prefix_space);
+  } else {
+    parts.pre_tokenizer = PreTokenizer::gpt2(special.add_prefix_space);
+  }
+  if (!special.bos.empty() && id_of(parts, special.bos) < 0) {
+    const std::vector<ListedToken> listed = read_listed_tokens(folder);
+    const bool is_listed = std::any_of(listed.begin(), listed.end(), [&](const ListedToken& t) {
+      return t.said_id >= 0 && t.token.content == special.bos;
+    });
+    if (!is_listed) {
+      fail(vocab_file.string(), ": the special token ", special.bos,
            " is not in the vocabulary; use the model's tokenizer.json");
     }
-    if (seen.insert(id).second) parts.added.push_back({id, content, true});
   }
-  parts.bos_id = id_of(parts, special.bos);
-  parts.eos_id = id_of(parts, special.eos);
-  if ((special.add_bos == 1 || opt) && parts.bos_id >= 0) parts.prefix = {parts.bos_id};
-  if (!parts.prefix.empty() || special.add_prefix_space) {  // other ids: another tokenizer
-    const std::string rules = concat("prefix ", parts.prefix.size(), special.add_prefix_space);
+  // The hash below covers these; tokens that only the companions list change it further.
+  for (const std::string& content : {special.bos, special.eos, special.unk, special.pad}) {
+    const int32_t id = id_of(parts, content);
+    const bool is_new = std::none_of(parts.added.begin(), parts.added.end(),
+                                     [&](const AddedToken& a) { return a.id == id; });
+    if (id >= 0 && is_new) parts.added.push_back({id, content, true});
+  }
+  std::string rules;
+  const bool bos_in_front = special.add_bos == 1 || opt;
+  const bool has_prefix = bos_in_front && id_of(parts, special.bos) >= 0;
+  if (has_prefix || special.add_prefix_space) {
+    rules = concat("prefix ", has_prefix ? 1 : 0, special.add_prefix_space);
+  }
+  if (family == VocabFamily::qwen2) rules += " qwen2";
+  if (!rules.empty()) {  // other ids: another tokenizer
     parts.hash = hex(hash_bytes(rules, hash_bytes(merges, hash_bytes(vocab))));
   }
-  return make_byte_level(std::move(parts));
+  add_companions(folder, &parts);
+  parts.bos_id = id_of(parts, special.bos);
+  parts.eos_id = id_of(parts, special.eos);
+  if (bos_in_front && parts.bos_id >= 0) parts.prefix = {parts.bos_id};
+  return make_bpe_tokenizer(std::move(parts));
 }
 
 }  // namespace cbq
