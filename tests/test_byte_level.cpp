@@ -172,8 +172,8 @@ TEST(Regex, NestedClassesAreUnions) {
 }
 
 TEST(Regex, WhatTheDialectsReadDifferentlyIsRefused) {
-  for (const auto& [pattern, part] : {std::pair{"[a&&b]", "&&"},
-                                      {"[a[^b]]", "negated class"},
+  for (const auto& [pattern, part] : {std::pair{"[a&&]", "&&"},
+                                      {"[&&a]", "&&"},
                                       {"\\w+", "\\w"},
                                       {"\\h", "\\h"},
                                       {"(?m:a)", "(?m:"},
@@ -188,6 +188,37 @@ TEST(Regex, WhatTheDialectsReadDifferentlyIsRefused) {
     expect_error<std::runtime_error>([&, p = std::string(pattern)] { Regex(p, "file.json"); },
                                      {"file.json", pattern, part});
   }
+}
+
+TEST(Regex, IntersectionsAndNegatedClassesWithinClasses) {
+  const auto matches = [](const std::string& pattern, const std::string& text) {
+    std::string found;
+    Regex(pattern, "test").for_each_match(text, [&](size_t begin, size_t end) {
+      found += text.substr(begin, end - begin) + " ";
+    });
+    return found;
+  };
+  EXPECT_EQ(matches("[a-e&&[^bd]]+", "abcdef"), "a c e ");
+  EXPECT_EQ(matches("[^a-e&&[bd]]+", "abcdef"), "a c ef ");
+  EXPECT_EQ(matches("[a[^b-z]]+", "abAzB"), "a A B ");
+  EXPECT_EQ(matches("[a[-e]]+", "a-ec"), "a-e ") << "no range";
+  EXPECT_EQ(matches("[\\p{L}&&[^\\p{Han}]]+", "ab\u6587c"), "ab c ");
+  EXPECT_EQ(matches("\\p{Han}", "\u3002\u6587"), "\u6587 ") << "the script, not its extensions";
+  EXPECT_EQ(matches("\\p{^Han}", "\u3002\u6587"), "\u3002 ");
+}
+
+TEST(Regex, ClassesNestedWithoutEndAreRefused) {
+  for (const size_t depth : {size_t{40}, size_t{100000}}) {
+    expect_error<std::runtime_error>([&] { Regex(std::string(depth, '['), "file.json"); },
+                                     {"file.json", "nested deeper than 32"});
+  }
+  expect_error<std::runtime_error>([] { Regex(std::string(100000, '('), "file.json"); },
+                                   {"file.json", "cannot be compiled"});
+  // Backtracking without end gives up.
+  const Regex slow("(?:a|a?)*?(?:a|aa)*?b", "file.json");
+  expect_error<std::runtime_error>(
+      [&] { slow.for_each_match(std::string(5000, 'a'), [](size_t, size_t) {}); },
+      {"file.json", "splitting a text failed"});
 }
 
 TEST(Regex, NotEveryWhiteSpaceOfPcre2IsOne) {
@@ -225,7 +256,6 @@ TEST_F(BrokenTokenizer, WhatIsNotSupportedIsNamed) {
     expect_refused(parts);
   };
   with("/model/type", "Unigram", {"tokenizer.json", "Unigram", "not supported"});
-  with("/model/byte_fallback", true, {"byte_fallback", "tokenizer.model"});
   with("/added_tokens/0/id", 1 << 21, {"2097152", "outside"});
   const nlohmann::json far = {
       {"type", "TemplateProcessing"},
@@ -236,15 +266,14 @@ TEST_F(BrokenTokenizer, WhatIsNotSupportedIsNamed) {
        {{"<far>", {{"id", "<far>"}, {"ids", {1000000}}, {"tokens", {"<far>"}}}}}}};
   with("/post_processor", far, {"post_processor", "1000000", "vocabulary"});
   with("/model/dropout", 0.1, {"dropout"});
-  with("/model/end_of_word_suffix", "</w>", {"end_of_word_suffix"});
-  with("/normalizer", {{"type", "NFKC"}}, {"normalizer", "NFKC", "only NFC"});
-  with("/normalizer", {{"type", "Prepend"}}, {"Prepend", "tokenizer.model"});
-  with("/pre_tokenizer", {{"type", "Whitespace"}}, {"pre_tokenizer", "Whitespace"});
+  with("/model/unk_token", "<none>", {"unk_token", "<none>"});
+  with("/normalizer", {{"type", "Precompiled"}}, {"normalizer", "Precompiled", "tokenizer.model"});
+  with("/normalizer", {{"type", "Prepend"}}, {"\"prepend\" is missing"});
+  with("/pre_tokenizer", {{"type", "UnicodeScripts"}}, {"pre_tokenizer", "UnicodeScripts"});
   with("/pre_tokenizer", nullptr, {"ByteLevel", "no byte-level"});
-  with("/pre_tokenizer/pretokenizers/0/behavior", "MergedWithNext", {"MergedWithNext"});
+  with("/pre_tokenizer/pretokenizers/0/behavior", "Merged", {"split behavior Merged"});
   with("/pre_tokenizer/pretokenizers/0/pattern/Regex", "\\X+", {"\\X"});
   with("/post_processor", {{"type", "BertProcessing"}}, {"post_processor", "BertProcessing"});
-  with("/added_tokens/0/single_word", true, {"added_tokens[0]", "single_word"});
   with("/post_processor/processors/1/single",
        nlohmann::json::parse(R"([{"Sequence": {"id": "A", "type_id": 0}},
                                  {"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}}])"),
@@ -313,6 +342,73 @@ TEST(ByteLevel, ATokenizerOfAnotherModelIsRefused) {
   EXPECT_NO_THROW(check_tokenizer_fits(*tokenizer, 1000, "bloom.json"));
   expect_error<std::invalid_argument>([&] { check_tokenizer_fits(*tokenizer, 459, "bloom.json"); },
                                       {"bloom.json has 460 tokens", "only 459", "another model"});
+}
+
+TEST(ByteLevel, SpecialTokensBeyondTheEmbeddingAreAllowed) {
+  const TemporaryFolder folder;
+  fs::copy_file(fixtures() / "bloom.json", folder / "tokenizer.json");
+  folder.write("tokenizer_config.json", R"({"pad_token": "[PAD]"})");
+  const auto tokenizer = load_tokenizer(folder.path());
+  EXPECT_EQ(tokenizer->vocab_size(), 461);
+  EXPECT_EQ(tokenizer->text_vocab_size(), 460);
+  EXPECT_NO_THROW(check_tokenizer_fits(*tokenizer, 460, "tokenizer.json"));
+  EXPECT_EQ(tokenizer->encode("[PAD]"), Ids{460});
+}
+
+TEST(ByteLevel, CompanionsListTokensAsInTransformers) {
+  const TemporaryFolder folder;
+  fs::copy_file(fixtures() / "qwen.json", folder / "tokenizer.json");
+  const auto plain = load_tokenizer(folder.path());
+  const int32_t next = plain->vocab_size();
+  folder.write("tokenizer_config.json",
+               R"({"added_tokens_decoder": {"7000": {"content": "<|b|>", "special": true},
+                   "6000": {"content": "<|a|>", "lstrip": true, "special": false}}})");
+  const auto listed = load_tokenizer(folder.path());
+  EXPECT_EQ(listed->encode("<|a|><|b|>"), (Ids{next, next + 1})) << "in the order of their ids";
+  EXPECT_EQ(listed->encode("  <|a|>"), Ids{next});
+  EXPECT_NE(listed->hash(), plain->hash());
+  EXPECT_EQ(listed->decode({next, next + 1}), "<|a|>");
+  folder.write("tokenizer_config.json", "{}");
+  folder.write("added_tokens.json", R"({"<|c|>": 9000})");
+  EXPECT_EQ(load_tokenizer(folder.path())->encode("<|c|>"), Ids{next});
+  folder.write("tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "y"}}})");
+  expect_error<std::runtime_error>([&] { load_tokenizer(folder.path()); },
+                                   {"tokenizer_config.json", "\"x\"", "no token id"});
+}
+
+TEST(ByteLevel, VocabAndMergesFollowTheModelsFamily) {
+  const TemporaryFolder folder, copy;
+  write_vocab_and_merges(folder);
+  const std::string text = "it's 12345 e\u0301";
+  const auto gpt2 = load_tokenizer(folder.path());
+  folder.write("config.json", R"({"model_type": "qwen2"})");
+  const auto qwen = load_tokenizer(folder.path());
+  EXPECT_NE(qwen->hash(), gpt2->hash());
+  EXPECT_EQ(qwen->encode("e\u0301"), gpt2->encode("\u00e9")) << "NFC";
+  EXPECT_EQ(qwen->encode("1 2"), gpt2->encode("1 2"));
+  copy_tokenizer(folder.path(), copy.path());
+  EXPECT_EQ(load_tokenizer(copy.path())->hash(), qwen->hash()) << "without its config.json";
+  EXPECT_EQ(load_tokenizer(copy.path())->encode(text), qwen->encode(text));
+  folder.write("config.json", R"({"model_type": "llama"})");
+  folder.write("tokenizer_config.json", R"({"tokenizer_class": "CLIPTokenizer"})");
+  expect_error<std::runtime_error>([&] { load_tokenizer(folder.path()); },
+                                   {"CLIPTokenizer", "tokenizer.json"});
+}
+
+TEST(ByteLevel, TheCasesOfTheTestData) {
+  SKIP_WITHOUT_TEST_DATA();
+  const fs::path cases = test_data() / "cases";
+  if (!fs::exists(cases)) GTEST_SKIP() << "the test data has no cases";
+  // Ids: AutoTokenizer of transformers 5.24, encode(text, add_special_tokens=False).
+  EXPECT_EQ(load_tokenizer(cases / "added-tokens-in-tokenizer-config")->encode("a<|im_sep|>b"),
+            (Ids{67, 1500, 68}));
+  EXPECT_EQ(load_tokenizer(cases / "qwen2-vocab-and-merges")->encode("12 34"),
+            (Ids{19, 20, 223, 21, 22}));
+  EXPECT_EQ(load_tokenizer(cases / "tokenizer-digits")->encode("12 34"),
+            (Ids{19, 20, 223, 21, 22}));
+  const auto tiktoken = load_tokenizer(cases / "tiktoken-model-beside-json");
+  EXPECT_EQ(tiktoken->vocab_size(), 1502);
+  EXPECT_EQ(tiktoken->prefix(), Ids{1500});
 }
 
 // ---- llama2.c's vocabulary ----------------------------------------------------------------------

@@ -137,6 +137,22 @@ TEST(Documents, WhatIsMissingIsNamed) {
   expect_error<std::runtime_error>([&] { documents.text(2); }, {"b.jsonl, line 4", "JSON"});
 }
 
+TEST(Documents, LinesThatAreNoJsonAreLeftOut) {
+  const TemporaryFolder folder;
+  const Documents documents = Documents::read({folder.write(
+      "b.jsonl", "{\"text\": \"x\\r\\n\"}\r\n{\"text\": \"\\ud83d\"}\r{\"text\": \"y\"}\n")});
+  ASSERT_EQ(documents.count(), 3);
+  ::testing::internal::CaptureStderr();
+  SkippedRows skipped("b.jsonl");
+  EXPECT_EQ(documents.try_text(0, &skipped), "x\r\n") << "escapes are no line ends";
+  EXPECT_EQ(documents.try_text(1, &skipped), std::nullopt);
+  EXPECT_EQ(documents.try_text(2, &skipped), "y");
+  skipped.report(documents.count());
+  const std::string warnings = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(warnings.find("b.jsonl, line 2"), std::string::npos) << warnings;
+  EXPECT_NE(warnings.find("1 of 3 rows"), std::string::npos) << warnings;
+}
+
 // ---- perplexities against a program of its own
 // ---------------------------------------------------
 

@@ -75,6 +75,44 @@ TEST(Tasks, Hellaswag) {
   expect_item(done.items[0], {"A man"}, {" sings.", " eats."}, 1);
 }
 
+TEST(Tasks, HellaswagReadsLettersAndSpacesAsPythonDoes) {
+  const nlohmann::json row = {{"activity_label", "Caf\u00e9"},
+                              {"ctx_a", "Un homme."},
+                              {"ctx_b", "\u00e9lan \u00c9T\u00c9 \u0391\u03a3\u00a0"},
+                              {"label", 0},
+                              {"endings", {"b\u3000", "\u2003c\x1c"}}};
+  const Task task = task_of("hellaswag", "hellaswag/hellaswag_val.jsonl", row.dump());
+  expect_item(task.items[0], {"Caf\u00e9: Un homme. \u00c9lan \u00e9t\u00e9 \u03b1\u03c2"},
+              {" b", " c"}, 0);
+}
+
+TEST(Tasks, BadRowsAreLeftOutAndLabelsStayWithTheirRows) {
+  const std::string row = R"({"goal": "g", "sol1": "a", "sol2": "b"})";
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "piqa");
+  folder.write("piqa/valid.jsonl",
+               row + "\r\n" + R"({"goal": "\ud83d", "sol1": "a", "sol2": "b"})" + "\r" + row);
+  folder.write("piqa/valid-labels.lst", "0\r\n0\r1\r\n");
+  ::testing::internal::CaptureStderr();
+  const Task task = load_task("piqa", folder.path());
+  const std::string warnings = ::testing::internal::GetCapturedStderr();
+  ASSERT_EQ(task.items.size(), 2u);
+  EXPECT_EQ(task.items[1].gold, 1);
+  EXPECT_NE(warnings.find("valid.jsonl, line 2"), std::string::npos) << warnings;
+  EXPECT_NE(warnings.find("1 of 3 rows"), std::string::npos) << warnings;
+  folder.write("piqa/valid.jsonl", "{\n[");
+  expect_error<std::runtime_error>([&] { load_task("piqa", folder.path()); },
+                                   {"valid.jsonl, line 1", "JSON"});
+}
+
+TEST(Tasks, CsvRecordsEndAsInPythonAndQuotedLineEndsStay) {
+  const Task task =
+      task_of("ethics_cm", "ethics/cm_test.csv", "label,input\r\n0,\"a\r\nb\"\r1,c\n0,d");
+  ASSERT_EQ(task.items.size(), 3u);
+  EXPECT_EQ(task.items[0].choices[0].context, "a\r\nb\nQuestion: Is this wrong?\nAnswer:");
+  EXPECT_EQ(task.items[1].gold, 1);
+}
+
 TEST(Tasks, Arc) {
   const std::vector<std::string> context = {"Question: What melts?\nAnswer:"};
   const char* rows[] = {

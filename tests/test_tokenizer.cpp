@@ -51,6 +51,38 @@ TEST(Tokenizer, HashFollowsTheVocabulary) {
   EXPECT_EQ(other->hash().size(), 16u);
 }
 
+TEST(Tokenizer, ControlTokensInATextAreFound) {
+  SKIP_WITHOUT_TEST_DATA();
+  using Ids = std::vector<int32_t>;
+  const TemporaryFolder folder;
+  std::filesystem::copy_file(test_data() / "tokenizers/llama2_tokenizer.model",
+                             folder / "tokenizer.model");
+  // Ids: AutoTokenizer of transformers 5.24 with a LLaMA's config.json.
+  const auto plain = load_tokenizer(folder.path());
+  EXPECT_EQ(plain->encode("a <unk> , b"), (Ids{263, 29871, 0, 29871, 1919, 289}));
+  EXPECT_EQ(plain->encode("a<s>b"), (Ids{263, 1, 289}));
+  EXPECT_EQ(plain->encode(" hello"), (Ids{29871, 22172}));
+  folder.write("tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})");
+  const auto llama = load_tokenizer(folder.path());
+  EXPECT_EQ(llama->encode("a <unk> , b"), (Ids{263, 29871, 0, 1919, 289}));
+  EXPECT_EQ(llama->encode("<s>hello"), (Ids{1, 12199}));
+  EXPECT_EQ(llama->encode("a<s>b"), (Ids{263, 1, 29890}));
+  folder.write("tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer", "legacy": true,
+      "added_tokens_decoder": {"32000": {"content": "<tool>", "special": false}}})");
+  const auto legacy = load_tokenizer(folder.path());
+  EXPECT_EQ(legacy->encode("<s>hello"), (Ids{1, 22172}));
+  EXPECT_EQ(legacy->encode("a</s> b"), (Ids{263, 2, 289}));
+  EXPECT_EQ(legacy->encode("<tool>")[0], 32000);
+  EXPECT_EQ(legacy->decode({22172, 32000, 22172}), "hello<tool>hello");
+}
+
+TEST(Tokenizer, AVocabularyOfTiktokenIsNoSentencepieceModel) {
+  const TemporaryFolder folder;
+  folder.write("tokenizer.model", "AA== 0\nAQ== 1\n");
+  expect_error<std::runtime_error>([&] { load_tokenizer(folder.path()); },
+                                   {"tokenizer.model", "tiktoken", "tokenizer.json"});
+}
+
 TEST(Tokenizer, MissingAndBrokenModels) {
   const TemporaryFolder folder;
   expect_error<std::runtime_error>([&] { load_tokenizer(folder / "none.model"); },

@@ -169,6 +169,31 @@ TEST(Tokens, JsonLines) {
       {"b.jsonl, line 2", "\"text\""});
 }
 
+TEST(ReadText, LineEndsAsInPython) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(read_text(folder.write("a.txt", "one\r\ntwo\rthree\n\r\n")), "one\ntwo\nthree\n\n");
+  EXPECT_EQ(read_text(folder.write("a.jsonl", "{\"text\": \"a\\r\\nb\"}\r\n{\"text\": \"c\"}\r")),
+            "a\r\nb\n\nc");
+  EXPECT_EQ(join_wikitext_rows("a\n\u2003\nb\n"), "a\n\n\n\n\nb\n") << "blank to str.strip";
+}
+
+TEST(ReadText, RowsThatAreNoJsonAreLeftOutAndCounted) {
+  const TemporaryFolder folder;
+  const auto file =
+      folder.write("a.jsonl",
+                   "{\"text\": \"one\"}\n{\"text\": \"\\ud83d\"}\n{\"text\": \"\xff\"}\n"
+                   "{\"text\": \"two\"}\n{\"text\": \"cut");
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(read_text(file), "one\n\ntwo");
+  const std::string warnings = ::testing::internal::GetCapturedStderr();
+  for (const char* part :
+       {"a.jsonl, line 2", "a.jsonl, line 3", "a.jsonl, line 5", "3 of 5 rows"}) {
+    EXPECT_NE(warnings.find(part), std::string::npos) << warnings;
+  }
+  expect_error<std::runtime_error>([&] { read_text(folder.write("b.jsonl", "{\n{\n")); },
+                                   {"b.jsonl, line 1", "JSON"});
+}
+
 TEST(Tokens, WikitextRows) {
   EXPECT_EQ(join_wikitext_rows(" \n = T = \n \n a b \n"), "\n\n = T = \n\n\n\n\n a b \n");
   EXPECT_EQ(join_wikitext_rows("a"), "a");

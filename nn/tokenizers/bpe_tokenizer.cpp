@@ -40,7 +40,9 @@ std::vector<Token> tokens_by_id(const BpeParts& parts) {
     token = {over_bytes ? bytes_of_token(content).value_or(content) : content, true, false};
   }
   for (const AddedToken& added : parts.added) {
-    at(added.id, added.content) = {added.content, true, added.special};
+    const std::string text =
+        added.after_normalizer ? parts.normalizer(added.content) : added.content;
+    at(added.id, added.content) = {text, true, added.special};
   }
   return tokens;
 }

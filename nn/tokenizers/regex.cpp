@@ -20,6 +20,17 @@ constexpr const char* white_space =
 // Classes nest no deeper than this in real patterns; the translator calls itself for each level.
 constexpr int max_class_depth = 32;
 
+/// Whether PCRE2 compiles the expression.
+bool is_pattern(const std::string& text) {
+  int error = 0;
+  size_t offset = 0;
+  const std::unique_ptr<pcre2_code, void (*)(pcre2_code*)> code(
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), PCRE2_UTF | PCRE2_UCP,
+                    &error, &offset, nullptr),
+      pcre2_code_free);
+  return code != nullptr;
+}
+
 class Translator {
  public:
   Translator(const std::string& pattern, const std::string& what) : in_(pattern), what_(what) {}
@@ -101,7 +112,15 @@ class Translator {
         in_.compare(at_ + 1, 2, "x{") == 0) {
       const size_t begin = at_;
       at_ = std::min(in_.find('}', at_), in_.size() - 1) + 1;
-      return in_.substr(begin, at_ - begin);
+      std::string text = in_.substr(begin, at_ - begin);
+      // A script's name stands for the script here, for its extensions ("。" and the like) in
+      // PCRE2.
+      if (c != 'x') {
+        std::string script = text;
+        script.insert(script.find('^') == 3 ? 4 : 3, "sc:");
+        if (is_pattern(script)) return script;
+      }
+      return text;
     }
     if (std::string_view("dDrntfx").find(c) == std::string_view::npos &&
         std::string_view("^$\\.[]|()?*+{}-/'\"#!,:;=<>@%&~` ").find(c) == std::string_view::npos) {
