@@ -154,7 +154,7 @@ std::string read_text(const std::filesystem::path& path) {
     text = text_of_json_lines(text, path.string());
   }
   if (!is_utf8(text)) fail(path.string(), " is not UTF-8 text; convert it first");
-  check(!is_blank(text), path, " holds no text");
+  check(!is_python_blank(text), path, " holds no text");
   return text;
 }
 

@@ -158,11 +158,8 @@ void Bpe::encode(std::string_view word, std::vector<int32_t>* ids) const {
   const auto count = static_cast<int32_t>(characters.size());
   std::vector<Symbol> symbols(characters.size());
   for (int32_t i = 0; i < count; ++i) {
-    const auto byte = static_cast<unsigned char>(word[static_cast<size_t>(i)]);
-    check(
-        byte_ids_[byte] >= 0, what_, ": byte ", int{byte}, " (",
-        [&] { return token_of_byte(byte); }, ") has no token in this vocabulary");
-    symbols[static_cast<size_t>(i)] = {byte_ids_[byte], i - 1, i + 1 < count ? i + 1 : -1};
+    symbols[static_cast<size_t>(i)] = {characters[static_cast<size_t>(i)], i - 1,
+                                       i + 1 < count ? i + 1 : -1};
   }
   const auto at = [&symbols](int32_t i) -> Symbol& { return symbols[static_cast<size_t>(i)]; };
 
