@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "autograd/functions.h"
+#include "autograd/worst_error.h"
 
 namespace cbq {
 namespace {
@@ -32,6 +33,7 @@ GradcheckResult gradcheck(const std::function<Var(const std::vector<Var>&)>& f,
     tape.backward(y, weights.clone());
   }
   GradcheckResult result;
+  WorstError worst;
   for (size_t i = 0; i < leaves.size(); ++i) {
     const std::vector<double> original = inputs[i].to_vector<double>();
     const bool flowed = leaves[i].grad().defined();
@@ -49,14 +51,14 @@ GradcheckResult gradcheck(const std::function<Var(const std::vector<Var>&)>& f,
       }
       const double numeric = (side[0] - side[1]) / (2.0 * step);
       const double error = std::abs(analytic[j] - numeric) / std::max(1.0, std::abs(numeric));
-      if (!(error <= result.worst)) {
-        result.worst = error;
+      if (worst.add(error)) {
         result.message =
             concat("input ", i, " element ", j, ": analytic ", analytic[j], ", numeric ", numeric);
       }
     }
   }
-  result.passed = result.worst <= tolerance;  // NaN fails
+  result.worst = worst.value();
+  result.passed = result.worst <= tolerance;
   return result;
 }
 

@@ -11,7 +11,7 @@ namespace cbq {
 
 struct GradcheckResult {
   bool passed = true;
-  double worst = 0.0;   // largest |analytic - numeric| / max(1, |numeric|)
+  double worst = 0.0;   // largest |analytic - numeric| / max(1, |numeric|); infinity for NaN
   std::string message;  // which input and element was worst
 };
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "autograd/worst_error.h"
 #include "nn/safetensors.h"
 #include "nn/transformer.h"
 
@@ -59,16 +60,10 @@ inline std::vector<double> logits_of(Transformer& model, const ExpectedResults& 
   return model.forward(expected.inputs, expected.sequence).value().to_vector<double>();
 }
 
-/// max|a - b| / max|b|; infinity for NaN.
+/// max|a - b| / max|b|; infinity for NaN in one of them, and where b is infinite.
 inline double relative_distance(const std::vector<double>& a, const std::vector<double>& b) {
-  double difference = a.size() == b.size() ? 0.0 : INFINITY, size = 0.0;
-  for (size_t i = 0; i < b.size() && i < a.size(); ++i) {
-    const double d = std::abs(a[i] - b[i]);
-    difference = d <= difference || difference == INFINITY ? difference : d;
-    if (d != d) difference = INFINITY;
-    size = std::max(size, std::abs(b[i]));
-  }
-  return difference / size;
+  const double size = largest_difference(b, std::vector<double>(b.size(), 0.0));
+  return std::isfinite(size) ? largest_difference(a, b) / size : INFINITY;
 }
 
 }  // namespace cbq::test

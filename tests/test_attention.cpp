@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "autograd/functions.h"
+#include "autograd/worst_error.h"
 #include "tests/op_case.h"
 #include "tests/reference/matmul.h"
 
@@ -50,12 +51,9 @@ Results in_tiles(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
 double difference(const Tensor& a, const Tensor& b) {
   EXPECT_EQ(a.shape(), b.shape());
   const std::vector<double> x = a.to_vector<double>(), y = b.to_vector<double>();
-  double worst = 0.0, largest = 0.1;
-  for (size_t i = 0; i < x.size(); ++i) {
-    if (!(std::abs(x[i] - y[i]) <= worst)) worst = std::abs(x[i] - y[i]);
-    largest = std::max(largest, std::abs(y[i]));
-  }
-  return worst / largest;
+  double largest = 0.1;
+  for (const double value : y) largest = std::max(largest, std::abs(value));
+  return largest_difference(x, y) / largest;
 }
 
 // Lengths around the edges of tiles and of vectors; tiles of one query, of more than there are, and

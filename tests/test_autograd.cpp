@@ -1,10 +1,12 @@
 // Semantics of Var and Tape, checkpointing, gradcheck itself, and a whole transformer block.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "autograd/functions.h"
 #include "autograd/gradcheck.h"
+#include "autograd/worst_error.h"
 #include "tests/op_case.h"
 
 namespace cbq::test {
@@ -378,6 +380,56 @@ TEST(Gradcheck, SeesPermutedGradients) {
     });
   };
   EXPECT_FALSE(gradcheck(transposed, x).passed);
+}
+
+// One element of one gradient; the elements after it are right.
+TEST(Gradcheck, SeesANotANumberAnywhere) {
+  const Tensors x = {random({2, 3}, 1), random({2, 3}, 2)};
+  for (size_t input = 0; input < 2; ++input) {
+    for (int64_t element = 0; element < 6; ++element) {
+      const auto spoiled = [&](const Vars& in) {
+        const Var a = in[0], b = in[1];
+        const Var& bad = in[input];
+        return differentiable(kernels::add(a.value(), b.value()), {&a, &b},
+                              [a, b, bad, element](const Tensor& dy) {
+                                a.accumulate(dy.clone());
+                                b.accumulate(dy.clone());
+                                const Tensor nan = Tensor::zeros(dy.shape(), dy.dtype());
+                                nan.data<double>()[element] = NAN;
+                                bad.accumulate(nan);
+                              });
+      };
+      const GradcheckResult result = gradcheck(spoiled, x);
+      EXPECT_FALSE(result.passed) << input << " " << element;
+      EXPECT_EQ(result.worst, INFINITY);
+      const std::string where = concat("input ", input, " element ", element, ":");
+      EXPECT_NE(result.message.find(where), std::string::npos) << result.message;
+    }
+  }
+}
+
+TEST(WorstError, NothingHidesANotANumber) {
+  WorstError worst;
+  EXPECT_EQ(worst.value(), 0.0);
+  EXPECT_FALSE(worst.add(0.0));
+  EXPECT_TRUE(worst.add(0.5));
+  EXPECT_FALSE(worst.add(0.25));
+  EXPECT_EQ(worst.value(), 0.5);
+  EXPECT_TRUE(worst.add(NAN));
+  EXPECT_FALSE(worst.add(1e300));
+  EXPECT_FALSE(worst.add(NAN));
+  EXPECT_EQ(worst.value(), INFINITY);
+}
+
+TEST(WorstError, LargestDifferenceOfLists) {
+  const std::vector<double> a = {1, -2, INFINITY, 4};
+  EXPECT_EQ(largest_difference(a, a), 0.0);
+  EXPECT_EQ(largest_difference(a, {1.5, -2.25, INFINITY, 4}), 0.5);
+  EXPECT_EQ(largest_difference(a, {1, NAN, INFINITY, 4}), INFINITY);
+  EXPECT_EQ(largest_difference({1, NAN, 3, 4}, {1, 2, 3, 4}), INFINITY);
+  EXPECT_EQ(largest_difference(a, {1, -2, 3, 4}), INFINITY);
+  EXPECT_EQ(largest_difference(a, {1, -2, -INFINITY, 4}), INFINITY);
+  EXPECT_EQ(largest_difference(a, {1, -2}), INFINITY);
 }
 
 TEST(Gradcheck, WantsDoubles) {

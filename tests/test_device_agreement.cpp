@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "autograd/worst_error.h"
 #include "cbq/quantizers.h"
 #include "cbq/reconstructor.h"
 #include "experiments/tasks/scoring.h"
@@ -45,14 +46,11 @@ bool same_bytes(const Tensor& a, const Tensor& b) {
 double relative(double a, double b) { return std::abs(a - b) / std::max(std::abs(a), 1e-12); }
 
 /// Largest relative difference; infinite for NaN and for lists of unequal length.
-double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
+double largest_relative_difference(const std::vector<double>& a, const std::vector<double>& b) {
   if (a.size() != b.size()) return INFINITY;
-  double worst = 0.0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double d = relative(a[i], b[i]);
-    if (!(d <= worst)) worst = std::isnan(d) ? INFINITY : d;
-  }
-  return worst;
+  WorstError worst;
+  for (size_t i = 0; i < a.size(); ++i) worst.add(relative(a[i], b[i]));
+  return worst.value();
 }
 
 /// For the report of tools/gpu_check.
@@ -274,8 +272,8 @@ TEST_P(WindowAgreement, LossesAreEqualToRoundingAndFewCodesDiffer) {
   const auto codes = static_cast<double>(host.codes.size());
   const double share = static_cast<double>(differ) / codes;
   const double first = relative(host.first_losses[0], device.first_losses[0]);
-  const double steps = largest_difference(host.first_losses, device.first_losses);
-  const double end = largest_difference(host.losses, device.losses);
+  const double steps = largest_relative_difference(host.first_losses, device.first_losses);
+  const double end = largest_relative_difference(host.losses, device.losses);
   say(concat("window, ", c.name, ", ", name_of(c.dtype), ", W", c.wbits, "A", c.abits,
              ": losses differ by ", first, " (first step), ", steps, " (four steps), ", end,
              " (before, relaxed, hard); ", 100.0 * share, " % of ", host.codes.size(),
@@ -304,7 +302,7 @@ TEST_P(ModelAgreement, PerplexityIsEqualToRounding) {
     const auto model = model_on(*tiny_model(2), GetParam(), d);
     return perplexity(*model, tiny_segments(9, 17), 4, {}).segment;
   });
-  const double difference = largest_difference(host, device);
+  const double difference = largest_relative_difference(host, device);
   say(concat("perplexity, ", name_of(GetParam()), ": segments differ by ", difference));
   EXPECT_LE(difference, GetParam() == Dtype::f32 ? 1e-5 : 1e-2);
 }
@@ -324,7 +322,7 @@ TEST_P(ModelAgreement, ScoresOfPackedRequestsAreEqualToRounding) {
     }
     return all;
   });
-  const double difference = largest_difference(host, device);
+  const double difference = largest_relative_difference(host, device);
   say(concat("scores, ", name_of(GetParam()), ": requests differ by ", difference));
   EXPECT_LE(difference, GetParam() == Dtype::f32 ? 1e-5 : 2e-2);
 }
@@ -364,7 +362,7 @@ TEST(DeviceAgreement, CudaRunsEveryFamily) {
   for (const std::string& name : test::fixture_names()) {
     const auto [host, device] = on_both([&](Device d) { return family_results(name, d); });
     const double logits = test::relative_distance(device.logits, host.logits);
-    const double losses = largest_difference(host.losses, device.losses);
+    const double losses = largest_relative_difference(host.losses, device.losses);
     say(concat("family ", name, ", f32: logits differ by ", logits,
                ", losses of two steps at W4A8 by ", losses));
     EXPECT_LE(logits, 1e-5) << name;
@@ -385,7 +383,7 @@ TEST(DeviceAgreement, CudaTrainsTheSameModel) {
     train(*model, stream, settings, hooks);
     return losses;
   });
-  const double difference = largest_difference(host, device);
+  const double difference = largest_relative_difference(host, device);
   say(concat("training, f32: losses of 6 steps differ by ", difference));
   ASSERT_EQ(host.size(), 6u);
   EXPECT_LE(difference, 1e-4);

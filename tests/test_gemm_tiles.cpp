@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "autograd/worst_error.h"
 #include "kernels/ops.h"
 
 namespace cbq {
@@ -29,7 +30,7 @@ TEST(GemmTiles, EveryElementIsTheSumOfItsProducts) {
       const auto before = c.to_vector<double>();
       kernels::gemm(a, ta, b, tb, c, 0.5, 2.0);
       const auto got = c.to_vector<double>();
-      double worst = 0.0;
+      WorstError worst;
       for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < n; ++j) {
           double sum = 0.0;
@@ -38,11 +39,10 @@ TEST(GemmTiles, EveryElementIsTheSumOfItsProducts) {
                    y[static_cast<size_t>(tb == Trans::no ? l * n + j : j * k + l)];
           }
           const auto at = static_cast<size_t>(i * n + j);
-          const double error = std::abs(got[at] - 0.5 * sum - 2.0 * before[at]);
-          worst = error <= worst ? worst : error;
+          worst.add(std::abs(got[at] - 0.5 * sum - 2.0 * before[at]));
         }
       }
-      EXPECT_LE(worst, 1e-5) << (ta == Trans::yes) << (tb == Trans::yes);
+      EXPECT_LE(worst.value(), 1e-5) << (ta == Trans::yes) << (tb == Trans::yes);
     }
   }
 }

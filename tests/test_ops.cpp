@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "autograd/gradcheck.h"
+#include "autograd/worst_error.h"
 #include "tests/compared_device.h"
 #include "tests/op_case.h"
 
@@ -44,15 +45,15 @@ double worst_ratio(const Tensor& got, const Array& want) {
   double squares = 0.0;
   for (double value : want.values) squares += value * value;
   const double rms = values.empty() ? 0.0 : std::sqrt(squares / static_cast<double>(values.size()));
-  double worst = 0.0;
+  if (!std::isfinite(rms)) return INFINITY;  // beside such a size, no error would count
+  WorstError worst;
   for (size_t i = 0; i < values.size(); ++i) {
     const double scale = std::abs(want.values[i]) + rms + absolute_floor;
-    const double error = std::abs(values[i] - want.values[i]) / scale;
-    if (!(error <= worst)) worst = error;  // NaN stays
-    if (std::isnan(worst)) return INFINITY;
+    worst.add(std::abs(values[i] - want.values[i]) / scale);
   }
   const double tolerance = tolerance_of(got.dtype());
-  return tolerance > 0.0 ? worst / tolerance : (worst > 0.0 ? INFINITY : 0.0);
+  if (tolerance > 0.0) return worst.value() / tolerance;
+  return worst.value() > 0.0 ? INFINITY : 0.0;
 }
 
 // ---- guard bands ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "autograd/functions.h"
+#include "autograd/worst_error.h"
 #include "kernels/ops.h"
 #include "kernels/packed_attention.h"
 #include "tests/test_data.h"
@@ -100,12 +101,8 @@ TEST(PackedAttention, IsAttentionOverEverySequence) {
       const auto compare = [&](const Tensor& y) {
         ASSERT_EQ(y.shape(), q.shape());
         const auto got = y.to_vector<double>();
-        double worst = 0.0;
-        for (size_t i = 0; i < want.size(); ++i) {
-          const double d = std::abs(got[i] - want[i]);
-          worst = d <= worst ? worst : d;
-        }
-        EXPECT_LE(worst, tolerance) << name_of(dtype) << ", " << rows.rows() << " rows";
+        EXPECT_LE(largest_difference(got, want), tolerance)
+            << name_of(dtype) << ", " << rows.rows() << " rows";
       };
       compare(kernels::packed_attention(q, k, v, rows, c.heads, c.kv_heads, alibi));
       compare(kernels::packed_attention_rows(q, k, v, rows, c.heads, c.kv_heads, alibi));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "autograd/worst_error.h"
 #include "nn/block.h"
 #include "quant/preprocess/sites.h"
 #include "tests/test_data.h"
@@ -13,7 +14,6 @@ namespace {
 
 using test::context_of;
 using test::joined;
-using test::largest_difference;
 using test::layer;
 using test::model_with_outliers;
 using test::small_model;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "autograd/worst_error.h"
 #include "quant/outlier_transform.h"
 #include "quant/preprocess/arithmetic.h"
 #include "quant/preprocess/tools.h"
@@ -14,7 +15,6 @@ namespace {
 
 using test::context_of;
 using test::joined;
-using test::largest_difference;
 using test::layer;
 using test::model_with_outliers;
 using test::small_model;

@@ -94,15 +94,6 @@ inline std::unique_ptr<Transformer> model_with_outliers(int64_t kv_heads,
   return model;
 }
 
-inline double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
-  double largest = 0.0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double difference = std::abs(a[i] - b[i]);
-    if (!(difference <= largest)) largest = difference;  // NaN, too
-  }
-  return largest;
-}
-
 inline PreprocessContext context_of(int wbits, int abits) {
   PreprocessContext context;
   context.weight.bits = wbits;

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "autograd/worst_error.h"
 #include "kernels/launch_rows.h"
 #include "kernels/ops.h"
 #include "tests/compared_device.h"
@@ -37,15 +38,16 @@ double worst(const Tensor& got, const Array& want, int64_t width) {
                            : got.dtype() == Dtype::f32 ? std::max(1e-5, sums * 0x1p-24)
                                                        : 1e-12;
   const std::vector<double> values = got.to_vector<double>();
-  double squares = 0.0, largest = 0.0;
+  double squares = 0.0;
+  WorstError largest;
   for (double v : want.values) squares += v * v;
   const double rms = std::sqrt(squares / static_cast<double>(values.size()));
   for (size_t i = 0; i < values.size(); ++i) {
     const double error = std::abs(values[i] - want.values[i]);
     const double ratio = error / (tolerance * (std::abs(want.values[i]) + rms + 1e-30));
-    if (!(ratio <= largest)) largest = ratio;
+    largest.add(ratio);
   }
-  return largest;
+  return largest.value();
 }
 
 // ---- backward passes in the number of operations of one pass ---------------------------------

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <iostream>
 
+#include "autograd/worst_error.h"
 #include "cbq/pipeline.h"
 #include "experiments/progress.h"
 #include "nn/json.h"
@@ -58,16 +59,16 @@ double logit_distance(Transformer& model, const json& reference) {
   const Var logits = model.forward(Tensor::from(ids, {tokens}), {1, tokens});
   const std::vector<double> values = logits.value().to_vector<double>();
   const auto vocabulary = static_cast<size_t>(model.config.vocab_size);
-  double distance = 0.0;
+  WorstError distance;
   for (const json& row : reference.at("prompt_logits")) {
     const double* at = values.data() + row.at("pos").get<size_t>() * vocabulary;
     const auto expect = [&](size_t id, const json& value) {
-      distance = std::max(distance, std::abs(at[id] - value.get<double>()));
+      distance.add(std::abs(at[id] - value.get<double>()));
     };
     expect(row.at("argmax").get<size_t>(), row.at("argmax_logit"));
     for (size_t i = 0; i < 8; ++i) expect(i, row.at("logits_0_7")[i]);
   }
-  return distance;
+  return distance.value();
 }
 
 void exact_rows(const Data& data, Report& report) {

@@ -14,6 +14,7 @@ whole process', loading included. The largest difference of log-likelihoods must
 """
 import argparse
 import json
+import math
 import os
 import re
 import resource
@@ -174,6 +175,8 @@ def main():
         for _ in range(options.rounds):
             theirs, wall, cpu = timed(lambda: other.score(requests, batch))
             mine, seconds, my_cpu = ours.score()
+            if any(map(math.isnan, theirs)) or any(map(math.isnan, mine)):
+                sys.exit("a log-likelihood is NaN")  # which max() would pass over
             difference = max(difference, *(abs(a - b) for a, b in zip(theirs, mine, strict=True)))
             ratios.append(wall / seconds)
             cpu_ratios.append(cpu / my_cpu)
