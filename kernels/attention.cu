@@ -8,9 +8,11 @@
 
 #include <cmath>
 
+#include "kernels/check_device.h"
 #include "kernels/fast/attention.h"
 #include "kernels/launch.h"
 #include "kernels/ops.h"
+#include "kernels/parallel_errors.h"
 #include "kernels/rows.h"
 
 namespace cbq::kernels {
@@ -225,13 +227,16 @@ void for_each_tile(const Plan& plan, const Work& work) {
     }
   };
   if (plan.workers == 1) {
-    // What a device refuses is thrown, and out of a parallel region, even of one thread, nothing
-    // may be.
+    // Also on a device: this thread launches everything.
     for (int64_t unit = 0; unit < units; ++unit) work_on(unit, 0);
     return;
   }
+  ParallelErrors errors;
 #pragma omp parallel for schedule(dynamic) num_threads(plan.workers)
-  for (int64_t unit = 0; unit < units; ++unit) work_on(unit, omp_get_thread_num());
+  for (int64_t unit = 0; unit < units; ++unit) {
+    errors.guard([&] { work_on(unit, omp_get_thread_num()); });
+  }
+  errors.rethrow();
 }
 
 Tensor scratch_of(const Plan& plan, const Tensor& like) {
@@ -249,14 +254,15 @@ Sizes sizes_of(const char* op, const Tensor& q, const Tensor& k, const Tensor& v
   const Sizes s{h.batch, h.heads, h.kv_heads, q.size(0) / h.batch, q.size(1) / h.heads};
   check(k.size(1) == s.kv_heads * s.dim, op, ": k ", k.shape(), " for ", s.kv_heads, " heads of ",
         s.dim);
-  check(q.dtype() == k.dtype() && q.dtype() == v.dtype() && q.device() == k.device() &&
-            q.device() == v.device(),
-        op, ": q ", q.dtype(), " on ", q.device(), ", k ", k.dtype(), " on ", k.device(), ", v ",
-        v.dtype(), " on ", v.device());
-  check(!slopes.defined() || (slopes.shape() == Shape{h.heads} && slopes.dtype() == Dtype::f32 &&
-                              slopes.device() == q.device()),
-        op, ": ", h.heads, " heads need f32 slopes on ", q.device(), ", got ", slopes.dtype(),
-        slopes.shape(), " on ", slopes.device());
+  check(q.dtype() == k.dtype() && q.dtype() == v.dtype(), op, ": q is ", q.dtype(), ", k is ",
+        k.dtype(), ", v is ", v.dtype());
+  check_device(op, "k", k, q.device());
+  check_device(op, "v", v, q.device());
+  if (slopes.defined()) {
+    check_shape(op, "slopes", slopes, {h.heads});
+    check(slopes.dtype() == Dtype::f32, op, ": slopes are f32, got ", slopes.dtype());
+    check_device(op, "slopes", slopes, q.device());
+  }
   check(tiles.queries >= 0 && tiles.kv_heads >= 0, op, ": tiles of ", tiles.queries, " queries of ",
         tiles.kv_heads, " heads");
   return s;
@@ -316,6 +322,7 @@ AttentionGradient attention_backward(const Tensor& q, const Tensor& k, const Ten
   check_same(op, q, d_o);
   check_same(op, q, forward.o);
   check_shape(op, "log_sum", forward.log_sum, {s.batch * s.heads, s.tokens});
+  check_device(op, "log_sum", forward.log_sum, q.device());
   const fast::AttentionOperands operands{q, k, v, slopes, heads};
   if (takes_fused(operands, tiles, {&forward.o, &d_o})) {
     const OpTimer timer(op, q.device());

@@ -1,4 +1,5 @@
 // Ops that move data without arithmetic: parts, transposes, embedding rows.
+#include "kernels/check_device.h"
 #include "kernels/launch.h"
 #include "kernels/ops.h"
 #include "kernels/rows.h"
@@ -137,6 +138,7 @@ void check_ids(const char* op, const Tensor& ids, int64_t vocabulary) {
 Tensor embedding(const Tensor& ids, const Tensor& table) {
   check(table.rank() == 2, "embedding: expected a table [vocabulary, width], got ", table.shape());
   check_ids("embedding", ids, table.size(0));
+  check_device("embedding", "ids", ids, table.device());
   const int64_t n = table.size(1);
   Tensor y({ids.size(0), n}, table.dtype(), table.device());
   dispatch_float(table.dtype(), "embedding", [&]<class T>() {
@@ -151,6 +153,7 @@ Tensor embedding_backward(const Tensor& ids, const Tensor& dy, int64_t vocabular
         " do not fit gradient ", dy.shape());
   check(vocabulary >= 0, "embedding_backward: vocabulary of ", vocabulary);
   check_ids("embedding_backward", ids, vocabulary);
+  check_device("embedding_backward", "ids", ids, dy.device());
   Tensor dtable;
   dispatch_float(dy.dtype(), "embedding_backward", [&]<class T>() {
     dtable = Tensor({vocabulary, dy.size(1)}, dtype_of<acc_t<T>>::value, dy.device());

@@ -1,4 +1,5 @@
 // Elementwise ops: each is one functor of a flat index.
+#include "kernels/check_device.h"
 #include "kernels/launch_rows.h"
 #include "kernels/ops.h"
 #include "kernels/pack.h"
@@ -133,6 +134,7 @@ template <class Op>
 Tensor binary_row(const char* op, const Tensor& x, const Tensor& b) {
   check(x.rank() >= 1 && b.rank() == 1 && b.size(0) == x.size(-1) && b.dtype() == x.dtype(), op,
         ": ", b.shape(), " does not fit the rows of ", x.shape());
+  check_device(op, "the row", b, x.device());
   Tensor y(x.shape(), x.dtype(), x.device());
   const int64_t n = x.size(-1);
   dispatch_float(x.dtype(), op, [&]<class T>() {

@@ -1,4 +1,5 @@
 // Root mean square and layer normalization: rows that are read once (launch_rows.h).
+#include "kernels/check_device.h"
 #include "kernels/launch_rows.h"
 #include "kernels/ops.h"
 #include "kernels/rows.h"
@@ -156,6 +157,7 @@ Tensor weight_gradient(const char* op, const Tensor& x, const acc_t<T>* mean,
 void check_row_parameter(const char* op, const char* what, const Tensor& p, const Tensor& x) {
   check_shape(op, what, p, {x.size(-1)});
   check(p.dtype() == x.dtype(), op, ": ", what, " is ", p.dtype(), ", x is ", x.dtype());
+  check_device(op, what, p, x.device());
 }
 
 /// What forward kept for backward, one number per row.
@@ -163,6 +165,7 @@ void check_statistic(const char* op, const char* what, const Tensor& s, const Te
   check_shape(op, what, s, {row_shape(op, x).rows});
   check(s.dtype() == accumulation_dtype(x.dtype()), op, ": x is ", x.dtype(), ", ", what, " is ",
         s.dtype());
+  check_device(op, what, s, x.device());
 }
 
 template <class T>

@@ -7,7 +7,9 @@
 #include <cmath>
 
 #include "kernels/blas.h"
+#include "kernels/check_device.h"
 #include "kernels/math.h"
+#include "kernels/parallel_errors.h"
 #include "tensor/device_profile.h"
 
 namespace cbq::kernels {
@@ -135,15 +137,14 @@ void attend_on_host(const Tensor& q, const Tensor& k, const Tensor& v, const Pac
                     int64_t heads, int64_t kv_heads, const Tensor& slopes, const Tensor& y) {
   const int64_t dim = q.size(1) / heads;
   const auto calls = static_cast<int64_t>(rows.groups().size()) * heads;
-  // Allocated here: no exception may leave a parallel region.
   const int64_t room = std::min(block_rows, rows.rows()) * whole_vectors(rows.longest());
   blas::load();  // may reduce the number of threads, so it comes before their buffers
   const Tensor buffers({omp_get_max_threads(), room}, q.dtype());
-#pragma omp parallel if (calls > 1)
-  {
-    T* const scores = buffers.data<T>() + omp_get_thread_num() * room;
-#pragma omp for schedule(dynamic)
-    for (int64_t call = 0; call < calls; ++call) {
+  ParallelErrors errors;
+#pragma omp parallel for schedule(dynamic) if (calls > 1)
+  for (int64_t call = 0; call < calls; ++call) {
+    errors.guard([&] {
+      T* const scores = buffers.data<T>() + omp_get_thread_num() * room;
       const auto g = static_cast<size_t>(call / heads);
       const int64_t head = call % heads, at = rows.begins()[g];
       const int64_t kv = (at * kv_heads + head / (heads / kv_heads)) * dim;
@@ -161,8 +162,9 @@ void attend_on_host(const Tensor& q, const Tensor& k, const Tensor& v, const Pac
       // The prefix is a part of its own that lies behind nothing.
       if (group.prefix > 0) attend_parts(h, 0, {group.prefix}, scores);
       attend_parts(h, group.prefix, group.branches, scores);
-    }
+    });
   }
+  errors.rethrow();
 }
 
 }  // namespace
@@ -182,6 +184,7 @@ void check_packed_attention(const char* op, const Tensor& q, const Tensor& k, co
         op, ": dtypes or devices of q, k, v and rows differ");
   check(!slopes.defined() || (slopes.shape() == Shape{heads} && slopes.dtype() == Dtype::f32), op,
         ": ", heads, " heads need as many f32 slopes");
+  if (slopes.defined()) check_device(op, "slopes", slopes, q.device());
 }
 
 Tensor packed_attention(const Tensor& q, const Tensor& k, const Tensor& v, const PackedRows& rows,

@@ -1,5 +1,6 @@
 // Rotary position embedding: pairs of a head's first and second half are turned by the angles of
 // the token's position.
+#include "kernels/check_device.h"
 #include "kernels/ops.h"
 #include "kernels/pack.h"
 
@@ -83,6 +84,8 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t t
             sine.dtype() == Dtype::f32,
         "rope: tables of ", cosine.dtype(), cosine.shape(), " and ", sine.dtype(), sine.shape(),
         "; expected f32 for ", tokens, " tokens, head size ", dim);
+  check_device("rope", "the table of cosines", cosine, x.device());
+  check_device("rope", "the table of sines", sine, x.device());
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "rope", [&]<class T>() {
     const Rope<T> turn{x.data<T>(),

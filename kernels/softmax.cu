@@ -1,4 +1,5 @@
 // Softmax and cross entropy: rows that are read once (launch_rows.h).
+#include "kernels/check_device.h"
 #include "kernels/launch_rows.h"
 #include "kernels/ops.h"
 #include "kernels/rows.h"
@@ -91,6 +92,7 @@ void check_targets(const char* op, const Tensor& logits, const Tensor& target) {
             target.size(0) == logits.size(0),
         op, ": logits ", logits.shape(), " need i32 targets [rows], got ", target.dtype(),
         target.shape());
+  check_device(op, "target", target, logits.device());
   if (!host_can_read(target.device())) return;  // the model checks ids before they travel
   const int32_t* ids = target.data<int32_t>();
   for (int64_t r = 0; r < target.count(); ++r) {
@@ -139,6 +141,7 @@ Tensor cross_entropy_backward(const Tensor& logits, const Tensor& target, const 
   check_shape(op, "gradient", dnll, {logits.size(0)});
   check(dnll.dtype() == accumulation_dtype(logits.dtype()), op, ": logits are ", logits.dtype(),
         ", gradient is ", dnll.dtype());
+  check_device(op, "gradient", dnll, logits.device());
   Tensor dlogits(logits.shape(), logits.dtype(), logits.device());
   dispatch_float(logits.dtype(), op, [&]<class T>() {
     map_row_elements<T>(

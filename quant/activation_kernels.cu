@@ -1,3 +1,4 @@
+#include "kernels/check_device.h"
 #include "kernels/launch.h"
 #include "kernels/ops.h"
 #include "kernels/rows.h"
@@ -94,13 +95,21 @@ template <class T>
 ActivationView<T> view_of(const Tensor& x, const Tensor& clip, const ActivationRange& range,
                           const ActivationConfig& config) {
   using A = acc_t<T>;
-  check_shape("quantize_activation", "clip", clip, {1});
+  constexpr const char* op = "quantize_activation";
+  check_shape(op, "clip", clip, {1});
+  check_device(op, "clip", clip, x.device());
   const bool shared = range.low.defined();
+  if (shared) {
+    for (const Tensor& end : {range.low, range.high}) {
+      check_shape(op, "range", end, {1});
+      check_device(op, "range", end, x.device());
+    }
+  }
   return {x.data<T>(),
           shared ? range.low.data<A>() : nullptr,
           shared ? range.high.data<A>() : nullptr,
           clip.data<A>(),
-          row_shape("quantize_activation", x).width,
+          row_shape(op, x).width,
           GridRule<A>(config.bits, config.symmetric, config.form)};
 }
 

@@ -1,3 +1,4 @@
+#include "kernels/check_device.h"
 #include "kernels/ops.h"
 #include "kernels/rows.h"
 #include "quant/quantize_tokens.h"
@@ -35,6 +36,7 @@ void dispatch_source(const Deferred& y, F&& f) {
 void check_parameter(const char* what, const Var& p, const Tensor& x) {
   check_shape(op, what, p.value(), {x.size(-1)});
   check(p.dtype() == x.dtype(), op, ": ", what, " is ", p.dtype(), ", x is ", x.dtype());
+  check_device(op, what, p.value(), x.device());
 }
 
 void check_arguments(const Deferred& y, const std::vector<TokenQuantizer>& quantizers) {
@@ -51,6 +53,7 @@ void check_arguments(const Deferred& y, const std::vector<TokenQuantizer>& quant
   }
   for (const TokenQuantizer& q : quantizers) {
     check_shape(op, "clip", q.clip, {1});
+    check_device(op, "clip", q.clip, x.device());
     check(
         q.config.quantizes() && q.config.dynamic && q.config.granularity == Granularity::per_token,
         op, ": needs ranges per token, taken from the token; use quantize_activation");
@@ -131,12 +134,14 @@ TokenGradients quantize_tokens_backward(const Deferred& y,
         " quantizers");
   for (const Tensor& g : dy) check_same(op, x, g);
   check_shape(op, "range", forward.range, {rows, 2});
+  check_device(op, "range", forward.range, x.device());
   TokenGradients result;
   dispatch_source(y, [&]<class Source>() {
     using T = typename Source::Element;
     using A = acc_t<T>;
     if (Source::statistics > 0) {
       check_shape(op, "statistics", forward.statistics, {rows, Source::statistics});
+      check_device(op, "statistics", forward.statistics, x.device());
     }
     const OpTimer timer(Source::name, x.device());  // the sums at the end, too
     const auto like_x = [&](bool wanted) {

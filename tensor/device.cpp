@@ -7,7 +7,8 @@
 namespace cbq {
 
 std::string name_of(Device device) {
-  return device.is_cuda() ? "cuda:" + std::to_string(device.index) : "cpu";
+  if (device == Device::cpu()) return "cpu";
+  return (device.is_cuda() ? "cuda:" : "cpu:") + std::to_string(device.index);
 }
 
 #ifdef CBQ_CUDA

@@ -1,6 +1,8 @@
 #include "tensor/storage_allocator.h"
 
 #include <cstdlib>
+#include <map>
+#include <utility>
 
 #include "tensor/device_error.h"
 #include "tensor/device_memory.h"
@@ -58,9 +60,10 @@ Allocator& Allocator::of(Device device) {
     return *cpu;
   }
   static std::mutex mutex;
-  static auto* cuda = new std::unordered_map<int, Allocator*>;
+  // CUDA devices, and in tests further host memory that counts as a device of its own.
+  static auto* others = new std::map<std::pair<bool, int>, Allocator*>;
   const std::lock_guard lock(mutex);
-  Allocator*& slot = (*cuda)[device.index];
+  Allocator*& slot = (*others)[{device.is_cuda(), device.index}];
   if (slot == nullptr) slot = new Allocator(device, Pages::ordinary);
   return *slot;
 }

@@ -274,6 +274,45 @@ TEST_P(Op, WrongArgumentsThrowAndNameTheOp) {
   }
 }
 
+/// False for an input that a case shares with others and does not read: NaN in it changes nothing.
+bool reads_input(const OpCase& op, const Shapes& shapes, size_t i) {
+  std::vector<std::vector<uint8_t>> results[2];
+  for (const bool poisoned : {false, true}) {
+    const Tensors inputs = make_inputs(op, shapes, op.dtypes[0]);
+    if (poisoned) std::memset(inputs[i].raw(), poison, static_cast<size_t>(inputs[i].bytes()));
+    for (const Tensor& output : op.call(inputs)) {
+      const auto* data = static_cast<const uint8_t*>(output.raw());
+      results[poisoned].emplace_back(data, data + output.bytes());
+    }
+  }
+  return results[0] != results[1];
+}
+
+// Host memory that counts as a device of its own stands for a second GPU: no op may combine the
+// two.
+TEST_P(Op, OperandsOnTwoDevicesThrow) {
+  constexpr Device elsewhere{Device::Kind::cpu, 1};
+  const std::string name = op().name.substr(op().name.rfind(':') + 1);
+  // A case of a backward pass may call the forward pass, a differentiable function its kernels.
+  const std::string forward = name.substr(0, name.find("_backward"));
+  const Tensors inputs = make_inputs(op(), op().sizes[0], op().dtypes[0]);
+  for (size_t i = 0; inputs.size() > 1 && i < inputs.size(); ++i) {
+    SCOPED_TRACE(concat(op().title(), ", input ", i, " elsewhere"));
+    Tensors arguments = inputs;
+    arguments[i] = inputs[i].to(elsewhere);
+    try {
+      op().call(arguments);
+      EXPECT_FALSE(reads_input(op(), op().sizes[0], i)) << "was accepted";
+    } catch (const std::invalid_argument& error) {
+      const std::string message = error.what();
+      EXPECT_TRUE(message.find("device") != std::string::npos ||
+                  message.find(name_of(elsewhere)) != std::string::npos)
+          << message;
+      EXPECT_TRUE(op().apply || message.find(forward) != std::string::npos) << message;
+    }
+  }
+}
+
 std::vector<std::vector<uint8_t>> bytes_with_threads(const OpCase& op, const Shapes& shapes,
                                                      Dtype dtype, int threads) {
   const int before = omp_get_max_threads();

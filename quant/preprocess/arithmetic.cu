@@ -1,3 +1,4 @@
+#include "kernels/check_device.h"
 #include "kernels/launch.h"
 #include "kernels/ops.h"
 #include "quant/grid_rule.h"
@@ -169,9 +170,19 @@ Tensor multiply_columns(const Tensor& x, const std::vector<double>& s) {
   return y;
 }
 
-Tensor clamp_groups(const Tensor& x, const ClipRange& range) {
+namespace {
+/// The number of groups.
+int64_t checked_groups(const char* op, const Tensor& x, const ClipRange& range) {
   const int64_t groups = range.low.count();
-  check(groups > 0 && x.count() % groups == 0, "clamp_groups: ", groups, " groups for ", x.shape());
+  check(groups > 0 && x.count() % groups == 0, op, ": ", groups, " groups for ", x.shape());
+  check_same(op, range.low, range.high);
+  check_device(op, "the range", range.low, x.device());
+  return groups;
+}
+}  // namespace
+
+Tensor clamp_groups(const Tensor& x, const ClipRange& range) {
+  const int64_t groups = checked_groups("clamp_groups", x, range);
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "clamp_groups", [&]<class T>() {
     using A = acc_t<T>;
@@ -183,9 +194,7 @@ Tensor clamp_groups(const Tensor& x, const ClipRange& range) {
 }
 
 int64_t count_outside(const Tensor& x, const ClipRange& range) {
-  const int64_t groups = range.low.count();
-  check(groups > 0 && x.count() % groups == 0, "count_outside: ", groups, " groups for ",
-        x.shape());
+  const int64_t groups = checked_groups("count_outside", x, range);
   Tensor outside({groups}, Dtype::f64, x.device());
   dispatch_float(x.dtype(), "count_outside", [&]<class T>() {
     using A = acc_t<T>;
@@ -227,6 +236,8 @@ void widen_column_range(const Tensor& x, const Tensor& low, const Tensor& high) 
   check(x.rank() == 2, "widen_column_range: expected [rows, n], got ", x.shape());
   check_shape("widen_column_range", "low", low, {x.size(1)});
   check_shape("widen_column_range", "high", high, {x.size(1)});
+  check_device("widen_column_range", "low", low, x.device());
+  check_device("widen_column_range", "high", high, x.device());
   dispatch_float(x.dtype(), "widen_column_range", [&]<class T>() {
     map("widen_column_range", x.device(), x.size(1),
         WidenColumnRange<T>{x.data<T>(), low.data<double>(), high.data<double>(), x.size(0),

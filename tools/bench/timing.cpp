@@ -52,10 +52,12 @@ void copy(const Tensor& to, const Tensor& from) {
     return;
   }
   constexpr int64_t part = 1 << 20;
+  const int64_t bytes = to.bytes();
+  auto* const target = static_cast<char*>(to.raw());
+  const auto* const source = static_cast<const char*>(from.raw());
 #pragma omp parallel for schedule(static)
-  for (int64_t at = 0; at < to.bytes(); at += part) {
-    const auto n = static_cast<size_t>(std::min(part, to.bytes() - at));
-    std::memcpy(static_cast<char*>(to.raw()) + at, static_cast<char*>(from.raw()) + at, n);
+  for (int64_t at = 0; at < bytes; at += part) {
+    std::memcpy(target + at, source + at, static_cast<size_t>(std::min(part, bytes - at)));
   }
 }
 
