@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <limits>
 #include <type_traits>
 
@@ -105,28 +104,9 @@ RoundingConfig Settings::rounding_config() const {
   return config;
 }
 
-namespace {
-
-struct SchemeRate {
-  const char* scheme;
-  double rate;
-  double rate_low_activations;  // at 4 activation bits and below
-};
-/// Best of a few (docs/experiments.md). A scheme that is not here gets the last row's.
-constexpr SchemeRate scheme_rates[] = {{"adaround", 0.05, 0.05},
-                                       {"direct", 1e-3, 1e-3},  // in the units of the weights
-                                       {"lora_rounding", 0.1, 0.1},
-                                       {"signround", 0.01, 0.02}};
-
-}  // namespace
-
 double Settings::rounding_rate() const {
   if (rate_rounding > 0.0) return rate_rounding;
-  const SchemeRate* found = std::prev(std::end(scheme_rates));
-  for (const SchemeRate& known : scheme_rates) {
-    if (rounding == known.scheme) found = &known;
-  }
-  return abits <= 4 ? found->rate_low_activations : found->rate;
+  return rounding_schemes().make(rounding)->default_rate(abits);
 }
 
 // ---- profiles -----------------------------------------------------------------------------------

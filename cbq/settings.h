@@ -79,8 +79,8 @@ struct Settings {
            fc2_first_last_bits > 0;
   }
   RoundingConfig rounding_config() const;
-  /// rate_rounding, or where that is 0 the tuned rate of the rounding scheme: their variables have
-  /// different units, so that one rate cannot serve two schemes.
+  /// rate_rounding, or where that is 0 the rounding scheme's default_rate(): their variables mean
+  /// different things, so that one rate cannot serve two schemes.
   double rounding_rate() const;
 };
 

@@ -50,7 +50,8 @@ Registry<RoundingScheme>& rounding_schemes() {
   return registry;
 }
 
-void detail::check_rounding_pass(const std::string& scheme, const RoundingPass& pass) {
+void detail::check_rounding_pass(const std::string& scheme, const RoundingPass& pass,
+                                 bool needs_unit) {
   const char* op = scheme.c_str();
   check(pass.w.defined() && pass.w.rank() == 2, op, ": expected a weight [out, in]");
   const int64_t out = pass.w.size(0), in = pass.w.size(1);
@@ -69,8 +70,12 @@ void detail::check_rounding_pass(const std::string& scheme, const RoundingPass& 
     check_shape(op, "A1", pass.a1, {out, pass.a1.size(1)});
     check_shape(op, "A2", pass.a2, {pass.a1.size(1), in});
   }
+  if (needs_unit && (pass.dense.defined() || pass.a1.defined())) {
+    check_shape(op, "unit", pass.unit, pass.scale.shape());
+  }
   const Dtype expected = pass.w.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
-  for (const Tensor* t : {&pass.scale, &pass.zero_point, &pass.dense, &pass.a1, &pass.a2}) {
+  for (const Tensor* t :
+       {&pass.scale, &pass.zero_point, &pass.dense, &pass.a1, &pass.a2, &pass.unit}) {
     if (!t->defined()) continue;
     check(t->dtype() == expected, op, ": scales and variables of a ", pass.w.dtype(),
           " weight are ", expected, ", got ", t->dtype());

@@ -34,6 +34,7 @@ struct RoundingPass {
   int64_t group = 0;  // inputs per scale; scale is [1, 1] for per_tensor
   Tensor dense;       // p [out, in], or undefined
   Tensor a1, a2;      // p = A1 A2: [out, r], [r, in], or undefined
+  Tensor unit = {};   // like scale: what p = 1 moves the weight by, for v_in_weight_units
   Start start = Start::fraction;
   bool hard = false;  // integers forward, the relaxed derivative backward
 };
@@ -64,7 +65,7 @@ struct RoundingMath {
   double (*d_relaxed)(double v);             // dh/dv
   double v_min, v_max;                       // forward clamps v to them
   bool straight_through_v;                   // d_dv is not the derivative of soft
-  bool v_in_weight_units;                    // p is in the units of w: v = v0 + p / s
+  bool v_in_weight_units;                    // p is an offset of w: v = v0 + p unit / s
 };
 
 class RoundingScheme {
@@ -80,6 +81,9 @@ class RoundingScheme {
   virtual bool relaxes() const = 0;
   /// Starts the scheme can have; "fraction" needs a relaxed weight.
   virtual bool supports(Start start) const { return start != Start::fraction || relaxes(); }
+  /// Learning rate of p with Adam, where the user gives none; `abits`: bits of the activations.
+  /// Since p is in units of the scale, whichever the scheme, this fits weights of any size.
+  virtual double default_rate([[maybe_unused]] int abits) const { return 0.01; }
   /// nullptr for schemes that are not scalar math (they couple the weights of a row).
   virtual const RoundingMath* math() const { return nullptr; }
 

@@ -38,17 +38,30 @@ struct LaneMath {
   CBQ_HD static float d_dv(float u, float v) { return Scheme::d_dv(u, v); }
   CBQ_HD static float d_du(float u, float v) { return Scheme::d_du(u, v); }
 
-  /// dv with the regularizer's gradient, and none that leads out of the bounds.
+  /// dv with the regularizer's gradient, and none that leads out of the bounds. Returns the
+  /// regularizer's dL/ds (RoundBackward::add_regularizer). `unit` is of the scale s.
   template <int n>
-  CBQ_HD static void finish(float weight, float beta, const float (&v)[n], float (&dv)[n]) {
+  CBQ_HD static float finish(float weight, float beta, [[maybe_unused]] float unit,
+                             [[maybe_unused]] float s, const float (&v)[n],
+                             [[maybe_unused]] const float (&offset)[n], float (&dv)[n]) {
+    float ds = 0.0f;
     if (weight != 0.0f) {
       CBQ_UNROLL
-      for (int j = 0; j < n; ++j) dv[j] += weight * regularizer_slope<Scheme>(v[j], beta);
+      for (int j = 0; j < n; ++j) {
+        if constexpr (in_weight_units) {
+          const float d = regularizer_gradient<Scheme>(v[j], weight, beta);
+          dv[j] += d * (unit / s);
+          ds -= d * offset[j] / s;
+        } else {
+          dv[j] += weight * regularizer_slope<Scheme>(v[j], beta);
+        }
+      }
     }
     if constexpr (bounded) {
       CBQ_UNROLL
       for (int j = 0; j < n; ++j) dv[j] = leads_out<Scheme>(v[j], dv[j]) ? 0.0f : dv[j];
     }
+    return ds;
   }
 };
 

@@ -19,10 +19,12 @@ struct ScalarRounding {
   static constexpr Start start = Start::nearest;
   static constexpr bool relaxes = false;            // soft() exists and differs from hard()
   static constexpr bool straight_through_v = true;  // d_dv is declared, not the derivative of soft
-  static constexpr bool v_in_weight_units = false;  // p is in the units of w: v = v0 + p / s
+  static constexpr bool v_in_weight_units = false;  // p is an offset of w: v = v0 + p unit / s
   static constexpr double v_min = -std::numeric_limits<double>::infinity();
   static constexpr double v_max = std::numeric_limits<double>::infinity();
 
+  /// RoundingScheme::default_rate: a hundredth of a step of the grid.
+  static constexpr double default_rate(int /*abits*/) { return 0.01; }
   template <class A>
   CBQ_HD static A initial(A, Start) {
     return A(0);
@@ -56,8 +58,8 @@ struct RoundForward {
   CBQ_HD void operator()(Row& row, int64_t item) const {
     const int64_t i = item / view.parts();
     const Part part = view.part(item % view.parts());
-    Slots<Row, acc_t<T>> u, v;
-    load_part<Scheme>(row, view, i, part, u, v);
+    Slots<Row, acc_t<T>> u, v, offset;
+    load_part<Scheme>(row, view, i, part, u, v, offset);
     if (view.hard) {
       store<true>(row, i, part, u, v);
     } else {
@@ -109,16 +111,17 @@ struct RoundBackward {
     const int64_t last = math::min(first + rows_per_chunk, view.out);
     const A weight = now != nullptr ? A(now[0]) : regularizer;
     const A exponent = now != nullptr ? A(now[1]) : beta;
-    Slots<Row, A> u, v, dv;
+    Slots<Row, A> u, v, offset, dv;
     for (int64_t i = first; i < last; ++i) {
-      load_part<Scheme>(row, view, i, part, u, v);
-      const A ds = row.sum(view.hard ? derivatives<true>(row, i, part, u, v, dv)
-                                     : derivatives<false>(row, i, part, u, v, dv));
+      load_part<Scheme>(row, view, i, part, u, v, offset);
+      A ds = view.hard ? derivatives<true>(row, i, part, u, v, offset, dv)
+                       : derivatives<false>(row, i, part, u, v, offset, dv);
+      if (weight != A(0)) ds += add_regularizer(row, i, part, v, offset, dv, weight, exponent);
+      ds = row.sum(ds);
       if (row.lane() == 0) {
         const int64_t within = index % view.parts_per_group;
         d_scale[(within * view.out + i) * view.groups + part.group] = ds;
       }
-      if (weight != A(0)) add_regularizer(row, part, v, dv, weight, exponent);
       if constexpr (bounded) keep_inside(row, part, v, dv);
       if (d_dense != nullptr) store_dense(row, i, part, dv);
       if (d_a1 != nullptr) add_low_rank(row, i, part, index, chunk, i == first, dv);
@@ -128,10 +131,10 @@ struct RoundBackward {
   /// dv = dL/dp; returns this worker's share of dL/ds.
   template <bool hard, class Row>
   CBQ_HD A derivatives(Row& row, int64_t i, const Part& part, Slots<Row, A>& u, Slots<Row, A>& v,
-                       Slots<Row, A>& dv) const {
+                       [[maybe_unused]] Slots<Row, A>& offset, Slots<Row, A>& dv) const {
     const A s = view.scale[view.grid_index(i, part)], z = view.zero_point[view.grid_index(i, part)];
     const A largest = view.largest_code;
-    const A dp_dv = Scheme::v_in_weight_units ? A(1) : s;
+    const A dw_dp = Scheme::v_in_weight_units ? unit_at(i, part) : s;  // where dr/dv = 1
     const T* g = dw + i * view.in + part.column;
     A ds = 0;
 #pragma omp simd reduction(+ : ds)
@@ -140,23 +143,43 @@ struct RoundBackward {
       const A q = rounded<Scheme, hard>(uj, vj) + z;
       const A inside = q >= A(0) && q <= largest ? A(1) : A(0);
       const A slope = inside * Scheme::d_dv(uj, vj);
-      // With p in weight units v = p/s depends on s, too.
-      const A through =
-          inside * uj * Scheme::d_du(uj, vj) + (Scheme::v_in_weight_units ? vj * slope : A(0));
+      A through = inside * uj * Scheme::d_du(uj, vj);
+      // An offset of the weight is a smaller part of a larger scale: d offset / ds = -offset / s.
+      if constexpr (Scheme::v_in_weight_units) through += offset.at(row, j) * slope;
       ds += gj * (math::clamp(q, A(0), largest) - z - through);
-      dv.at(row, j) = gj * dp_dv * slope;
+      dv.at(row, j) = gj * dw_dp * slope;
     }
     return ds;
   }
 
-  /// dv += weight d/dv (1 - |2h - 1|^beta).
+  /// Of an offset of the weight; 0 without variables.
+  CBQ_HD A unit_at(int64_t i, const Part& part) const {
+    return view.unit != nullptr ? view.unit[view.grid_index(i, part)] : A(0);
+  }
+
+  /// dv += weight d/dp (1 - |2h - 1|^beta); returns this worker's share of the regularizer's dL/ds,
+  /// which is 0 unless p is an offset of the weight.
   template <class Row>
-  CBQ_HD void add_regularizer(Row& row, const Part& part, Slots<Row, A>& v, Slots<Row, A>& dv,
-                              A weight, A exponent) const {
+  CBQ_HD A add_regularizer(Row& row, [[maybe_unused]] int64_t i, const Part& part, Slots<Row, A>& v,
+                           [[maybe_unused]] Slots<Row, A>& offset, Slots<Row, A>& dv, A weight,
+                           A exponent) const {
+    A ds = 0;
+    if constexpr (Scheme::v_in_weight_units) {
+      const A s = view.scale[view.grid_index(i, part)];
+      const A dv_dp = unit_at(i, part) / s;
+#pragma omp simd reduction(+ : ds)
+      for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+        const A d = regularizer_gradient<Scheme>(v.at(row, j), weight, exponent);
+        dv.at(row, j) += d * dv_dp;
+        ds -= d * offset.at(row, j) / s;
+      }
+    } else {
 #pragma omp simd
-    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
-      dv.at(row, j) += weight * regularizer_slope<Scheme>(v.at(row, j), exponent);
+      for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+        dv.at(row, j) += weight * regularizer_slope<Scheme>(v.at(row, j), exponent);
+      }
     }
+    return ds;
   }
 
   /// Descent moves v against its gradient: at a bound, no gradient may point further out.
@@ -209,8 +232,8 @@ struct RegularizerSum {
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t item) const {
     const Part part = view.part(item % view.parts());
-    Slots<Row, A> u, v;
-    load_part<Scheme>(row, view, item / view.parts(), part, u, v);
+    Slots<Row, A> u, v, offset;
+    load_part<Scheme>(row, view, item / view.parts(), part, u, v, offset);
     A total = 0;
 #pragma omp simd reduction(+ : total)
     for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
@@ -238,6 +261,7 @@ class RoundingOf : public RoundingScheme {
   Parameterization default_parameterization() const override { return Scheme::parameterization; }
   Start default_start() const override { return Scheme::start; }
   bool relaxes() const override { return Scheme::relaxes; }
+  double default_rate(int abits) const override { return Scheme::default_rate(abits); }
   const RoundingMath* math() const override {
     static const RoundingMath functions{&Scheme::template initial<double>,
                                         &detail::rounded<Scheme, false, double>,
@@ -254,14 +278,14 @@ class RoundingOf : public RoundingScheme {
   }
 
   Tensor forward(const RoundingPass& pass) const override {
-    detail::check_rounding_pass(name(), pass);
+    detail::check_rounding_pass(name(), pass, Scheme::v_in_weight_units);
     Tensor y(pass.w.shape(), pass.w.dtype(), pass.w.device());
     detail::dispatch_weight(name(), pass.w.dtype(), [&]<class T>() { run<T, T>(pass, y); });
     return y;
   }
 
   Tensor codes(const RoundingPass& pass) const override {
-    detail::check_rounding_pass(name(), pass);
+    detail::check_rounding_pass(name(), pass, Scheme::v_in_weight_units);
     RoundingPass hard = pass;
     hard.hard = true;
     Tensor y(pass.w.shape(), Dtype::u8, pass.w.device());
@@ -271,7 +295,7 @@ class RoundingOf : public RoundingScheme {
 
   RoundingGradients backward(const RoundingPass& pass, const Tensor& dw,
                              const RoundingRegularizer& regularizer) const override {
-    detail::check_rounding_pass(name(), pass);
+    detail::check_rounding_pass(name(), pass, Scheme::v_in_weight_units);
     check_same(Scheme::name, pass.w, dw);
     const OpTimer timer(Scheme::name, pass.w.device());  // the partial sums added up, too
     RoundingGradients gradients;
@@ -282,7 +306,7 @@ class RoundingOf : public RoundingScheme {
 
   double regularizer(const RoundingPass& pass, const RoundingRegularizer& r) const override {
     if (!Scheme::relaxes || r.weight == 0.0) return 0.0;
-    detail::check_rounding_pass(name(), pass);
+    detail::check_rounding_pass(name(), pass, Scheme::v_in_weight_units);
     return detail::dispatch_weight(name(), pass.w.dtype(), [&]<class T>() {
       using A = acc_t<T>;
       const auto view = detail::view_of<T>(pass);

@@ -41,6 +41,7 @@ struct RoundingView {
   const A* dense;
   const A* a1;
   const A* a2;
+  const A* unit;  // like scale, or null
   int64_t out, in, rank, group;
   int64_t groups;           // per row
   int64_t parts_per_group;  // a part never crosses a group
@@ -125,10 +126,12 @@ CBQ_HD void low_rank_gradients(Row& row, int64_t n, const A* a1, const A* a2, A*
   for (int k = 0; k < count; ++k) d1[k] = sums[k];
 }
 
-/// u = w/s and v = clamp(v0(u) + p) of row i's columns in `part`.
+/// u = w/s and v = clamp(v0(u) + p) of row i's columns in `part`. Of a scheme whose p is an offset
+/// of the weight: v = clamp(v0(u) + offset), offset = p unit / s.
 template <class Scheme, class Row, class T>
 CBQ_HD void load_part(Row& row, const RoundingView<T>& view, int64_t i, const Part& part,
-                      Slots<Row, acc_t<T>>& u, Slots<Row, acc_t<T>>& v) {
+                      Slots<Row, acc_t<T>>& u, Slots<Row, acc_t<T>>& v,
+                      [[maybe_unused]] Slots<Row, acc_t<T>>& offset) {
   using A = acc_t<T>;
   const A s = view.scale[view.grid_index(i, part)];
   const T* w = view.w + i * view.in + part.column;
@@ -148,8 +151,12 @@ CBQ_HD void load_part(Row& row, const RoundingView<T>& view, int64_t i, const Pa
     });
   }
   if constexpr (Scheme::v_in_weight_units) {
+    const A unit = view.unit != nullptr ? view.unit[view.grid_index(i, part)] : A(0);
 #pragma omp simd
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) v.at(row, j) = v.at(row, j) / s;
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      v.at(row, j) = v.at(row, j) * unit / s;
+      offset.at(row, j) = v.at(row, j);
+    }
   }
   add_initial<Scheme>(row, view.start, n, u, v);
 }
@@ -179,8 +186,16 @@ CBQ_HD bool leads_out(A v, A d) {
   return (v >= A(Scheme::v_max) && d < A(0)) || (v <= A(Scheme::v_min) && d > A(0));
 }
 
+/// The regularizer's gradient with respect to v, 0 where v lies at a bound that it would pass.
+template <class Scheme, class A>
+CBQ_HD A regularizer_gradient(A v, A weight, A beta) {
+  const A d = weight * regularizer_slope<Scheme>(v, beta);
+  return leads_out<Scheme>(v, d) ? A(0) : d;
+}
+
 /// Throws std::invalid_argument unless the shapes and dtypes of a pass fit each other.
-void check_rounding_pass(const std::string& scheme, const RoundingPass& pass);
+/// `needs_unit`: of a scheme with v_in_weight_units.
+void check_rounding_pass(const std::string& scheme, const RoundingPass& pass, bool needs_unit);
 
 template <class T>
 RoundingView<T> view_of(const RoundingPass& pass) {
@@ -192,6 +207,7 @@ RoundingView<T> view_of(const RoundingPass& pass) {
   view.dense = pass.dense.defined() ? pass.dense.data<A>() : nullptr;
   view.a1 = pass.a1.defined() ? pass.a1.data<A>() : nullptr;
   view.a2 = pass.a2.defined() ? pass.a2.data<A>() : nullptr;
+  view.unit = pass.unit.defined() ? pass.unit.data<A>() : nullptr;
   view.out = pass.w.size(0);
   view.in = pass.w.size(1);
   view.rank = pass.a1.defined() ? pass.a1.size(1) : 0;

@@ -87,6 +87,7 @@ RoundingPass WeightQuantizer::pass(const Tensor& w) const {
   pass.zero_point = grid_.zero_point;
   pass.bits = config_.bits;
   pass.group = grid_.group;
+  pass.unit = grid_.scale;
   if (dense_.defined()) pass.dense = dense_.value();
   if (a1_.defined()) {
     pass.a1 = a1_.value();
@@ -124,12 +125,6 @@ std::vector<Var> WeightQuantizer::rounding_variables() const {
     if (v.defined() && !packed_) variables.push_back(v);
   }
   return variables;
-}
-
-double WeightQuantizer::rounding_unit() const {
-  const RoundingMath* math = scheme_->math();
-  if (math == nullptr || !math->v_in_weight_units) return 1.0;
-  return kernels::sum(grid_.scale).item() / static_cast<double>(grid_.scale.count());
 }
 
 double WeightQuantizer::regularizer_value(const Tensor& w) const {

@@ -32,12 +32,10 @@ class WeightQuantizer {
   Var fake_quant(const Var& w) const;
 
   /// Learned variables; empty after harden(). The scale's and the rounding's, for their own rates.
+  /// Rounding variables are in units of the scale: schemes that move the weight itself ("direct")
+  /// multiply them by the scale at the start, group by group.
   std::vector<Var> scale_variables() const;
   std::vector<Var> rounding_variables() const;
-
-  /// What a step of 1 in a rounding variable means: 1, or the mean scale for schemes whose variable
-  /// is in the units of the weight ("direct"). Learning rates are multiplied by it.
-  double rounding_unit() const;
 
   /// Hard forward with straight-through gradients from now on (the late phase).
   void set_hard(bool hard) { hard_ = hard; }

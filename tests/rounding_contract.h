@@ -36,13 +36,13 @@ inline RoundingPass make_pass(const RoundingScheme& scheme, Parameterization par
   pass.zero_point = grid.zero_point;
   pass.group = grid.group;
   pass.start = scheme.default_start();
+  pass.unit = grid.scale;
   const Dtype variables = grid.scale.dtype();
-  const double unit = scheme.math() && scheme.math()->v_in_weight_units ? 0.01 : 1.0;
   if (parameterization == Parameterization::dense) {
-    pass.dense = normal({out, in}, 0.1 * unit, 2, variables);
+    pass.dense = normal({out, in}, 0.1, 2, variables);
   } else if (parameterization == Parameterization::low_rank) {
     pass.a1 = normal({out, 3}, 0.4, 3, variables);
-    pass.a2 = normal({3, in}, 0.15 * unit, 4, variables);
+    pass.a2 = normal({3, in}, 0.15, 4, variables);
   }
   return pass;
 }

@@ -84,12 +84,12 @@ std::vector<Tensor> weight_results(const std::string& scheme, int64_t rank, Dtyp
   pass.zero_point = grid.zero_point;
   pass.bits = config.bits;
   pass.group = grid.group;
+  pass.unit = kernels::scale(grid.scale, 1.25);
   pass.start = rounding->default_start();
-  const double unit = rounding->math()->v_in_weight_units ? 0.01 : 1.0;
-  if (rank < 0) pass.dense = normal(shape, 0.2 * unit, 2).to(device);
+  if (rank < 0) pass.dense = normal(shape, 0.2, 2).to(device);
   if (rank > 0) {
     pass.a1 = normal({shape[0], rank}, 0.4, 3).to(device);
-    pass.a2 = normal({rank, shape[1]}, 0.15 * unit, 4).to(device);
+    pass.a2 = normal({rank, shape[1]}, 0.15, 4).to(device);
   }
   std::vector<Tensor> results = {grid.scale, grid.zero_point};
   for (const bool hard : {false, true}) {

@@ -1,6 +1,7 @@
 // One window: the loss falls, the best parameters stay, trouble is survived and said.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <set>
 
 #include "cbq/quantizers.h"
@@ -21,7 +22,9 @@ Settings small_settings() {
 
 /// A window over both blocks of a two-block model.
 struct Fixture {
-  explicit Fixture(const Settings& s) : settings(s) {
+  explicit Fixture(const Settings& s, const std::function<void(Transformer&)>& change = nullptr)
+      : settings(s) {
+    if (change) change(*model);
     original = cache_in_memory(*model, segments);
     attach_quantizers(*model, scheduled.window, settings, original->get(0, 0, 8));
   }
@@ -72,7 +75,7 @@ TEST(Reconstructor, OrderIsAPermutationAndDiffersByEpoch) {
 }
 
 TEST(Reconstructor, LowersTheLossOfEveryScheme) {
-  for (const char* scheme : {"nearest", "adaround", "lora_rounding", "signround"}) {
+  for (const std::string& scheme : rounding_schemes().names()) {
     SCOPED_TRACE(scheme);
     Settings s = small_settings();
     s.rounding = scheme;
@@ -83,6 +86,48 @@ TEST(Reconstructor, LowersTheLossOfEveryScheme) {
     EXPECT_EQ(report.steps, 12);
     EXPECT_GT(report.best_epoch, 0);
     EXPECT_TRUE(report.trouble.empty()) << report.trouble;
+  }
+}
+
+/// The same function with weights 64 times as large in one layer and as small in the next. Powers
+/// of two, so that every product has the same bits.
+void rescale(Transformer& model) {
+  for (const auto& block : model.blocks) {
+    for (auto& [name, linear] : block->linears()) {
+      const bool larger = name == "self_attn.v_proj" || name == "mlp.down_proj";
+      if (!larger && name != "self_attn.o_proj" && name != "mlp.up_proj") continue;
+      linear->weight.set_value(kernels::scale(linear->weight.value(), larger ? 64.0 : 1.0 / 64));
+    }
+  }
+}
+
+// What a scheme learns must not depend on how large weights are: rates are in units of the scale.
+TEST(Reconstructor, LearnsTheSameForWeightsOfAnySize) {
+  for (const std::string& scheme : rounding_schemes().names()) {
+    for (const char* parameterization : {"default", "low_rank"}) {
+      const bool none =
+          rounding_schemes().make(scheme)->default_parameterization() == Parameterization::none;
+      if (none && parameterization != std::string("default")) continue;
+      SCOPED_TRACE(concat(scheme, " ", parameterization));
+      Settings s = small_settings();
+      s.rounding = scheme;
+      s.parameterization = parameterization;
+      s.hard_phase = 0.5;
+      s.regularizer = 0.01;
+      s.rate_rounding = 0.05;
+      Fixture plain(s), other(s, rescale);
+      const WindowReport a = plain.reconstructor().run(nullptr);
+      const WindowReport b = other.reconstructor().run(nullptr);
+      EXPECT_EQ(a.loss_before, b.loss_before);
+      EXPECT_EQ(a.loss_hard, b.loss_hard);
+      EXPECT_LT(a.loss_hard, a.loss_before);
+      for (Fixture* f : {&plain, &other}) harden_blocks(*f->model, {0, 2});
+      const auto expected = quantizer_state(*plain.model, {0, 2});
+      for (const auto& [name, value] : quantizer_state(*other.model, {0, 2})) {
+        if (!name.ends_with("codes")) continue;
+        EXPECT_EQ(value.to_vector<int>(), expected.at(name).to_vector<int>()) << name;
+      }
+    }
   }
 }
 

@@ -40,6 +40,7 @@ TEST_P(RoundingContract, HardRoundingIsOnTheGrid) {
       EXPECT_EQ(y[i], 0.5f * static_cast<float>(codes[i] - 3)) << "weight " << w[i];
       EXPECT_GE(codes[i], 0);
       EXPECT_LE(codes[i], 7);
+      if (scheme_->math() == nullptr) continue;  // coupled to the other weights of the row
       const double u = std::clamp(w[i] / 0.5, -3.0, 4.0);
       EXPECT_LE(std::abs(codes[i] - 3 - u), 1.0) << "weight " << w[i] << " leaves its neighbours";
     }
@@ -73,7 +74,7 @@ TEST_P(RoundingContract, StartsWhereItSays) {
                 std::clamp(w[i], -z[g] * s[g], (max_code(pass.bits) - z[g]) * s[g]);
             EXPECT_NEAR(y[i], clipped, 1e-5 * s[g]) << "weight " << i;
           }
-        } else if (start == Start::zero) {
+        } else if (start == Start::zero && scheme_->math() != nullptr) {
           EXPECT_EQ(scheme_->math()->initial(0.37, start), 0.0);
         }
       }
@@ -91,13 +92,14 @@ TEST_P(RoundingContract, LowerPrecisionFollowsDouble) {
       RoundingPass low = exact;
       low.hard = hard;
       low.w = to(exact.w, dtype);
-      for (Tensor* t : {&low.scale, &low.zero_point, &low.dense, &low.a1, &low.a2}) {
+      for (Tensor* t : {&low.scale, &low.zero_point, &low.dense, &low.a1, &low.a2, &low.unit}) {
         *t = to(*t, Dtype::f32);
       }
       RoundingPass high = exact;  // the same numbers as `low`
       high.hard = hard;
       high.w = to(low.w, Dtype::f64);
-      for (Tensor* t : {&high.scale, &high.zero_point, &high.dense, &high.a1, &high.a2}) {
+      for (Tensor* t :
+           {&high.scale, &high.zero_point, &high.dense, &high.a1, &high.a2, &high.unit}) {
         *t = to(to(*t, Dtype::f32), Dtype::f64);
       }
       const double tolerance = dtype == Dtype::bf16 ? 4e-3 : 1e-6;  // relative: half a last place
@@ -169,7 +171,7 @@ TEST_P(RoundingContract, LearnsAToyLayer) {
   groups[0].variables = quantizer.scale_variables();
   groups[0].settings.rate = 1e-3;
   groups[1].variables = quantizer.rounding_variables();
-  groups[1].settings.rate = 0.02 * quantizer.rounding_unit();
+  groups[1].settings.rate = 0.02;
   Adam adam(groups);
   double reached = output_error(quantizer, x, w);
   auto best = quantizer.snapshot();

@@ -108,12 +108,30 @@ TEST(Settings, PaperProfilesHoldThePrintedRates) {
   EXPECT_EQ(profile_settings("paper_v4", 4, 4).act_granularity, "per_token");
 }
 
+// The rate stands beside the scheme (RoundingScheme::default_rate).
 TEST(Settings, EverySchemeHasARateOfItsOwnUnlessOneIsGiven) {
   Settings s = profile_settings("tuned", 2, 16);
-  const double signround = s.rounding_rate();
-  EXPECT_GT(signround, 0.0);
-  s.rounding = "lora_rounding";
-  EXPECT_NE(s.rounding_rate(), signround);
+  for (const std::string& name : rounding_schemes().names()) {
+    s.rounding = name;
+    for (const int abits : {4, 16}) {
+      s.abits = abits;
+      EXPECT_EQ(s.rounding_rate(), rounding_schemes().make(name)->default_rate(abits)) << name;
+      EXPECT_GT(s.rounding_rate(), 0.0) << name;
+    }
+  }
+  const auto rate = [](const char* scheme, int abits) {
+    Settings asked = profile_settings("tuned", 2, abits);
+    asked.rounding = scheme;
+    return asked.rounding_rate();
+  };
+  EXPECT_EQ(rate("adaround", 16), 0.05);
+  EXPECT_EQ(rate("lora_rounding", 16), 0.1);
+  EXPECT_EQ(rate("signround", 16), 0.01);
+  EXPECT_EQ(rate("direct", 16), 0.02);
+  EXPECT_EQ(rate("signround", 4), 0.02);
+  EXPECT_EQ(rate("test_centred", 4), 0.01) << "that of a scheme that states none";
+  s.rounding = "stochastic";
+  expect_error<std::invalid_argument>([&] { s.rounding_rate(); }, {"stochastic", "signround"});
   s.rate_rounding = 0.25;
   EXPECT_EQ(s.rounding_rate(), 0.25);
   EXPECT_EQ(profile_settings("paper_iclr", 2, 16).rounding_rate(), 1e-4);

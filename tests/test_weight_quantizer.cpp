@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "autograd/functions.h"
+#include "autograd/optim.h"
 #include "kernels/ops.h"
 #include "quant/quantized_linear.h"
 #include "tests/test_data.h"
@@ -67,6 +68,43 @@ TEST(WeightQuantizer, LowRankStartsAtZeroWithGaussianA1) {
   for (double a : q.rounding_variables()[1].value().to_vector<double>()) EXPECT_EQ(a, 0.0);
   EXPECT_EQ(again.rounding_variables()[0].value().to_vector<double>(), a1);
   EXPECT_NE(other.rounding_variables()[0].value().to_vector<double>(), a1);
+}
+
+// Weights of a group times a power of two, gradients divided by it: the codes that are learned
+// stay.
+TEST(WeightQuantizer, StepsAreInUnitsOfEachGroupsScale) {
+  constexpr int64_t out = 6, in = 24, group = 8;
+  WeightConfig grid = bits(3);
+  grid.granularity = Granularity::per_group;
+  grid.group_size = group;
+  const auto scaled = [&](const Tensor& t, int sign) {
+    std::vector<double> values = t.to_vector<double>();
+    for (size_t i = 0; i < values.size(); ++i) {
+      const int exponent = static_cast<int>((3 * (i / in) + 5 * (i % in / group)) % 9) - 4;
+      values[i] = std::ldexp(values[i], sign * exponent);
+    }
+    return Tensor::from(values, t.shape(), t.dtype());
+  };
+  for (const std::string& name : rounding_schemes().names()) {
+    for (const char* parameterization : {"dense", "low_rank"}) {
+      if (name == "nearest") continue;
+      std::vector<std::vector<int>> codes;
+      for (const int sign : {0, 1}) {
+        const Tensor w = scaled(normal({out, in}, 0.02, 1), sign);
+        WeightQuantizer q(w, grid, scheme(name, parameterization), "layer", 1, 2);
+        q.set_hard(true);
+        Adam adam({{q.rounding_variables(), {.rate = 0.1}}, {q.scale_variables(), {}}});
+        for (uint64_t step = 0; step < 12; ++step) {
+          Tape tape;
+          tape.backward(q.fake_quant(Var(w)), scaled(normal({out, in}, 1.0, 10 + step), -sign));
+          adam.step(1.0);
+        }
+        q.harden(w);
+        codes.push_back(unpack_codes(q.packed().codes, 3, in).to_vector<int>());
+      }
+      EXPECT_EQ(codes[0], codes[1]) << name << " " << parameterization;
+    }
+  }
 }
 
 TEST(WeightQuantizer, ScaleForms) {

@@ -237,8 +237,8 @@ def read_dump(path, o):
     with safe_open(path, "pt", device=o.device) as f:
         settings = json.loads(f.metadata()["bench_step"])["settings"]
         data = {name: f.get_tensor(name) for name in f.keys()}
-    o.rates = {"rounding": settings["rate_rounding"] or {True: 0.02, False: 0.01}[o.abits <= 4],
-               "scale": settings["rate_scale"], "activation": settings["rate_activation"]}
+    o.rates = {"rounding": settings["rate_rounding"], "scale": settings["rate_scale"],
+               "activation": settings["rate_activation"]}
     o.total_steps = settings["epochs"] * math.ceil(data["inputs"].shape[0] / o.batch)
     return data
 

@@ -37,7 +37,7 @@ struct WeightLane {
   struct Row {
     Columns<T> w;
     Columns<float> p;
-    float s, z;
+    float s, z, unit;
     float a1[array];
   };
 
@@ -72,6 +72,7 @@ struct WeightLane {
     row.w = load_columns(view.w + at);
     row.s = view.scale[g];
     row.z = view.zero_point[g];
+    if constexpr (Math::in_weight_units && variables != no_variables) row.unit = view.unit[g];
     if constexpr (variables == dense_variables) row.p = load_columns(view.dense + at);
     if constexpr (rank > 0) {
       CBQ_UNROLL
@@ -80,9 +81,10 @@ struct WeightLane {
     return row;
   }
 
-  /// u = w/s and v = clamp(v0(u) + p), as load_part has them.
-  __device__ void prepare(const Row& row, float (&u)[lane_columns],
-                          float (&v)[lane_columns]) const {
+  /// u = w/s, v = clamp(v0(u) + p) and, of schemes whose p is an offset of the weight, p unit / s,
+  /// as load_part has them.
+  __device__ void prepare(const Row& row, float (&u)[lane_columns], float (&v)[lane_columns],
+                          float (&offset)[lane_columns]) const {
     float x[lane_columns];
     CBQ_UNROLL
     for (int j = 0; j < lane_columns; ++j) {
@@ -97,9 +99,11 @@ struct WeightLane {
     quotients<T>(x, row.s, u);
     if constexpr (Math::in_weight_units && variables != no_variables) {
       CBQ_UNROLL
-      for (int j = 0; j < lane_columns; ++j) x[j] = v[j];
+      for (int j = 0; j < lane_columns; ++j) x[j] = v[j] * row.unit;
       quotients<float>(x, row.s, v);
     }
+    CBQ_UNROLL
+    for (int j = 0; j < lane_columns; ++j) offset[j] = v[j];
     Math::start(view.start, u, v);
   }
 };
@@ -125,8 +129,8 @@ struct QuantizeWeight {
     for (; i < last; i += block_warps) {
       const auto row = next;
       if (i + block_warps < last) next = lane.load(i + block_warps);
-      float u[lane_columns], v[lane_columns];
-      lane.prepare(row, u, v);
+      float u[lane_columns], v[lane_columns], offset[lane_columns];
+      lane.prepare(row, u, v, offset);
       CBQ_UNROLL
       for (int j = 0; j < lane_columns; ++j) {
         const float q = math::clamp(Math::rounded(u[j], v[j]) + row.z, 0.0f, view.largest_code);

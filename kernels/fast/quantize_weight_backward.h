@@ -72,20 +72,22 @@ struct QuantizeWeightBackward {
   /// dv = dL/dp; returns the lane's share of dL/ds.
   __device__ float derivatives(const Lane& lane, const typename Lane::Row& row, const Columns<T>& g,
                                float weight, float exponent, float (&dv)[lane_columns]) const {
-    float u[lane_columns], v[lane_columns], ds = 0.0f;
-    lane.prepare(row, u, v);
-    const float unit = Math::in_weight_units ? 1.0f : row.s;
+    float u[lane_columns], v[lane_columns], offset[lane_columns], ds = 0.0f;
+    lane.prepare(row, u, v, offset);
+    const float unit = Math::in_weight_units ? row.unit : row.s;
     CBQ_UNROLL
     for (int j = 0; j < lane_columns; ++j) {
       const float gj = static_cast<float>(g.x[j]), q = Math::rounded(u[j], v[j]) + row.z;
       const float inside = q >= 0.0f && q <= view.largest_code ? 1.0f : 0.0f;
       const float slope = inside * Math::d_dv(u[j], v[j]);
-      const float through =
-          inside * u[j] * Math::d_du(u[j], v[j]) + (Math::in_weight_units ? v[j] * slope : 0.0f);
+      const float through = inside * u[j] * Math::d_du(u[j], v[j]) +
+                            (Math::in_weight_units ? offset[j] * slope : 0.0f);
       ds += gj * (math::clamp(q, 0.0f, view.largest_code) - row.z - through);
       dv[j] = gj * unit * slope;
     }
-    if constexpr (variables != no_variables) Math::finish(weight, exponent, v, dv);
+    if constexpr (variables != no_variables) {
+      ds += Math::finish(weight, exponent, row.unit, row.s, v, offset, dv);
+    }
     return ds;
   }
 

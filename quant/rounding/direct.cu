@@ -1,6 +1,6 @@
 // Direct training of the weight through the straight-through quantizer (as in EfficientQAT's
-// block-wise phase, Chen et al. 2024): r = round((w + p) / s), p in the units of the weight and
-// without bounds.
+// block-wise phase, Chen et al. 2024): r = round((w + s0 p) / s), without bounds. p is in units of
+// s0, the scale at the start, so that one rate fits rows and layers of any size.
 #include "quant/rounding_kernels.h"
 
 namespace cbq {
@@ -9,8 +9,9 @@ namespace {
 struct Direct : ScalarRounding {
   static constexpr const char* name = "direct";
   static constexpr const char* help =
-      "round((w + p)/s): the weight itself is trained, straight-through";
+      "round((w + s0 p)/s): the weight itself is trained, straight-through";
   static constexpr bool v_in_weight_units = true;
+  static constexpr double default_rate(int /*abits*/) { return 0.02; }
 
   template <class A>
   CBQ_HD static A hard(A u, A v) {

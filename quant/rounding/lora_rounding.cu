@@ -10,6 +10,7 @@ struct LoraRounding : RectifiedSigmoid {
   static constexpr const char* help =
       "AdaRound with the variables as a low-rank product A1 A2 (CBQ's LoRA-Rounding)";
   static constexpr Parameterization parameterization = Parameterization::low_rank;
+  static constexpr double default_rate(int /*abits*/) { return 0.1; }
 };
 
 [[maybe_unused]] const bool registered = register_rounding_scheme<LoraRounding>();

@@ -10,6 +10,7 @@ struct SignRound : ScalarRounding {
   static constexpr const char* help =
       "round(w/s + v), |v| <= 1/2, straight-through (SignRound, Cheng et al. 2023)";
   static constexpr double v_min = -0.5, v_max = 0.5;
+  static constexpr double default_rate(int abits) { return abits <= 4 ? 0.02 : 0.01; }
 
   template <class A>
   CBQ_HD static A hard(A u, A v) {

@@ -31,6 +31,7 @@ RoundingPass make_pass(const RoundingScheme& scheme, Parameterization variables,
   pass.zero_point = grid.zero_point;
   pass.bits = config.bits;
   pass.group = grid.group;
+  pass.unit = grid.scale;
   pass.start = scheme.default_start();
   if (variables == Parameterization::dense) pass.dense = normal({out, in}, 1e-3, 2);
   if (variables == Parameterization::low_rank) {

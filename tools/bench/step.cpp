@@ -196,6 +196,7 @@ void run(const Options& options) {
   if (!options.dump.empty()) {
     nlohmann::json metadata = workload.description();
     metadata["settings"] = to_json(workload.settings);
+    metadata["settings"]["rate_rounding"] = workload.settings.rounding_rate();  // 0: the scheme's
     metadata["segments"] = workload.options.segments;
     workload.dump(options.dump, {{"format", "pt"}, {"bench_step", metadata.dump()}});
   }
