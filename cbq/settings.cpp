@@ -1,7 +1,9 @@
 #include "cbq/settings.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <type_traits>
 
@@ -210,6 +212,8 @@ nlohmann::json to_json(const Settings& settings) {
 
 namespace {
 
+constexpr const char* weight_granularities[] = {"per_tensor", "per_channel", "per_group"};
+
 void read_member(const char* name, const nlohmann::json& value, bool& member) {
   check(value.is_boolean(), name, ": expected true or false, got ", [&] { return value.dump(); });
   member = value.get<bool>();
@@ -244,10 +248,55 @@ void read_member(const char* name, const nlohmann::json& value, Integer& member)
 
 }  // namespace
 
+WeightGranularity weight_granularity_from_word(const std::string& word) {
+  std::string name = word;
+  std::replace(name.begin(), name.end(), '-', '_');
+  for (const char* known : weight_granularities) {
+    if (name == known) return {name, 0};
+  }
+  int64_t size = 0;
+  const char* const end = word.data() + word.size();
+  if (word.size() > 1 && word[0] == 'g') {
+    const auto [stop, error] = std::from_chars(word.data() + 1, end, size);
+    if (error == std::errc() && stop == end && size >= 1) return {"per_group", size};
+  }
+  throw std::invalid_argument(concat("granularity: unknown '", word,
+                                     "'; known: per_tensor, per_channel, per_group, or g and the "
+                                     "inputs per group, as in g64"));
+}
+
+namespace {
+
+/// The overrides with what follows from them.
+nlohmann::json completed(nlohmann::json given) {
+  if (const auto at = given.find("granularity"); at != given.end() && at->is_string()) {
+    const WeightGranularity choice = weight_granularity_from_word(at->get<std::string>());
+    if (choice.group_size > 0) {
+      const nlohmann::json& size = given.emplace("group_size", choice.group_size).first.value();
+      check(
+          size == choice.group_size, "granularity ", at->get<std::string>(), " and group_size ",
+          [&] { return size.dump(); }, " contradict each other; give one of them");
+    }
+    if (choice.name != "per_group") given.emplace("group_size", 0);
+    given["granularity"] = choice.name;
+  } else if (const auto size = given.find("group_size");
+             at == given.end() && size != given.end() && size->is_number() && *size > 0) {
+    given["granularity"] = "per_group";
+  }
+  if (const auto at = given.find("act_granularity"); at != given.end()) {
+    if (*at == "per_tensor") given.emplace("act_dynamic", false);
+    if (*at == "per_token") given.emplace("act_dynamic", true);
+  }
+  return given;
+}
+
+}  // namespace
+
 void apply_json(Settings& settings, const nlohmann::json& overrides) {
   check(overrides.is_object(), "settings: expected a JSON object, got ",
         [&] { return overrides.dump(); });
-  for (const auto& [key, value] : overrides.items()) {
+  const nlohmann::json all = completed(overrides);
+  for (const auto& [key, value] : all.items()) {
     bool found = false;
     std::string known;
     visit_settings(settings, [&](const char* name, auto& member, const char*) {
@@ -340,13 +389,14 @@ void expect_bits(const char* option, int bits) {
 void validate_weights(const Settings& s) {
   expect_bits("wbits", s.wbits);
   if (s.fc2_first_last_bits != 0) expect_bits("fc2_first_last_bits", s.fc2_first_last_bits);
-  expect_one_of("granularity", s.granularity, {"per_tensor", "per_channel", "per_group"});
+  expect_one_of("granularity", s.granularity,
+                {std::begin(weight_granularities), std::end(weight_granularities)});
   expect_one_of("symmetric_form", s.symmetric_form, {"full_range", "restricted"});
   expect_one_of("scale_search", s.scale_search, {"min_max", "squared_error"});
   check(s.granularity != "per_group" || s.group_size >= 1, "group_size: ", s.group_size,
         " with granularity per_group; give the inputs per group, as in 128");
   check(s.granularity == "per_group" || s.group_size == 0, "group_size: ", s.group_size,
-        " without effect; set granularity to per_group");
+        " without effect; set granularity to per_group, or leave the group size out");
   int lowest = s.fc2_first_last_bits > 0 ? std::min(s.wbits, s.fc2_first_last_bits) : s.wbits;
   for (const LayerBits& entry : parse_layer_bits(s.layer_bits)) {
     lowest = std::min(lowest, entry.bits);
@@ -362,6 +412,10 @@ void validate_activations(const Settings& s) {
   check(s.act_dynamic || s.act_granularity == "per_tensor",
         "act_dynamic: false needs act_granularity per_tensor (tokens to come have no calibrated "
         "ranges of their own)");
+  check(!s.act_dynamic || s.act_granularity == "per_token",
+        "act_dynamic: true needs act_granularity per_token (a range of all tokens at hand would "
+        "change with the batch, and a token would depend on those behind it); leave act_dynamic "
+        "out, or set it to false");
   check(!s.act_symmetric || s.abits > 1,
         "abits: 1 bit has no symmetric activation grid; use 2 bits or more, or act_symmetric off");
   check(!s.quantize_attention || s.abits < float_bits, "quantize_attention: needs abits below ",

@@ -105,12 +105,12 @@ void visit_staged_settings(S& s, Visitor&& visitor) {
   visitor("abits", s.abits, "bits of the inputs of linear layers; 16 leaves them in floating point", bits);
   visitor("symmetric", s.symmetric, "symmetric weight grid (zero point in the middle)", grid);
   visitor("symmetric_form", s.symmetric_form, "full_range: all 2^b codes; restricted: max|w| on the grid", grid);
-  visitor("granularity", s.granularity, "weights that share a scale: per_tensor, per_channel, per_group, or as in tables g128", grid);
-  visitor("group_size", s.group_size, "inputs per group with per_group (64, 128)", grid);
+  visitor("granularity", s.granularity, "weights that share a scale: per_tensor, per_channel, per_group, or g128 for groups of 128", grid);
+  visitor("group_size", s.group_size, "inputs per group (64, 128); alone it means granularity per_group", grid);
   visitor("scale_search", s.scale_search, "start of the scale: min_max, squared_error", grid);
   visitor("act_symmetric", s.act_symmetric, "symmetric activation grid", grid);
-  visitor("act_granularity", s.act_granularity, "activations that share a scale: per_token, per_tensor", grid);
-  visitor("act_dynamic", s.act_dynamic, "activation ranges from the data at hand; false: from calibration", grid);
+  visitor("act_granularity", s.act_granularity, "activations that share a scale: per_token (dynamic), per_tensor (static)", grid);
+  visitor("act_dynamic", s.act_dynamic, "activation ranges from the token at hand; false: from calibration, as per_tensor needs", grid);
   visitor("quantize_attention", s.quantize_attention, "queries, keys and values at abits too, per token and head", grid);
   visitor("layer_bits", s.layer_bits, "bits by layer name, 'down_proj=4,*.0.self_attn.*=8'; first match wins", bits);
   visitor("fc2_first_last_bits", s.fc2_first_last_bits, "bits of FC2 in the first and last block (CBQ*: 4); 0: wbits", bits);
@@ -164,9 +164,20 @@ void visit_settings(S& s, Visitor&& visitor) {
 Settings profile_settings(const std::string& profile, int wbits, int abits);
 std::vector<std::string> profile_names();
 
+/// Which weights share a scale, as it is written everywhere: "per_channel", "per_tensor" and
+/// "per_group" (also with '-'), and "g128" for groups of 128 inputs.
+struct WeightGranularity {
+  std::string name;        // of Settings::granularity
+  int64_t group_size = 0;  // of "g128", else 0
+};
+/// Throws std::invalid_argument with the known words.
+WeightGranularity weight_granularity_from_word(const std::string& word);
+
 nlohmann::json to_json(const Settings& settings);
-/// Overwrites the members that `overrides` names.
-/// Throws std::invalid_argument for an unknown name (with the known ones) or a wrong type.
+/// Overwrites the members that `overrides` names. One word is enough where another one follows from
+/// it: a group size means per_group, another granularity means no group size, per_tensor
+/// activations mean act_dynamic false, per_token ones true. Throws std::invalid_argument for an
+/// unknown name (with the known ones) or a wrong type.
 void apply_json(Settings& settings, const nlohmann::json& overrides);
 /// Throws std::invalid_argument for impossible values and combinations, naming the option and the
 /// remedy. `blocks`: of the model, for the schedule.

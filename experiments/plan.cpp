@@ -1,7 +1,6 @@
 #include "experiments/plan.h"
 
 #include <algorithm>
-#include <charconv>
 #include <limits>
 #include <map>
 
@@ -121,19 +120,12 @@ class Planner {
 }  // namespace
 
 GranularityChoice parse_granularity(const std::string& name) {
-  if (name == "per-channel") return {name, "per_channel", 0};
-  if (name == "per-tensor") return {name, "per_tensor", 0};
-  int64_t size = 0;
-  const char* const end = name.data() + name.size();
-  if (name.size() > 1 && name[0] == 'g') {
-    const auto parsed = std::from_chars(name.data() + 1, end, size);
-    if (parsed.ec == std::errc() && parsed.ptr == end && size >= 1) {
-      return {name, "per_group", size};
-    }
-  }
-  throw std::invalid_argument(concat("granularity '", name,
-                                     "': expected per-channel, per-tensor, or g and the inputs per "
-                                     "group, as in g64"));
+  const WeightGranularity choice = weight_granularity_from_word(name);
+  check(choice.name != "per_group" || choice.group_size > 0,
+        "granularity: per_group needs the inputs per group here; write g64 or g128");
+  std::string shown = name;
+  std::replace(shown.begin(), shown.end(), '_', '-');
+  return {shown, choice.name, choice.group_size};
 }
 
 Settings row_settings(const TableSpec& table, const RowSpec& row, const std::string& bits,

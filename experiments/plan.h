@@ -12,13 +12,14 @@
 
 namespace cbq {
 
-/// Weights that share a scale: "per-channel", "per-tensor", or "g64" for groups of 64 inputs.
+/// Weights that share a scale.
 struct GranularityChoice {
-  std::string name = "per-channel";
+  std::string name = "per-channel";  // in reports
   std::string granularity = "per_channel";
   int64_t group_size = 0;
 };
-/// Throws std::invalid_argument with the known names.
+/// The words of weight_granularity_from_word, with the size of a group. Throws
+/// std::invalid_argument with the known ones.
 GranularityChoice parse_granularity(const std::string& name);
 
 struct PlanOptions {

@@ -69,7 +69,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--bits", o.bits, "W2A16, W4A4, ...; default: what the table's file says")
       ->delimiter(',');
   app.add_option("--granularity", o.granularities,
-                 "per-channel, per-tensor, g64, g128, ...; several stand side by side")
+                 "per_channel, per_tensor, g64, g128, ...; several stand side by side")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--profile", o.profile,

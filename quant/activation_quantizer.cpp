@@ -44,8 +44,6 @@ Var ActivationQuantizer::fake_quant(const Var& x) const {
       static_high_ = Tensor::from<double>({high_}, {1}, dtype, x.device());
     }
     range = {static_low_, static_high_};
-  } else if (config_.granularity == Granularity::per_tensor) {
-    range = range_of(x.value());
   }
   const Tensor clip = kernels::cast(clip_.value(), dtype);
   return differentiable(quantize_activation(x.value(), clip, range, config_), {&x, &clip_},

@@ -14,10 +14,11 @@ namespace cbq {
 ///   asymmetric: lo = alpha min(x_t, 0), hi = alpha max(x_t, 0), s = (hi - lo) / (2^b - 1),
 ///               z = clamp(round(-lo / s), 0, 2^b - 1), which does not depend on alpha;
 ///   symmetric:  s by SymmetricForm with alpha max|x_t|, z = 2^(b-1).
-/// per_tensor (and per_channel = one scale per input channel is not offered: it cannot be folded
-/// out of the product): dynamic from the tensor at hand, or static: s = s0 e^a with s0, z from
-/// observe(). x^ = s (clamp(round(x/s) + z, 0, 2^b - 1) - z). Gradients: dx = dx^ inside the clip
-/// range, else 0; da by LSQ: with q the clamped code
+/// per_tensor, static: s = s0 e^a with s0, z from observe(). (Not offered: one scale per input
+/// channel, which cannot be taken out of the product, and a dynamic one per tensor, which would
+/// make a token's value depend on the batch and on the tokens behind it.) x^ = s (clamp(round(x/s)
+/// + z, 0, 2^b - 1) - z). Gradients: dx = dx^ inside the clip range, else 0; da by LSQ: with q the
+/// clamped code
 ///   dx^/ds = (q - z) - x/s inside, (q - z) at the ends; ds/da = s.
 /// A row of zeros stays zero.
 class ActivationQuantizer : public FusedInput {
@@ -41,9 +42,7 @@ class ActivationQuantizer : public FusedInput {
   const ActivationConfig& config() const { return config_; }
 
  private:
-  bool takes_ranges_per_token() const {
-    return config_.quantizes() && config_.dynamic && config_.granularity == Granularity::per_token;
-  }
+  bool takes_ranges_per_token() const { return config_.quantizes() && config_.dynamic; }
 
   ActivationConfig config_;
   std::string layer_;

@@ -95,6 +95,10 @@ void check_activation_config(const ActivationConfig& config, const std::string& 
   check(config.dynamic || config.granularity == Granularity::per_tensor, layer,
         ": a static scale per token does not exist (tokens are not known in advance); static "
         "activations are per_tensor");
+  check(
+      !config.dynamic || config.granularity == Granularity::per_token, layer,
+      ": a dynamic scale per tensor would change with the batch, and with tokens to come; dynamic "
+      "activations are per_token");
 }
 
 }  // namespace cbq

@@ -36,7 +36,8 @@ struct ActivationConfig {
   bool symmetric = false;
   SymmetricForm form = SymmetricForm::restricted;
   Granularity granularity = Granularity::per_token;
-  bool dynamic = true;  // ranges of the token at hand; false: one learned scale from calibration
+  bool dynamic =
+      true;  // per_token: ranges of the token at hand; false: per_tensor, from calibration
   bool quantizes() const { return bits < float_bits; }
 };
 
@@ -52,7 +53,7 @@ ScaleSearch scale_search_from_name(const std::string& name);
 /// size that does not divide `in_features`: it names the layer and the sizes that would).
 void check_weight_config(const WeightConfig& config, const std::string& layer, int64_t in_features);
 /// The same for a layer's input (granularities that cannot be folded out of the product, a static
-/// scale per token).
+/// scale per token, a dynamic one per tensor).
 void check_activation_config(const ActivationConfig& config, const std::string& layer);
 
 }  // namespace cbq

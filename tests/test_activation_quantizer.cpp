@@ -57,7 +57,6 @@ std::vector<Case> cases() {
   all.push_back({config, "per token, symmetric, full range"});
   config.symmetric = false;
   config.granularity = Granularity::per_tensor;
-  all.push_back({config, "per tensor, dynamic"});
   config.dynamic = false;
   all.push_back({config, "per tensor, static"});
   config.symmetric = true;
@@ -191,6 +190,9 @@ TEST(ActivationQuantizer, RefusesImpossibleSettings) {
   config.granularity = Granularity::per_token;
   config.dynamic = false;
   expect_error<Invalid>([&] { make(config); }, {"model.q", "static", "per_tensor"});
+  config.granularity = Granularity::per_tensor;
+  config.dynamic = true;
+  expect_error<Invalid>([&] { make(config); }, {"model.q", "dynamic", "batch", "per_token"});
   config = {};
   config.bits = 1;
   config.symmetric = true;

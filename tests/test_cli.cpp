@@ -153,6 +153,9 @@ TEST_F(CliTest, BitsAndGroupsAsTablesWriteThem) {
   EXPECT_EQ(single["abits"], 4);
   EXPECT_EQ(settings_of("c", {"--bits", "5"})["wbits"], 5);
   EXPECT_EQ(settings_of("d", {"--granularity", "per-tensor"})["granularity"], "per_tensor");
+  const nlohmann::json size = settings_of("e", {"--group-size", "8"});
+  EXPECT_EQ(size["granularity"], "per_group");
+  EXPECT_EQ(size["group_size"], 8);
 }
 
 TEST_F(CliTest, WhatWouldHaveNoEffectIsRefused) {

@@ -217,10 +217,13 @@ TEST(Cell, OverriddenBitsQuantizeToo) {
 TEST(Plan, GranularityNames) {
   EXPECT_EQ(parse_granularity("per-channel").granularity, "per_channel");
   EXPECT_EQ(parse_granularity("per-tensor").granularity, "per_tensor");
+  EXPECT_EQ(parse_granularity("per_channel").granularity, "per_channel");
+  EXPECT_EQ(parse_granularity("per_channel").name, "per-channel");
   EXPECT_EQ(parse_granularity("g128").group_size, 128);
-  for (const char* bad : {"", "g", "g0", "gx", "64", "g64x", "per_channel"}) {
-    expect_error<std::invalid_argument>([&] { parse_granularity(bad); }, {"per-channel", "g64"});
+  for (const char* bad : {"", "g", "g0", "gx", "64", "g64x", "per_row"}) {
+    expect_error<std::invalid_argument>([&] { parse_granularity(bad); }, {"per_channel", "g64"});
   }
+  expect_error<std::invalid_argument>([] { parse_granularity("per_group"); }, {"per_group", "g64"});
 }
 
 // Tables 3c, 7 and 9 ask the same questions of the same cells.

@@ -77,6 +77,7 @@ TEST(Preprocess, EveryMethodRunsOnStaticAndSymmetricGridsAndAnF32Model) {
     context.weight.group_size = 32;
     context.activation.granularity = Granularity::per_tensor;
     context.activation.dynamic = false;
+    context.activation.dynamic = false;
     apply_preprocess(example_of(name), *model, small_segments(), context);
     for (const double v : test::logits_of(*model)) ASSERT_TRUE(std::isfinite(v));
   }

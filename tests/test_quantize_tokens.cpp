@@ -432,8 +432,8 @@ TEST(QuantizeTokensCovers, NothingElse) {
   EXPECT_FALSE(fuses(std::vector(5, config_of(4)), y));
   ActivationConfig per_tensor = config_of(4);
   per_tensor.granularity = Granularity::per_tensor;
-  EXPECT_FALSE(fuses({config_of(4), per_tensor}, y));
   per_tensor.dynamic = false;
+  EXPECT_FALSE(fuses({config_of(4), per_tensor}, y));
   EXPECT_FALSE(fuses({per_tensor}, y));
   {
     const fast::PlainTwins plain;

@@ -137,6 +137,45 @@ TEST(Settings, EverySchemeHasARateOfItsOwnUnlessOneIsGiven) {
   EXPECT_EQ(profile_settings("paper_iclr", 2, 16).rounding_rate(), 1e-4);
 }
 
+TEST(Settings, OneWordIsEnoughForGroups) {
+  for (const json& words : {json{{"group_size", 128}}, json{{"granularity", "g128"}},
+                            json{{"granularity", "per_group"}, {"group_size", 128}},
+                            json{{"granularity", "per-group"}, {"group_size", 128}},
+                            json{{"granularity", "g128"}, {"group_size", 128}}}) {
+    const Settings s = with(words);
+    EXPECT_EQ(s.granularity, "per_group") << words;
+    EXPECT_EQ(s.group_size, 128) << words;
+    validate(s, 5);
+  }
+  EXPECT_EQ(with({{"granularity", "per-tensor"}}).granularity, "per_tensor");
+  // What is said last counts, in one word as well.
+  Settings s = with({{"granularity", "g128"}});
+  apply_json(s, {{"granularity", "per_channel"}});
+  EXPECT_EQ(s.granularity, "per_channel");
+  EXPECT_EQ(s.group_size, 0);
+  apply_json(s, {{"group_size", 64}});
+  EXPECT_EQ(s.granularity, "per_group");
+  EXPECT_EQ(hash_of(s), hash_of(with({{"granularity", "g64"}})));
+  // Said in full, nothing is added.
+  apply_json(s, to_json(Settings{}));
+  EXPECT_EQ(hash_of(s), hash_of(Settings{}));
+  expect_refused({{"granularity", "g64"}, {"group_size", 128}}, {"g64", "128", "contradict"});
+  expect_refused({{"granularity", "g64x"}}, {"'g64x'", "g64"});
+}
+
+TEST(Settings, GranularityOfActivationsDecidesTheirRanges) {
+  const Settings whole = with({{"abits", 8}, {"act_granularity", "per_tensor"}});
+  EXPECT_FALSE(whole.act_dynamic);
+  validate(whole, 5);
+  Settings s = whole;
+  apply_json(s, {{"act_granularity", "per_token"}});
+  EXPECT_TRUE(s.act_dynamic);
+  // A range of all tokens at hand differs between batches: training, the evaluation that keeps the
+  // best parameters, and perplexity would each have their own.
+  expect_refused({{"abits", 8}, {"act_granularity", "per_tensor"}, {"act_dynamic", true}},
+                 {"act_dynamic", "per_token", "batch"});
+}
+
 TEST(Settings, ImpossibleSettingsNameOptionAndRemedy) {
   validate(Settings{}, 5);
   expect_refused({{"overlap", 2}}, {"overlap", "smaller than the window"});
@@ -158,7 +197,7 @@ TEST(Settings, ImpossibleSettingsNameOptionAndRemedy) {
   expect_refused({{"rounding", "stochastic"}}, {"rounding", "stochastic", "nearest", "signround"});
   expect_refused({{"granularity", "per_row"}}, {"granularity", "per_channel"});
   expect_refused({{"granularity", "per_group"}}, {"group_size"});
-  expect_refused({{"group_size", 64}}, {"group_size", "per_group"});
+  expect_refused({{"granularity", "per_channel"}, {"group_size", 64}}, {"group_size", "per_group"});
   expect_refused({{"act_dynamic", false}}, {"act_dynamic", "per_tensor"});
   expect_refused({{"quantize_attention", true}}, {"quantize_attention", "abits"});
   expect_refused({{"hard_phase", 1.5}}, {"hard_phase", "fraction"});

@@ -38,15 +38,6 @@ void apply_bits(const std::string& text, nlohmann::json& given) {
   if (!weights_alone) given.emplace("abits", abits);
 }
 
-/// Besides the names of recipes those of tables: per-channel, g128.
-void apply_granularity(nlohmann::json& given) {
-  const auto at = given.find("granularity");
-  if (at == given.end() || at->get<std::string>().starts_with("per_")) return;
-  const GranularityChoice choice = parse_granularity(at->get<std::string>());
-  *at = choice.granularity;
-  if (choice.group_size > 0) given["group_size"] = choice.group_size;
-}
-
 std::string joined(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
@@ -92,7 +83,6 @@ nlohmann::json SettingsOptions::given_values() const {
     if (option->count() > 0) given[name] = all.at(name);
   }
   if (!bits_.empty()) apply_bits(bits_, given);
-  apply_granularity(given);
   return given;
 }
 

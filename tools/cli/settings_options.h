@@ -16,7 +16,7 @@ namespace cbq::cli {
 class SettingsOptions {
  public:
   /// One option per setting: "--rate-scale", also "--rate_scale". As tables write them: --bits 4,
-  /// W4 or W4A4, --granularity g128.
+  /// W4 or W4A4.
   void add_to(CLI::App& app);
   /// The profile's values at the bits asked for, then the recipe's, then the options given.
   /// `recipe`: a JSON file of settings, or a recipe.json that a run has written; may be empty.
