@@ -115,13 +115,14 @@ double Settings::rounding_rate() const {
 
 namespace {
 
-/// What both versions of the paper share. Where the text is silent: hard for the last half of the
-/// steps, scales started by the squared-error search at 3 bits and below (docs/method.md).
+/// What both versions of the paper share, and what is ours where they are silent: docs/method.md,
+/// section 8.
 Settings paper(int wbits, int abits) {
   Settings s;
   s.wbits = wbits;
   s.abits = abits;
   s.scale_search = wbits <= 3 ? "squared_error" : "min_max";
+  s.preprocess = "cfp_weight_activation";
   s.rounding = "lora_rounding";
   s.rank = 5;
   s.rate_rounding = 1e-4;

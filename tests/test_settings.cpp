@@ -101,9 +101,19 @@ TEST(Settings, PaperProfilesHoldThePrintedRates) {
   EXPECT_EQ(iclr.rate_activation, 1e-4);
   EXPECT_EQ(iclr.rate_rounding, 1e-4);
   EXPECT_TRUE(iclr.homologous);
+  // Printed 13.29 / 10.63 is the row with CFP (table 3a) and the default of all other tables.
+  EXPECT_EQ(iclr.preprocess, "cfp_weight_activation");
+  EXPECT_EQ(iclr.window, 2);
+  EXPECT_EQ(iclr.overlap, 1);
+  EXPECT_EQ(iclr.epochs, 3);
+  EXPECT_EQ(iclr.batch, 1);
+  EXPECT_EQ(iclr.granularity, "per_channel");
+  EXPECT_EQ(profile_settings("paper_iclr", 8, 8).act_granularity, "per_token");
   const Settings v4 = profile_settings("paper_v4", 8, 8);
   EXPECT_EQ(v4.rate_scale, 1e-7);
   EXPECT_EQ(v4.rate_activation, 1e-6);
+  EXPECT_EQ(v4.preprocess, "cfp_weight_activation");
+  EXPECT_TRUE(v4.homologous);
   EXPECT_EQ(v4.act_granularity, "per_tensor");
   EXPECT_EQ(profile_settings("paper_v4", 4, 4).act_granularity, "per_token");
 }
