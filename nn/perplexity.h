@@ -27,7 +27,7 @@ struct PerplexityOptions {
   /// free memory.
   int64_t waiting_bytes = 0;
   /// Bytes of logits that are computed at a time: the head and its loss go through a batch in
-  /// slices of rows, of 128 or a multiple.
+  /// slices of rows, of 128 or a multiple. The result does not depend on it beyond rounding.
   int64_t logits_bytes = int64_t{256} << 20;
 };
 

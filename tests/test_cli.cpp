@@ -90,6 +90,26 @@ TEST_F(CliTest, OptionsWinOverTheRecipeAndTheRecipeOverTheProfile) {
   EXPECT_EQ(bytes_of(path("q2/model.safetensors")), bytes_of(path("q/model.safetensors")));
 }
 
+TEST_F(CliTest, SamplingSaysWhatItCosts) {
+  const RunOfCbq run =
+      cbq({"sample", model(), "-o", path("s.h5"), "--segments", "3", "--segment-length", "8"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  // 64 segments are sampled together, whatever is kept of them.
+  expect_in(run.err, {"sampling 3 segments of 8 tokens", "448 tokens pass it", "448/448"});
+  expect_in(run.out, {"24 tokens"});
+}
+
+TEST_F(CliTest, ErrorsBlameTheOptionThatWasGiven) {
+  const RunOfCbq quantized =
+      cbq(quantize("q", {"--evaluate", test_tokens(), "--evaluate-length", "17"}));
+  EXPECT_EQ(quantized.code, 1);
+  expect_in(quantized.err, {"--evaluate-length 17", "context of 16"});
+  const RunOfCbq evaluated =
+      cbq({"evaluate", model(), "--tokens", test_tokens(), "--segment-length", "17"});
+  EXPECT_EQ(evaluated.code, 1);
+  expect_in(evaluated.err, {"--segment-length 17", "context of 16"});
+}
+
 TEST_F(CliTest, AnInterruptedRunGoesOnAndEndsInTheSameBytes) {
   const std::vector<std::string> slow = {"--window", "1", "--overlap", "0", "--epochs", "150"};
   const fs::path state = folder_ / "q.resume/state.safetensors";

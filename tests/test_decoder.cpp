@@ -296,7 +296,7 @@ TEST(Sampling, TellsHowFarItIsAndStopsWhenToldTo) {
 
 // ---- logits in slices ---------------------------------------------------------------------------
 
-TEST(Perplexity, SlicesOfLogitsChangeNothing) {
+TEST(Perplexity, SlicesOfLogitsChangeNothingBeyondRounding) {
   const auto model = load_model(std::filesystem::path(CBQ_SOURCE_DIR) / "models/embedded",
                                 Dtype::f32, Device::cpu());
   std::vector<std::vector<int32_t>> segments(5);
@@ -311,8 +311,9 @@ TEST(Perplexity, SlicesOfLogitsChangeNothing) {
     PerplexityOptions options;
     options.logits_bytes = rows * model->config.vocab_size * 4;
     const PerplexityResult slices = perplexity(*model, segments, 5, options);
-    EXPECT_EQ(slices.segment, whole.segment) << rows;
-    EXPECT_EQ(slices.nll_sum, whole.nll_sum) << rows;
+    // BLAS computes a row in another order when it stands among other rows.
+    EXPECT_LE(relative_distance(slices.segment, whole.segment), 1e-6) << rows;
+    EXPECT_NEAR(slices.nll_sum, whole.nll_sum, 1e-6 * whole.nll_sum) << rows;
   }
 }
 
