@@ -17,7 +17,13 @@ std::mutex& library_mutex() {
 
 }  // namespace
 
-Session::Session() : lock_(library_mutex()) { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+Session::Session() : lock_(library_mutex()) {
+  // At the end of the program the library would write once more to files that it could not write
+  // (disk full, ulimit -f), and crash. Hdf5File closes its files itself.
+  static const herr_t told = H5dont_atexit();  // before the library is used
+  (void)told;
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
 
 std::string last_error() {
   std::string text;
