@@ -215,7 +215,7 @@ TEST(Regex, ClassesNestedWithoutEndAreRefused) {
   expect_error<std::runtime_error>([] { Regex(std::string(100000, '('), "file.json"); },
                                    {"file.json", "cannot be compiled"});
   // Backtracking without end gives up.
-  const Regex slow("(?:a|a?)*?(?:a|aa)*?b", "file.json");
+  const Regex slow("(?:a+)+[bc]", "file.json");
   expect_error<std::runtime_error>(
       [&] { slow.for_each_match(std::string(5000, 'a'), [](size_t, size_t) {}); },
       {"file.json", "splitting a text failed"});
