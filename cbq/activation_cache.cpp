@@ -16,10 +16,11 @@ namespace {
 
 void check_finite(const Transformer& model, int64_t block, const Tensor& stream) {
   if (!kernels::has_non_finite(stream)) return;
-  throw NonFiniteError(concat("the original model's block ", block,
-                              " produces NaN or infinity on the calibration segments; check its "
-                              "weights (",
-                              model.block_prefix(block), "*)"));
+  throw NonFiniteError(
+      message_of("the original model's block ", block,
+                 " produces NaN or infinity on the calibration segments; check its "
+                 "weights (",
+                 model.block_prefix(block), "*)"));
 }
 
 constexpr const char* computing = "computing the original activations";

@@ -199,7 +199,7 @@ Settings profile_settings(const std::string& profile, int wbits, int abits) {
     if (profile == known.name) return known.make(wbits, abits);
   }
   throw std::invalid_argument(
-      concat("unknown profile '", profile, "'; known: tuned, paper_iclr, paper_v4"));
+      message_of("unknown profile '", profile, "'; known: tuned, paper_iclr, paper_v4"));
 }
 
 // ---- JSON and hash ------------------------------------------------------------------------------
@@ -261,9 +261,10 @@ WeightGranularity weight_granularity_from_word(const std::string& word) {
     const auto [stop, error] = std::from_chars(word.data() + 1, end, size);
     if (error == std::errc() && stop == end && size >= 1) return {"per_group", size};
   }
-  throw std::invalid_argument(concat("granularity: unknown '", word,
-                                     "'; known: per_tensor, per_channel, per_group, or g and the "
-                                     "inputs per group, as in g64"));
+  throw std::invalid_argument(
+      message_of("granularity: unknown '", word,
+                 "'; known: per_tensor, per_channel, per_group, or g and the "
+                 "inputs per group, as in g64"));
 }
 
 namespace {
@@ -371,7 +372,7 @@ void expect_one_of(const char* option, const std::string& value,
     if (name == value) return;
     list += (list.empty() ? "" : ", ") + name;
   }
-  throw std::invalid_argument(concat(option, ": unknown '", value, "'; known: ", list));
+  throw std::invalid_argument(message_of(option, ": unknown '", value, "'; known: ", list));
 }
 
 void expect_at_least(const char* option, double value, double low) {

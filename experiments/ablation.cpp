@@ -73,7 +73,7 @@ class AblationRun {
           "{}: {} of {} cells are finished and kept in {}; the same command goes on from there",
           stop.what(), finished, cells().size(), (ablation_.output / "cells").string()));
     } catch (const std::invalid_argument& error) {
-      throw std::invalid_argument(concat(what, ": ", error.what()));
+      throw std::invalid_argument(message_of(what, ": ", error.what()));
     }
     store_.put(cell, *results_[i]);
     done_ += cell.cost;

@@ -62,7 +62,7 @@ class Planner {
         fill(row.orientation ? none : table, row);
       } catch (const std::invalid_argument& error) {
         throw std::invalid_argument(
-            concat("table ", table.key, ": ", row.spec.label, ": ", error.what()));
+            message_of("table ", table.key, ": ", row.spec.label, ": ", error.what()));
       }
       find_same(planned, row);
     }

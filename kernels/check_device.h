@@ -9,8 +9,9 @@ namespace cbq {
 /// (tensor/tensor.h) says the same of operands that are equal in shape and dtype, too.
 inline void check_device(const char* op, const char* what, const Tensor& t, Device device) {
   if (t.device() == device) return;
-  throw std::invalid_argument(concat(op, ": devices differ: ", what, " is on ", name_of(t.device()),
-                                     ", the other operands are on ", name_of(device)));
+  throw std::invalid_argument(message_of(op, ": devices differ: ", what, " is on ",
+                                         name_of(t.device()), ", the other operands are on ",
+                                         name_of(device)));
 }
 
 }  // namespace cbq

@@ -70,7 +70,7 @@ cudaDataType_t cuda_type(Dtype dtype) {
     case Dtype::f16:
       return CUDA_R_16F;
     default:
-      throw std::invalid_argument(concat("gemm: no matrix product for ", dtype));
+      throw std::invalid_argument(message_of("gemm: no matrix product for ", dtype));
   }
 }
 

@@ -48,9 +48,9 @@ class LongDocuments {
       ++short_count_;
     }
     report_skipped();
-    throw std::invalid_argument(concat("none of the ", documents_.count(),
-                                       " documents has more than ", length_,
-                                       " tokens; use shorter segments (--segment-length)"));
+    throw std::invalid_argument(message_of("none of the ", documents_.count(),
+                                           " documents has more than ", length_,
+                                           " tokens; use shorter segments (--segment-length)"));
   }
 
   void report_skipped() const { skipped_.report(documents_.count()); }

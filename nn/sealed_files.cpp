@@ -19,7 +19,7 @@ constexpr std::string_view seal_mark = "CBQSEAL1";  // 8 bytes, then 8 digits
 constexpr size_t seal_bytes = 16;
 
 [[noreturn]] void damaged(const std::string& what, const std::string& how) {
-  throw DamagedFile(concat(what, " is damaged: ", how));
+  throw DamagedFile(message_of(what, " is damaged: ", how));
 }
 
 [[noreturn]] void differs(const std::string& what, const std::string& found,

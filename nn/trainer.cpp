@@ -82,8 +82,8 @@ double clip_gradients(Transformer& model, double bound) {
   }
   const double norm = std::sqrt(squares);
   if (!std::isfinite(norm)) {  // before the optimizer, and a checkpoint, can take it in
-    throw NonFiniteError(concat("train: the gradient's norm is ", norm,
-                                "; lower --rate, or resume from the last checkpoint"));
+    throw NonFiniteError(message_of("train: the gradient's norm is ", norm,
+                                    "; lower --rate, or resume from the last checkpoint"));
   }
   if (norm > bound) {
     for (const auto& [path, p] : parameters) {
@@ -157,8 +157,8 @@ double train(Transformer& model, const std::vector<int32_t>& stream, const Train
       const Var mean = ag::cross_entropy(model.forward(ids, sequence), next);
       loss = mean.value().item();
       if (!std::isfinite(loss)) {
-        throw NonFiniteError(concat("train: the loss is ", loss, " at step ", step,
-                                    "; lower --rate, or resume from the last checkpoint"));
+        throw NonFiniteError(message_of("train: the loss is ", loss, " at step ", step,
+                                        "; lower --rate, or resume from the last checkpoint"));
       }
       tape.backward(mean);
     }

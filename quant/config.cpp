@@ -38,7 +38,7 @@ auto value_in(const Table& table, const char* what, const std::string& name) {
     if (name == entry.name) return entry.value;
     known += (known.empty() ? "" : ", ") + std::string(entry.name);
   }
-  throw std::invalid_argument(concat("unknown ", what, " '", name, "'; known: ", known));
+  throw std::invalid_argument(message_of("unknown ", what, " '", name, "'; known: ", known));
 }
 
 /// Divisors of n from 16 up, which is what a group size can be: "32, 64, 128".

@@ -32,7 +32,7 @@ class Registry {
     if (found == factories_.end()) {
       std::string known;
       for (const std::string& n : names()) known += (known.empty() ? "" : ", ") + n;
-      throw std::invalid_argument(concat("unknown ", kind_, " '", name, "'; known: ", known));
+      throw std::invalid_argument(message_of("unknown ", kind_, " '", name, "'; known: ", known));
     }
     return found->second();
   }

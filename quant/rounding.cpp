@@ -34,7 +34,7 @@ Parameterization parameterization_from_name(const std::string& name) {
     if (name == name_of(p)) return p;
   }
   throw std::invalid_argument(
-      concat("unknown parameterization '", name, "'; known: none, dense, low_rank"));
+      message_of("unknown parameterization '", name, "'; known: none, dense, low_rank"));
 }
 
 Start start_from_name(const std::string& name) {
@@ -42,7 +42,7 @@ Start start_from_name(const std::string& name) {
     if (name == name_of(s)) return s;
   }
   throw std::invalid_argument(
-      concat("unknown rounding start '", name, "'; known: fraction, nearest, zero"));
+      message_of("unknown rounding start '", name, "'; known: fraction, nearest, zero"));
 }
 
 Registry<RoundingScheme>& rounding_schemes() {

@@ -227,7 +227,7 @@ decltype(auto) dispatch_weight(std::string_view op, Dtype dtype, F&& f) {
   if (dtype == Dtype::f32) return f.template operator()<float>();
   if (dtype == Dtype::bf16) return f.template operator()<bf16>();
   if (dtype == Dtype::f64) return f.template operator()<double>();
-  throw std::invalid_argument(concat(op, ": weights are f32, bf16 or f64, got ", dtype));
+  throw std::invalid_argument(message_of(op, ": weights are f32, bf16 or f64, got ", dtype));
 }
 
 }  // namespace cbq::detail

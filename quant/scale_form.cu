@@ -41,7 +41,7 @@ template <class F>
 void dispatch_scale(const char* op, Dtype dtype, F&& f) {
   if (dtype == Dtype::f32) return f.template operator()<float>();
   if (dtype == Dtype::f64) return f.template operator()<double>();
-  throw std::invalid_argument(concat(op, ": scales are f32 or f64, got ", dtype));
+  throw std::invalid_argument(message_of(op, ": scales are f32 or f64, got ", dtype));
 }
 
 }  // namespace
@@ -62,7 +62,8 @@ ScaleForm scale_form_from_name(const std::string& name) {
   for (const auto form : {ScaleForm::log, ScaleForm::relative, ScaleForm::raw}) {
     if (name == name_of(form)) return form;
   }
-  throw std::invalid_argument(concat("unknown scale form '", name, "'; known: log, relative, raw"));
+  throw std::invalid_argument(
+      message_of("unknown scale form '", name, "'; known: log, relative, raw"));
 }
 
 Tensor scale_of(ScaleForm form, const Tensor& start, const Tensor& x) {

@@ -47,9 +47,10 @@ class Recorder : public LinearTransform {
  private:
   void record(const Tensor& x) {
     if (kernels::has_non_finite(x)) {
-      throw NonFiniteError(concat("calibration: the input of ", layer_,
-                                  " holds NaN or infinity; is the checkpoint damaged, or its dtype "
-                                  "too narrow for its activations (--dtype f32)?"));
+      throw NonFiniteError(
+          message_of("calibration: the input of ", layer_,
+                     " holds NaN or infinity; is the checkpoint damaged, or its dtype "
+                     "too narrow for its activations (--dtype f32)?"));
     }
     widen_column_range(x, low_, high_);
     std::vector<int64_t> kept;

@@ -32,7 +32,7 @@ const Tensor& named(const std::vector<std::pair<std::string, Tensor>>& values,
   for (const auto& [key, tensor] : values) {
     if (key == name) return tensor;
   }
-  throw std::invalid_argument(concat(layer, ": the snapshot lacks '", name, "'"));
+  throw std::invalid_argument(message_of(layer, ": the snapshot lacks '", name, "'"));
 }
 
 /// Small integers held in floating point -> u8.

@@ -25,7 +25,7 @@ Dtype dtype_from_name(const std::string& name) {
     if (name == name_of(dtype)) return dtype;
   }
   throw std::invalid_argument(
-      concat("unknown dtype '", name, "'; known: f64, f32, bf16, f16, i32, u8"));
+      message_of("unknown dtype '", name, "'; known: f64, f32, bf16, f16, i32, u8"));
 }
 
 }  // namespace cbq

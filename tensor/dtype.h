@@ -147,7 +147,7 @@ decltype(auto) dispatch_float(Dtype dtype, const char* op, F&& f) {
     case Dtype::f16:
       return f.template operator()<f16>();
     default:
-      throw std::invalid_argument(concat(op, ": expected a floating-point dtype, got ", dtype));
+      throw std::invalid_argument(message_of(op, ": expected a floating-point dtype, got ", dtype));
   }
 }
 

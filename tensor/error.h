@@ -47,10 +47,23 @@ std::string concat(const Parts&... parts) {
 }
 
 namespace detail {
+/// The text with bytes that are no UTF-8, and control characters, as "\\xHH"; where it is longer
+/// than 3,000 bytes, the middle is left out. Messages quote files and options, which may hold
+/// anything: a terminal must survive them.
+std::string readable(const std::string& text);
+}  // namespace detail
+
+/// The text of an error: concat(parts...), safe to print.
+template <class... Parts>
+std::string message_of(const Parts&... parts) {
+  return detail::readable(concat(parts...));
+}
+
+namespace detail {
 // Not inlined: a check in a hot loop is then a comparison and a jump.
 template <class... Parts>
 [[noreturn, gnu::cold, gnu::noinline]] void throw_invalid(const Parts&... parts) {
-  throw std::invalid_argument(concat(parts...));
+  throw std::invalid_argument(message_of(parts...));
 }
 }  // namespace detail
 
@@ -67,7 +80,7 @@ void check(bool condition, const Parts&... parts) {
 /// Throws std::runtime_error with the concatenated parts: a file, memory or driver failed us.
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
-  throw std::runtime_error(concat(parts...));
+  throw std::runtime_error(message_of(parts...));
 }
 
 /// A computation met NaN or infinity; kept apart from other runtime errors so that a caller can

@@ -45,6 +45,31 @@ TEST(Check, TakesWhatItSpeaksOfUnconverted) {
             "bf16[2, 3] on cpu cuda:1 in a folder/file, per_token 1.5 []");
 }
 
+TEST(Message, IsSafeToPrintWhateverItQuotes) {
+  EXPECT_EQ(message_of("a: caf\u00e9 \u20ac \U0001d11e, line\n\tnext"),
+            "a: caf\u00e9 \u20ac \U0001d11e, line\n\tnext");
+  EXPECT_EQ(message_of("esc \x1b[31m nul ", std::string(1, '\0'), " del \x7f"),
+            "esc \\x1b[31m nul \\x00 del \\x7f");
+  // Overlong, a surrogate, beyond U+10FFFF, cut off, a continuation alone.
+  EXPECT_EQ(message_of("\xc0\xaf|\xed\xa0\x80|\xf4\x90\x80\x80|\xe2\x82|\x80"),
+            "\\xc0\\xaf|\\xed\\xa0\\x80|\\xf4\\x90\\x80\\x80|\\xe2\\x82|\\x80");
+}
+
+TEST(Message, KeepsBothEndsOfALongOne) {
+  const std::string text = "file.json: " + std::string(100000, 'x') + " (the end)";
+  const std::string message = message_of(text);
+  EXPECT_LT(message.size(), 3000u);
+  EXPECT_TRUE(message.starts_with("file.json: xxx"));
+  EXPECT_TRUE(message.ends_with("xxx (the end)"));
+  EXPECT_NE(message.find("bytes left out"), std::string::npos);
+  // The cut is between characters: nothing has to be escaped.
+  std::string wide;
+  for (int i = 0; i < 3000; ++i) wide += "\u20ac";
+  for (const char* shift : {"", "a", "ab"}) {
+    EXPECT_EQ(message_of(shift, wide).find("\\x"), std::string::npos);
+  }
+}
+
 TEST(Check, ShapesWrittenOutReadAsShapesOfTensors) {
   const Tensor t = Tensor::zeros({2, 3}, Dtype::f32);
   check_shape("op", "x", t, {2, 3});

@@ -377,7 +377,7 @@ const Entry& entry_of(const std::string& name) {
   if (at != entries().end()) return at->second;
   std::string known;
   for (const auto& [other, entry] : entries()) known += concat(" ", other);
-  throw std::invalid_argument(concat("there is no task ", name, "; known:", known));
+  throw std::invalid_argument(message_of("there is no task ", name, "; known:", known));
 }
 
 }  // namespace

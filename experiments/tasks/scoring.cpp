@@ -160,7 +160,7 @@ Encoding encoding_from_name(const std::string& name) {
     if (name == name_of(encoding)) return encoding;
   }
   throw std::invalid_argument(
-      concat("there is no encoding ", name, "; known: joint joint_without_bos separate"));
+      message_of("there is no encoding ", name, "; known: joint joint_without_bos separate"));
 }
 
 std::string name_of(Encoding encoding) {

@@ -37,7 +37,7 @@ const Family& family_of(const std::string& architecture) {
   std::string known;
   for (const std::string& name : known_architectures()) known += (known.empty() ? "" : ", ") + name;
   throw std::invalid_argument(
-      concat("unknown model architecture '", architecture, "'; known: ", known));
+      message_of("unknown model architecture '", architecture, "'; known: ", known));
 }
 
 std::vector<std::string> known_architectures() {

@@ -32,7 +32,7 @@ const NamedShape& shape_of(const std::string& name) {
     if (name == shape.name) return shape;
     known += (known.empty() ? "" : ", ") + std::string(shape.name);
   }
-  throw std::invalid_argument(concat("unknown shape '", name, "'; known: ", known));
+  throw std::invalid_argument(message_of("unknown shape '", name, "'; known: ", known));
 }
 
 void WorkloadOptions::add_to(CLI::App& app) {

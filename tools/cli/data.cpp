@@ -145,7 +145,7 @@ const Protocol& protocol_of(const std::string& name) {
     if (name == p.name) return p;
     known += concat(" ", p.name);
   }
-  throw std::invalid_argument(concat("there is no protocol ", name, "; known:", known));
+  throw std::invalid_argument(message_of("there is no protocol ", name, "; known:", known));
 }
 
 void make_data(const Options& o) {

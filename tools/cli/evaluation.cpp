@@ -38,9 +38,9 @@ std::vector<Score> evaluate(Transformer& model, const std::vector<NamedTokens>& 
     score.result = perplexity(model, set.tokens.segments, batch, options);
     progress.finish();
     if (!std::isfinite(score.result.nll_sum)) {
-      throw NonFiniteError(concat("the model's output on ", set.name,
-                                  " is no number: its weights are broken, or its activations ",
-                                  "exceed the range of --dtype"));
+      throw NonFiniteError(message_of("the model's output on ", set.name,
+                                      " is no number: its weights are broken, or its activations ",
+                                      "exceed the range of --dtype"));
     }
     scores.push_back(std::move(score));
   }
