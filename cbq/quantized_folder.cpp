@@ -158,7 +158,8 @@ Tensors dense_block(Transformer& model, int64_t block, Dtype dtype) {
 
 bool is_quantized_folder(const fs::path& folder) {
   const fs::path path = folder / "config.json";
-  if (!fs::exists(folder)) fail("model folder ", folder.string(), " does not exist");
+  std::error_code ignored;
+  if (!fs::exists(folder, ignored)) fail("model folder ", folder.string(), " does not exist");
   const json config = read_json_file(path);
   const json& section = json_find(config, quantization_section, path.string());
   if (section.is_null()) return false;

@@ -196,7 +196,7 @@ void FolderReader::check_headers(Transformer& model) const {
     }
   }
   const ParameterVisitor check_shape = [&](const std::string& path, Var& p) {
-    check_entry(checkpoint_, path, p.shape(), Dtype::f32);
+    check_entry(checkpoint_, path, p.shape(), float_dtypes);
   };
   model.visit_embedding("", check_shape);
   for (int64_t b = 0; b < model.block_count(); ++b) check_block(*any, model.block_prefix(b));

@@ -23,8 +23,7 @@ std::string_view bytes_of(const std::vector<int32_t>& ids) {
 void check_length(const std::vector<int32_t>& ids, int64_t length) {
   check(length >= 1, "segments must have at least one token, asked for ", length);
   check(static_cast<int64_t>(ids.size()) >= length, "the text has ", ids.size(),
-        " tokens, less than one segment of ", length,
-        "; use a longer text or shorter segments (--segment-length)");
+        " tokens, less than one segment of ", length, "; use a longer text or shorter segments");
 }
 
 std::vector<int32_t> part_of(const std::vector<int32_t>& ids, int64_t begin, int64_t length) {

@@ -106,7 +106,8 @@ void save_checkpoint(Transformer& model, Adam& adam, const std::filesystem::path
 /// Step to go on from; 0 without a checkpoint, and with a damaged one.
 int64_t load_checkpoint(Transformer& model, Adam& adam, const TrainHooks& hooks) {
   const std::filesystem::path path = hooks.folder / "training.safetensors";
-  if (hooks.folder.empty() || !std::filesystem::exists(path)) return 0;
+  std::error_code ignored;
+  if (hooks.folder.empty() || !std::filesystem::exists(path, ignored)) return 0;
   std::optional<SafetensorsFile> opened;
   try {
     opened = open_sealed_safetensors(path, /*needs_seal=*/false);

@@ -1,5 +1,6 @@
 #include "tensor/error.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <string_view>
 
@@ -49,17 +50,27 @@ std::string escaped(std::string_view text) {
 
 constexpr size_t longest_message = 3000, kept_at_an_end = 1200;
 
+/// Where the character begins that `at` lies in.
+size_t character_begin(std::string_view text, size_t at) {
+  while (at > 0 && at < text.size() && (text[at] & 0xc0) == 0x80) --at;
+  return at;
+}
+
 }  // namespace
 
 std::string readable(const std::string& text) {
-  if (text.size() <= longest_message) return escaped(text);
   const std::string_view all = text;
-  size_t begin = kept_at_an_end, end = text.size() - kept_at_an_end;
-  // Cut between characters.
-  while (begin > 0 && (all[begin] & 0xc0) == 0x80) --begin;
-  while (end < all.size() && (all[end] & 0xc0) == 0x80) ++end;
-  return escaped(all.substr(0, begin)) + " ... [" + std::to_string(end - begin) +
-         " bytes left out] ... " + escaped(all.substr(end));
+  // Escaping makes a text longer, so both ends are escaped before they are cut to their length.
+  if (all.size() <= 2 * longest_message) {
+    const std::string whole = escaped(all);
+    if (whole.size() <= longest_message) return whole;
+  }
+  const size_t half = std::min(longest_message, all.size() / 2);
+  const std::string front = escaped(all.substr(0, character_begin(all, half)));
+  const std::string back = escaped(all.substr(character_begin(all, all.size() - half)));
+  return front.substr(0, character_begin(front, kept_at_an_end)) +
+         " ... [the middle is left out] ... " +
+         back.substr(character_begin(back, back.size() - std::min(back.size(), kept_at_an_end)));
 }
 
 }  // namespace cbq::detail

@@ -211,7 +211,7 @@ std::string detokenized(std::string text) {
 /// MuTual (Cui et al. 2020): JSON lines, or a folder of one file per dialogue as published.
 std::vector<TaskItem> read_mutual(const fs::path& path) {
   std::vector<JsonRow> rows;
-  if (fs::is_directory(path)) {
+  if (std::error_code ignored; fs::is_directory(path, ignored)) {
     std::vector<fs::path> files;
     for (const auto& entry : fs::directory_iterator(path)) {
       if (entry.path().extension() == ".txt") files.push_back(entry.path());

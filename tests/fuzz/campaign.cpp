@@ -83,9 +83,12 @@ struct Seed {
 std::string fault_of(const std::exception& error, const FuzzTarget& target,
                      const fs::path& folder) {
   const std::type_info& type = typeid(error);
+  const bool of_the_library = dynamic_cast<const std::system_error*>(&error) != nullptr;
   const std::string message = error.what();
-  const bool right_type = type == typeid(std::runtime_error) ||
-                          type == typeid(std::invalid_argument) || type == typeid(NonFiniteError);
+  // Our own kinds of runtime_error count as one; std::out_of_range and the like do not.
+  const bool right_type =
+      type == typeid(std::invalid_argument) ||
+      (dynamic_cast<const std::runtime_error*>(&error) != nullptr && !of_the_library);
   if (!right_type) return fmt::format("exception of the type {}", type.name());
   bool named = message.find(folder.string()) != std::string::npos;
   for (const std::string& name : target.names) named |= message.find(name) != std::string::npos;

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 
+#include "nn/config.h"
 #include "tensor/error.h"
 
 namespace cbq::cli {
@@ -15,13 +16,26 @@ void ComputeOptions::add_to(CLI::App& app, bool with_dtype) {
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   if (!with_dtype) return;
-  app.add_option("--dtype", dtype, "floating-point type to compute in: f32, bf16")
+  app.add_option("--dtype", dtype,
+                 "floating-point type to compute in: f32, bf16, f16; auto: f32 on a CPU, on a GPU "
+                 "the checkpoint's own where that is bf16 or f16")
       ->capture_default_str();
 }
 
 Device ComputeOptions::apply() const {
   if (threads > 0) omp_set_num_threads(threads);  // OpenBLAS' OpenMP build follows
   return device_from_name(device);
+}
+
+Dtype ComputeOptions::dtype_for(const std::filesystem::path& folder, Device on) const {
+  if (dtype != "auto") {
+    const Dtype chosen = dtype_from_name(dtype);
+    check(chosen == Dtype::f32 || chosen == Dtype::bf16 || chosen == Dtype::f16, "--dtype ", dtype,
+          ": expected f32, bf16, f16 or auto");
+    return chosen;
+  }
+  const Dtype stored = dtype_from_name(ModelConfig::load(folder).dtype);
+  return on != Device::cpu() && size_of(stored) == 2 ? stored : Dtype::f32;
 }
 
 namespace {

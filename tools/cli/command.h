@@ -1,11 +1,13 @@
 // The commands of the program `cbq` and what they share.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "tensor/device.h"
+#include "tensor/dtype.h"
 
 namespace CLI {
 class App;
@@ -39,8 +41,11 @@ inline constexpr int exit_usage = 2;
 struct ComputeOptions {
   std::string device = "auto";
   int threads = 0;  // 0: one per core
-  std::string dtype = "f32";
+  std::string dtype = "auto";
   void add_to(CLI::App& app, bool with_dtype = true);
+  /// What to compute the model of `folder` in: the dtype that was given; else f32 on a CPU, and on
+  /// a GPU the checkpoint's own where that is a half type. Throws for an unknown dtype.
+  Dtype dtype_for(const std::filesystem::path& folder, Device device) const;
   /// Sets the number of threads. Throws for an unknown device.
   Device apply() const;
 };

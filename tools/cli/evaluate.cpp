@@ -39,7 +39,7 @@ void evaluate_folder(const Options& o) {
   const std::vector<Task> tasks = load_tasks(o.tasks);
   const Device device = o.compute.apply();
   const auto say = [](const std::string& line) { std::cerr << line << std::endl; };
-  const auto model = o.loading.open(o.model, dtype_from_name(o.compute.dtype), device, say,
+  const auto model = o.loading.open(o.model, o.compute.dtype_for(o.model, device), device, say,
                                     tasks.empty() ? "" : "--tasks");
   const std::string tokenizer_path = o.tokenizer.empty() ? o.model : o.tokenizer;
   const auto sets = load_evaluation(evaluation, {model.get(), tokenizer_path});
@@ -50,7 +50,7 @@ void evaluate_folder(const Options& o) {
   nlohmann::json json = {{"results", to_json(scores)},
                          {"config",
                           {{"model", o.model},
-                           {"dtype", o.compute.dtype},
+                           {"dtype", name_of(model->dtype())},
                            {"device", name_of(device)},
                            {"batch_size", evaluation.batch > 0 ? nlohmann::json(evaluation.batch)
                                                                : nlohmann::json("auto")},

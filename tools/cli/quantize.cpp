@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
@@ -13,6 +14,7 @@
 #include "experiments/progress.h"
 #include "kernels/ops.h"
 #include "nn/json.h"
+#include "nn/output_lock.h"
 #include "nn/sealed_files.h"
 #include "tensor/device_memory.h"
 #include "tensor/program_version.h"
@@ -112,9 +114,9 @@ json digests_of(const std::vector<NamedTokens>& sets) {
 class Job {
  public:
   Job(const Options& options, Watch watch, std::function<void(const std::string&)> say)
-      : o_(options),
-        settings_(o_.settings.resolve()),
-        device_(o_.compute.apply()),
+      : settings(options.settings.resolve()),
+        device(options.compute.apply()),
+        o_(options),
         watch_(std::move(watch)),
         say_(std::move(say)) {}
 
@@ -129,19 +131,19 @@ class Job {
   /// Of the model as it was opened: to be asked for before it is quantized.
   JobIdentity identity() const;
 
-  const Options& o_;
-  Settings settings_;
-  Device device_;
-  std::unique_ptr<Transformer> model_;
-  std::string model_digest_;
-  TokenSet calibration_;
-  std::vector<NamedTokens> evaluation_;
+  Settings settings;
+  Device device;
+  std::unique_ptr<Transformer> model;
+  std::string model_digest;
+  TokenSet calibration;
+  std::vector<NamedTokens> evaluation;
 
  private:
   void check_parameters();
   TokenContext tokens() const {
-    return {model_.get(), o_.tokenizer.empty() ? o_.model : o_.tokenizer};
+    return {model.get(), o_.tokenizer.empty() ? o_.model : o_.tokenizer};
   }
+  const Options& o_;
   Watch watch_;
   std::function<void(const std::string&)> say_;
 };
@@ -222,13 +224,11 @@ std::string summary(const Settings& s) {
 }
 
 void QuantizeRun::steps() {
-  log_.line(summary(job_.settings_));
+  log_.line(summary(job_.settings));
   job_.load();
   job_.load_calibration();
   identity_ = job_.identity();
-  const auto score = [this] {
-    return evaluate(*job_.model_, job_.evaluation_, o_.evaluation.batch);
-  };
+  const auto score = [this] { return evaluate(*job_.model, job_.evaluation, o_.evaluation.batch); };
   const std::vector<Score> before = score();
   print(std::cout, "original", before);
   const RunResult result = reconstruct();
@@ -240,7 +240,7 @@ void QuantizeRun::steps() {
   std::cout << o_.output << ": " << fmt::format("{:.1f}", result.seconds)
             << " s of reconstruction, peak "
             << fmt::format("{:.1f}", static_cast<double>(result.peak_bytes) / (1 << 20))
-            << " MiB of tensors in a window; " << peak_memory_text(job_.device_) << "\n";
+            << " MiB of tensors in a window; " << peak_memory_text(job_.device) << "\n";
 }
 
 void Job::load() {
@@ -253,44 +253,44 @@ void Job::load() {
   check(!fs::equivalent(o_.model, o_.output, absent),
         "--output is the model's own folder, which --overwrite would destroy; name another");
   check(
-      o_.format == "packed" || settings_.abits >= float_bits,
+      o_.format == "packed" || settings.abits >= float_bits,
       "--export dense stores weights alone, so the quantization of activations would be lost; use "
       "--export packed, or --abits 16");
-  validate(settings_, ModelConfig::load(o_.model).num_layers);
-  model_ = o_.loading.open(
-      o_.model, dtype_from_name(o_.compute.dtype), device_, say_,
+  validate(settings, ModelConfig::load(o_.model).num_layers);
+  model = o_.loading.open(
+      o_.model, o_.compute.dtype_for(o_.model, device), device, say_,
       samples() ? "--calibration model, which samples from the model token by token," : "");
   check_parameters();
-  evaluation_ = load_evaluation(o_.evaluation, tokens());
+  evaluation = load_evaluation(o_.evaluation, tokens());
 }
 
 void Job::load_calibration() {
   if (needs_calibration()) {
     say_("calibration: " + o_.calibration);
-    calibration_ = calibration_tokens(o_.calibration, tokens(), o_.segments, o_.segment_length,
-                                      settings_.seed);
+    calibration =
+        calibration_tokens(o_.calibration, tokens(), o_.segments, o_.segment_length, settings.seed);
   } else {
-    calibration_.segments = {{0}};
-    calibration_.protocol = "none needed";
+    calibration.segments = {{0}};
+    calibration.protocol = "none needed";
   }
 }
 
 /// Nearest rounding with ranges from the data at hand looks at no calibration data.
 bool Job::needs_calibration() const {
-  const bool observes = settings_.abits < float_bits && !settings_.act_dynamic;
-  return settings_.reconstruct != "none" || settings_.preprocess != "none" || observes;
+  const bool observes = settings.abits < float_bits && !settings.act_dynamic;
+  return settings.reconstruct != "none" || settings.preprocess != "none" || observes;
 }
 
 json Job::sampling_request() const {
   if (!samples()) return nullptr;
-  return {{"segments", o_.segments}, {"tokens", o_.segment_length}, {"seed", settings_.seed}};
+  return {{"segments", o_.segments}, {"tokens", o_.segment_length}, {"seed", settings.seed}};
 }
 
 /// Hashes every parameter, and refuses those that no method can repair.
 void Job::check_parameters() {
-  const auto total = parameter_bytes(*model_);
+  const auto total = parameter_bytes(*model);
   int64_t done = 0;
-  model_digest_ = digest_of(*model_, [&](const std::string& path, const Tensor& value) {
+  model_digest = digest_of(*model, [&](const std::string& path, const Tensor& value) {
     watch_.step(done, total, "reading the model");
     done += value.bytes();
     if (kernels::has_non_finite(value)) {
@@ -301,23 +301,23 @@ void Job::check_parameters() {
 }
 
 JobIdentity Job::identity() const {
-  JobIdentity identity = identity_of_run(*model_, model_digest_, calibration_.segments, settings_);
+  JobIdentity identity = identity_of_run(*model, model_digest, calibration.segments, settings);
   identity.export_format = o_.format;
   if (o_.format == "dense") identity.export_dtype = o_.dense_dtype;
   return identity;
 }
 
 json QuantizeRun::recipe() {
-  const TokenSet& calibration = job_.calibration_;
+  const TokenSet& calibration = job_.calibration;
   return {{"cbq_version", program_version()},
           {"identity", identity_.to_json()},
           {"files", files_of(folder_.partial(), watch())},
           {"model", o_.model},
-          {"model_hash", job_.model_digest_},
-          {"settings", to_json(job_.settings_)},
-          {"settings_hash", hash_of(job_.settings_)},
-          {"dtype", o_.compute.dtype},
-          {"device", name_of(job_.device_)},
+          {"model_hash", job_.model_digest},
+          {"settings", to_json(job_.settings)},
+          {"settings_hash", hash_of(job_.settings)},
+          {"dtype", identity_.dtype},
+          {"device", name_of(job_.device)},
           {"calibration",
            {{"source", o_.calibration},
             {"protocol", calibration.protocol},
@@ -354,15 +354,15 @@ RunResult QuantizeRun::reconstruct() {
   hooks.interrupted = interrupted;
   hooks.keep_originals = false;
   hooks.resume_folder = state;
-  hooks.model_digest = job_.model_digest_;
+  hooks.model_digest = job_.model_digest;
   std::shared_ptr<ActivationCache> original;
-  if (!o_.cache.empty() && job_.settings_.reconstruct != "none") {
-    original = cache_on_disk(*job_.model_, job_.calibration_.segments, o_.cache, hooks.say, watch(),
-                             job_.model_digest_);
+  if (!o_.cache.empty() && job_.settings.reconstruct != "none") {
+    original = cache_on_disk(*job_.model, job_.calibration.segments, o_.cache, hooks.say, watch(),
+                             job_.model_digest);
   }
-  RunResult result = job_.model_->on_demand() ? quantize_blockwise(original, hooks)
-                                              : quantize(*job_.model_, job_.calibration_.segments,
-                                                         job_.settings_, original, hooks);
+  RunResult result = job_.model->on_demand() ? quantize_blockwise(original, hooks)
+                                             : quantize(*job_.model, job_.calibration.segments,
+                                                        job_.settings, original, hooks);
   log_.progress().finish();
   return result;
 }
@@ -370,12 +370,13 @@ RunResult QuantizeRun::reconstruct() {
 /// Finished blocks go to the folder at once, from where the quantized model is opened again.
 RunResult QuantizeRun::quantize_blockwise(std::shared_ptr<ActivationCache> original,
                                           RunHooks hooks) {
-  QuantizedFolderWriter writer(*job_.model_, packed_folder());
+  QuantizedFolderWriter writer(*job_.model, packed_folder());
   hooks.keep_block = [&](int64_t block) { writer.add_block(block); };
-  RunResult result = quantize(*job_.model_, job_.calibration_.segments, job_.settings_,
-                              std::move(original), hooks);
+  RunResult result =
+      quantize(*job_.model, job_.calibration.segments, job_.settings, std::move(original), hooks);
   writer.finish();
-  job_.model_ = open_quantized(packed_folder(), dtype_from_name(o_.compute.dtype), job_.device_);
+  job_.model =
+      open_quantized(packed_folder(), o_.compute.dtype_for(o_.model, job_.device), job_.device);
   return result;
 }
 
@@ -385,11 +386,11 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
   const Watch watched = watch();
   const Poll poll = watched.poll_of("writing the result");
   if (o_.format == "dense") {
-    save_dense(*job_.model_, to, dtype_from_name(o_.dense_dtype), poll);
-  } else if (!job_.model_->on_demand()) {
-    save_quantized(*job_.model_, to, poll);
+    save_dense(*job_.model, to, dtype_from_name(o_.dense_dtype), poll);
+  } else if (!job_.model->on_demand()) {
+    save_quantized(*job_.model, to, poll);
   }
-  job_.model_ = nullptr;  // its files go, unless they are the result
+  job_.model = nullptr;  // its files go, unless they are the result
   std::error_code ignored;
   if (packed_folder() != to) fs::remove_all(packed_folder(), ignored);
   copy_companions(o_.model, to, [this](const std::string& line) { log_.line(line); });
@@ -407,7 +408,7 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
                        {"peak_host_bytes", peak_resident_bytes()},
                        {"original", {{"results", to_json(before)}}},
                        {"quantized", {{"results", to_json(after)}}},
-                       {"evaluated", digests_of(job_.evaluation_)}};
+                       {"evaluated", digests_of(job_.evaluation)}};
   write_text_atomically(to / "recipe.json", sealed(recipe()).dump(2) + "\n");
   write_text_atomically(to / "report.json", sealed(report).dump(2) + "\n");
   for (const Score& s : after) {
@@ -556,29 +557,31 @@ void FinishedRun::check_files() {
 
 /// Scores the sets that report.json does not have, and adds them to it.
 void FinishedRun::score() {
+  std::optional<OutputLock> lock;  // two commands could lose each other's scores
+  if (!job_.evaluation.empty()) lock.emplace(folder_);
   json report = read("report.json");
   const json& known = json_find(report, "evaluated", "report.json");
-  const json wanted = digests_of(job_.evaluation_);
-  std::erase_if(job_.evaluation_, [&](const NamedTokens& set) {
+  const json wanted = digests_of(job_.evaluation);
+  std::erase_if(job_.evaluation, [&](const NamedTokens& set) {
     return known.is_object() && json_find(known, set.name, "report.json") == wanted.at(set.name);
   });
-  if (job_.evaluation_.empty()) {
+  if (job_.evaluation.empty()) {
     progress_.finish();
     std::cout << o_.output << ": finished already, by this very command\n";
     return;
   }
   const auto score = [&](Transformer& model, const char* key) {
-    const std::vector<Score> scores = evaluate(model, job_.evaluation_, o_.evaluation.batch);
+    const std::vector<Score> scores = evaluate(model, job_.evaluation, o_.evaluation.batch);
     progress_.finish();
     print(std::cout, key, scores);
     report[key]["results"].update(to_json(scores));
   };
-  score(*job_.model_, "original");
-  job_.model_ = nullptr;
-  job_.model_ = o_.loading.open(folder_, dtype_from_name(o_.compute.dtype), job_.device_,
-                                [this](const std::string& line) { progress_.line(line); });
-  score(*job_.model_, "quantized");
-  report["evaluated"].update(digests_of(job_.evaluation_));
+  score(*job_.model, "original");
+  job_.model = nullptr;
+  job_.model = o_.loading.open(folder_, o_.compute.dtype_for(o_.model, job_.device), job_.device,
+                               [this](const std::string& line) { progress_.line(line); });
+  score(*job_.model, "quantized");
+  report["evaluated"].update(digests_of(job_.evaluation));
   write_text_atomically(folder_ / "report.json", sealed(report).dump(2) + "\n");
   std::cout << o_.output << ": finished already; the scores are added to report.json\n";
 }

@@ -24,7 +24,7 @@ void sample(const Options& o) {
   const OutputLock lock(o.output);  // a place that cannot be written is found here
   const Device device = o.compute.apply();
   catch_interrupts();
-  const auto model = load_any_model(o.model, dtype_from_name(o.compute.dtype), device);
+  const auto model = load_any_model(o.model, o.compute.dtype_for(o.model, device), device);
   const TokenSet set = calibration_tokens("model", {model.get(), {}}, o.count, o.length, o.seed);
   save_tokens(o.output, set);
   std::cout << o.output << ": " << set.token_count() << " tokens, " << set.protocol << "\n";

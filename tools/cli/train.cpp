@@ -13,6 +13,7 @@
 #include "nn/output_lock.h"
 #include "nn/sealed_files.h"
 #include "nn/trainer.h"
+#include "tensor/environment.h"
 #include "tensor/program_version.h"
 #include "tools/cli/companions.h"
 #include "tools/cli/evaluation.h"

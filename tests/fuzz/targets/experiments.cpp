@@ -56,7 +56,13 @@ const bool tables = add_target(
      .names = {"table "}});
 
 /// What a store would call the cell's file.
-Cell some_cell() { return make_cell(Settings{}, 4, {}, {"model", "calibration", "texts"}); }
+Cell some_cell() {
+  CellInputs inputs;
+  inputs.model = "model";
+  inputs.calibration = "calibration";
+  inputs.evaluation = "texts";
+  return make_cell(Settings{}, 4, {}, inputs);
+}
 
 void cell_seeds(const fs::path& folder) {
   CellResult result;
@@ -68,7 +74,7 @@ void cell_seeds(const fs::path& folder) {
   result.version = "v1";
   result.device = "cpu";
   const Cell cell = some_cell();
-  CellStore(folder / "0", {"model", "calibration", "texts"}).put(cell, result);
+  CellStore(folder / "0").put(cell, result);
   fs::rename(folder / "0" / (cell.key + ".json"), folder / "0/cell.json");
 }
 
@@ -81,7 +87,7 @@ const bool cells =
                 .run = [](const fs::path& file) {
                   const Cell cell = some_cell();
                   fs::rename(file, file.parent_path() / (cell.key + ".json"));
-                  CellStore(file.parent_path(), {"model", "calibration", "texts"}).find(cell, {});
+                  CellStore(file.parent_path()).find(cell, {});
                   const auto json = read_json_file(file.parent_path() / (cell.key + ".json"));
                   cell_result_from_json(json_find(json, "result", file.string()), file.string());
                 }});

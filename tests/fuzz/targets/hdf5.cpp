@@ -2,6 +2,7 @@
 #include "nn/hdf5.h"
 
 #include "cbq/activation_cache.h"
+#include "cbq/job_identity.h"
 #include "nn/tokens.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/tiny_model.h"
@@ -72,28 +73,31 @@ Transformer& cached_model() {
 }
 
 std::shared_ptr<ActivationCache> open_cache(const fs::path& folder) {
-  return cache_on_disk(cached_model(), cached_segments(), 2, folder, {});
+  return cache_on_disk(cached_model(), cached_segments(), folder, {});
+}
+
+std::string cache_name() {
+  static const std::string model = digest_of(cached_model());
+  return identity_of_activations(cached_model(), model, cached_segments()).key() + ".h5";
 }
 
 void activation_seeds(const fs::path& folder) {
   open_cache(folder / "0");
-  const std::string name = activation_key(cached_model(), cached_segments()) + ".h5";
+  const std::string name = cache_name();
   fs::rename(folder / "0" / name, folder / "0/cache.h5");
 }
 
-const bool activations =
-    add_target({.name = "activation_cache",
-                .format = Format::binary,
-                .file = "cache.h5",
-                .seeds = activation_seeds,
-                .run = [](const fs::path& file) {
-                  const std::string name =
-                      activation_key(cached_model(), cached_segments()) + ".h5";
-                  fs::rename(file, file.parent_path() / name);
-                  const auto cache = open_cache(file.parent_path());
-                  for (int64_t b = 0; b < cache->boundaries(); ++b)
-                    cache->get(b, 0, cache->segments());
-                }});
+const bool activations = add_target({.name = "activation_cache",
+                                     .format = Format::binary,
+                                     .file = "cache.h5",
+                                     .seeds = activation_seeds,
+                                     .run = [](const fs::path& file) {
+                                       const std::string name = cache_name();
+                                       fs::rename(file, file.parent_path() / name);
+                                       const auto cache = open_cache(file.parent_path());
+                                       for (int64_t b = 0; b < cache->boundaries(); ++b)
+                                         cache->get(b, 0, cache->segments());
+                                     }});
 
 }  // namespace
 }  // namespace cbq::fuzz

@@ -13,10 +13,14 @@ namespace {
 
 // ---- quantization -------------------------------------------------------------------------------
 
-constexpr const char* run_hash = "0123456789abcdef0123456789abcdef";
+JobIdentity identity_of_seeds() {
+  JobIdentity identity;
+  identity.model = "0123456789abcdef0123456789abcdef";
+  return identity;
+}
 
 void resume_seeds(const fs::path& folder) {
-  const ResumeFolder resume(folder / "0", run_hash);
+  const ResumeFolder resume(folder / "0", identity_of_seeds());
   const Tensor some = Tensor::from(std::vector<float>{1, 2, 3, 4}, {2, 2});
   RunState state;
   WindowReport report;
@@ -35,7 +39,7 @@ void resume_seeds(const fs::path& folder) {
 
 /// A state that cannot be used is said and not an error; a block's file is one.
 void load_resume(const fs::path& file) {
-  const ResumeFolder resume(file.parent_path(), run_hash);
+  const ResumeFolder resume(file.parent_path(), identity_of_seeds());
   std::string said;
   const auto state = resume.load([&](const std::string& line) { said = line; });
   if (!state) throw std::runtime_error(said);

@@ -56,7 +56,7 @@ const bool bits = add_string("bits", {"W4A4", "W2A16"}, {"bits '"},
                              [](const std::string& text) { parse_bits(text); });
 
 const bool granularity =
-    add_string("granularity", {"per-channel", "per-tensor", "g64"}, {"granularity '"},
+    add_string("granularity", {"per-channel", "per-tensor", "g64"}, {"granularity"},
                [](const std::string& text) { parse_granularity(text); });
 
 const bool device = add_string("device", {"cpu", "auto"}, {"device '"},
