@@ -68,7 +68,7 @@ std::map<std::string, AxisValues> known_axes(int64_t blocks) {
 nlohmann::json typed(const std::string& setting, const std::string& value) {
   const nlohmann::json all = to_json(Settings{});
   const nlohmann::json& example = all.at(setting);
-  check(is_utf8(value), setting, ": the value '", value, "' is not UTF-8 text");
+  check(is_utf8(value), "axis: ", setting, "=", value, " is not UTF-8 text");
   if (example.is_string()) return value;
   const nlohmann::json parsed = nlohmann::json::parse(value, nullptr, false);
   Settings trial;

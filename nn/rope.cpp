@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "kernels/ops.h"
@@ -57,6 +58,12 @@ struct YarnRamp {
 };
 
 }  // namespace
+
+int64_t uniform_length(const RopeConfig& rope) {
+  if (rope.type == "dynamic") return rope.dynamic_context;
+  if (rope.type == "longrope") return rope.original_max_position_embeddings;
+  return std::numeric_limits<int64_t>::max();
+}
 
 Rope::Rope(RopeConfig config, int64_t head_dim, Device device)
     : config_(std::move(config)), head_dim_(head_dim), device_(device) {}

@@ -18,6 +18,10 @@ struct RopeTables {
   Tensor sine;
 };
 
+/// Up to this length a sequence has the same angles as every shorter one; longer ones have angles
+/// of their own (dynamic, longrope). The largest number where angles never depend on the length.
+int64_t uniform_length(const RopeConfig& rope);
+
 /// The angles of one model's rotary embedding. Tables are made for the lengths that are used, not
 /// for the longest that config.json allows. All functions may be called from several threads.
 ///

@@ -156,7 +156,7 @@ TEST(ActivationCache, AnotherProgramsAndAnotherRulesActivationsAreNotUsed) {
       [](nlohmann::json& identity) {
         identity = {{"key", "old"}};
       },
-      "it differs in the model");
+      "it differs in the calibration tokens");
 }
 
 TEST(ActivationCache, InterruptedWriteLeavesNothing) {

@@ -387,7 +387,7 @@ TEST_F(OutputsTest, TrainCarriesTheTokenizersCompanions) {
   fs::create_directory(folder_ / "tok");
   fs::copy(fs::path(tokenizer()) / "tokenizer.model", folder_ / "tok/tokenizer.model");
   for (const char* name : {"chat_template.jinja", "added_tokens.json", "README.md"}) {
-    folder_.write(std::string("tok/") + name, "[]");
+    folder_.write(std::string("tok/") + name, "{}");
   }
   std::string text;
   for (int i = 0; i < 100; ++i) text += "line " + std::to_string(i) + " of some text\n";

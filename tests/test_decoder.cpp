@@ -9,6 +9,7 @@
 #include "kernels/philox.h"
 #include "nn/decoder.h"
 #include "nn/perplexity.h"
+#include "nn/rope.h"
 #include "tests/fixtures.h"
 #include "tests/test_data.h"
 
@@ -174,6 +175,10 @@ std::vector<double> decoded(Transformer& model, const Tensor& ids, const Sequenc
 TEST_P(DecodedFamily, GivesTheLogitsOfTransformers) {
   const auto model = load_model(fixture(GetParam()), Dtype::f32, Device::cpu());
   const ExpectedResults expected(GetParam());
+  if (expected.sequence.tokens > uniform_length(model->config.rope)) {
+    GTEST_SKIP() << "the angles of a sequence as long as this one are its own: cached keys have "
+                    "those of the length at which they were made";
+  }
   const auto want = expected.file.load("logits_f32").to_vector<double>();
   for (const std::vector<int64_t>& steps :
        {std::vector<int64_t>{1}, std::vector<int64_t>{5, 1}, std::vector<int64_t>{1, 4, 2, 3}}) {
@@ -186,8 +191,15 @@ TEST_P(DecodedFamily, EqualsTheFullPassInF64) {
   const auto model = load_model(fixture(GetParam()), Dtype::f64, Device::cpu());
   const ExpectedResults expected(GetParam());
   NoGrad none;
-  const auto want = model->forward(expected.inputs, expected.sequence).value().to_vector<double>();
-  EXPECT_LE(relative_distance(decoded(*model, expected.inputs, expected.sequence, {1}), want),
+  // One sequence, as long as its angles do not depend on its length.
+  const Sequence first{1, std::min(expected.sequence.tokens, uniform_length(model->config.rope))};
+  const Tensor ids = expected.inputs.slice(0, first.tokens);
+  const auto want = model->forward(ids, first).value().to_vector<double>();
+  EXPECT_LE(relative_distance(decoded(*model, ids, first, {1}), want), 1e-12);
+  // All sequences together.
+  if (first.tokens < expected.sequence.tokens) return;
+  const auto all = model->forward(expected.inputs, expected.sequence).value().to_vector<double>();
+  EXPECT_LE(relative_distance(decoded(*model, expected.inputs, expected.sequence, {1}), all),
             1e-12);
 }
 

@@ -70,9 +70,13 @@ TEST_P(GgufConvert, WritesTheFolderThatTheFileWasMadeFrom) {
   EXPECT_EQ(tokenizer->prefix().size(), name == "llama" ? 0u : 1u);
   EXPECT_EQ(tokenizer->bos_id(), 1);
   EXPECT_EQ(tokenizer->eos_id(), 2);
-  const json other = json_of(folder / "model/tokenizer.json");
-  EXPECT_EQ(other["model"]["vocab"].size(), 460u);
-  EXPECT_EQ(other["model"]["byte_fallback"], name == "qwen3");
+  // tokenizer.json has no words for user-defined tokens and a space in front of the text alone.
+  EXPECT_EQ(std::filesystem::exists(folder / "model/tokenizer.json"), name == "llama");
+  if (name == "llama") {
+    const json other = json_of(folder / "model/tokenizer.json");
+    EXPECT_EQ(other["model"]["vocab"].size(), 460u);
+    EXPECT_FALSE(other["model"]["byte_fallback"].get<bool>());
+  }
   EXPECT_EQ(json_of(folder / "model/generation_config.json")["eos_token_id"], 2);
 }
 
@@ -86,7 +90,11 @@ TEST(GgufCommand, WritesSeveralFilesAndOtherTypes) {
   ASSERT_EQ(run.code, 0) << run.err;
   EXPECT_FALSE(std::filesystem::exists(folder / "model/model.safetensors"));
   EXPECT_TRUE(std::filesystem::exists(folder / "model/model.safetensors.index.json"));
-  EXPECT_TRUE(std::filesystem::exists(folder / "model/model-00002-of-00005.safetensors"));
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder / "model")) {
+    files += entry.path().filename().string().starts_with("model-0000") ? 1 : 0;
+  }
+  EXPECT_GT(files, 2);
   const Checkpoint expected(fixture_of("qwen3.safetensors"));
   expect_same_tensors(Checkpoint(output), expected);
 

@@ -26,7 +26,7 @@ struct Group {
 };
 
 /// best[i]: what the first i sequences save at most; groups are found from the last one back.
-std::vector<Group> groups_of(const Sequences& s, int64_t tokens) {
+std::vector<Group> groups_of(const Sequences& s, int64_t tokens, int64_t longest_sharing) {
   std::vector<int64_t> with_previous(s.size(), 0), best(s.size() + 1, 0);
   std::vector<Group> last(s.size());  // the group that ends with sequence i
   for (size_t i = 0; i < s.size(); ++i) {
@@ -36,6 +36,7 @@ std::vector<Group> groups_of(const Sequences& s, int64_t tokens) {
     int64_t shared = length(s[i]), sum = length(s[i]);
     for (size_t members = 2; members <= std::min(most_members, i + 1); ++members) {
       const size_t begin = i + 1 - members;
+      if (std::max(length(s[i]), length(s[begin])) > longest_sharing) break;
       shared = std::min(shared, with_previous[begin + 1]);
       sum += length(s[begin]);
       const int64_t saved = static_cast<int64_t>(members - 1) * shared, rows = sum - saved;
@@ -67,9 +68,9 @@ void add(const Sequences& s, const Group& group, PackedPass* pass) {
 
 }  // namespace
 
-std::vector<PackedPass> pack(const Sequences& sequences, int64_t tokens) {
+std::vector<PackedPass> pack(const Sequences& sequences, int64_t tokens, int64_t longest_sharing) {
   check(tokens >= 1, "scoring: a pass must have at least 1 token, got ", tokens);
-  std::vector<Group> groups = groups_of(sequences, tokens);
+  std::vector<Group> groups = groups_of(sequences, tokens, longest_sharing);
   std::stable_sort(groups.begin(), groups.end(),
                    [](const Group& a, const Group& b) { return a.rows > b.rows; });
   std::vector<PackedPass> passes;

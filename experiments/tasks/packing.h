@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "kernels/packed_rows.h"
@@ -30,8 +31,11 @@ struct PackedPass {
 /// of n sequences whose shortest common beginning is c reads (n - 1) c tokens less than its
 /// sequences one by one; the division into groups is the one that saves most, with at most 64
 /// sequences and `tokens` tokens in a group of several. Passes are filled with groups, the largest
-/// first, up to `tokens`; a longer sequence is a pass of its own. Throws std::invalid_argument for
+/// first, up to `tokens`; a longer sequence is a pass of its own. Sequences of more than
+/// `longest_sharing` tokens share nothing: their positions mean something else than those of
+/// shorter ones (uniform_length, nn/rope.h). Throws std::invalid_argument for
 /// tokens < 1.
-std::vector<PackedPass> pack(const std::vector<std::vector<int32_t>>& sequences, int64_t tokens);
+std::vector<PackedPass> pack(const std::vector<std::vector<int32_t>>& sequences, int64_t tokens,
+                             int64_t longest_sharing = std::numeric_limits<int64_t>::max());
 
 }  // namespace cbq

@@ -8,6 +8,7 @@
 #include "experiments/tasks/packing.h"
 #include "kernels/ops.h"
 #include "nn/json.h"
+#include "nn/rope.h"
 #include "nn/unicode.h"
 #include "tensor/error.h"
 
@@ -211,7 +212,8 @@ std::vector<RequestScore> score(Transformer& model, const std::vector<EncodedReq
   std::vector<RequestScore> scores(requests.size(), {0.0, options.want_greedy});
   const Readings readings = readings_of(requests);
   int64_t done = 0;
-  for (const PackedPass& pass : pack(readings.sequences, options.tokens)) {
+  for (const PackedPass& pass :
+       pack(readings.sequences, options.tokens, uniform_length(model.config.rope))) {
     score_pass(model, pass, scored_rows(pass, readings, requests), options.want_greedy, &scores);
     done += static_cast<int64_t>(pass.members.size());
     if (options.progress) {

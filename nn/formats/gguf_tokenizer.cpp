@@ -316,6 +316,10 @@ json sentencepiece_tokenizer_json(const GgufFile& file, const Vocabulary& v) {
   const bool has_bytes =
       std::find(v.types.begin(), v.types.end(), PieceType::byte) != v.types.end();
   if (has_unused || file.flag(prefix + "remove_extra_whitespaces", false)) return nullptr;
+  // "Prepend" would put a space in front of every part between such tokens, not of the text alone.
+  const bool has_user_defined =
+      std::find(v.types.begin(), v.types.end(), PieceType::user_defined) != v.types.end();
+  if (has_user_defined && file.flag(prefix + "add_space_prefix", true)) return nullptr;
   json vocabulary = json::object();
   for (size_t id = 0; id < v.tokens.size(); ++id) vocabulary[v.tokens[id]] = id;
   if (vocabulary.size() != v.tokens.size()) return nullptr;  // the reader of the model refuses it
@@ -376,8 +380,9 @@ std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file,
     files["tokenizer.model"] = sentencepiece_model(file, v);
     const json other = sentencepiece_tokenizer_json(file, v);
     if (!other.is_null()) files["tokenizer.json"] = text_of(other);
-    config =
-        tokenizer_config(file, v, other.is_null() ? "LlamaTokenizer" : "PreTrainedTokenizerFast");
+    config = tokenizer_config(file, v, "PreTrainedTokenizerFast");
+    // tokenizer.model alone: a class named after a model would bring rules of its own.
+    if (other.is_null()) config.erase("tokenizer_class");
     config["add_bos_token"] = file.flag(prefix + "add_bos_token", true);
   }
   files["tokenizer_config.json"] = text_of(config);

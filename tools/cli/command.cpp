@@ -34,8 +34,9 @@ Dtype ComputeOptions::dtype_for(const std::filesystem::path& folder, Device on) 
           ": expected f32, bf16, f16 or auto");
     return chosen;
   }
+  if (on == Device::cpu()) return Dtype::f32;
   const Dtype stored = dtype_from_name(ModelConfig::load(folder).dtype);
-  return on != Device::cpu() && size_of(stored) == 2 ? stored : Dtype::f32;
+  return size_of(stored) == 2 ? stored : Dtype::f32;
 }
 
 namespace {
