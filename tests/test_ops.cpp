@@ -441,5 +441,21 @@ TEST(Ops, TheHarnessRunsAndCompares) {
   EXPECT_GE(values_checked - before, static_cast<int64_t>(op_cases().size()));
 }
 
+// One likely token among tens of thousands of unlikely ones: each of these is less than half of the
+// last place of the sum's beginning, and all of them together are 1e-3 of it.
+TEST(Ops, CrossEntropyOfALargeVocabularyKeepsItsTail) {
+  constexpr int64_t n = 49152;
+  std::vector<float> logits(static_cast<size_t>(n), -17.5f);
+  for (const int64_t likely : {int64_t{0}, int64_t{1000}, n - 1}) {
+    std::vector<float> row = logits;
+    row[static_cast<size_t>(likely)] = 0.0f;
+    double total = 0.0;
+    for (const float x : row) total += std::exp(static_cast<double>(x));
+    const Tensor target = Tensor::from<int32_t>({static_cast<int32_t>(likely)}, {1});
+    const Tensor nll = kernels::cross_entropy(Tensor::from(row, {1, n}), target);
+    EXPECT_NEAR(nll.item(), std::log(total), 1e-7) << likely;
+  }
+}
+
 }  // namespace
 }  // namespace cbq::test
