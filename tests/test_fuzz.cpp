@@ -66,7 +66,7 @@ std::vector<Fault> faults() {
       {"number", "no std::exception"}, {"unnamed", "does not name the file"},
       {"not_utf8", "not UTF-8"},       {"long_message", "thousands of characters"}};
 #if defined(__SANITIZE_ADDRESS__)
-  all.insert(all.end(), {{"memory", "too much memory"},
+  all.insert(all.end(), {{"memory", "the process ended"},
                          {"overrun", "heap-buffer-overflow"},
                          {"leak", "LeakSanitizer"}});
 #else

@@ -21,11 +21,15 @@ extern "C" int __sanitizer_install_malloc_and_free_hooks(void (*)(const volatile
                                                          void (*)(const volatile void*));
 extern "C" size_t __sanitizer_get_allocated_size(const volatile void*);
 
-// A size too large for any machine is a failure, not a null pointer.
+// malloc of a size too large for any machine gives null: HDF5 asks for such sizes when a file is
+// damaged, and reports the failure. operator new, which is what this project calls, ends the
+// process.
 extern "C" const char* __asan_default_options() {
-  return "allocator_may_return_null=0:max_allocation_size_mb=1024:handle_abort=1:"
+  return "allocator_may_return_null=1:max_allocation_size_mb=1024:handle_abort=1:"
          "detect_stack_use_after_return=0:quarantine_size_mb=16";
 }
+// HDF5 forgets memory on its way out of a damaged file.
+extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5\n"; }
 extern "C" const char* __ubsan_default_options() { return "print_stacktrace=1"; }
 #endif
 

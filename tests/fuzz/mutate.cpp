@@ -164,8 +164,9 @@ std::string mutated_lines(const std::string& bytes, Random& random) {
       lines.erase(lines.begin() + static_cast<ptrdiff_t>(at));
       break;
     case 1: {
-      const size_t copies = random.any_size(2000);
       const std::string line = lines[at];
+      const size_t fitting = (size_t{2} << 20) / (line.size() + 1);  // the text stays below 2 MiB
+      const size_t copies = std::min(random.any_size(2000), fitting);
       lines.insert(lines.begin() + static_cast<ptrdiff_t>(at), copies, line);
       break;
     }

@@ -13,21 +13,25 @@ namespace fs = std::filesystem;
 namespace cbq::fuzz {
 namespace {
 
+// Linux hands no longer argument to a program.
+constexpr size_t longest_argument = size_t{128} << 10;
+
 bool add_string(const std::string& name, const std::vector<std::string>& seeds,
                 const std::vector<std::string>& names,
                 const std::function<void(const std::string&)>& run) {
-  return add_target({.name = "string_" + name,
-                     .format = Format::text,
-                     .file = "text",
-                     .seeds =
-                         [seeds](const fs::path& folder) {
-                           for (size_t i = 0; i < seeds.size(); ++i) {
-                             write_seed(folder, i, "text", seeds[i]);
-                           }
-                         },
-                     .run = [run](const fs::path& file) { run(read_bytes(file)); },
-                     .names = names,
-                     .damage = {}});
+  return add_target(
+      {.name = "string_" + name,
+       .format = Format::text,
+       .file = "text",
+       .seeds =
+           [seeds](const fs::path& folder) {
+             for (size_t i = 0; i < seeds.size(); ++i) {
+               write_seed(folder, i, "text", seeds[i]);
+             }
+           },
+       .run = [run](const fs::path& file) { run(read_bytes(file).substr(0, longest_argument)); },
+       .names = names,
+       .damage = {}});
 }
 
 const bool schedule =
@@ -52,14 +56,14 @@ const bool preprocess = add_string("preprocess",
                                    {"pre-processing", "outliers: "},
                                    [](const std::string& text) { parse_preprocessors(text); });
 
-const bool bits = add_string("bits", {"W4A4", "W2A16"}, {"bits '"},
+const bool bits = add_string("bits", {"W4A4", "W2A16"}, {"bits "},
                              [](const std::string& text) { parse_bits(text); });
 
 const bool granularity =
     add_string("granularity", {"per-channel", "per-tensor", "g64"}, {"granularity"},
                [](const std::string& text) { parse_granularity(text); });
 
-const bool device = add_string("device", {"cpu", "auto"}, {"device '"},
+const bool device = add_string("device", {"cpu", "auto"}, {"device"},
                                [](const std::string& text) { device_from_name(text); });
 
 const bool token_source = add_string("token_source", {"a/b.json:test", "x.h5", "text.txt"}, {},
