@@ -3,6 +3,7 @@
 cbq_sources(fuzz_sources tests/fuzz)
 add_executable(cbq_fuzz ${fuzz_sources} tools/cli/settings_options.cpp)
 target_link_libraries(cbq_fuzz PRIVATE cbq_objects)
+cbq_compile_fast(cbq_fuzz)
 target_compile_definitions(cbq_fuzz PRIVATE CBQ_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
 
 # The same inputs in every build: a few of each parser. CI runs more (.ci/run).

@@ -13,6 +13,7 @@ if(test_sources AND TARGET cbq_objects)
   endif()
   add_executable(cbq_tests ${test_sources} ${tutorial_rounding})
   target_link_libraries(cbq_tests PRIVATE cbq_objects GTest::gtest GTest::gtest_main)
+  cbq_compile_fast(cbq_tests)
   target_compile_definitions(cbq_tests PRIVATE
     CBQ_SOURCE_DIR="${CMAKE_SOURCE_DIR}" CBQ_BINARY_DIR="${CMAKE_BINARY_DIR}")
   include(Fuzz)

@@ -8,6 +8,7 @@
 #include "nn/json.h"
 #include "quant/preprocess/preprocessor.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/reseal.h"
 #include "tools/cli/settings_options.h"
 
 namespace fs = std::filesystem;
@@ -79,18 +80,28 @@ void cell_seeds(const fs::path& folder) {
 }
 
 // A broken cell is computed anew: none is an error.
-const bool cells =
-    add_target({.name = "cells",
-                .format = Format::json,
-                .file = "cell.json",
-                .seeds = cell_seeds,
-                .run = [](const fs::path& file) {
-                  const Cell cell = some_cell();
-                  fs::rename(file, file.parent_path() / (cell.key + ".json"));
-                  CellStore(file.parent_path()).find(cell, {});
-                  const auto json = read_json_file(file.parent_path() / (cell.key + ".json"));
-                  cell_result_from_json(json_find(json, "result", file.string()), file.string());
-                }});
+void find_cell(const fs::path& file) {
+  const Cell cell = some_cell();
+  fs::rename(file, file.parent_path() / (cell.key + ".json"));
+  CellStore(file.parent_path()).find(cell, {});
+  const auto json = read_json_file(file.parent_path() / (cell.key + ".json"));
+  cell_result_from_json(json_find(json, "result", file.string()), file.string());
+}
+
+const bool cells = add_target({.name = "cells",
+                               .format = Format::json,
+                               .file = "cell.json",
+                               .seeds = cell_seeds,
+                               .run = find_cell});
+
+const bool cells_resealed = add_target({.name = "cells_resealed",
+                                        .format = Format::json,
+                                        .file = "cell.json",
+                                        .seeds = cell_seeds,
+                                        .run = [](const fs::path& file) {
+                                          reseal_json(file);
+                                          find_cell(file);
+                                        }});
 
 const bool recipe = add_target(
     {.name = "recipe",

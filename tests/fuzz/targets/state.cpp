@@ -4,12 +4,21 @@
 #include "nn/safetensors.h"
 #include "nn/trainer.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/reseal.h"
 #include "tests/tiny_model.h"
 
 namespace fs = std::filesystem;
 
 namespace cbq::fuzz {
 namespace {
+
+/// The same damage under a right checksum.
+std::function<void(const fs::path&)> resealed(void (*run)(const fs::path&)) {
+  return [run](const fs::path& file) {
+    reseal_safetensors(file);
+    run(file);
+  };
+}
 
 // ---- quantization -------------------------------------------------------------------------------
 
@@ -83,6 +92,19 @@ const bool resume_block = add_target({.name = "resume_block",
                                       .seeds = resume_seeds,
                                       .run = load_resume});
 
+const bool resume_state_resealed = add_target({.name = "resume_state_resealed",
+                                               .format = Format::safetensors,
+                                               .file = "state.safetensors",
+                                               .seeds = resume_seeds,
+                                               .run = resealed(load_resume),
+                                               .damage = damage_run});
+
+const bool resume_block_resealed = add_target({.name = "resume_block_resealed",
+                                               .format = Format::safetensors,
+                                               .file = "block-0.safetensors",
+                                               .seeds = resume_seeds,
+                                               .run = resealed(load_resume)});
+
 // ---- training -----------------------------------------------------------------------------------
 
 TrainSettings few_steps() {
@@ -125,11 +147,21 @@ std::string damage_step(const std::string& bytes, Random& random) {
   return with_safetensors_header(bytes, header.replace(begin, end - begin, random.of(steps)));
 }
 
+void go_on_training(const fs::path& file) { train_in(file.parent_path()); }
+
+const bool training_resealed =
+    add_target({.name = "training_state_resealed",
+                .format = Format::safetensors,
+                .file = "training.safetensors",
+                .seeds = [](const fs::path& folder) { train_in(folder / "0"); },
+                .run = resealed(go_on_training),
+                .damage = damage_step});
+
 const bool training = add_target({.name = "training_state",
                                   .format = Format::safetensors,
                                   .file = "training.safetensors",
                                   .seeds = [](const fs::path& folder) { train_in(folder / "0"); },
-                                  .run = [](const fs::path& file) { train_in(file.parent_path()); },
+                                  .run = go_on_training,
                                   .damage = damage_step});
 
 }  // namespace
