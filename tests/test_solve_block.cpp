@@ -390,6 +390,39 @@ TEST(Solver, AHessianIsOfWhatItsLayerReads) {
   EXPECT_NE(plain.at(weight("k_proj")), clipped.at(weight("k_proj")));
 }
 
+TEST(Solver, ABlockThatIsNotDoneHasNoSolutions) {
+  const Settings settings = quick();
+  for (int looks = 1;; ++looks) {
+    const auto model = tiny_model(1);
+    const Tensor inputs = embed_segments(*model, tiny_segments(6, 8));
+    attach_quantizers(*model, {0, 1}, settings, inputs);
+    std::vector<LinearTransform*> before;
+    for (const WindowLinear& l : linears_of(*model, {0, 1})) {
+      before.push_back(l.linear->transform.get());
+    }
+    int left = looks;
+    SolveWatch watch;
+    watch.poll = [&] {
+      if (--left == 0) throw Interrupted("stop");
+    };
+    bool stopped = false;
+    try {
+      solve_blocks(*model, {0, 1}, *parse_solver("gptq"), inputs, watch);
+    } catch (const Interrupted&) {
+      stopped = true;
+    }
+    const auto linears = linears_of(*model, {0, 1});
+    for (size_t i = 0; i < linears.size(); ++i) {
+      EXPECT_EQ(linears[i].linear->transform.get(), before[i]) << looks;
+      EXPECT_NE(linears[i].quantizers()->weight_quantizer->started_from_solution(), stopped)
+          << looks;
+    }
+    if (stopped) continue;
+    EXPECT_GE(looks, 11) << "four passes and seven layers";
+    break;
+  }
+}
+
 TEST(Solver, BrokenActivationsAreRefusedByName) {
   const auto model = tiny_model(2);
   // Squares overflow.

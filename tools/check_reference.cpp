@@ -99,6 +99,9 @@ struct Goal {
   double bound;           // nats; 0: only reported
 };
 constexpr Goal goals[] = {
+    {"W2A16, nearest, squared error", 2, 16, R"({"reconstruct": "none"})", 0},
+    {"W3A16, nearest, squared error", 3, 16, R"({"reconstruct": "none"})", 0},
+    {"W4A16, nearest, squared error", 4, 16, R"({"reconstruct": "none"})", 0},
     {"W2A16, GPTQ", 2, 16, R"({"solver": "gptq", "reconstruct": "none"})", 0},
     {"W2A16, GPTQ act_order", 2, 16, R"({"solver": "gptq:act_order", "reconstruct": "none"})",
      3.42},
