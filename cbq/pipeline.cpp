@@ -6,6 +6,7 @@
 
 #include "cbq/quantizers.h"
 #include "cbq/resume.h"
+#include "cbq/solve_block.h"
 #include "quant/preprocess/preprocessor.h"
 
 namespace cbq {
@@ -67,7 +68,9 @@ class Run {
         original_(std::move(original)),
         watch_{hooks.interrupted, hooks.preparation},
         count_(static_cast<int64_t>(segments.size())),
-        schedule_(schedule_of(settings, model.block_count())) {}
+        schedule_(schedule_of(settings, model.block_count())) {
+    if (settings.solves()) solver_ = parse_solver(settings.solver);
+  }
 
   RunResult quantize();
 
@@ -75,15 +78,18 @@ class Run {
   JobIdentity identity_of_this();
   void start_preprocessing();
   void prepare(int64_t end);
-  void nearest_only();
+  void attach(const Window& window, const std::function<void(int64_t block)>& solving);
+  void round_only(const ResumeFolder& folder);
   void reconstruct(const ResumeFolder& folder);
   int64_t resume(const ResumeFolder& folder);
   void reconstruct_window(int64_t number, const ResumeFolder& folder);
   Tensor original_answer(const Window& window);
   void tell(const WindowReport& report);
   void finish(const ScheduledWindow& scheduled, const ResumeFolder& folder);
+  void save(int64_t touched, const ResumeFolder& folder);
   void keep(int64_t block);
   void after_step(int64_t number, int64_t step) const;
+  void show(int64_t number, int64_t step, const std::string& what) const;
   void say(const std::string& line) const {
     if (hooks_.say) hooks_.say(line);
   }
@@ -100,7 +106,9 @@ class Run {
   std::map<std::string, WeightConfig> configs_;  // of prepared layers
   PreprocessContext context_;
   std::optional<Preprocessing> preprocessing_;  // of blocks to come
-  int64_t prepared_ = 0;  // blocks that are (or were) in memory, pre-processed
+  int64_t prepared_ = 0;                 // blocks that are (or were) in memory, pre-processed
+  std::unique_ptr<LayerSolver> solver_;  // none: nothing is solved
+  std::vector<std::string> solver_notes_;
   Tensor stream_;         // quantized stream behind the finished blocks
   int64_t finished_ = 0;  // blocks
   RunResult result_;
@@ -111,7 +119,10 @@ RunResult Run::quantize() {
   const bool whole = !model_.on_demand();
   // The identity is that of the model before anything is done to it.
   std::optional<JobIdentity> identity;
-  if (reconstructs && !hooks_.resume_folder.empty()) identity = identity_of_this();
+  if ((reconstructs || solver_) && !hooks_.resume_folder.empty()) identity = identity_of_this();
+  const auto folder = [&] {
+    return identity ? ResumeFolder(hooks_.resume_folder, *identity) : ResumeFolder();
+  };
   if (reconstructs && whole && !original_) {
     original_ = cache_in_memory(model_, segments_, watch_);
   }
@@ -121,14 +132,14 @@ RunResult Run::quantize() {
   if (whole) prepare(model_.block_count());
   if (reconstructs) {
     const double preprocessing = seconds_since(start);
-    reconstruct(identity ? ResumeFolder(hooks_.resume_folder, *identity) : ResumeFolder());
+    reconstruct(folder());
     result_.seconds = preprocessing;
     for (const WindowReport& r : result_.windows) {
       result_.seconds += r.seconds;
       result_.peak_bytes = std::max(result_.peak_bytes, r.peak_bytes);
     }
   } else {
-    nearest_only();
+    round_only(folder());
     result_.seconds = seconds_since(start);
     result_.peak_bytes = memory_statistics(model_.device()).peak_bytes;
   }
@@ -181,20 +192,40 @@ void Run::prepare(int64_t end) {
   preprocessing_.reset();  // and its streams
 }
 
-/// Block by block: grids and nearest rounding; the stream moves only where somebody observes it.
-void Run::nearest_only() {
-  const bool observes = settings_.abits < float_bits && !settings_.act_dynamic;
-  const Poll poll = watch_.poll_of(rounding);
-  if (observes) stream_ = embed_segments(model_, segments_, poll);
-  for (int64_t b = 0; b < model_.block_count(); ++b) {
-    watch_.step(b, model_.block_count(), rounding);
-    prepare(b + 1);
-    attach_quantizers(model_, {b, 1}, settings_, stream_, context_.activation_clip, poll);
-    harden_blocks(model_, {b, 1});
-    if (observes) stream_ = run_blocks(model_, {b, 1}, stream_, poll);
-    keep(b);
+/// Gives the window's blocks their quantizers, and those that are new their solutions. `solving` is
+/// told which block a solver begins with.
+void Run::attach(const Window& window, const std::function<void(int64_t block)>& solving) {
+  attach_quantizers(model_, window, settings_, stream_, context_.activation_clip,
+                    watch_.poll_of("preparing a window's quantizers"));
+  if (!solver_) return;
+  const SolveWatch watch{watch_.poll_of("solving a block's layers"), solving};
+  for (const SolveReport& report : solve_blocks(model_, window, *solver_, stream_, watch)) {
+    for (const std::string& note : report.notes) {
+      solver_notes_.push_back(note);
+      result_.notes.push_back(note);
+      say(note);
+    }
+    if (hooks_.solved) hooks_.solved(report);
   }
-  watch_.step(model_.block_count(), model_.block_count(), rounding);
+}
+
+/// Block by block, nothing is learned: grids, the solver where there is one, and nearest rounding.
+/// The stream moves only where somebody reads it.
+void Run::round_only(const ResumeFolder& folder) {
+  const bool observes = settings_.abits < float_bits && !settings_.act_dynamic;
+  const std::string doing = solver_ ? "solving the layers, " + solver_->name() : rounding;
+  if (observes || solver_) {
+    stream_ = embed_segments(model_, segments_, watch_.poll_of(doing));
+  }
+  resume(folder);
+  while (finished_ < model_.block_count()) {
+    watch_.step(finished_, model_.block_count(), doing);
+    prepare(finished_ + 1);
+    attach({finished_, 1}, {});
+    finish({{finished_, 1}, 1}, folder);
+    save(finished_, folder);
+  }
+  watch_.step(model_.block_count(), model_.block_count(), doing);
 }
 
 /// A finished block leaves the run, and the memory where it can be had back.
@@ -247,8 +278,12 @@ int64_t Run::resume(const ResumeFolder& folder) {
   }
   result_.windows = std::move(state->reports);
   for (const WindowReport& report : result_.windows) tell(report);
-  say(concat("resumed after window ", state->windows, " of ", schedule_.size(), " (", finished_,
-             " blocks finished)"));
+  solver_notes_ = std::move(state->solver_notes);
+  result_.notes.insert(result_.notes.end(), solver_notes_.begin(), solver_notes_.end());
+  const std::string blocks = concat(finished_, " blocks finished");
+  say(settings_.reconstruct == "none" ? concat("resumed: ", blocks)
+                                      : concat("resumed after window ", state->windows, " of ",
+                                               schedule_.size(), " (", blocks, ")"));
   return state->windows;
 }
 
@@ -276,8 +311,7 @@ void Run::reconstruct_window(int64_t number, const ResumeFolder& folder) {
   const auto start = std::chrono::steady_clock::now();
   if (settings_.homologous) data.targets.push_back(original_answer(window));
   prepare(window.last() + 1);
-  attach_quantizers(model_, window, settings_, stream_, context_.activation_clip,
-                    watch_.poll_of("preparing a window's quantizers"));
+  attach(window, [&](int64_t block) { show(number, 0, concat("solving block ", block)); });
   WindowReport report;
   {
     Reconstructor reconstructor(model_, settings_, scheduled, number, std::move(data));
@@ -289,13 +323,18 @@ void Run::reconstruct_window(int64_t number, const ResumeFolder& folder) {
   report.peak_bytes = memory_statistics(model_.device()).peak_bytes;
   tell(report);
   result_.windows.push_back(report);
+  save(window.last() + 1, folder);
+}
+
+/// What a later run needs to go on from here; blocks before `touched` have quantizers.
+void Run::save(int64_t touched, const ResumeFolder& folder) {
   if (!folder.enabled()) return;
   RunState state;
   state.finished = finished_;
   state.stream = stream_;
-  const int64_t live = window.last() + 1 - finished_;
-  if (live > 0) state.live = quantizer_state(model_, {finished_, live});
+  if (touched > finished_) state.live = quantizer_state(model_, {finished_, touched - finished_});
   state.reports = result_.windows;
+  state.solver_notes = solver_notes_;
   folder.save(state);
 }
 
@@ -314,18 +353,24 @@ void Run::finish(const ScheduledWindow& scheduled, const ResumeFolder& folder) {
   for (int64_t b = done.first; b <= done.last() && folder.enabled(); ++b) {
     folder.save_block(b, quantizer_state(model_, {b, 1}));
   }
-  stream_ =
-      run_blocks(model_, done, stream_, watch_.poll_of("moving the stream past finished blocks"));
+  if (stream_.defined()) {
+    stream_ =
+        run_blocks(model_, done, stream_, watch_.poll_of("moving the stream past finished blocks"));
+  }
   finished_ += scheduled.finishes;
   for (int64_t b = done.first; b <= done.last(); ++b) keep(b);
 }
 
+/// Progress of the whole run: `step` steps of window `number` are done.
+void Run::show(int64_t number, int64_t step, const std::string& what) const {
+  const int64_t per_window = steps_per_window(settings_, count_);
+  if (!hooks_.progress || per_window == 0) return;
+  hooks_.progress(number * per_window + step, static_cast<int64_t>(schedule_.size()) * per_window,
+                  what);
+}
+
 void Run::after_step(int64_t number, int64_t step) const {
-  if (hooks_.progress) {
-    const int64_t per_window = steps_per_window(settings_, count_);
-    hooks_.progress(number * per_window + step, static_cast<int64_t>(schedule_.size()) * per_window,
-                    name_of(schedule_[static_cast<size_t>(number)].window));
-  }
+  show(number, step, name_of(schedule_[static_cast<size_t>(number)].window));
   if (hooks_.interrupted && hooks_.interrupted()) {
     throw Interrupted(concat("interrupted in window ", number + 1, " of ", schedule_.size()));
   }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cbq/reconstructor.h"
+#include "cbq/solve_block.h"
 
 namespace cbq {
 
@@ -16,15 +17,19 @@ struct RunHooks {
   std::function<void(const std::string& line)> say;  // plain log lines
   /// done and total reconstruction steps of the run, for a progress bar.
   std::function<void(int64_t done, int64_t total, const std::string& what)> progress;
-  /// The same for what is no reconstruction: original activations, pre-processing, nearest
-  /// rounding, reading all parameters.
+  /// The same for what is no reconstruction: original activations, pre-processing, solving and
+  /// nearest rounding where nothing is learned, reading all parameters.
   std::function<void(int64_t done, int64_t total, const std::string& what)> preparation;
   /// A window is finished; a resumed run begins with those that were finished before it.
   std::function<void(const WindowReport& report)> window;
+  /// A block's layers have their solutions (Settings::solver); of a resumed run only blocks that
+  /// were not solved before.
+  std::function<void(const SolveReport& report)> solved;
   /// Returns true to stop after the current step, layer or pass (Ctrl-C); the run then throws
   /// Interrupted.
   std::function<bool()> interrupted;
-  /// Non-empty: state of finished windows is kept here, and a run with the same identity goes on
+  /// Non-empty: state of finished windows (of finished blocks, where a solver runs and nothing is
+  /// learned) is kept here, and a run with the same identity goes on
   /// after the last. The caller removes the folder when it has stored the result.
   std::filesystem::path resume_folder;
   /// digest_of(model); computed where it is needed and empty.
@@ -46,7 +51,9 @@ struct RunResult {
 };
 
 /// Quantizes `model` in place: every linear of every block gets a QuantizedTransform with hardened
-/// codes (none where neither weight nor input is quantized).
+/// codes (none where neither weight nor input is quantized). Settings::solver runs on a block's
+/// layers when its window begins, before anything of it is learned; targets always come from the
+/// original weights.
 /// `original` are activations of the untouched model for `segments`; made in memory when null.
 ///
 /// Where blocks are loaded on demand (open_model), a window's blocks are in memory while it is

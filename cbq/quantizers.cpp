@@ -166,6 +166,9 @@ std::map<std::string, Tensor> quantizer_state(Transformer& model, const Window& 
   std::map<std::string, Tensor> state;
   visit_quantizers(model, blocks, [&](const std::string& prefix, auto& quantizer) {
     for (const auto& [name, value] : quantizer.snapshot()) state[prefix + name] = value;
+    if constexpr (requires { quantizer.solution(); }) {
+      for (const auto& [name, value] : quantizer.solution()) state[prefix + name] = value;
+    }
   });
   return state;
 }

@@ -45,8 +45,8 @@ void harden_blocks(Transformer& model, const Window& blocks);
 /// the memory of the original ones is free.
 void drop_originals(Transformer& model, const Window& blocks);
 
-/// What all quantizers of these blocks have learned (packed codes once hardened): name -> tensor,
-/// under the layers' paths.
+/// What all quantizers of these blocks have learned, and the solutions they started from (packed
+/// codes once hardened): name -> tensor, under the layers' paths.
 std::map<std::string, Tensor> quantizer_state(Transformer& model, const Window& blocks);
 /// The inverse, for quantizers attached with the same settings; hardens what was hardened. Throws
 /// std::invalid_argument naming a missing tensor.

@@ -91,6 +91,9 @@ RunState state_of(const SafetensorsFile& file) {
     state.reports.push_back(window_report_from_json(r));
   }
   state.windows = static_cast<int64_t>(state.reports.size());
+  for (const nlohmann::json& note : json_at(run, "solver_notes", what)) {
+    state.solver_notes.push_back(json_string(note, "solver_notes", what));
+  }
   state.live = load_tensors(file);
   state.stream = state.live.at(stream_name);
   state.live.erase(stream_name);
@@ -155,7 +158,8 @@ void ResumeFolder::save(const RunState& state) const {
   if (!enabled()) return;
   nlohmann::json windows = nlohmann::json::array();
   for (const WindowReport& r : state.reports) windows.push_back(to_json(r));
-  const nlohmann::json run = {{"finished", state.finished}, {"windows", windows}};
+  const nlohmann::json run = {
+      {"finished", state.finished}, {"windows", windows}, {"solver_notes", state.solver_notes}};
   std::map<std::string, Tensor> tensors = state.live;
   tensors[stream_name] = state.stream;
   write(folder_ / "state.safetensors", tensors, {{"run", run.dump()}});

@@ -1,7 +1,7 @@
 // The state of a run after its last finished window, on disk.
 //
-//   state.safetensors        quantized stream, variables of blocks that later windows go on with,
-//                            reports so far
+//   state.safetensors        quantized stream, variables of blocks that later windows go on with
+//                            and the solver's results they started from, reports so far
 //   block-<i>.safetensors    packed codes of a finished block, written once
 //
 // Every file carries the identity of the run (cbq/job_identity.h) and a checksum of its contents,
@@ -26,6 +26,7 @@ struct RunState {
   Tensor stream;                       // quantized stream behind them
   std::map<std::string, Tensor> live;  // quantizer_state of unfinished blocks
   std::vector<WindowReport> reports;
+  std::vector<std::string> solver_notes;
 };
 
 class ResumeFolder {

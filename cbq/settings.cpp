@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "nn/hash.h"
+#include "quant/solvers/solver.h"
 
 namespace cbq {
 namespace {
@@ -342,6 +343,7 @@ void reset_stage(Settings& settings, SettingStage stage) {
 Settings canonical(const Settings& settings, int64_t blocks) {
   Settings s = settings;
   reset_stage(s, SettingStage::label);
+  s.solver = s.solves() ? canonical_solver(s.solver) : "none";
   if (s.reconstruct != "none") {
     const std::string schedule = to_string(schedule_of(s, blocks));
     // Which blocks are "the overlap" still depends on the window that was asked for.
@@ -408,6 +410,16 @@ void validate_weights(const Settings& s) {
         "use full_range");
 }
 
+void validate_solver(const Settings& s) {
+  if (s.solver == "none") return;
+  std::vector<std::string> known = solvers().names();
+  known.insert(known.begin(), "none");
+  const std::string name = s.solver.substr(0, s.solver.find(':'));
+  expect_one_of("solver", name, known);
+  check(name != "none", "solver: 'none' takes no arguments, got '", s.solver, "'");
+  parse_solver(s.solver);
+}
+
 void validate_activations(const Settings& s) {
   expect_bits("abits", s.abits);
   expect_one_of("act_granularity", s.act_granularity, {"per_token", "per_tensor"});
@@ -472,6 +484,7 @@ void validate(const Settings& settings, int64_t blocks) {
   expect_one_of("profile", settings.profile, profile_names());
   validate_weights(settings);
   validate_activations(settings);
+  validate_solver(settings);
   validate_reconstruction(settings);
   if (settings.schedule.empty()) {
     sliding_windows(blocks, settings.window, settings.overlap);

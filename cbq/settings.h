@@ -31,6 +31,7 @@ struct Settings {
   std::string layer_bits;
   int fc2_first_last_bits = 0;
   std::string preprocess = "none";
+  std::string solver = "none";
   // Reconstruction.
   std::string reconstruct = "cbq";
   int64_t window = 2;
@@ -78,6 +79,11 @@ struct Settings {
     return wbits < float_bits || abits < float_bits || !layer_bits.empty() ||
            fc2_first_last_bits > 0;
   }
+  /// Whether a solver runs on the weights.
+  bool solves() const {
+    return solver != "none" &&
+           (wbits < float_bits || !layer_bits.empty() || fc2_first_last_bits > 0);
+  }
   RoundingConfig rounding_config() const;
   /// rate_rounding, or where that is 0 the rounding scheme's default_rate(): their variables mean
   /// different things, so that one rate cannot serve two schemes.
@@ -115,7 +121,8 @@ void visit_staged_settings(S& s, Visitor&& visitor) {
   visitor("layer_bits", s.layer_bits, "bits by layer name, 'down_proj=4,*.0.self_attn.*=8'; first match wins", bits);
   visitor("fc2_first_last_bits", s.fc2_first_last_bits, "bits of FC2 in the first and last block (CBQ*: 4); 0: wbits", bits);
   visitor("preprocess", s.preprocess, "transformations before quantization, joined by '+'; none", preprocessing);
-  visitor("reconstruct", s.reconstruct, "cbq: cross-block reconstruction; none: nearest rounding only", reconstruction);
+  visitor("solver", s.solver, "finds codes from X^T X of a layer's inputs before anything is learned; arguments behind ':', as in gptq:damping=0.05,act_order", grid);
+  visitor("reconstruct", s.reconstruct, "cbq: cross-block reconstruction; none: nothing is learned, weights are rounded to nearest (or as the solver says)", reconstruction);
   visitor("window", s.window, "blocks reconstructed together", reconstruction);
   visitor("overlap", s.overlap, "blocks that consecutive windows share", reconstruction);
   visitor("schedule", s.schedule, "explicit windows '0,0-1,1-2' instead of window and overlap", reconstruction);

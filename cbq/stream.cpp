@@ -81,24 +81,30 @@ Tensor embed_segments(Transformer& model, const Segments& segments, const Poll& 
   return all;
 }
 
+void for_each_pass(const Tensor& x, Device device, const Poll& poll,
+                   const std::function<void(const Var&, const Sequence&, int64_t, int64_t)>& f) {
+  NoGrad none;
+  const int64_t tokens = x.size(1), hidden = x.size(2);
+  const int64_t batch = segments_per_pass(tokens);
+  for (int64_t begin = 0; begin < x.size(0); begin += batch) {
+    if (poll) poll();
+    const int64_t end = std::min(x.size(0), begin + batch);
+    const Tensor in = x.slice(begin, end).to(device);
+    f(Var(in.reshape({(end - begin) * tokens, hidden})), {end - begin, tokens}, begin, end);
+  }
+}
+
 namespace {
 
 /// x through what `forward` does to a batch.
 template <class Forward>
 Tensor run_batches(const Tensor& x, Device device, const Poll& poll, Forward&& forward) {
-  NoGrad none;
-  const int64_t tokens = x.size(1), hidden = x.size(2);
-  const int64_t batch = segments_per_pass(tokens);
   const Tensor result = make_stream(x.shape(), x.dtype(), device);
-  for (int64_t begin = 0; begin < x.size(0); begin += batch) {
-    if (poll) poll();
-    const int64_t end = std::min(x.size(0), begin + batch);
-    const Sequence sequence{end - begin, tokens};
-    const Tensor in = x.slice(begin, end).to(device);
-    const Var h = forward(Var(in.reshape({(end - begin) * tokens, hidden})), sequence);
-    const Tensor part = result.slice(begin, end);
-    part.copy_from(h.value().reshape(part.shape()));
-  }
+  for_each_pass(x, device, poll,
+                [&](const Var& rows, const Sequence& s, int64_t begin, int64_t end) {
+                  const Tensor part = result.slice(begin, end);
+                  part.copy_from(forward(rows, s).value().reshape(part.shape()));
+                });
   return result;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -49,6 +50,13 @@ int64_t evaluation_batch(int64_t batch, int64_t tokens);
 /// Residual stream before block 0 for all segments: [segments, tokens, hidden]. `poll` is called
 /// between passes, here and below.
 Tensor embed_segments(Transformer& model, const Segments& segments, const Poll& poll = {});
+
+/// Calls f(rows, sequence, begin, end) for one part of x [segments, tokens, hidden] after the
+/// other, segments_per_pass at a time: `rows` [(end - begin) * tokens, hidden] are segments
+/// [begin, end) on `device`. Nothing is recorded.
+void for_each_pass(const Tensor& x, Device device, const Poll& poll,
+                   const std::function<void(const Var& rows, const Sequence& sequence,
+                                            int64_t begin, int64_t end)>& f);
 
 /// x [segments, tokens, hidden] through one block, which lies on `device`, as it stands.
 Tensor run_block(Block& block, const Tensor& x, Device device, const Poll& poll = {});

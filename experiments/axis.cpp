@@ -6,6 +6,7 @@
 #include "experiments/table_spec.h"
 #include "nn/json.h"
 #include "quant/rounding.h"
+#include "quant/solvers/solver.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -48,9 +49,16 @@ AxisValues schedules(int64_t blocks) {
   return all;
 }
 
+std::vector<std::string> solver_names() {
+  std::vector<std::string> names = solvers().names();
+  names.insert(names.begin(), "none");
+  return names;
+}
+
 std::map<std::string, AxisValues> known_axes(int64_t blocks) {
   return {
       {"rounding", plain(rounding_schemes().names())},
+      {"solver", plain(solver_names())},
       {"schedule", schedules(blocks)},
       {"profile", plain(profile_names())},
       {"scale_search", plain({"min_max", "squared_error"})},

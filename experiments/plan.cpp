@@ -76,8 +76,10 @@ class Planner {
     for (const GranularityChoice& granularity : plan_.options.granularities) {
       row.cells.emplace_back();
       for (int64_t seed = 0; seed < plan_.options.seeds; ++seed) {
-        const Settings settings =
+        Settings settings =
             row_settings(table, row.spec, row.bits, granularity, seed, plan_.options);
+        // --settings is for the rows below: "nearest rounding" stays what it says.
+        if (row.orientation) settings.solver = "none";
         row.epochs = settings.reconstruct == "none" ? 0 : settings.epochs;
         row.missing = model_.obstacle ? model_.obstacle(settings) : "";
         if (!row.missing.empty()) {

@@ -7,6 +7,7 @@
 #include "nn/hash.h"
 #include "nn/perplexity.h"
 #include "quant/preprocess/preprocessor.h"
+#include "quant/solvers/solver.h"
 
 namespace cbq {
 namespace {
@@ -38,6 +39,10 @@ std::string Workbench::obstacle(const Settings& settings, int64_t blocks) {
   for (std::string stage; std::getline(stages, stage, '+');) {
     const std::string name = stage.substr(0, stage.find(':'));
     if (!preprocessors().has(name)) return concat("pre-processing '", name, "' is not registered");
+  }
+  const std::string solver = settings.solver.substr(0, settings.solver.find(':'));
+  if (solver != "none" && !solvers().has(solver)) {
+    return concat("solver '", solver, "' is not registered");
   }
   parse_preprocessors(settings.preprocess);
   validate(settings, blocks);
@@ -81,9 +86,11 @@ CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& p
     hooks.interrupted = config_.interrupted;
     hooks.say = config_.say;
     std::shared_ptr<ActivationCache> activations;
-    if (settings.reconstruct != "none") {
+    if (settings.reconstruct != "none" || settings.solves()) {
       hooks.resume_folder = unfinished / hex(hash_bytes(cell.identity.to_json().dump()));
       hooks.model_digest = model_digest_;
+    }
+    if (settings.reconstruct != "none") {
       activations = original(*model);
     }
     hooks.progress = [&](int64_t done, int64_t total, const std::string&) {

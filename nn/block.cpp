@@ -1,5 +1,7 @@
 #include "nn/block.h"
 
+#include <algorithm>
+
 #include "autograd/functions.h"
 #include "kernels/cached_attention.h"
 #include "kernels/ops.h"
@@ -59,6 +61,29 @@ Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, i
   check(!should_record({&a, &b, &c}), "attend: packed rows have no backward pass");
   return Var(kernels::packed_attention(a.value(), b.value(), c.value(), *s.packed, heads, kv_heads,
                                        slopes));
+}
+
+std::vector<std::vector<NamedLinear>> linears_by_input(Block& block) {
+  const std::vector<ScalingSite> sites = block.scaling_sites();
+  const auto share = [&](const Linear* a, const Linear* b) {
+    return std::any_of(sites.begin(), sites.end(), [&](const ScalingSite& site) {
+      const std::vector<Linear*>& readers = site.consumers;
+      return std::find(readers.begin(), readers.end(), a) != readers.end() &&
+             std::find(readers.begin(), readers.end(), b) != readers.end();
+    });
+  };
+  std::vector<std::vector<NamedLinear>> groups;
+  for (const NamedLinear& l : block.linears()) {
+    const auto group = std::find_if(groups.begin(), groups.end(), [&](const auto& members) {
+      return share(members.front().linear, l.linear);
+    });
+    if (group == groups.end()) {
+      groups.push_back({l});
+    } else {
+      group->push_back(l);
+    }
+  }
+  return groups;
 }
 
 }  // namespace cbq

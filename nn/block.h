@@ -88,4 +88,8 @@ class Block : public Module {
              int64_t kv_heads, const Tensor& slopes = Tensor()) const;
 };
 
+/// The block's linears in execution order, those that read one activation (ScalingSite::consumers)
+/// in a group of their own: q k v | o | gate up | down.
+std::vector<std::vector<NamedLinear>> linears_by_input(Block& block);
+
 }  // namespace cbq

@@ -77,23 +77,16 @@ class Recording {
   Recording(Transformer& model, int64_t number, int64_t tokens, int64_t sample_rows) {
     const int64_t stride = (tokens + sample_rows - 1) / sample_rows;
     const int64_t rows = (tokens + stride - 1) / stride;
-    Block& block = model.block(number);
-    const std::vector<ScalingSite> sites = block.scaling_sites();
-    std::map<size_t, std::shared_ptr<Recorder>> of_site;
-    for (const auto& [name, linear] : block.linears()) {
-      const std::string path = model.block_prefix(number) + name;
-      const size_t site = site_of(sites, linear);
-      std::shared_ptr<Recorder> recorder = of_site.count(site) ? of_site[site] : nullptr;
-      saved_.emplace_back(linear, linear->transform);
-      if (recorder != nullptr) {
-        linear->transform = nullptr;
-      } else {
-        recorder =
-            std::make_shared<Recorder>(path, linear->in_features(), model.device(), stride, rows);
-        linear->transform = recorder;
-        if (site < sites.size()) of_site[site] = recorder;
+    for (const std::vector<NamedLinear>& group : linears_by_input(model.block(number))) {
+      const std::string prefix = model.block_prefix(number);
+      const Linear* first = group.front().linear;
+      const auto recorder = std::make_shared<Recorder>(
+          prefix + group.front().name, first->in_features(), model.device(), stride, rows);
+      for (const auto& [name, linear] : group) {
+        saved_.emplace_back(linear, linear->transform);
+        linear->transform = linear == first ? recorder : nullptr;
+        recorders_.emplace_back(prefix + name, recorder);
       }
-      recorders_.emplace_back(path, recorder);
     }
   }
   ~Recording() {
@@ -114,14 +107,6 @@ class Recording {
   }
 
  private:
-  static size_t site_of(const std::vector<ScalingSite>& sites, const Linear* linear) {
-    for (size_t i = 0; i < sites.size(); ++i) {
-      const auto& readers = sites[i].consumers;
-      if (std::find(readers.begin(), readers.end(), linear) != readers.end()) return i;
-    }
-    return sites.size();
-  }
-
   std::vector<std::pair<Linear*, std::shared_ptr<LinearTransform>>> saved_;
   std::vector<std::pair<std::string, std::shared_ptr<Recorder>>> recorders_;
 };

@@ -1,5 +1,6 @@
 #include "quant/weight_quantizer.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/ops.h"
@@ -82,7 +83,7 @@ Tensor WeightQuantizer::scale() const {
 
 RoundingPass WeightQuantizer::pass(const Tensor& w) const {
   RoundingPass pass;
-  pass.w = w;
+  pass.w = rounded(w);
   pass.scale = scale();
   pass.zero_point = grid_.zero_point;
   pass.bits = config_.bits;
@@ -96,6 +97,26 @@ RoundingPass WeightQuantizer::pass(const Tensor& w) const {
   pass.start = start_;
   pass.hard = hard_;
   return pass;
+}
+
+void WeightQuantizer::start_from(const Tensor& weight, const WeightGrid& grid) {
+  check(!packed_, layer_, ": hardened already, so a solver's result comes too late");
+  check_shape(layer_.c_str(), "solver's weight", weight, {out_, in_});
+  check_shape(layer_.c_str(), "solver's scale", grid.scale, grid_.scale.shape());
+  check_shape(layer_.c_str(), "solver's zero point", grid.zero_point, grid_.zero_point.shape());
+  check(weight.dtype() == dtype_ && grid.scale.dtype() == grid_.scale.dtype() &&
+            grid.bits == config_.bits && grid.group == grid_.group,
+        layer_, ": the solver's result is for ", grid.bits, " bits in groups of ", grid.group,
+        ", expected ", config_.bits, " bits in groups of ", grid_.group);
+  solution_ = weight;
+  grid_ = grid;
+}
+
+std::vector<std::pair<std::string, Tensor>> WeightQuantizer::solution() const {
+  if (!solution_.defined()) return {};
+  return {{"solved_weight", solution_.clone()},
+          {"solved_scale", grid_.scale.clone()},
+          {"solved_zero_point", grid_.zero_point.clone()}};
 }
 
 Var WeightQuantizer::fake_quant(const Var& w) const {
@@ -148,6 +169,7 @@ void WeightQuantizer::freeze(PackedWeight packed) {
   dequantized_ = dequantize(packed, dtype_, grid_.scale.device());
   packed_ = std::move(packed);
   scale_variable_ = dense_ = a1_ = a2_ = Var();  // their memory, and the optimizer's, is free
+  solution_ = Tensor();
 }
 
 const PackedWeight& WeightQuantizer::packed() const {
@@ -184,6 +206,15 @@ void WeightQuantizer::restore(const std::vector<std::pair<std::string, Tensor>>&
     return;
   }
   check(!packed_, layer_, ": hardened already, so its variables cannot be restored");
+  const bool solved = std::any_of(values.begin(), values.end(),
+                                  [](const auto& value) { return value.first == "solved_weight"; });
+  if (solved) {
+    const auto own = [&](const char* name) {
+      return named(values, name, layer_).to(grid_.scale.device()).clone();
+    };
+    start_from(own("solved_weight"),
+               {own("solved_scale"), own("solved_zero_point"), config_.bits, grid_.group});
+  }
   for (const auto& [name, variable] : named_variables()) {
     variable.value().copy_from(named(values, name, layer_));
   }

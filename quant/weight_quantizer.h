@@ -28,6 +28,16 @@ class WeightQuantizer {
   WeightQuantizer(const Tensor& w, const WeightConfig& weight, const RoundingConfig& rounding,
                   const std::string& layer, uint64_t seed, uint64_t stream);
 
+  /// Goes on from a solver's result (quant/solvers/solver.h): what is rounded from now on is
+  /// `weight` [out, in], like w, and no longer what fake_quant() and harden() are given; scales
+  /// start at `grid`. The layer's own weight stays what it was, for the targets of reconstruction.
+  /// Throws std::invalid_argument for other shapes or bits, and after harden().
+  void start_from(const Tensor& weight, const WeightGrid& grid);
+  bool started_from_solution() const { return solution_.defined(); }
+  /// What start_from() was given, to resume: name -> tensor; empty without a solution and after
+  /// harden(). restore() takes it back, together with a snapshot.
+  std::vector<std::pair<std::string, Tensor>> solution() const;
+
   /// W^ for the current variables; differentiable in them, not in w.
   Var fake_quant(const Var& w) const;
 
@@ -61,6 +71,8 @@ class WeightQuantizer {
   const WeightConfig& config() const { return config_; }
 
  private:
+  /// What is rounded, where the layer's weight is w.
+  const Tensor& rounded(const Tensor& w) const { return solution_.defined() ? solution_ : w; }
   RoundingPass pass(const Tensor& w) const;
   void freeze(PackedWeight packed);
   std::vector<std::pair<std::string, Var>> named_variables() const;
@@ -72,6 +84,7 @@ class WeightQuantizer {
   int64_t out_, in_;
   std::shared_ptr<RoundingScheme> scheme_;
   WeightGrid grid_;
+  Tensor solution_;     // of a solver, or undefined
   Var scale_variable_;  // x of ScaleForm
   Var dense_, a1_, a2_;
   Start start_ = Start::fraction;

@@ -259,6 +259,8 @@ INSTANTIATE_TEST_SUITE_P(
                       R"({"abits": 8, "act_granularity": "per_tensor", "act_dynamic": false,
             "reconstruct": "none"})",
                       R"({"abits": 4, "preprocess": "cfp_weight_activation", "homologous": true})",
+                      R"({"solver": "gptq", "reconstruct": "none"})",
+                      R"({"solver": "gptq", "homologous": true, "window": 3, "overlap": 2})",
                       R"({"abits": 6, "preprocess": "outliers:2x8+smoothquant+omse"})",
                       R"({"abits": 4, "preprocess": "outlier_suppression", "reconstruct": "none"})",
                       R"({"abits": 4, "preprocess": "percentile+outlier_suppression_plus",
@@ -286,7 +288,8 @@ TEST(Blockwise, AnInterruptedRunGoesOnEitherWay) {
   save_model(*tiny_model(tiny_config(5)), folder / "m", Dtype::f32);
   const auto segments = tiny_segments(6, 12);
   for (const char* changes :
-       {R"({})", R"({"abits": 4, "preprocess": "smoothquant", "homologous": true})"}) {
+       {R"({})", R"({"abits": 4, "preprocess": "smoothquant", "homologous": true})",
+        R"({"solver": "gptq", "rounding": "adaround"})"}) {
     const Settings settings = settings_of(nlohmann::json::parse(changes));
     quantize_whole(folder / "m", folder / "expected", settings, segments);
     for (const bool starts_whole : {false, true}) {

@@ -214,6 +214,29 @@ TEST(GptqSolver, BadInputIsRefusedByName) {
   EXPECT_THROW(parse_solver("gptq:order"), std::invalid_argument);
   EXPECT_THROW(parse_solver("gptq:damping=-1"), std::invalid_argument);
   EXPECT_THROW(parse_solver("gptq:damping=x"), std::invalid_argument);
+  EXPECT_THROW(parse_solver("gptq:block=0"), std::invalid_argument);
+  EXPECT_THROW(parse_solver("gptq:block=2.5"), std::invalid_argument);
+}
+
+TEST(GptqSolver, BlocksDecideLastBitsOnly) {
+  const LayerProblem problem = problem_of(cases[1]);
+  const LayerSolution whole = parse_solver("gptq")->solve(problem);
+  for (const char* text : {"gptq:block=1", "gptq:block=7", "gptq:block=1000"}) {
+    const LayerSolution solution = parse_solver(text)->solve(problem);
+    EXPECT_LE(largest_difference(solution.weight, whole.weight), 1e-5) << text;
+    EXPECT_EQ(codes_of(solution), codes_of(whole)) << text;
+  }
+}
+
+TEST(GptqSolver, ArgumentsWrittenOutAreTheSameSolver) {
+  EXPECT_EQ(canonical_solver("gptq"), "gptq:damping=0.01,block=128");
+  EXPECT_EQ(canonical_solver("gptq:desc_act,block=64,damping=1e-5"),
+            "gptq:damping=1e-05,block=64,act_order");
+  EXPECT_EQ(canonical_solver("unknown:x"), "unknown:x");
+  for (const std::string& name : solvers().names()) {
+    const std::string whole = canonical_solver(name);
+    EXPECT_EQ(canonical_solver(whole), whole);
+  }
 }
 
 TEST(InputGram, IsTheSumOfOuterProducts) {

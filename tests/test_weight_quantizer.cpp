@@ -241,6 +241,43 @@ TEST(WeightQuantizer, SnapshotsRestore) {
   expect_error<std::invalid_argument>([&] { q.restore({}); }, {"layer", "lacks", "scale_variable"});
 }
 
+TEST(WeightQuantizer, GoesOnFromASolution) {
+  const Tensor w = normal({6, 16}, 0.02, 1), solution = normal({6, 16}, 0.03, 2);
+  const WeightGrid grid = weight_grid(solution, bits(3), "layer");
+  for (const char* name : {"nearest", "signround", "adaround", "lora_rounding"}) {
+    SCOPED_TRACE(name);
+    WeightQuantizer plain(solution, bits(3), scheme(name), "layer", 1, 2);
+    WeightQuantizer started(w, bits(3), scheme(name), "layer", 1, 2);
+    EXPECT_TRUE(started.solution().empty());
+    started.start_from(solution, grid);
+    for (const bool hard : {false, true}) {
+      plain.set_hard(hard);
+      started.set_hard(hard);
+      EXPECT_EQ(weights_of(started, w), weights_of(plain, solution));
+    }
+    // A snapshot with the solution brings another quantizer to the same place.
+    auto state = started.snapshot();
+    for (const auto& value : started.solution()) state.push_back(value);
+    WeightQuantizer restored(w, bits(3), scheme(name), "layer", 5, 6);
+    restored.restore(state);
+    restored.set_hard(true);
+    EXPECT_EQ(weights_of(restored, w), weights_of(plain, solution));
+    started.harden(w);
+    EXPECT_EQ(weights_of(started, w), weights_of(plain, solution));
+    EXPECT_TRUE(started.solution().empty());
+    EXPECT_THROW(started.start_from(solution, grid), std::invalid_argument);
+  }
+  WeightQuantizer other(w, bits(3), scheme("signround"), "layer", 1, 2);
+  expect_error<std::invalid_argument>(
+      [&] {
+        other.start_from(normal({6, 8}, 0.03, 2), grid);
+      },
+      {"layer", "[6, 16]"});
+  expect_error<std::invalid_argument>(
+      [&] { other.start_from(solution, weight_grid(solution, bits(4), "layer")); },
+      {"layer", "4 bits", "3 bits"});
+}
+
 TEST(WeightQuantizer, NothingIsRecordedForConstants) {
   const Tensor w = normal({6, 16}, 0.02, 1);
   RoundingConfig config = scheme("nearest");

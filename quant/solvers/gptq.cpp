@@ -15,6 +15,8 @@
 //     the original weights ("static groups"): the format stores one scale per run of columns.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "kernels/math.h"
@@ -28,8 +30,6 @@ namespace {
 
 using kernels::Trans;
 
-/// Columns of a block: wide enough for the matrix product, narrow enough for the cache.
-constexpr int64_t block_columns = 128;
 /// A matrix that is not positive definite gets this many times the damping, so often at most.
 constexpr double more_damping = 10.0;
 constexpr int damping_tries = 4;
@@ -37,6 +37,9 @@ constexpr int damping_tries = 4;
 struct Options {
   double damping = 0.01;
   bool act_order = false;
+  /// Columns of a block: wide enough for the matrix product, narrow enough for the cache. It
+  /// decides last bits only.
+  int64_t block = 128;
 };
 
 /// One layer on its way: W in f64 with its columns in the order in which they are rounded.
@@ -135,7 +138,7 @@ void Gptq::make_group_grid(int64_t group) {
 
 /// Blocks end at the borders of groups, so that a group's grid sees every update.
 int64_t Gptq::block_end(int64_t first) const {
-  int64_t last = std::min(in_, first + block_columns);
+  int64_t last = std::min(in_, first + options_.block);
   if (grids_on_the_way()) {
     const int64_t size = p_.config.group_size;
     last = std::min(last, (first / size + 1) * size);
@@ -216,20 +219,29 @@ class GptqSolver : public LayerSolver {
   std::string name() const override { return "gptq"; }
   std::string help() const override {
     return "column by column, the rest makes up for each rounding (Frantar et al. 2023); options: "
-           "damping=0.01 (of the mean of H's diagonal), act_order (largest H_jj first)";
+           "damping=0.01 (of the mean of H's diagonal), act_order (or desc_act: largest H_jj "
+           "first), block=128 (columns per matrix product)";
   }
   void configure(const std::string& arguments) override {
     for (const std::string& argument : split_arguments(arguments)) {
-      const std::string key = "damping=";
-      if (argument == "act_order") {
+      if (argument == "act_order" || argument == "desc_act") {
         options_.act_order = true;
-      } else if (argument.starts_with(key)) {
-        options_.damping = number_argument(name(), argument.substr(key.size()), 0.0, 1e3);
+      } else if (argument.starts_with(damping)) {
+        options_.damping = number(argument, damping, 0.0, 1e3);
+      } else if (argument.starts_with(block)) {
+        const double columns = number(argument, block, 1.0, 1e6);
+        check(columns == std::floor(columns), "solver 'gptq': ", argument,
+              ": expected a whole number of columns");
+        options_.block = static_cast<int64_t>(columns);
       } else {
-        throw std::invalid_argument(
-            concat("solver 'gptq': unknown '", argument, "'; known: damping=NUMBER, act_order"));
+        throw std::invalid_argument(concat("solver 'gptq': unknown '", argument,
+                                           "'; known: damping=NUMBER, act_order, block=COLUMNS"));
       }
     }
+  }
+  std::string arguments() const override {
+    return concat(damping, nlohmann::json(options_.damping).dump(), ",", block, options_.block,
+                  options_.act_order ? ",act_order" : "");
   }
   LayerSolution solve(const LayerProblem& problem) const override {
     check_problem(problem);
@@ -237,6 +249,19 @@ class GptqSolver : public LayerSolver {
   }
 
  private:
+  static constexpr const char* damping = "damping=";
+  static constexpr const char* block = "block=";
+
+  static double number(const std::string& argument, const std::string& key, double low,
+                       double high) {
+    const std::string text = argument.substr(key.size());
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    check(!text.empty() && *end == '\0' && value >= low && value <= high,
+          "solver 'gptq': ", argument, ": expected a number from ", low, " to ", high);
+    return value;
+  }
+
   Options options_;
 };
 

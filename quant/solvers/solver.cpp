@@ -23,6 +23,13 @@ std::unique_ptr<LayerSolver> parse_solver(const std::string& text) {
   return solver;
 }
 
+std::string canonical_solver(const std::string& text) {
+  if (!solvers().has(text.substr(0, text.find(':')))) return text;
+  const std::unique_ptr<LayerSolver> solver = parse_solver(text);
+  const std::string arguments = solver->arguments();
+  return arguments.empty() ? solver->name() : concat(solver->name(), ":", arguments);
+}
+
 void check_problem(const LayerProblem& problem) {
   const Tensor& w = problem.weight;
   const Tensor& h = problem.hessian;

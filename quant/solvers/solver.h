@@ -33,14 +33,6 @@ struct LayerSolution {
   /// are the codes.
   Tensor weight;
   WeightGrid grid;
-  /// Throws std::invalid_argument, naming the layer, where weight, Hessian and grid do not fit, or
-  /// hold
-  /// NaN or infinity.
-  void check_problem(const LayerProblem& problem);
-
-  /// s (clamp(round(w / s) + z, 0, 2^b - 1) - z): `w` [out, in] rounded to nearest on `grid`.
-  Tensor nearest(const Tensor& w, const WeightGrid& grid);
-
   /// tr((W - W^) H (W - W^)^T) of the solution, and of rounding W to the nearest codes of the grid
   /// that W itself asks for.
   double error = 0.0, nearest_error = 0.0;
@@ -57,6 +49,9 @@ class LayerSolver {
   /// What stands behind the ':'. Throws std::invalid_argument for what it does not understand; by
   /// default for everything but "".
   virtual void configure(const std::string& arguments);
+  /// All that decides the result, defaults included, as configure() reads it and in a fixed order:
+  /// two solvers of one name with equal arguments are the same solver.
+  virtual std::string arguments() const { return ""; }
   /// Throws std::invalid_argument, naming the layer, for a problem that cannot be (shapes, a grid
   /// that the solver has no rule for) and for NaN or infinity in W or H.
   virtual LayerSolution solve(const LayerProblem& problem) const = 0;
@@ -67,6 +62,9 @@ Registry<LayerSolver>& solvers();
 /// The solver of "name:arguments", configured. Throws std::invalid_argument as above, with the
 /// known names.
 std::unique_ptr<LayerSolver> parse_solver(const std::string& text);
+/// `text` with all arguments written out ("gptq" -> "gptq:damping=0.01,block=128"), for comparing.
+/// A name that is not registered stays as it is. Throws as parse_solver does for the arguments.
+std::string canonical_solver(const std::string& text);
 
 /// Throws std::invalid_argument, naming the layer, where weight, Hessian and grid do not fit, or
 /// hold NaN or infinity.

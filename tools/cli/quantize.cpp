@@ -215,7 +215,8 @@ std::string summary(const Settings& s) {
       fmt::format("settings: profile {}, W{}A{} {}", s.profile, s.wbits, s.abits, s.granularity);
   if (s.group_size > 0) text += fmt::format(" of {}", s.group_size);
   if (s.preprocess != "none") text += ", " + s.preprocess;
-  if (s.reconstruct == "none") return text + ", nearest rounding";
+  if (s.solves()) text += ", solver " + s.solver;
+  if (s.reconstruct == "none") return s.solves() ? text : text + ", nearest rounding";
   text += s.schedule.empty()
               ? fmt::format(", {}: windows of {}, overlap {}", s.rounding, s.window, s.overlap)
               : fmt::format(", {}: windows {}", s.rounding, s.schedule);
@@ -275,10 +276,12 @@ void Job::load_calibration() {
   }
 }
 
-/// Nearest rounding with ranges from the data at hand looks at no calibration data.
+/// Nearest rounding, without a solver and with ranges from the data at hand, looks at no
+/// calibration data.
 bool Job::needs_calibration() const {
   const bool observes = settings.abits < float_bits && !settings.act_dynamic;
-  return settings.reconstruct != "none" || settings.preprocess != "none" || observes;
+  return settings.reconstruct != "none" || settings.preprocess != "none" || settings.solves() ||
+         observes;
 }
 
 json Job::sampling_request() const {
@@ -349,6 +352,12 @@ RunResult QuantizeRun::reconstruct() {
     log_.line(fmt::format("blocks {}-{}: loss {:.5g} -> {:.5g} (best after epoch {}), {:.1f} s",
                           w.window.first, w.window.last(), w.loss_before, w.loss_hard, w.best_epoch,
                           w.seconds));
+  };
+  hooks.solved = [this](const SolveReport& r) {
+    log_.line(
+        fmt::format("block {}: {} layers solved, output error {:.3f} of nearest rounding's, "
+                    "{:.1f} s",
+                    r.block, r.layers.size(), r.mean_error_ratio(), r.seconds));
   };
   hooks.preparation = watch().progress;
   hooks.interrupted = interrupted;

@@ -5,6 +5,7 @@
 #include "experiments/table_spec.h"
 #include "nn/tokens.h"
 #include "quant/preprocess/preprocessor.h"
+#include "quant/solvers/solver.h"
 #include "tensor/device.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -55,6 +56,13 @@ const bool preprocess = add_string("preprocess",
                                     "omse+percentile", "outlier_suppression"},
                                    {"pre-processing", "outliers: "},
                                    [](const std::string& text) { parse_preprocessors(text); });
+
+const bool solver = add_string("solver", {"gptq", "gptq:damping=0.05,act_order,block=32"},
+                               {"solver"}, [](const std::string& text) {
+                                 // What a solver says of its arguments means the same solver.
+                                 const std::string whole = canonical_solver(text);
+                                 if (whole != text) parse_solver(whole);
+                               });
 
 const bool bits = add_string("bits", {"W4A4", "W2A16"}, {"bits "},
                              [](const std::string& text) { parse_bits(text); });

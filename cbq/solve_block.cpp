@@ -1,0 +1,247 @@
+#include "cbq/solve_block.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <optional>
+
+namespace cbq {
+namespace {
+
+WeightQuantizer* weights_of(const Linear& linear) {
+  const auto* q = dynamic_cast<const QuantizedTransform*>(linear.transform.get());
+  return q == nullptr ? nullptr : q->weight_quantizer.get();
+}
+
+bool is_unsolved(const WeightQuantizer* weights) {
+  return weights != nullptr && !weights->hardened() && !weights->started_from_solution();
+}
+
+/// Whether both transforms make the same of one input, so that one Hessian serves both layers.
+bool quantize_input_equally(const Linear& a, const Linear& b) {
+  const auto quantizer = [](const Linear& l) {
+    return dynamic_cast<const QuantizedTransform&>(*l.transform).activation_quantizer.get();
+  };
+  const ActivationQuantizer *one = quantizer(a), *other = quantizer(b);
+  if (one == nullptr || other == nullptr) return one == other;
+  const auto x = one->snapshot(), y = other->snapshot();  // the configuration is one for all layers
+  return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const auto& p, const auto& q) {
+    return p.first == q.first &&
+           p.second.template to_vector<double>() == q.second.template to_vector<double>();
+  });
+}
+
+/// Layers of a group that read the very same numbers.
+using Readers = std::vector<NamedLinear>;
+
+std::vector<Readers> unsolved_readers(const std::vector<NamedLinear>& group) {
+  std::vector<Readers> all;
+  for (const NamedLinear& l : group) {
+    if (!is_unsolved(weights_of(*l.linear))) continue;
+    const auto readers = std::find_if(all.begin(), all.end(), [&](const Readers& known) {
+      return quantize_input_equally(*known.front().linear, *l.linear);
+    });
+    if (readers == all.end()) {
+      all.push_back({l});
+    } else {
+      readers->push_back(l);
+    }
+  }
+  return all;
+}
+
+/// Nothing behind the group that was looked at needs to be computed.
+struct GroupSeen {};
+
+/// Adds what a layer multiplies with to a Hessian. The last collector of a group ends the pass.
+class Collector : public LinearTransform {
+ public:
+  Collector(std::shared_ptr<LinearTransform> original, InputGram& gram, size_t& left)
+      : original_(std::move(original)), gram_(gram), left_(left) {}
+  Var weight(const Var& w) override { return original_->weight(w); }
+  Var input(const Var& x) override {
+    const Var quantized = original_->input(x);
+    gram_.add(quantized.value());
+    if (--left_ == 0) throw GroupSeen();
+    return quantized;
+  }
+
+ private:
+  std::shared_ptr<LinearTransform> original_;
+  InputGram& gram_;
+  size_t& left_;
+};
+
+/// The solution, rounded to nearest, with the layer's own quantizer of its input.
+class SolvedTransform : public LinearTransform {
+ public:
+  SolvedTransform(std::shared_ptr<LinearTransform> original, const Tensor& weight)
+      : original_(std::move(original)), weight_(weight) {}
+  Var weight(const Var&) override { return weight_; }
+  Var input(const Var& x) override { return original_->input(x); }
+  const FusedInput* fused_input() const override { return original_->fused_input(); }
+
+ private:
+  std::shared_ptr<LinearTransform> original_;
+  Var weight_;
+};
+
+/// The block's transforms are back when it ends, however it ends.
+class SavedTransforms {
+ public:
+  explicit SavedTransforms(Block& block) {
+    for (const NamedLinear& l : block.linears()) saved_.emplace_back(l.linear, l.linear->transform);
+  }
+  ~SavedTransforms() {
+    for (auto& [linear, transform] : saved_) linear->transform = transform;
+  }
+  SavedTransforms(const SavedTransforms&) = delete;
+  SavedTransforms& operator=(const SavedTransforms&) = delete;
+
+ private:
+  std::vector<std::pair<Linear*, std::shared_ptr<LinearTransform>>> saved_;
+};
+
+/// One block on its way.
+class BlockSolve {
+ public:
+  BlockSolve(Transformer& model, int64_t number, const LayerSolver& solver, const Tensor& inputs,
+             const Poll& poll)
+      : model_(model),
+        block_(model.block(number)),
+        solver_(solver),
+        inputs_(inputs),
+        poll_(poll),
+        saved_(block_) {
+    report_.block = number;
+  }
+
+  /// Solves all groups. The solutions are in effect until this is gone; the quantizers know nothing
+  /// of them before finish().
+  void solve();
+  SolveReport finish();
+
+ private:
+  std::vector<InputGram> hessians_of(const std::vector<Readers>& all);
+  void solve_layer(const NamedLinear& layer, const Tensor& hessian);
+
+  struct Solved {
+    WeightQuantizer* weights;
+    LayerSolution solution;
+  };
+  Transformer& model_;
+  Block& block_;
+  const LayerSolver& solver_;
+  const Tensor& inputs_;
+  const Poll& poll_;
+  std::vector<Solved> solved_;
+  SolveReport report_;
+  SavedTransforms saved_;
+};
+
+/// H = X^T X for every set of readers of one group.
+std::vector<InputGram> BlockSolve::hessians_of(const std::vector<Readers>& all) {
+  std::vector<InputGram> grams;
+  for (const Readers& readers : all) grams.emplace_back(readers.front().linear->in_features());
+  size_t left = 0;
+  std::vector<std::pair<Linear*, std::shared_ptr<LinearTransform>>> watched;
+  for (size_t i = 0; i < all.size(); ++i) {
+    Linear* linear = all[i].back().linear;  // linears of a group are asked from the last
+    watched.emplace_back(linear, linear->transform);
+    linear->transform = std::make_shared<Collector>(linear->transform, grams[i], left);
+  }
+  for_each_pass(inputs_, model_.device(), poll_,
+                [&](const Var& rows, const Sequence& sequence, int64_t, int64_t) {
+                  left = all.size();
+                  try {
+                    block_.forward(rows, sequence);
+                  } catch (const GroupSeen&) {
+                  }
+                });
+  for (auto& [linear, transform] : watched) linear->transform = transform;
+  return grams;
+}
+
+void BlockSolve::solve_layer(const NamedLinear& layer, const Tensor& hessian) {
+  if (poll_) poll_();
+  const std::string path = model_.block_prefix(report_.block) + layer.name;
+  WeightQuantizer* weights = weights_of(*layer.linear);
+  LayerSolution solution =
+      solver_.solve({path, layer.linear->weight.value(), hessian, weights->config()});
+  layer.linear->transform = std::make_shared<SolvedTransform>(
+      layer.linear->transform, nearest(solution.weight, solution.grid));
+  report_.layers.push_back({path, solution.error, solution.nearest_error});
+  report_.notes.insert(report_.notes.end(), solution.notes.begin(), solution.notes.end());
+  solved_.push_back({weights, std::move(solution)});
+}
+
+void BlockSolve::solve() {
+  const auto start = std::chrono::steady_clock::now();
+  for (const std::vector<NamedLinear>& group : linears_by_input(block_)) {
+    const std::vector<Readers> all = unsolved_readers(group);
+    if (all.empty()) continue;
+    const std::vector<InputGram> hessians = hessians_of(all);
+    for (size_t i = 0; i < all.size(); ++i) {
+      for (const NamedLinear& layer : all[i]) solve_layer(layer, hessians[i].value());
+    }
+  }
+  report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+SolveReport BlockSolve::finish() {
+  for (const Solved& s : solved_) s.weights->start_from(s.solution.weight, s.solution.grid);
+  return std::move(report_);
+}
+
+bool has_unsolved(Block& block) {
+  const std::vector<NamedLinear> all = block.linears();
+  return std::any_of(all.begin(), all.end(),
+                     [](const NamedLinear& l) { return is_unsolved(weights_of(*l.linear)); });
+}
+
+/// The stream behind a block that later windows go on with, as it stands.
+Tensor behind_live_block(Transformer& model, int64_t number, const Tensor& x, const Poll& poll) {
+  for (const NamedLinear& l : model.block(number).linears()) {
+    // A restored quantizer does not know yet that it was left rounding hard.
+    if (WeightQuantizer* weights = weights_of(*l.linear)) weights->set_hard(true);
+  }
+  const FrozenWeights frozen(model, {number, 1});
+  return run_block(model.block(number), x, model.device(), poll);
+}
+
+}  // namespace
+
+double SolveReport::mean_error_ratio() const {
+  if (layers.empty()) return 1.0;
+  double sum = 0.0;
+  for (const SolvedLayer& l : layers) {
+    sum += l.nearest_error > 0.0 ? l.error / l.nearest_error : 1.0;
+  }
+  return sum / static_cast<double>(layers.size());
+}
+
+std::vector<SolveReport> solve_blocks(Transformer& model, const Window& window,
+                                      const LayerSolver& solver, const Tensor& inputs,
+                                      const SolveWatch& watch) {
+  NoGrad none;
+  int64_t last = window.last();
+  while (last >= window.first && !has_unsolved(model.block(last))) --last;
+  std::vector<SolveReport> reports;
+  Tensor x = inputs;
+  for (int64_t b = window.first; b <= last; ++b) {
+    if (!has_unsolved(model.block(b))) {
+      x = behind_live_block(model, b, x, watch.poll);
+      continue;
+    }
+    if (watch.begins) watch.begins(b);
+    BlockSolve solve(model, b, solver, x, watch.poll);
+    solve.solve();
+    Tensor behind;
+    if (b < last) behind = run_block(model.block(b), x, model.device(), watch.poll);
+    reports.push_back(solve.finish());
+    if (b < last) x = behind;
+  }
+  return reports;
+}
+
+}  // namespace cbq

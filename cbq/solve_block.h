@@ -1,0 +1,53 @@
+// Solvers on a model: a block's layers get their solutions, group after group, before anything is
+// learned.
+//
+// A group is the linears that read one activation (linears_by_input: q k v | o | gate up | down).
+// The H = X^T X of a group is of what its layers multiply with in the quantized model: the
+// quantized stream in front of the block, quantized activations where the layers have a quantizer
+// for their input, and the solutions of all groups before, rounded to nearest, in effect ("true
+// sequential" in the GPTQ authors' program).
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cbq/stream.h"
+#include "quant/solvers/solver.h"
+
+namespace cbq {
+
+struct SolvedLayer {
+  std::string path;
+  double error = 0.0, nearest_error = 0.0;  // as in LayerSolution
+};
+
+struct SolveReport {
+  int64_t block = 0;
+  std::vector<SolvedLayer> layers;
+  std::vector<std::string> notes;  // of the solutions
+  double seconds = 0.0;
+  /// Mean over the layers of error / nearest_error (1 where both are 0): what the solver gained.
+  double mean_error_ratio() const;
+};
+
+/// What a caller watches; both may be empty and may throw to stop (solve_blocks then leaves the
+/// block that it was at without solutions).
+struct SolveWatch {
+  Poll poll;                                  // before every forward pass and every layer
+  std::function<void(int64_t block)> begins;  // before every block
+};
+
+/// Finds the solutions of all layers in `window` whose weight quantizer has neither codes nor a
+/// solution yet, block by block, and starts their quantizers from them
+/// (WeightQuantizer::start_from). Layers without a weight quantizer are left alone. `inputs`
+/// [segments, tokens, hidden]: the quantized stream at the window's first block; blocks of the
+/// window that have solutions already move it on as they stand, rounding hard. One group's Hessians
+/// are in memory at a time. Deterministic. Returns a report per block that was solved.
+/// Throws std::invalid_argument, naming the layer, for NaN or infinity in a weight or in what a
+/// layer reads.
+std::vector<SolveReport> solve_blocks(Transformer& model, const Window& window,
+                                      const LayerSolver& solver, const Tensor& inputs,
+                                      const SolveWatch& watch = {});
+
+}  // namespace cbq

@@ -1,0 +1,558 @@
+// Solvers on a model: codes against a path of naive loops that shares nothing with the driver,
+// targets, resuming, what solved and unsolved layers are.
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "cbq/loss.h"
+#include "cbq/pipeline.h"
+#include "cbq/quantizers.h"
+#include "cbq/solve_block.h"
+#include "experiments/cell.h"
+#include "nn/json.h"
+#include "nn/perplexity.h"
+#include "quant/packed.h"
+#include "tests/fixtures.h"
+#include "tests/test_data.h"
+#include "tests/tiny_model.h"
+
+namespace cbq {
+namespace {
+
+using Matrix = std::vector<std::vector<double>>;
+
+// ---- the independent path -----------------------------------------------------------------------
+
+struct NaiveGrid {
+  float scale, zero_point;
+};
+
+/// min/max, asymmetric, 0 inside.
+NaiveGrid naive_grid(const std::vector<double>& values, int bits) {
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  const float low = std::min(static_cast<float>(*least), 0.0f);
+  const float high = std::max(static_cast<float>(*most), 0.0f);
+  const auto largest = static_cast<float>((1 << bits) - 1);
+  const float scale = (high - low) / largest;
+  return {scale, std::clamp(std::nearbyint(-low / scale), 0.0f, largest)};
+}
+
+int naive_code(double value, const NaiveGrid& grid, int bits) {
+  const float code = std::nearbyint(static_cast<float>(value) / grid.scale) + grid.zero_point;
+  return static_cast<int>(std::clamp(code, 0.0f, static_cast<float>((1 << bits) - 1)));
+}
+
+double naive_value(int code, const NaiveGrid& grid) {
+  return static_cast<double>(grid.scale * (static_cast<float>(code) - grid.zero_point));
+}
+
+/// Gauss and Jordan.
+Matrix inverse_of(Matrix a) {
+  const size_t n = a.size();
+  Matrix b(n, std::vector<double>(n, 0.0));
+  for (size_t i = 0; i < n; ++i) b[i][i] = 1.0;
+  for (size_t p = 0; p < n; ++p) {
+    const double pivot = a[p][p];
+    for (size_t c = 0; c < n; ++c) {
+      a[p][c] /= pivot;
+      b[p][c] /= pivot;
+    }
+    for (size_t r = 0; r < n; ++r) {
+      const double factor = a[r][p];
+      for (size_t c = 0; c < n && r != p; ++c) {
+        a[r][c] -= factor * a[p][c];
+        b[r][c] -= factor * b[p][c];
+      }
+    }
+  }
+  return b;
+}
+
+/// Optimal brain surgery, one column after the other, with the inverse of the Hessian of the
+/// columns that remain (Frantar et al. 2023, equations 2 and 3): no Cholesky factor, no blocks.
+/// `w` becomes the quantized weight; returns the codes.
+std::vector<int> naive_gptq(Matrix& w, Matrix hessian, int bits) {
+  const size_t in = hessian.size();
+  double mean = 0.0;
+  for (size_t i = 0; i < in; ++i) mean += hessian[i][i] / static_cast<double>(in);
+  for (size_t i = 0; i < in; ++i) hessian[i][i] += 0.01 * mean;
+  Matrix inverse = inverse_of(hessian);
+  std::vector<NaiveGrid> grids;
+  for (const auto& row : w) grids.push_back(naive_grid(row, bits));
+  std::vector<int> codes(w.size() * in);
+  for (size_t j = 0; j < in; ++j) {
+    for (size_t i = 0; i < w.size(); ++i) {
+      const int code = naive_code(w[i][j], grids[i], bits);
+      const double error = (w[i][j] - naive_value(code, grids[i])) / inverse[j][j];
+      for (size_t k = j; k < in; ++k) w[i][k] -= error * inverse[j][k];
+      w[i][j] = naive_value(code, grids[i]);
+      codes[i * in + j] = code;
+    }
+    const Matrix before = inverse;  // without column j
+    for (size_t r = 0; r < in; ++r) {
+      for (size_t c = 0; c < in; ++c) inverse[r][c] -= before[r][j] * before[j][c] / before[j][j];
+    }
+  }
+  return codes;
+}
+
+/// Quantizes a layer's input per token where asked for, and keeps it.
+class NaiveInput : public LinearTransform {
+ public:
+  explicit NaiveInput(int bits) : bits_(bits) {}
+  Var weight(const Var& w) override { return w; }
+  Var input(const Var& x) override {
+    const Tensor y = x.value().clone();
+    const int64_t in = y.size(1);
+    for (int64_t t = 0; t < y.size(0); ++t) {
+      float* values = y.data<float>() + t * in;
+      if (bits_ < float_bits) {
+        const NaiveGrid grid = naive_grid({values, values + in}, bits_);
+        for (int64_t i = 0; i < in; ++i) {
+          values[i] = static_cast<float>(naive_value(naive_code(values[i], grid, bits_), grid));
+        }
+      }
+      if (keeps) rows.emplace_back(values, values + in);
+    }
+    return Var(y);
+  }
+  bool keeps = false;
+  Matrix rows;
+
+ private:
+  int bits_;
+};
+
+Matrix rows_of(const Tensor& t) {
+  Matrix rows;
+  const auto values = t.to_vector<double>();
+  for (auto at = values.begin(); at != values.end(); at += t.size(1)) {
+    rows.emplace_back(at, at + t.size(1));
+  }
+  return rows;
+}
+
+Matrix gram_of(const Matrix& rows) {
+  Matrix h(rows.front().size(), std::vector<double>(rows.front().size(), 0.0));
+  for (const auto& x : rows) {
+    for (size_t i = 0; i < x.size(); ++i) {
+      for (size_t j = 0; j < x.size(); ++j) h[i][j] += x[i] * x[j];
+    }
+  }
+  return h;
+}
+
+using Groups = std::vector<std::vector<std::string>>;
+const Groups llama_groups = {{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"},
+                             {"self_attn.o_proj"},
+                             {"mlp.gate_proj", "mlp.up_proj"},
+                             {"mlp.down_proj"}};
+const Groups opt_groups = {{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"},
+                           {"self_attn.out_proj"},
+                           {"fc1"},
+                           {"fc2"}};
+const Groups bloom_groups = {{"self_attention.query_key_value"},
+                             {"self_attention.dense"},
+                             {"mlp.dense_h_to_4h"},
+                             {"mlp.dense_4h_to_h"}};
+
+using Codes = std::map<std::string, std::vector<int>>;
+
+/// Quantizes `model` group by group; the whole model is run for every group, one segment at a time.
+Codes naive_path(Transformer& model, const Segments& segments, const Groups& groups, int wbits,
+                 int abits) {
+  NoGrad none;
+  Codes codes;
+  std::map<std::string, std::shared_ptr<NaiveInput>> inputs;
+  std::map<std::string, Linear*> linears;
+  for (const WindowLinear& l : linears_of(model, {0, model.block_count()})) {
+    linears[l.path] = l.linear;
+    l.linear->transform = inputs[l.path] = std::make_shared<NaiveInput>(abits);
+  }
+  for (int64_t b = 0; b < model.block_count(); ++b) {
+    for (const std::vector<std::string>& group : groups) {
+      NaiveInput& input = *inputs.at(model.block_prefix(b) + group.front());
+      input.keeps = true;
+      for (const auto& ids : segments) {
+        const auto tokens = static_cast<int64_t>(ids.size());
+        model.forward(Tensor::from(ids, {tokens}), Sequence{1, tokens});
+      }
+      input.keeps = false;
+      const Matrix hessian = gram_of(input.rows);
+      for (const std::string& name : group) {
+        const std::string path = model.block_prefix(b) + name;
+        Var& weight = linears.at(path)->weight;
+        Matrix w = rows_of(weight.value());
+        codes[path] = naive_gptq(w, hessian, wbits);
+        std::vector<double> flat;
+        for (const auto& row : w) flat.insert(flat.end(), row.begin(), row.end());
+        weight.set_value(Tensor::from(flat, weight.shape(), Dtype::f32));
+      }
+    }
+  }
+  return codes;
+}
+
+Settings gptq_only(int wbits, int abits) {
+  Settings s = profile_settings("tuned", wbits, abits);
+  apply_json(s, {{"solver", "gptq"}, {"reconstruct", "none"}, {"scale_search", "min_max"}});
+  return s;
+}
+
+struct PathCase {
+  const char* name;
+  const char* fixture;  // or "" for the tiny LLaMA
+  const Groups* groups;
+  int wbits, abits;
+};
+void PrintTo(const PathCase& c, std::ostream* out) { *out << c.name; }
+
+class SolvedCodes : public ::testing::TestWithParam<PathCase> {
+ protected:
+  std::unique_ptr<Transformer> model() const {
+    if (*GetParam().fixture == '\0') return tiny_model(2, 32);
+    return load_model(test::fixture(GetParam().fixture), Dtype::f32, Device::cpu());
+  }
+};
+
+TEST_P(SolvedCodes, AreThoseOfAnIndependentPath) {
+  const PathCase& c = GetParam();
+  const Segments segments = tiny_segments(24, 10);
+  const auto plain = model(), solved = model();
+  const Codes expected = naive_path(*plain, segments, *c.groups, c.wbits, c.abits);
+  quantize(*solved, segments, gptq_only(c.wbits, c.abits), nullptr, {});
+  const auto linears = linears_of(*solved, {0, solved->block_count()});
+  EXPECT_EQ(linears.size(), expected.size());
+  for (const WindowLinear& l : linears) {
+    const PackedWeight& packed = l.quantizers()->weight_quantizer->packed();
+    const auto codes = unpack_codes(packed.codes, packed.bits, packed.in).to_vector<uint8_t>();
+    const std::vector<int>& its = expected.at(l.path);
+    ASSERT_EQ(codes.size(), its.size()) << l.path;
+    EXPECT_TRUE(std::equal(codes.begin(), codes.end(), its.begin())) << l.path;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, SolvedCodes,
+                         ::testing::Values(PathCase{"llama_w3", "", &llama_groups, 3, 16},
+                                           PathCase{"llama_w4a8", "", &llama_groups, 4, 8},
+                                           PathCase{"qwen3_w4", "qwen3", &llama_groups, 4, 16},
+                                           PathCase{"opt_w3", "opt", &opt_groups, 3, 16},
+                                           PathCase{"bloom_w4", "bloom", &bloom_groups, 4, 16}),
+                         [](const auto& one) { return std::string(one.param.name); });
+
+TEST(LinearsByInput, AreTheGroupsOfEveryFamily) {
+  const std::map<std::string, Groups> expected = {{"llama", llama_groups},
+                                                  {"mistral", llama_groups},
+                                                  {"qwen2", llama_groups},
+                                                  {"opt", opt_groups},
+                                                  {"opt-post-norm", opt_groups},
+                                                  {"bloom", bloom_groups},
+                                                  {"bloom-post-norm-residual", bloom_groups}};
+  for (const auto& [name, groups] : expected) {
+    const auto model = load_model(test::fixture(name), Dtype::f32, Device::cpu());
+    Groups found;
+    for (const auto& group : linears_by_input(model->block(1))) {
+      found.emplace_back();
+      for (const NamedLinear& l : group) found.back().push_back(l.name);
+    }
+    EXPECT_EQ(found, groups) << name;
+  }
+}
+
+// ---- what the driver promises -------------------------------------------------------------------
+
+Settings quick(const nlohmann::json& changes = nlohmann::json::object()) {
+  Settings s = profile_settings("tuned", 2, 16);
+  s.epochs = 1;
+  s.batch = 2;
+  s.solver = "gptq";
+  apply_json(s, changes);
+  return s;
+}
+
+using State = std::map<std::string, std::vector<float>>;
+
+State state_of(Transformer& model) {
+  State state;
+  for (const auto& [name, tensor] : quantizer_state(model, {0, model.block_count()})) {
+    state[name] = tensor.to_vector<float>();
+  }
+  return state;
+}
+
+State run(const Settings& settings, const RunHooks& hooks = {}) {
+  const auto model = tiny_model(4);
+  quantize(*model, tiny_segments(6, 8), settings, nullptr, hooks);
+  return state_of(*model);
+}
+
+TEST(Solver, LayersErrorsAreBelowThoseOfNearestRounding) {
+  const auto model = tiny_model(3, 32);
+  RunHooks hooks;
+  size_t layers = 0;
+  hooks.solved = [&](const SolveReport& report) {
+    EXPECT_LT(report.mean_error_ratio(), 0.8) << report.block;
+    for (const SolvedLayer& l : report.layers) {
+      EXPECT_LE(l.error, l.nearest_error) << l.path;
+      ++layers;
+    }
+  };
+  quantize(*model, tiny_segments(24, 10), quick({{"reconstruct", "none"}, {"wbits", 3}}), nullptr,
+           hooks);
+  EXPECT_EQ(layers, 21u);
+}
+
+TEST(Solver, WeightsOfTheModelStayTheOriginalOnes) {
+  const auto model = tiny_model(4), untouched = tiny_model(4);
+  quantize(*model, tiny_segments(6, 8), quick(), nullptr, {});
+  const auto now = linears_of(*model, {0, 4}), before = linears_of(*untouched, {0, 4});
+  for (size_t i = 0; i < now.size(); ++i) {
+    EXPECT_EQ(now[i].linear->weight.value().to_vector<float>(),
+              before[i].linear->weight.value().to_vector<float>())
+        << now[i].path;
+  }
+}
+
+TEST(Solver, NothingLearnedIsTheSolution) {
+  const State solved = run(quick({{"reconstruct", "none"}}));
+  EXPECT_EQ(run(quick({{"epochs", 0}, {"window", 1}, {"overlap", 0}})), solved);
+  EXPECT_EQ(run(quick({{"epochs", 0}})), solved);
+  EXPECT_EQ(run(quick({{"epochs", 0}, {"rounding", "adaround"}})), solved);
+  EXPECT_NE(run(quick()), solved);
+  EXPECT_NE(run(quick({{"reconstruct", "none"}, {"solver", "none"}})), solved);
+  EXPECT_NE(run(quick({{"reconstruct", "none"}, {"solver", "gptq:damping=0.5"}})), solved);
+}
+
+/// The loss that the second window of blocks 0-1, 1-2 begins with, computed here: the quantized
+/// blocks 1-2 against the original ones, which are fed with either stream.
+TEST(Solver, TargetsComeFromTheOriginalWeights) {
+  const Segments segments = tiny_segments(4, 8);
+  for (const char* rounding : {"signround", "lora_rounding"}) {
+    const auto model = tiny_model(3), original = tiny_model(3);
+    const Settings settings = quick({{"epochs", 0}, {"homologous", true}, {"rounding", rounding}});
+    const RunResult result = quantize(*model, segments, settings, nullptr, {});
+    ASSERT_EQ(result.windows.size(), 2u);
+    const Tensor embedded = embed_segments(*original, segments);
+    const Tensor quantized_input = run_blocks(*model, {0, 1}, embedded);
+    const Tensor answer = run_blocks(*model, {1, 2}, quantized_input);
+    const Tensor target = run_blocks(*original, {0, 3}, embedded);
+    const Tensor second = run_blocks(*original, {1, 2}, quantized_input);
+    const Shape rows = {4 * 8, 16};
+    const LossValue loss =
+        reconstruction_loss(answer.reshape(rows), {target.reshape(rows), second.reshape(rows)},
+                            loss_config(settings, 16), false);
+    EXPECT_NEAR(result.windows[1].loss_before, loss.mean.item(), 1e-5 * loss.mean.item());
+  }
+}
+
+TEST(Solver, LayersInFloatingPointAreLeftAlone) {
+  const auto model = tiny_model(2);
+  RunHooks hooks;
+  std::vector<std::string> solved;
+  hooks.solved = [&](const SolveReport& report) {
+    for (const SolvedLayer& l : report.layers) solved.push_back(l.path);
+  };
+  quantize(*model, tiny_segments(6, 8),
+           quick({{"layer_bits", "k_proj=16,0.mlp=16,down_proj=4"}, {"reconstruct", "none"}}),
+           nullptr, hooks);
+  const std::string a = "model.layers.0.self_attn.", b = "model.layers.1.self_attn.",
+                    c = "model.layers.1.mlp.";
+  EXPECT_EQ(solved, (std::vector<std::string>{a + "q_proj", a + "v_proj", a + "o_proj",
+                                              b + "q_proj", b + "v_proj", b + "o_proj",
+                                              c + "gate_proj", c + "up_proj", c + "down_proj"}));
+  for (const WindowLinear& l : linears_of(*model, {0, 2})) {
+    const bool quantized = std::find(solved.begin(), solved.end(), l.path) != solved.end();
+    EXPECT_EQ(l.quantizers() != nullptr, quantized) << l.path;
+  }
+}
+
+/// q, k and v read one activation, but each through a clip ratio of its own.
+TEST(Solver, AHessianIsOfWhatItsLayerReads) {
+  const auto solutions = [](bool clipped) {
+    const auto model = tiny_model(1);
+    const Segments segments = tiny_segments(6, 8);
+    const Settings settings = quick({{"abits", 4}});
+    const Tensor inputs = embed_segments(*model, segments);
+    std::map<std::string, double> clips;
+    if (clipped) clips["model.layers.0.self_attn.k_proj"] = 0.5;
+    attach_quantizers(*model, {0, 1}, settings, inputs, clips);
+    const auto reports = solve_blocks(*model, {0, 1}, *parse_solver("gptq"), inputs);
+    EXPECT_EQ(reports.size(), 1u);
+    return state_of(*model);
+  };
+  const State plain = solutions(false), clipped = solutions(true);
+  const auto weight = [](const std::string& layer) {
+    return "model.layers.0.self_attn." + layer + ".weight_quantizer.solved_weight";
+  };
+  EXPECT_EQ(plain.at(weight("q_proj")), clipped.at(weight("q_proj")));
+  EXPECT_EQ(plain.at(weight("v_proj")), clipped.at(weight("v_proj")));
+  EXPECT_NE(plain.at(weight("k_proj")), clipped.at(weight("k_proj")));
+}
+
+TEST(Solver, ABlockThatIsNotDoneHasNoSolutions) {
+  const Settings settings = quick();
+  for (int looks = 1;; ++looks) {
+    const auto model = tiny_model(1);
+    const Tensor inputs = embed_segments(*model, tiny_segments(6, 8));
+    attach_quantizers(*model, {0, 1}, settings, inputs);
+    std::vector<LinearTransform*> before;
+    for (const WindowLinear& l : linears_of(*model, {0, 1})) {
+      before.push_back(l.linear->transform.get());
+    }
+    int left = looks;
+    SolveWatch watch;
+    watch.poll = [&] {
+      if (--left == 0) throw Interrupted("stop");
+    };
+    bool stopped = false;
+    try {
+      solve_blocks(*model, {0, 1}, *parse_solver("gptq"), inputs, watch);
+    } catch (const Interrupted&) {
+      stopped = true;
+    }
+    const auto linears = linears_of(*model, {0, 1});
+    for (size_t i = 0; i < linears.size(); ++i) {
+      EXPECT_EQ(linears[i].linear->transform.get(), before[i]) << looks;
+      EXPECT_NE(linears[i].quantizers()->weight_quantizer->started_from_solution(), stopped)
+          << looks;
+    }
+    if (stopped) continue;
+    EXPECT_GE(looks, 11) << "four passes and seven layers";
+    break;
+  }
+}
+
+TEST(Solver, BrokenActivationsAreRefusedByName) {
+  const auto model = tiny_model(2);
+  // Squares overflow.
+  model->blocks[0]->scaling_sites()[0].norm_weight->set_value(
+      Tensor::from<float>(std::vector<float>(16, 1e25f), {16}));
+  expect_error<std::invalid_argument>(
+      [&] {
+        quantize(*model, tiny_segments(4, 8), quick({{"reconstruct", "none"}}), nullptr, {});
+      },
+      {"model.layers.0.self_attn", "Hessian", "NaN or infinity"});
+  for (const WindowLinear& l : linears_of(*model, {0, 1})) {
+    if (l.quantizers() != nullptr) {
+      EXPECT_FALSE(l.quantizers()->weight_quantizer->started_from_solution()) << l.path;
+    }
+  }
+}
+
+TEST(Solver, ANoteOfASolutionIsPartOfTheResult) {
+  const auto model = tiny_model(2);
+  const RunResult result =
+      quantize(*model, tiny_segments(1, 3),
+               quick({{"reconstruct", "none"}, {"solver", "gptq:damping=0"}}), nullptr, {});
+  ASSERT_FALSE(result.notes.empty());
+  EXPECT_NE(result.notes[0].find("model.layers.0.self_attn.q_proj: damping raised"),
+            std::string::npos)
+      << result.notes[0];
+}
+
+// ---- interruptions ------------------------------------------------------------------------------
+
+/// Interrupted at the n-th look for a growing n, and resumed: always the same bytes, and no block
+/// is solved twice that was solved in a finished window or block.
+void expect_resumable(const nlohmann::json& changes) {
+  SCOPED_TRACE(changes.dump());
+  const Settings settings = quick(changes);
+  const State expected = run(settings);
+  int resumed = 0, looks = 1;
+  for (bool stopped = true; stopped; looks += 17) {
+    const TemporaryFolder folder;
+    RunHooks hooks;
+    hooks.resume_folder = folder / "state";
+    int left = looks;
+    hooks.interrupted = [&] { return --left <= 0; };
+    stopped = false;
+    try {
+      run(settings, hooks);
+    } catch (const Interrupted&) {
+      stopped = true;
+    }
+    int64_t finished = 0;
+    std::vector<int64_t> again;
+    hooks.interrupted = nullptr;
+    hooks.say = [&](const std::string& line) { resumed += line.starts_with("resumed"); };
+    hooks.solved = [&](const SolveReport& report) { again.push_back(report.block); };
+    if (std::filesystem::exists(folder / "state/state.safetensors")) {
+      const SafetensorsFile file = SafetensorsFile::open(folder / "state/state.safetensors");
+      for (const std::string& name : file.names()) {
+        // Live blocks hold their solutions.
+        if (name.ends_with("solved_weight")) {
+          finished =
+              std::max<int64_t>(finished, name[std::string("model.layers.").size()] - '0' + 1);
+        }
+      }
+      while (std::filesystem::exists(folder / concat("state/block-", finished, ".safetensors")))
+        ++finished;
+    }
+    EXPECT_EQ(run(settings, hooks), expected) << looks;
+    for (const int64_t block : again) EXPECT_GE(block, finished) << looks;
+  }
+  EXPECT_GT(resumed, 2);
+}
+
+TEST(Solver, AnInterruptedRunEndsInTheSameBytes) {
+  expect_resumable({{"reconstruct", "none"}});
+  expect_resumable({{"epochs", 1}});
+  expect_resumable({{"rounding", "adaround"}, {"hard_phase", 0.5}, {"homologous", true}});
+  expect_resumable({{"schedule", "0,0-2,1-2,2-3"},
+                    {"rounding", "lora_rounding"},
+                    {"abits", 8},
+                    {"act_granularity", "per_tensor"},
+                    {"act_dynamic", false}});
+}
+
+TEST(Solver, AStateOfAnotherSolverIsRefused) {
+  const TemporaryFolder folder;
+  RunHooks hooks;
+  hooks.resume_folder = folder / "state";
+  const State expected = run(quick({{"reconstruct", "none"}}), hooks);
+  for (const char* other : {"gptq:damping=0.05", "gptq:act_order", "gptq:block=64"}) {
+    expect_error<std::runtime_error>(
+        [&] {
+          run(quick({{"reconstruct", "none"}, {"solver", other}}), hooks);
+        },
+        {"state.safetensors", "it differs in solver", other + 5});
+  }
+  // The defaults, written out, are the same solver.
+  EXPECT_EQ(run(quick({{"reconstruct", "none"}, {"solver", "gptq:damping=1e-2"}}), hooks),
+            expected);
+}
+
+TEST(Solver, CellsOfSolversDoNotMix) {
+  const auto key = [](const nlohmann::json& changes) {
+    return make_cell(quick(changes), 4, {}, {"model", "calibration", "texts"}).key;
+  };
+  for (const char* reconstruct : {"cbq", "none"}) {
+    const auto of = [&](const std::string& solver) {
+      return key({{"reconstruct", reconstruct}, {"solver", solver}});
+    };
+    EXPECT_EQ(of("gptq"), of("gptq:block=128,damping=0.010"));
+    EXPECT_EQ(of("gptq:act_order"), of("gptq:desc_act"));
+    const std::set<std::string> keys = {of("none"), of("gptq"), of("gptq:damping=0.02"),
+                                        of("gptq:act_order"), of("gptq:block=64")};
+    EXPECT_EQ(keys.size(), 5u) << reconstruct;
+  }
+  // Where no weight is quantized, there is nothing to solve.
+  EXPECT_EQ(key({{"wbits", 16}, {"abits", 4}}),
+            key({{"wbits", 16}, {"abits", 4}, {"solver", "none"}}));
+}
+
+TEST(Solver, SettingsAreRefusedWithTheKnownWords) {
+  const auto refused = [](const std::string& solver, std::initializer_list<const char*> parts) {
+    expect_error<std::invalid_argument>([&] { validate(quick({{"solver", solver}}), 4); }, parts);
+  };
+  refused("gtpq", {"solver", "gtpq", "none, gptq"});
+  refused("none:x", {"solver", "none", "takes no arguments"});
+  refused("gptq:order", {"solver", "order", "act_order", "damping"});
+  refused("gptq:damping=2000", {"damping=2000", "0 to 1000"});
+  refused("gptq:block=0", {"block=0"});
+  refused("gptq:block=1.5", {"block=1.5", "whole"});
+}
+
+}  // namespace
+}  // namespace cbq
