@@ -213,7 +213,7 @@ std::unique_ptr<Tokenizer> load_tokenizer_json(const fs::path& file) {
   parts.hash = hex(hash_bytes(text));
   parts.normalizer = Normalizer::from_json(json_find(root, "normalizer", what), what);
   parts.pre_tokenizer = PreTokenizer::from_json(json_find(root, "pre_tokenizer", what), what);
-  parts.decoder = Decoder::from_json(json_find(root, "decoder", what), what);
+  parts.decoder = TokenDecoder::from_json(json_find(root, "decoder", what), what);
   parts.vocabulary = read_vocabulary(json_at(model, "vocab", model_what), model_what);
   parts.merges = read_merges(json_at(model, "merges", model_what), model_what);
   parts.added = read_added_tokens(json_find(root, "added_tokens", what), what);
@@ -266,7 +266,7 @@ std::unique_ptr<Tokenizer> load_vocab_and_merges(const fs::path& folder) {
   parts.hash = hex(hash_bytes(merges, hash_bytes(vocab)));
   parts.vocabulary = read_vocabulary(parse_json(vocab, vocab_file.string()), vocab_file.string());
   parts.merges = read_merges_file(merges_file, merges);
-  parts.decoder = Decoder::byte_level();
+  parts.decoder = TokenDecoder::byte_level();
   SpecialTokens special = read_special_tokens(folder);
   const bool opt = special.add_bos < 0 && family == VocabFamily::opt;
   if (special.bos.empty() && special.eos.empty()) {
