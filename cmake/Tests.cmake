@@ -39,6 +39,8 @@ endif()
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 add_test(NAME Tree.layers COMMAND Python3::Interpreter tools/checks/check_layers.py
          WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+add_test(NAME Tree.class_names COMMAND Python3::Interpreter tools/checks/check_class_names.py
+         WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
 file(GLOB python_tests RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/test_*.py)
 foreach(test ${python_tests})
   cmake_path(GET test STEM name)

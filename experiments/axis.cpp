@@ -4,7 +4,7 @@
 #include "cbq/settings.h"
 #include "cbq/window.h"
 #include "experiments/table_spec.h"
-#include "nn/json.h"
+#include "nn/unicode.h"
 #include "quant/rounding.h"
 #include "quant/solvers/solver.h"
 #include "tensor/error.h"

@@ -83,37 +83,36 @@ void Checkpoint::add_shards(const std::filesystem::path& index) {
     }
     said.emplace(name, file);
   }
+  std::map<std::string, std::vector<size_t>> holders;  // tensor -> files that have it
   for (const std::string& file : files) {
     files_.push_back(SafetensorsFile::open(index.parent_path() / file));
-    add_tensors(files_.size() - 1, said, where);
+    for (const auto& entry : files_.back().entries()) {
+      holders[entry.first].push_back(files_.size() - 1);
+    }
+  }
+  for (const auto& [name, in_files] : holders) {
+    const auto listed = said.find(name);
+    choose_file(name, in_files, listed == said.end() ? "" : listed->second, where);
   }
   for (const auto& [name, file] : said) {
     if (!has(name)) missing_.emplace(name, file);
   }
 }
 
-void Checkpoint::add_tensors(size_t file, const std::map<std::string, std::string>& said,
-                             const std::string& index) {
-  const std::string here = files_[file].path().filename().string();
-  for (const auto& entry : files_[file].entries()) {
-    const std::string& name = entry.first;
-    const auto [at, is_new] = file_of_.emplace(name, file);
-    if (is_new) continue;
-    const SafetensorsFile& other = files_[at->second];
-    const std::string there = other.path().filename().string();
-    const auto listed = said.find(name);
-    const bool decides =
-        listed != said.end() && (listed->second == here || listed->second == there);
-    if (!files_[file].same_tensor(name, other, name)) {
-      if (!decides) {
-        fail(index, ": tensor \"", name, "\" is in two files with different values, ", there,
-             " and ", here, ", and the index does not say which counts");
-      }
-      notice_once(concat("warning: ", index, ": tensor \"", name,
-                         "\" is in two files with different values, ", there, " and ", here,
-                         "; the index names ", listed->second, ", which is used"));
-    }
-    if (decides && listed->second == here) at->second = file;
+void Checkpoint::choose_file(const std::string& name, const std::vector<size_t>& holders,
+                             const std::string& listed, const std::string& index) {
+  const auto name_of = [&](size_t file) { return files_[file].path().filename().string(); };
+  const auto named = std::find_if(holders.begin(), holders.end(),
+                                  [&](size_t file) { return name_of(file) == listed; });
+  const size_t chosen = named == holders.end() ? holders.front() : *named;
+  file_of_.emplace(name, chosen);
+  for (const size_t other : holders) {
+    if (other == chosen || files_[chosen].same_tensor(name, files_[other], name)) continue;
+    const std::string two =
+        concat(index, ": tensor \"", name, "\" is in two files with different values, ",
+               name_of(std::min(chosen, other)), " and ", name_of(std::max(chosen, other)));
+    if (named == holders.end()) fail(two, ", and the index does not say which counts");
+    notice_once(concat("warning: ", two, "; the index names ", listed, ", which is used"));
   }
 }
 

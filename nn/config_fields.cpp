@@ -11,10 +11,6 @@ namespace cbq {
 
 using nlohmann::json;
 
-namespace {
-constexpr int64_t max_size = int64_t{1} << 26;  // larger than any model by orders of magnitude
-}
-
 ConfigFields::ConfigFields(const json& object, std::string what)
     : object_(object), what_(std::move(what)) {
   if (!object.is_object()) fail(what_, ": expected an object");
@@ -26,7 +22,7 @@ void ConfigFields::require(const std::string& key) const {
   if (!has(key)) fail(what_, ": \"", key, "\" is missing");
 }
 int64_t ConfigFields::size(const std::string& key, int64_t fallback) const {
-  return has(key) ? json_int(at(key), key, what_, 1, max_size) : fallback;
+  return has(key) ? json_int(at(key), key, what_, 1, max_config_size) : fallback;
 }
 int64_t ConfigFields::required_size(const std::string& key) const {
   require(key);
@@ -248,21 +244,6 @@ void write_rope(json& config, const RopeConfig& rope) {
   config[key] = is_new || rope.type != "default" ? inner : json();
 }
 
-double attention_factor(const RopeConfig& rope) {
-  if (rope.attention_factor) return *rope.attention_factor;
-  if (rope.factor <= 1.0) return 1.0;
-  const auto m = [&](double k) { return 0.1 * k * std::log(rope.factor) + 1.0; };
-  if (rope.type == "yarn") {
-    const double above = rope.mscale.value_or(0.0), below = rope.mscale_all_dim.value_or(0.0);
-    return above != 0.0 && below != 0.0 ? m(above) / m(below) : m(1.0);
-  }
-  if (rope.type == "longrope") {
-    const auto original = static_cast<double>(rope.original_max_position_embeddings);
-    return std::sqrt(1.0 + std::log(rope.factor) / std::log(original));
-  }
-  return 1.0;
-}
-
 void check_rope(const RopeConfig& rope, int64_t head_dim) {
   constexpr const char* known[] = {"default", "linear", "llama3", "yarn", "dynamic", "longrope"};
   check(std::find(std::begin(known), std::end(known), rope.type) != std::end(known),
@@ -272,8 +253,9 @@ void check_rope(const RopeConfig& rope, int64_t head_dim) {
         rope.factor, ") must be positive");
   check(rope.type != "llama3" ||
             (rope.low_freq_factor > 0 && rope.high_freq_factor > rope.low_freq_factor),
-        "\"high_freq_factor\" (", rope.high_freq_factor, ") must exceed \"low_freq_factor\" (",
-        rope.low_freq_factor, "), and both 0");
+        "\"low_freq_factor\" (", rope.low_freq_factor,
+        ") must be above 0, and \"high_freq_factor\" (", rope.high_freq_factor,
+        ") must be above \"low_freq_factor\"");
   check(rope.type != "yarn" || (rope.theta > 1 && rope.beta_fast > 0 && rope.beta_slow > 0),
         "yarn needs a \"rope_theta\" (", rope.theta, ") above 1 and positive \"beta_fast\" (",
         rope.beta_fast, ") and \"beta_slow\" (", rope.beta_slow, ")");

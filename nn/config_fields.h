@@ -10,6 +10,10 @@
 
 namespace cbq {
 
+/// The largest extent that a model's configuration may have: larger than any model's by orders of
+/// magnitude, and products of two fit 63 bits.
+inline constexpr int64_t max_config_size = int64_t{1} << 26;
+
 /// Spellings of one field, the preferred one first.
 using FieldNames = std::initializer_list<const char*>;
 

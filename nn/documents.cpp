@@ -8,6 +8,7 @@
 
 #include "nn/hash.h"
 #include "nn/json.h"
+#include "nn/json_lines.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -39,23 +40,15 @@ Documents Documents::read(const std::vector<std::filesystem::path>& files, size_
   Documents result;
   for (const std::filesystem::path& path : files) {
     const size_t start = result.bytes_.size();
-    result.bytes_ += read_maybe_gzip(path, max_bytes - start);
+    // The newline that is added below may have made it one more than allowed.
+    result.bytes_ += read_maybe_gzip(path, max_bytes - std::min(start, max_bytes));
     result.files_.push_back(path.string());
-    int64_t number = 0;
-    for (size_t begin = start; begin < result.bytes_.size();) {
-      size_t end = std::min(result.bytes_.find('\n', begin), result.bytes_.size());
-      // A lone "\r" ends a line as well: within JSON it can only be white space between rows.
-      end = begin + std::min(std::string_view(result.bytes_).substr(begin, end - begin).find('\r'),
-                             end - begin);
-      const std::string_view line(result.bytes_.data() + begin, end - begin);
-      ++number;
-      if (line.find_first_not_of(" \t") != std::string_view::npos) {
-        const auto file = static_cast<uint32_t>(result.files_.size() - 1);
-        result.lines_.push_back({begin, line.size(), file, number});
-      }
-      const bool is_pair = result.bytes_.compare(end, 2, "\r\n") == 0;
-      begin = end + (is_pair ? 2 : 1);
-    }
+    const auto file = static_cast<uint32_t>(result.files_.size() - 1);
+    const std::string_view all = result.bytes_;
+    for_each_json_line(all.substr(start), [&](std::string_view line, int64_t number) {
+      const auto begin = static_cast<size_t>(line.data() - all.data());
+      result.lines_.push_back({begin, line.size(), file, number});
+    });
     if (!result.bytes_.empty() && result.bytes_.back() != '\n') result.bytes_ += '\n';
   }
   if (result.lines_.empty()) fail(files.empty() ? "no files" : files[0].string(), ": no documents");

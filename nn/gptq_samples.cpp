@@ -8,10 +8,6 @@
 namespace cbq {
 namespace {
 
-std::vector<int32_t> part_of(const std::vector<int32_t>& ids, int64_t begin, int64_t length) {
-  return {ids.begin() + begin, ids.begin() + begin + length};
-}
-
 void check_sizes(int64_t count, int64_t length) {
   check(count >= 1 && length >= 1, "at least one segment of one token, asked for ", count, " of ",
         length);
@@ -79,7 +75,7 @@ TokenSet gptq_document_segments(const Documents& documents, const Tokenizer& tok
   for (int64_t s = 0; s < count; ++s) {
     const std::vector<int32_t> ids = long_documents.draw(&random);
     const int64_t place = random.randint(0, static_cast<int64_t>(ids.size()) - length - 1);
-    set.segments.push_back(part_of(ids, place, length));
+    set.segments.push_back(segment_of(ids, place, length));
   }
   long_documents.report_skipped();
   return set;
@@ -95,7 +91,7 @@ TokenSet gptq_text_segments(const std::vector<int32_t>& ids, int64_t count, int6
   set.protocol = concat(count, " random segments of ", length, ", seed ", seed, " (GPTQ's draw)");
   PythonRandom random(seed);
   for (int64_t s = 0; s < count; ++s) {
-    set.segments.push_back(part_of(ids, random.randint(0, size - length - 1), length));
+    set.segments.push_back(segment_of(ids, random.randint(0, size - length - 1), length));
   }
   return set;
 }

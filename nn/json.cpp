@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "nn/unicode.h"
 #include "tensor/error.h"
 #include "tensor/notice.h"
 
@@ -205,27 +206,6 @@ nlohmann::json parse_json(std::string_view text, const std::string& what, JsonDi
 nlohmann::json read_json_file(const std::filesystem::path& path, size_t max_bytes,
                               JsonDialect dialect) {
   return parse_json(read_text_file(path, max_bytes), path.string(), dialect);
-}
-
-bool is_utf8(std::string_view text) {
-  size_t i = 0;
-  while (i < text.size()) {
-    const auto lead = static_cast<unsigned char>(text[i++]);
-    if (lead < 0x80) continue;
-    const int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
-    if (lead < 0xc2 || lead > 0xf4 || text.size() - i < static_cast<size_t>(more)) return false;
-    uint32_t point = lead & (0x3fu >> more);
-    for (int k = 0; k < more; ++k) {
-      const auto next = static_cast<unsigned char>(text[i++]);
-      if ((next & 0xc0u) != 0x80u) return false;
-      point = point << 6 | (next & 0x3fu);
-    }
-    const uint32_t smallest = more == 1 ? 0x80u : more == 2 ? 0x800u : 0x10000u;
-    if (point < smallest || point > 0x10ffffu || (point >= 0xd800u && point <= 0xdfffu)) {
-      return false;
-    }
-  }
-  return true;
 }
 
 const nlohmann::json& json_find(const nlohmann::json& object, const std::string& key,

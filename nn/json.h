@@ -41,9 +41,6 @@ nlohmann::json read_json_file(const std::filesystem::path& path,
                               size_t max_bytes = size_t{256} << 20,
                               JsonDialect dialect = JsonDialect::strict);
 
-/// Whether the bytes are well-formed UTF-8 (no overlong forms, no surrogates, at most U+10FFFF).
-bool is_utf8(std::string_view text);
-
 // Checked access. `what` names the file; every error names the key, what was expected, what came.
 
 /// `object[key]`; null when it is absent. Throws std::runtime_error if `object` is not an object.

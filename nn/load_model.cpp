@@ -39,7 +39,7 @@ class CheckpointReader : public BlockSource {
     report_ignored_config();
   }
 
-  /// config.json, with what the tensors know better.
+  /// config.json, corrected where the tensors contradict it (tied head, dtype).
   const ModelConfig& config() const { return config_; }
 
   ParameterVisitor reader() const {

@@ -7,9 +7,9 @@
 
 namespace cbq {
 
-/// The place that an --output names: without a trailing separator, and behind a link to a file or
-/// folder that place itself, so that the link stays. Throws std::runtime_error for a link to
-/// nothing: renaming something finished onto it would fail after all the work.
+/// The path that --output names, without a trailing separator. If the path is a symbolic link to a
+/// file or folder, the result is the link's target, so the link is kept. Throws std::runtime_error
+/// for a link to nothing, because the last rename would fail after all the work.
 std::filesystem::path resolved_output(const std::filesystem::path& output);
 
 /// Exclusive right to write to an output file or folder, against all processes that ask for it.

@@ -18,7 +18,8 @@ struct Batch {
 
 using Segments = std::vector<std::vector<int32_t>>;
 
-// Of a batch that nobody chose: what feed-forward parts of such a batch take is bounded, too.
+// Most tokens in a batch when the caller gives no batch size. The limit bounds the memory of the
+// feed-forward part.
 constexpr int64_t tokens_together = 16384;
 
 std::vector<Batch> batches_of(const Segments& segments, int64_t batch) {

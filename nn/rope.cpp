@@ -15,21 +15,6 @@ constexpr double pi = 3.141592653589793238463;
 constexpr size_t kept_variants = 16;
 constexpr int64_t fewest_positions = 256;  // so that growing tables grow rarely
 
-// In f32 where transformers computes in f32: a difference in the last bit of a frequency grows with
-// the position.
-float llama3_frequency(const RopeConfig& config, float frequency) {
-  const double original = static_cast<double>(config.original_max_position_embeddings);
-  const double wavelength = 2.0 * pi / static_cast<double>(frequency);
-  if (wavelength > original / config.low_freq_factor) {
-    return frequency / static_cast<float>(config.factor);
-  }
-  if (wavelength < original / config.high_freq_factor) return frequency;
-  const double smooth = (original / wavelength - config.low_freq_factor) /
-                        (config.high_freq_factor - config.low_freq_factor);
-  return static_cast<float>((1.0 - smooth) * static_cast<double>(frequency) / config.factor +
-                            smooth * static_cast<double>(frequency));
-}
-
 /// The pairs between which YaRN's ramp rises from 0 to 1.
 struct YarnRamp {
   YarnRamp(const RopeConfig& config, int64_t head_dim) {
@@ -58,6 +43,36 @@ struct YarnRamp {
 };
 
 }  // namespace
+
+// In f32 where transformers computes in f32: a difference in the last bit of a frequency grows with
+// the position.
+float llama3_frequency(const RopeConfig& config, float frequency) {
+  const double original = static_cast<double>(config.original_max_position_embeddings);
+  const double wavelength = 2.0 * pi / static_cast<double>(frequency);
+  if (wavelength > original / config.low_freq_factor) {
+    return frequency / static_cast<float>(config.factor);
+  }
+  if (wavelength < original / config.high_freq_factor) return frequency;
+  const double smooth = (original / wavelength - config.low_freq_factor) /
+                        (config.high_freq_factor - config.low_freq_factor);
+  return static_cast<float>((1.0 - smooth) * static_cast<double>(frequency) / config.factor +
+                            smooth * static_cast<double>(frequency));
+}
+
+double attention_factor(const RopeConfig& rope) {
+  if (rope.attention_factor) return *rope.attention_factor;
+  if (rope.factor <= 1.0) return 1.0;
+  const auto m = [&](double k) { return 0.1 * k * std::log(rope.factor) + 1.0; };
+  if (rope.type == "yarn") {
+    const double above = rope.mscale.value_or(0.0), below = rope.mscale_all_dim.value_or(0.0);
+    return above != 0.0 && below != 0.0 ? m(above) / m(below) : m(1.0);
+  }
+  if (rope.type == "longrope") {
+    const auto original = static_cast<double>(rope.original_max_position_embeddings);
+    return std::sqrt(1.0 + std::log(rope.factor) / std::log(original));
+  }
+  return 1.0;
+}
 
 int64_t uniform_length(const RopeConfig& rope) {
   if (rope.type == "dynamic") return rope.dynamic_context;
@@ -143,7 +158,7 @@ RopeTables Rope::tables(int64_t length) const {
   const int64_t positions = is_exact ? length : std::max(length, fewest_positions);
   entries_.push_front({variant, make_tables(variant, positions)});
   if (entries_.size() > kept_variants) {
-    // The variant 0 stays: it is the one that is used without end.
+    // Variant 0 is kept: every sequence within the original context uses it.
     const auto last = std::prev(entries_.end());
     entries_.erase(last->variant == 0 ? std::prev(last) : last);
   }

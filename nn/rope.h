@@ -18,8 +18,11 @@ struct RopeTables {
   Tensor sine;
 };
 
-/// Up to this length a sequence has the same angles as every shorter one; longer ones have angles
-/// of their own (dynamic, longrope). The largest number where angles never depend on the length.
+/// The frequency that LLaMA 3.1's rule makes of one (see "llama3" below). In f32, as transformers.
+float llama3_frequency(const RopeConfig& rope, float frequency);
+
+/// The longest sequence whose angles equal those of every shorter sequence. Longer sequences have
+/// angles of their own (dynamic, longrope). For all other types: the largest int64_t.
 int64_t uniform_length(const RopeConfig& rope);
 
 /// The angles of one model's rotary embedding. Tables are made for the lengths that are used, not

@@ -14,6 +14,8 @@
 #include <optional>
 
 #include "nn/json.h"
+#include "nn/model_files.h"
+#include "nn/unicode.h"
 
 namespace cbq {
 namespace {
@@ -21,7 +23,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "safetensors data is little-endian");
 
 constexpr uint64_t length_bytes = 8;
-constexpr uint64_t max_header = 100'000'000;
+constexpr uint64_t max_header = max_safetensors_header;
 constexpr size_t bytes_at_once = size_t{16} << 20;  // copied out of the map
 
 struct FormatDtype {
@@ -304,60 +306,28 @@ int64_t metadata_int(const SafetensorsFile& file, const std::string& key, int64_
   return value;
 }
 
-namespace {
-
-void check_header_size(const std::filesystem::path& path, uint64_t size) {
-  check(size <= max_header, "write_safetensors: ", path, ": the header would take ", size,
-        " bytes, at most ", max_header, " are allowed; store less metadata or fewer tensors");
-}
-
-// Entry by entry: the library's ordered object looks through all its keys at every insertion.
-std::string header_of(const std::vector<std::pair<std::string, Tensor>>& tensors,
-                      const std::map<std::string, std::string>& metadata) {
-  std::string text = "{";
-  const auto add = [&](const std::string& key, const nlohmann::ordered_json& value) {
-    if (text.size() > 1) text += ',';
-    text += nlohmann::json(key).dump() + ':' + value.dump();
-  };
-  if (!metadata.empty()) add("__metadata__", metadata);
-  int64_t at = 0;
-  for (const auto& [name, tensor] : tensors) {
-    add(name, {{"dtype", safetensors_name_of(tensor.dtype())},
-               {"shape", tensor.shape()},
-               {"data_offsets", {at, at + tensor.bytes()}}});
-    at += tensor.bytes();
-  }
-  text += '}';
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  return text;
-}
-
-}  // namespace
-
 void write_safetensors(const std::filesystem::path& path,
                        const std::map<std::string, Tensor>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   for (const auto& [name, tensor] : tensors) {
     check(tensor.defined(), "write_safetensors: tensor \"", name, "\" is undefined");
-    check(is_utf8(name) && name != "__metadata__", "write_safetensors: impossible name \"", name,
-          "\"");
   }
   uint64_t text = 0;
   for (const auto& [key, value] : metadata) {
     check(is_utf8(key) && is_utf8(value), "write_safetensors: metadata \"", key, "\" is not UTF-8");
     text += key.size() + value.size();
   }
-  check_header_size(path, text);  // before it is copied around
+  check(text <= max_header, "write_safetensors: ", path, ": metadata of ", text,  // not copied
+        " bytes do not fit the header, which may have ", max_header, "; store less metadata");
   std::vector<std::pair<std::string, Tensor>> sorted(tensors.begin(), tensors.end());
   std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
     return find_dtype(a.second.dtype()) > find_dtype(b.second.dtype());
   });
-  const std::string header = header_of(sorted, metadata);
-  const uint64_t size = header.size();
-  check_header_size(path, size);
+  std::vector<PlannedTensor> plan;
+  for (const auto& [name, tensor] : sorted) plan.push_back({name, tensor.dtype(), tensor.shape()});
+  const std::string beginning = safetensors_beginning(path, plan, metadata);
   AtomicFile file(path);
-  file.write(&size, length_bytes);
-  file.write(header);
+  file.write(beginning);
   for (const auto& [name, tensor] : sorted) {
     const Tensor host = tensor.to(Device::cpu());
     file.write(host.raw(), static_cast<size_t>(host.bytes()));

@@ -130,8 +130,9 @@ class Checkpoint {
 
  private:
   void add_shards(const std::filesystem::path& index);
-  void add_tensors(size_t file, const std::map<std::string, std::string>& said,
-                   const std::string& index);
+  /// Of the files that hold a tensor, in order, takes the one that the index lists, else the first.
+  void choose_file(const std::string& name, const std::vector<size_t>& holders,
+                   const std::string& listed, const std::string& index);
 
   std::filesystem::path path_;
   std::vector<SafetensorsFile> files_;

@@ -24,8 +24,8 @@ constexpr size_t seal_bytes = 16;
 
 [[noreturn]] void differs(const std::string& what, const std::string& found,
                           const std::string& written) {
-  damaged(what, concat("its checksum is ", found, ", it was written with ",
-                       written.empty() ? "none" : written));
+  if (written.empty()) damaged(what, "the file has no checksum");
+  damaged(what, concat("its checksum is ", found, ", the file states ", written));
 }
 
 /// Adds the first `count` bytes of the file; all where it is negative.
@@ -187,7 +187,7 @@ void check_seal(const fs::path& path, const ReadProgress& progress) {
   in.read(seal.data(), static_cast<std::streamsize>(seal_bytes));
   if (!in) fail("cannot read ", path.string());
   if (!seal.starts_with(seal_mark)) {
-    damaged(path.string(), "it does not end in the checksum that it was written with");
+    damaged(path.string(), "it does not end in a checksum");
   }
   Checksum checksum;
   add_file(checksum, path, contents, progress);

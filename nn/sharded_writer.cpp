@@ -1,10 +1,6 @@
 #include "nn/sharded_writer.h"
 
-#include <fmt/format.h>
-
-#include <nlohmann/json.hpp>
-
-#include "nn/atomic_file.h"
+#include "nn/model_files.h"
 #include "nn/safetensors.h"
 
 namespace cbq {
@@ -17,7 +13,7 @@ ShardedWriter::ShardedWriter(std::filesystem::path folder, int64_t files)
 
 void ShardedWriter::add(const std::map<std::string, Tensor>& tensors) {
   check(written_ < files_, "ShardedWriter: ", folder_, " has all its ", files_, " files");
-  const std::string file = fmt::format("model-{:05}-of-{:05}.safetensors", written_ + 1, files_);
+  const std::string file = shard_name(written_ + 1, files_);
   for (const auto& [name, tensor] : tensors) {
     check(file_of_.emplace(name, file).second, "ShardedWriter: tensor \"", name,
           "\" is in an earlier file of ", folder_);
@@ -30,8 +26,7 @@ void ShardedWriter::add(const std::map<std::string, Tensor>& tensors) {
 void ShardedWriter::finish() const {
   check(written_ == files_, "ShardedWriter: ", written_, " of ", files_, " files are written to ",
         folder_);
-  const nlohmann::json index = {{"metadata", {{"total_size", bytes_}}}, {"weight_map", file_of_}};
-  write_text_atomically(folder_ / "model.safetensors.index.json", index.dump(2) + "\n");
+  write_model_index(folder_, bytes_, file_of_);
 }
 
 }  // namespace cbq

@@ -8,6 +8,7 @@
 #include "nn/hash.h"
 #include "nn/hdf5.h"
 #include "nn/json.h"
+#include "nn/json_lines.h"
 #include "nn/skipped_rows.h"
 #include "nn/unicode.h"
 
@@ -26,10 +27,6 @@ void check_length(const std::vector<int32_t>& ids, int64_t length) {
         " tokens, less than one segment of ", length, "; use a longer text or shorter segments");
 }
 
-std::vector<int32_t> part_of(const std::vector<int32_t>& ids, int64_t begin, int64_t length) {
-  return {ids.begin() + begin, ids.begin() + begin + length};
-}
-
 // Calls `f` with each line, its newline included.
 template <class F>
 void for_each_line(std::string_view text, F&& f) {
@@ -43,11 +40,9 @@ void for_each_line(std::string_view text, F&& f) {
 
 std::string text_of_json_lines(std::string_view lines, const std::string& path) {
   std::string text;
-  int64_t number = 0, rows = 0;
+  int64_t rows = 0;
   SkippedRows skipped(path);
-  for_each_line(lines, [&](std::string_view line) {
-    ++number;
-    if (line.find_first_not_of(" \t\n") == std::string_view::npos) return;
+  for_each_json_line(lines, [&](std::string_view line, int64_t number) {
     ++rows;
     const std::string where = concat(path, ", line ", number);
     const nlohmann::json row = skipped.parse(line, where);
@@ -112,6 +107,10 @@ void TokenSet::check_vocabulary(int64_t vocab_size) const {
   }
 }
 
+std::vector<int32_t> segment_of(const std::vector<int32_t>& ids, int64_t begin, int64_t length) {
+  return {ids.begin() + begin, ids.begin() + begin + length};
+}
+
 std::vector<int32_t> tokenize(const std::string& text, const Tokenizer& tokenizer) {
   check(!is_python_blank(text), "the text is empty; nothing to tokenize");
   std::vector<int32_t> ids = tokenizer.encode(text);
@@ -126,7 +125,7 @@ TokenSet consecutive_segments(const std::vector<int32_t>& ids, int64_t length) {
   set.protocol = concat("consecutive segments of ", length);
   set.source_hash = hex(hash_bytes(bytes_of(ids)));
   const int64_t count = static_cast<int64_t>(ids.size()) / length;
-  for (int64_t i = 0; i < count; ++i) set.segments.push_back(part_of(ids, i * length, length));
+  for (int64_t i = 0; i < count; ++i) set.segments.push_back(segment_of(ids, i * length, length));
   return set;
 }
 
@@ -141,7 +140,7 @@ TokenSet random_segments(const std::vector<int32_t>& ids, int64_t count, int64_t
   // The modulo's bias, places / 2^64, is nothing; std::uniform_int_distribution differs by library.
   const uint64_t places = ids.size() - static_cast<size_t>(length) + 1;
   for (int64_t i = 0; i < count; ++i) {
-    set.segments.push_back(part_of(ids, static_cast<int64_t>(random() % places), length));
+    set.segments.push_back(segment_of(ids, static_cast<int64_t>(random() % places), length));
   }
   return set;
 }
@@ -247,7 +246,7 @@ TokenSet load_tokens(const std::filesystem::path& path) {
                file.string_attribute("tokenizer_hash"),
                file.string_attribute("source_hash")};
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
-    set.segments.push_back(part_of(ids, offsets[i], offsets[i + 1] - offsets[i]));
+    set.segments.push_back(segment_of(ids, offsets[i], offsets[i + 1] - offsets[i]));
   }
   return set;
 }

@@ -39,6 +39,8 @@ struct TokenSet {
 /// All ids of a text, tokenized once, behind the tokenizer's prefix() (BOS, where the family has
 /// it).
 std::vector<int32_t> tokenize(const std::string& text, const Tokenizer& tokenizer);
+/// ids[begin, begin + length), which must lie within them.
+std::vector<int32_t> segment_of(const std::vector<int32_t>& ids, int64_t begin, int64_t length);
 /// GPTQ's evaluation protocol (Frantar et al. 2022): consecutive, disjoint segments of `length`
 /// ids; what is left at the end is dropped. Only the first segment begins with BOS.
 TokenSet consecutive_segments(const std::vector<int32_t>& ids, int64_t length);

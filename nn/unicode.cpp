@@ -114,13 +114,6 @@ bool is_cased(char32_t c) {
   return c == 0xaa || c == 0xba || (c >= 0x2160 && c <= 0x217f) || is_enclosed_letter(c);
 }
 
-/// Where the character that ends in front of text[end] begins.
-size_t previous_character(std::string_view text, size_t end) {
-  size_t begin = end - 1;
-  while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xc0) == 0x80) --begin;
-  return begin;
-}
-
 /// Unicode's Final_Sigma for the sigma in [begin, end): a cased character stands before it, none
 /// behind it; case-ignorable characters between do not count.
 bool is_final_sigma(std::string_view text, size_t begin, size_t end) {
@@ -157,6 +150,27 @@ void append_lower(std::string_view text, size_t begin, std::string* result) {
 
 }  // namespace
 
+bool is_utf8(std::string_view text) {
+  size_t i = 0;
+  while (i < text.size()) {
+    const auto lead = static_cast<unsigned char>(text[i++]);
+    if (lead < 0x80) continue;
+    const int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
+    if (lead < 0xc2 || lead > 0xf4 || text.size() - i < static_cast<size_t>(more)) return false;
+    uint32_t point = lead & (0x3fu >> more);
+    for (int k = 0; k < more; ++k) {
+      const auto next = static_cast<unsigned char>(text[i++]);
+      if ((next & 0xc0u) != 0x80u) return false;
+      point = point << 6 | (next & 0x3fu);
+    }
+    const uint32_t smallest = more == 1 ? 0x80u : more == 2 ? 0x800u : 0x10000u;
+    if (point < smallest || point > 0x10ffffu || (point >= 0xd800u && point <= 0xdfffu)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 char32_t next_character(std::string_view text, size_t* at) {
   const auto first = static_cast<unsigned char>(text[*at]);
   if (first < 0x80) {
@@ -172,6 +186,12 @@ char32_t next_character(std::string_view text, size_t* at) {
   }
   *at += static_cast<size_t>(size);
   return static_cast<char32_t>(c);
+}
+
+size_t previous_character(std::string_view text, size_t end) {
+  size_t begin = end - 1;
+  while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xc0) == 0x80) --begin;
+  return begin;
 }
 
 void append_character(char32_t character, std::string* text) {
@@ -235,7 +255,12 @@ std::string_view python_strip(std::string_view text) {
   return python_rstrip(text.substr(begin));
 }
 
-bool is_python_blank(std::string_view text) { return python_strip(text).empty(); }
+bool is_python_blank(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    if (!is_python_space(next_character(text, &at))) return false;
+  }
+  return true;
+}
 
 std::string python_lower(std::string_view text) {
   std::string result;

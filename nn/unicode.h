@@ -8,9 +8,14 @@
 
 namespace cbq {
 
+/// Whether the bytes are well-formed UTF-8 (no overlong forms, no surrogates, at most U+10FFFF).
+bool is_utf8(std::string_view text);
+
 /// The code point that begins at text[*at]; moves *at behind it. `text` must be UTF-8 and *at
 /// within it (a byte that is not UTF-8 is returned as U+FFFD).
 char32_t next_character(std::string_view text, size_t* at);
+/// Where the character that ends in front of text[end] begins; `end` must be above 0.
+size_t previous_character(std::string_view text, size_t end);
 /// Appends the UTF-8 form of a code point.
 void append_character(char32_t character, std::string* text);
 /// Bytes of the character whose first byte is `lead`: 1 to 4.

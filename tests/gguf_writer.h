@@ -48,6 +48,11 @@ class GgufBytes {
     for (const int32_t value : values) list += little_endian(value);
     return field(key, GgufType::array, list);
   }
+  GgufBytes& reals(std::string_view key, const std::vector<float>& values) {
+    std::string list = gguf_type(GgufType::f32) + little_endian<uint64_t>(values.size());
+    for (const float value : values) list += little_endian(value);
+    return field(key, GgufType::array, list);
+  }
   /// `extents`: the innermost first.
   GgufBytes& tensor(std::string_view name, const std::vector<uint64_t>& extents, uint32_t type,
                     uint64_t offset) {

@@ -159,7 +159,7 @@ TEST(CopyFile, IsCompleteOrNotThere) {
   EXPECT_EQ(folder.count(), 2);
 }
 
-TEST(ReadTextFile, DoesNotWaitForThePipeThatStandsForAFile) {
+TEST(ReadTextFile, RefusesANamedPipeWithoutWaiting) {
   const TemporaryFolder folder;
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
   ::alarm(60);  // ends the test where the file is waited for

@@ -256,7 +256,10 @@ TEST_F(BrokenTokenizer, WhatIsNotSupportedIsNamed) {
     expect_refused(parts);
   };
   with("/model/type", "Unigram", {"tokenizer.json", "Unigram", "not supported"});
-  with("/added_tokens/0/id", 1 << 21, {"2097152", "outside"});
+  for (const int64_t id : {int64_t{1} << 21, (int64_t{1} << 31) - 1, int64_t{-1}}) {
+    with("/added_tokens/0/id", id, {"added_tokens[0]", "[0, 2097151]", std::to_string(id).c_str()});
+  }
+  with("/model/vocab/!", (1 << 30), {"\"!\"", "[0, 2097151]", "1073741824"});
   const nlohmann::json far = {
       {"type", "TemplateProcessing"},
       {"single",

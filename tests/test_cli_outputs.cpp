@@ -101,6 +101,7 @@ TEST_F(OutputsTest, EveryProgramThatWritesAsksForTheLock) {
       {"tokenize", path("a.txt"), "--tokenizer", tokenizer(), "-o", path("o")},
       {"data", "text", path("a.txt"), "--tokenizer", tokenizer(), "-o", path("o")},
       {"sample", model(), "-o", path("o"), "--segments", "1", "--segment-length", "4"},
+      {"convert", CBQ_SOURCE_DIR "/tests/fixtures/gguf/llama.gguf", "-o", path("o")},
       {"evaluate", model(), "--tokens", test_tokens(), "--json", path("o")}};
   const OutputLock lock(folder_ / "o");
   const std::vector<std::string> before = listing();
@@ -176,7 +177,7 @@ TEST_F(OverwriteTest, KilledBeforeAndAfterTheExchange) {
   expect_tidy({"q"});
 }
 
-TEST_F(OverwriteTest, KilledBetweenTwoRenamesGetsItsNameBack) {
+TEST_F(OverwriteTest, RestoresTheFolderAfterAKillBetweenTwoRenames) {
   mark("q");
   fs::rename(folder_ / "q", folder_ / "q.old");
   fs::create_directory(folder_ / "q.partial");
@@ -206,7 +207,7 @@ TEST_F(OverwriteTest, KilledBeforeTheFirstRename) {
   expect_tidy({"q"});
 }
 
-TEST_F(OverwriteTest, SomebodysOwnFolderOfThatNameStays) {
+TEST_F(OverwriteTest, KeepsAnUnmarkedFolderNamedOld) {
   fs::copy(folder_ / "q", folder_ / "q.old");
   ASSERT_EQ(cbq(nearest(4, {"--overwrite"})).code, 0);
   EXPECT_EQ(bytes_of(path("q.old/model.safetensors")), first_);

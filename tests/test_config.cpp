@@ -99,7 +99,7 @@ TEST(Config, WeightDtypeInBothSpellings) {
   expect_refused({{"torch_dtype", "float8_e4m3fn"}}, {"float8_e4m3fn", "known: float32"});
 }
 
-TEST(Config, OneFactInTwoPlacesIsSaid) {
+TEST(Config, ContradictoryDtypeFieldsGiveANotice) {
   const NoticeRecorder notices;
   EXPECT_EQ(parsed({{"torch_dtype", "bfloat16"}, {"dtype", "bfloat16"}}).dtype, "bf16");
   EXPECT_EQ(parsed({{"torch_dtype", "bfloat16"}, {"dtype", "auto"}}).dtype, "bf16");

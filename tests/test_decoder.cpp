@@ -345,15 +345,28 @@ TEST(Perplexity, LogitsOfALongBatchAreNeverWhole) {
   EXPECT_LT(peak, int64_t{60} << 20) << "the whole: 160 MB";
 }
 
-TEST(Perplexity, ABatchThatNobodyChoseHolds16384Tokens) {
-  const auto model = load_model(fixture("llama"), Dtype::f32, Device::cpu());
+TEST(Perplexity, DefaultBatchIsAtMost8SegmentsAnd16384Tokens) {
+  auto config = ModelConfig::load(fixture("llama"));
+  config.max_position_embeddings = 8192;
+  const auto model = make_model(config, Dtype::f32, Device::cpu());
+  initialize(*model, 1);
+  const auto batches_of = [&](size_t segments, size_t length) {
+    int64_t batches = 0;
+    PerplexityOptions options;
+    options.progress = [&](int64_t, int64_t total) {
+      batches = total / model->block_count();
+      throw Interrupted("the number of steps is known");
+    };
+    EXPECT_THROW(
+        perplexity(*model, std::vector(segments, std::vector<int32_t>(length, 3)), 0, options),
+        Interrupted);
+    return batches;
+  };
+  EXPECT_EQ(batches_of(17, 20), 3) << "8 of short ones";
+  EXPECT_EQ(batches_of(9, 4097), 3) << "4 of those that read 4096 tokens";
+  EXPECT_EQ(batches_of(8, 4098), 3) << "3 of those that read 4097 tokens";
   const std::vector<std::vector<int32_t>> segments(11, std::vector<int32_t>(20, 3));
-  int64_t batches = 0;
-  PerplexityOptions options;
-  options.progress = [&](int64_t, int64_t total) { batches = total / model->block_count(); };
-  const PerplexityResult chosen = perplexity(*model, segments, 0, options);
-  EXPECT_EQ(batches, 2) << "8 of short ones";
-  EXPECT_EQ(chosen.nll_sum, perplexity(*model, segments, 8).nll_sum);
+  EXPECT_EQ(perplexity(*model, segments, 0).nll_sum, perplexity(*model, segments, 8).nll_sum);
 }
 
 }  // namespace

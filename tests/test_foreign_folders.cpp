@@ -367,7 +367,41 @@ TEST_F(ForeignShards, OfATensorInTwoShardsTheOneOfTheIndexCounts) {
                                    {norm_.c_str(), "two files", "part-0", "part-1"});
 }
 
-TEST_F(ForeignShards, AFileBesideAnIndexIsUsedAndSaid) {
+TEST_F(ForeignShards, OfATensorInThreeShardsTheOneOfTheIndexCounts) {
+  const std::map<std::string, Tensor> zeros = {
+      {norm_, Tensor::zeros(tensors_.at(norm_).shape(), Dtype::f16)}};
+  const std::vector<float> twos(static_cast<size_t>(tensors_.at(norm_).count()), 2.0f);
+  const std::map<std::string, Tensor> others = {
+      {norm_, Tensor::from(twos, tensors_.at(norm_).shape(), Dtype::f16)}};
+  write_safetensors(folder_ / "m/part-2.safetensors", zeros);
+  write_safetensors(folder_ / "m/part-3.safetensors", others);
+  write_safetensors(folder_ / "m/part-4.safetensors", {{norm_, tensors_.at(norm_)}});
+  for (const char* name : {"part-2", "part-3", "part-4"}) {
+    map_[std::string("unknown.") + name] = std::string(name) + ".safetensors";
+  }
+  const auto in_shard = [&](const char* listed) {
+    map_[norm_] = listed;
+    write_index();
+    const NoticeRecorder notices;
+    const Tensor found = Checkpoint(folder_ / "m").load(norm_);
+    EXPECT_FALSE(notices.lines().empty());
+    for (const std::string& line : notices.lines()) {
+      EXPECT_NE(line.find(std::string(listed) + ", which is used"), std::string::npos) << line;
+    }
+    return found.to_vector<double>();
+  };
+  const std::vector<double> right = in_shard("part-1.safetensors");
+  EXPECT_EQ(right, tensors_.at(norm_).to_vector<double>());
+  EXPECT_EQ(in_shard("part-2.safetensors"), zeros.at(norm_).to_vector<double>());
+  EXPECT_EQ(in_shard("part-3.safetensors"), others.at(norm_).to_vector<double>());
+  EXPECT_EQ(in_shard("part-4.safetensors"), right);
+  map_.erase(norm_);
+  write_index();
+  expect_error<std::runtime_error>([&] { Checkpoint checkpoint(folder_ / "m"); },
+                                   {norm_.c_str(), "does not say which counts"});
+}
+
+TEST_F(ForeignShards, SingleFileIsPreferredToIndexWithANotice) {
   write_index();
   write_safetensors(folder_ / "m/model.safetensors", tensors_);
   const NoticeRecorder notices;

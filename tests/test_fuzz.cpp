@@ -78,7 +78,7 @@ std::vector<Fault> faults() {
 INSTANTIATE_TEST_SUITE_P(Fuzz, FuzzFault, ::testing::ValuesIn(faults()),
                          [](const auto& test) { return std::string(test.param.target); });
 
-TEST(Fuzz, WhatRefusesInGoodOrderPasses) {
+TEST(Fuzz, AParserThatRefusesCorrectlyPasses) {
   const TemporaryFolder folder;
   const FuzzRun run = fuzz("--target self_good --count 600 --findings " + folder.path().string());
   EXPECT_EQ(run.code, 0) << run.out;

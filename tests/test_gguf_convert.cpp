@@ -70,7 +70,8 @@ TEST_P(GgufConvert, WritesTheFolderThatTheFileWasMadeFrom) {
   EXPECT_EQ(tokenizer->prefix().size(), name == "llama" ? 0u : 1u);
   EXPECT_EQ(tokenizer->bos_id(), 1);
   EXPECT_EQ(tokenizer->eos_id(), 2);
-  // tokenizer.json has no words for user-defined tokens and a space in front of the text alone.
+  // tokenizer.json cannot express user-defined tokens together with one space at the start of the
+  // text.
   EXPECT_EQ(std::filesystem::exists(folder / "model/tokenizer.json"), name == "llama");
   if (name == "llama") {
     const json other = json_of(folder / "model/tokenizer.json");
@@ -222,6 +223,21 @@ TEST(GgufModel, ReadsTheScalingOfRotaryFrequencies) {
   GgufBytes old = tiny_model_bytes();
   EXPECT_EQ(model_of(old.real("llama.rope.scale_linear", 2.0f)).config().rope.factor, 2.0);
 
+  // Where no type is given, llama.cpp takes the scaling for linear.
+  for (const char* key : {"llama.rope.scaling.factor", "llama.rope.scale_linear"}) {
+    for (const float factor : {0.0f, 1.0f, 4.0f}) {
+      GgufBytes untyped = tiny_model_bytes();
+      const RopeConfig found = model_of(untyped.real(key, factor)).config().rope;
+      EXPECT_EQ(found.type, factor == 4.0f ? "linear" : "default") << key << " " << factor;
+      EXPECT_EQ(found.factor, factor == 4.0f ? 4.0 : 1.0) << key << " " << factor;
+    }
+  }
+  GgufBytes none = tiny_model_bytes();
+  none.text("llama.rope.scaling.type", "none").real("llama.rope.scaling.factor", 4.0f);
+  EXPECT_EQ(model_of(none).config().rope.type, "default");
+  GgufBytes negative = tiny_model_bytes();
+  expect_model_error(negative.real("llama.rope.scaling.factor", -2.0f), {"m.gguf", "\"factor\""});
+
   // LLaMA 3.1's: wavelengths 6.3 and 44,429 at theta 5e7, a context of 8,192.
   GgufBytes llama3 = tiny_model_bytes();
   llama3.real("llama.rope.freq_base", 5e7f).values("rope_freqs.weight", {2}, {1.0f, 8.0f});
@@ -247,6 +263,16 @@ TEST(GgufModel, ReadsTheScalingOfRotaryFrequencies) {
   expect_model_error(other, {"longrope", "linear"});
   GgufBytes part = tiny_model_bytes();
   expect_model_error(part.number("llama.rope.dimension_count", 2), {"dimension_count", "part"});
+}
+
+TEST(GgufModel, ChecksTheShapeOfFrequenciesBeforeItReadsThem) {
+  constexpr size_t count = size_t{4} << 20;
+  GgufBytes b = tiny_model_bytes();
+  b.values("rope_freqs.weight", {count}, std::vector<float>(count, 1.0f));
+  const int64_t before = memory_statistics(Device::cpu()).current_bytes;
+  reset_peak(Device::cpu());
+  expect_model_error(b, {"rope_freqs.weight", "2 values", "4194304"});
+  EXPECT_LT(memory_statistics(Device::cpu()).peak_bytes - before, int64_t{1} << 20);
 }
 
 TEST(GgufModel, RefusesWhatItCannotCompute) {
@@ -407,6 +433,15 @@ TEST(CheckpointWriter, TakesPiecesOfAnySizeAndRefusesWrongOnes) {
   EXPECT_EQ(checkpoint.load("b").to_vector<float>(), (std::vector<float>{5, 6}));
   EXPECT_EQ(checkpoint.load("empty").count(), 0);
   EXPECT_THROW(CheckpointWriter(folder.path(), {}, 1), std::invalid_argument);
+  // The second file's header would be too large for readers, which is known before the first is
+  // written.
+  const std::string long_name(100'000'000, 'a');
+  expect_error<std::invalid_argument>(
+      [&] {
+        CheckpointWriter(folder / "new", {{"a", Dtype::f32, {1}}, {long_name, Dtype::f32, {1}}}, 4);
+      },
+      {"model-00002-of-00002.safetensors", "header", "100000000"});
+  EXPECT_FALSE(std::filesystem::exists(folder / "new"));
   EXPECT_THROW(CheckpointWriter(folder.path(), {{"a", Dtype::f32, {1}}, {"a", Dtype::f32, {1}}}, 1),
                std::invalid_argument);
 }

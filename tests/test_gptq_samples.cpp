@@ -1,5 +1,6 @@
 // Segments as GPTQ's scripts draw them: documents and places printed by those loops in
 // CPython 3.11.
+#include <ctime>
 #include <numeric>
 
 #include "nn/gptq_samples.h"
@@ -122,6 +123,33 @@ TEST(Documents, CompressedFilesAreReadAlike) {
   expect_error<std::runtime_error>([&] { Documents::read({folder / "c.gz"}); }, {"c.gz"});
   expect_error<std::runtime_error>([&] { Documents::read({folder / "a.jsonl.gz"}, 1000); },
                                    {"more than the 1000 bytes"});
+}
+
+TEST(Documents, TimeIsProportionalToTheBytesForEveryLineEnd) {
+  const TemporaryFolder folder;
+  for (const char* end : {"\r", "\n", "\r\n"}) {
+    constexpr int64_t count = 600'000;
+    std::string lines;
+    for (int64_t i = 0; i < count; ++i) lines += std::string("{}") + end;
+    const std::clock_t begin = std::clock();
+    EXPECT_EQ(Documents::read({folder.write("a.jsonl", lines)}).count(), count);
+    EXPECT_LT(static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC, 4.0);
+  }
+}
+
+TEST(Documents, TheLimitHoldsForAllFilesTogether) {
+  const TemporaryFolder folder;
+  const std::string row = "{\"text\": \"x\"}";  // no newline at its end: one is added
+  const auto a = folder.write("a.jsonl", row), b = folder.write("b.jsonl", row);
+  EXPECT_EQ(Documents::read({a}, row.size()).count(), 1);
+  for (const size_t limit : {row.size(), row.size() + 1, 2 * row.size()}) {
+    expect_error<std::runtime_error>(
+        [&] {
+          Documents::read({a, b}, limit);
+        },
+        {"b.jsonl", "holds more than"});
+  }
+  EXPECT_EQ(Documents::read({a, b}, 2 * row.size() + 1).count(), 2);
 }
 
 TEST(Documents, WhatIsMissingIsNamed) {

@@ -88,18 +88,6 @@ TEST(Json, TakesTimeInProportionToTheText) {
   expect_refused(objects + ",\"7\":1}", {"duplicate key \"7\""});
 }
 
-TEST(Json, Utf8) {
-  for (const char* good : {"", "plain", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf",
-                           "\xee\x80\x80", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
-    EXPECT_TRUE(is_utf8(good)) << good;
-  }
-  for (const char* bad : {"\x80", "\xc0\xaf", "\xc1\xbf", "\xc2", "\xc2\x41", "\xe0\x9f\xbf",
-                          "\xed\xa0\x80", "\xe2\x82", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80",
-                          "\xf5\x80\x80\x80", "\xff", "a\xf0\x90\x80"}) {
-    EXPECT_FALSE(is_utf8(bad)) << bad;
-  }
-}
-
 TEST(Json, NumbersAreNotWrappedOrTruncated) {
   const auto integer = [](const char* text, int64_t low = INT64_MIN, int64_t high = INT64_MAX) {
     return json_int(parse_json(text, "a.json"), "key", "a.json", low, high);

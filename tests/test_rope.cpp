@@ -61,7 +61,7 @@ TEST(Rope, IsThatOfTransformers) {
   }
 }
 
-TEST(Rope, WhatIsWrittenIsReadBackAlikeAndWithoutContradiction) {
+TEST(Rope, ConfigRoundTripKeepsRopeTables) {
   for (const json& entry : fixtures().at("entries")) {
     SCOPED_TRACE(entry.at("name"));
     json written;
@@ -79,17 +79,20 @@ TEST(Rope, WhatIsWrittenIsReadBackAlikeAndWithoutContradiction) {
   }
 }
 
-TEST(Rope, OneFactInTwoPlacesIsSaid) {
+TEST(Rope, ContradictoryRopeFieldsGiveANotice) {
   const std::map<std::string, std::vector<const char*>> said = {
       {"scaling-beside-parameters",
        {"config.json", "\"rope_scaling\"", "\"rope_parameters\"", "differ", "default",
         "\"rope_theta\" of 10000"}},
       {"scaling-and-theta-beside-parameters", {"\"rope_scaling\"", "differ"}},
+      {"scaling-with-theta-beside-parameters",
+       {"\"rope_scaling\"", "\"rope_theta\":100.0", "\"rope_parameters\"", "differ"}},
       {"default-scaling-beside-parameters", {"\"rope_scaling\"", "differ"}},
       {"theta-in-both", {"rope_theta", "500000", "10000", "top level"}},
       {"theta-in-both-old", {"rope_theta", "top level"}},
       {"rope-type-and-type", {"\"rope_type\"", "\"yarn\"", "\"type\"", "\"linear\""}},
       {"original-at-top", {"original_max_position_embeddings", "16", "8", "top level"}}};
+  size_t found = 0;
   for (const json& entry : fixtures().at("entries")) {
     SCOPED_TRACE(entry.at("name"));
     const NoticeRecorder notices;
@@ -97,14 +100,18 @@ TEST(Rope, OneFactInTwoPlacesIsSaid) {
     const std::vector<std::string> lines = notices.lines();
     const std::string name = entry.at("name");
     if (!said.contains(name)) {
-      EXPECT_TRUE(lines.empty() || name == "scaling-with-theta-beside-parameters");
+      EXPECT_TRUE(lines.empty()) << lines[0];
       continue;
     }
+    ++found;
     ASSERT_EQ(lines.size(), 1u);
     for (const char* part : said.at(name)) {
       EXPECT_NE(lines[0].find(part), std::string::npos) << part << "\n" << lines[0];
     }
+    const bool takes_default = lines[0].find("default \"rope_theta\"") != std::string::npos;
+    EXPECT_EQ(takes_default, name == "scaling-beside-parameters") << lines[0];
   }
+  EXPECT_EQ(found, said.size()) << "an entry above is not in the fixture";
 }
 
 TEST(Rope, TablesGrowWithTheLengthInUse) {

@@ -163,6 +163,11 @@ TEST(Tasks, MutualAsLinesAndAsAFolder) {
   ASSERT_EQ(files.items.size(), 2u);
   EXPECT_EQ(files.items[0].gold, 1);
   EXPECT_EQ(files.items[1].gold, 0);
+  folder.write("mutual/dev/dev_3.txt", "\n");
+  expect_error<std::runtime_error>([&] { load_task("mutual", folder.path()); },
+                                   {"dev_3.txt", "holds no rows"});
+  folder.write("mutual/dev/dev_3.txt", "{ a row that is no JSON");
+  EXPECT_EQ(load_task("mutual", folder.path()).items.size(), 2u) << "left out with a warning";
   expect_error<std::runtime_error>(
       [&] { task_of("mutual", "mutual/mutual_dev.jsonl", replace_all(row, "\"B\"", "\"C\"")); },
       {"answers", "is C"});

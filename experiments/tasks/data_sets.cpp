@@ -220,7 +220,9 @@ std::vector<TaskItem> read_mutual(const fs::path& path) {
     SkippedRows skipped(path.string());
     int64_t all = 0;
     for (const fs::path& file : files) {
+      const int64_t before = skipped.count();
       const std::vector<JsonRow> one = read_json_rows(file, &skipped, &all);
+      if (one.empty() && skipped.count() == before) fail(file.string(), " holds no rows");
       rows.insert(rows.end(), one.begin(), one.begin() + (one.empty() ? 0 : 1));
     }
     if (rows.empty() && skipped.count() > 0) fail(skipped.first_reason());

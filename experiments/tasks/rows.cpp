@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "nn/json.h"
+#include "nn/json_lines.h"
 #include "nn/unicode.h"
 #include "tensor/error.h"
 
@@ -110,22 +111,16 @@ std::vector<JsonRow> read_json_rows(const std::filesystem::path& file, int64_t* 
 
 std::vector<JsonRow> read_json_rows(const std::filesystem::path& file, SkippedRows* skipped,
                                     int64_t* all) {
-  const std::string text = universal_newlines(read_text_file(file));
+  const std::string text = read_text_file(file);
   std::vector<JsonRow> rows;
-  int64_t number = 0;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line = std::string_view(text).substr(begin, end - begin);
-    begin = end + 1;
-    ++number;
-    if (is_python_blank(line)) continue;
+  for_each_json_line(text, [&](std::string_view line, int64_t number) {
     const std::string where = concat(file.string(), ", line ", number);
     nlohmann::json object = skipped->parse(line, where);
     const int64_t index = (*all)++;
-    if (object.is_discarded()) continue;
+    if (object.is_discarded()) return;
     if (!object.is_object()) fail(where, ": must be an object");
     rows.push_back({std::move(object), where, index});
-  }
+  });
   return rows;
 }
 

@@ -28,7 +28,7 @@ struct JsonRow {
 /// row that is no JSON is left out with a warning on standard error. `all`: number of rows with
 /// those. Throws std::runtime_error when none can be read.
 std::vector<JsonRow> read_json_rows(const std::filesystem::path& file, int64_t* all = nullptr);
-/// The same; `skipped` counts the rows that are left out, and none need be left.
+/// The same. `skipped` counts the rows that are left out. The result may be empty.
 std::vector<JsonRow> read_json_rows(const std::filesystem::path& file, SkippedRows* skipped,
                                     int64_t* all);
 

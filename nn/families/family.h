@@ -35,9 +35,8 @@ class Family {
   virtual std::string base_prefix() const = 0;
   /// Path of the token embedding, which a tied head shares.
   virtual std::string embedding_name() const = 0;
-  /// Tensors of published checkpoints that are no parameters and say nothing (cached tables,
-  /// version numbers): they are left out without a word. Of all others that are left out a notice
-  /// tells.
+  /// Tensors of published checkpoints that are not parameters (cached tables, version numbers).
+  /// They are ignored silently. A notice names every other tensor that is ignored.
   virtual bool ignores(const std::string& name) const;
   /// Name in this checkpoint of the parameter at `path`: itself, else without base_prefix(), else
   /// for a tied embedding that of the head. `path`, where it has none of them.

@@ -1,21 +1,11 @@
 #include "nn/formats/checkpoint_writer.h"
 
-#include <fmt/format.h>
-
-#include <nlohmann/json.hpp>
+#include <map>
 #include <set>
 
-#include "nn/json.h"
-#include "nn/safetensors.h"
 #include "tensor/error.h"
 
 namespace cbq {
-
-int64_t PlannedTensor::bytes() const {
-  int64_t count = size_of(dtype);
-  for (const int64_t extent : shape) count *= extent;
-  return count;
-}
 
 CheckpointWriter::CheckpointWriter(std::filesystem::path folder, std::vector<PlannedTensor> plan,
                                    int64_t max_file_bytes)
@@ -26,8 +16,6 @@ CheckpointWriter::CheckpointWriter(std::filesystem::path folder, std::vector<Pla
   int64_t in_file = 0;
   for (size_t i = 0; i < plan_.size(); ++i) {
     const PlannedTensor& tensor = plan_[i];
-    check(is_utf8(tensor.name) && tensor.name != "__metadata__",
-          "CheckpointWriter: impossible name \"", tensor.name, "\"");
     check(names.insert(tensor.name).second, "CheckpointWriter: two tensors \"", tensor.name, "\"");
     const int64_t bytes = tensor.bytes();
     if (files_.empty() || (in_file > 0 && in_file + bytes > max_file_bytes)) {
@@ -39,40 +27,27 @@ CheckpointWriter::CheckpointWriter(std::filesystem::path folder, std::vector<Pla
     total_bytes_ += bytes;
   }
   for (size_t f = 0; f < files_.size(); ++f) {
-    files_[f].name = files_.size() == 1
-                         ? "model.safetensors"
-                         : fmt::format("model-{:05}-of-{:05}.safetensors", f + 1, files_.size());
+    files_[f].name =
+        files_.size() == 1 ? "model.safetensors" : shard_name(static_cast<int64_t>(f) + 1, files());
+    beginning_of(files_[f]);  // throws now, not after hours of writing
   }
   begin_file();
 }
 
-std::string CheckpointWriter::header_of(const File& file) const {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  header["__metadata__"] = {{"format", "pt"}};  // without it other libraries refuse the file
-  int64_t at = 0;
-  for (size_t i = file.begin; i < file.end; ++i) {
-    const int64_t end = at + plan_[i].bytes();
-    header[plan_[i].name] = {{"dtype", safetensors_name_of(plan_[i].dtype)},
-                             {"shape", plan_[i].shape},
-                             {"data_offsets", {at, end}}};
-    at = end;
-  }
-  std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  return text;
+std::string CheckpointWriter::beginning_of(const File& file) const {
+  const std::vector<PlannedTensor> tensors(plan_.begin() + static_cast<std::ptrdiff_t>(file.begin),
+                                           plan_.begin() + static_cast<std::ptrdiff_t>(file.end));
+  return safetensors_beginning(folder_ / file.name, tensors, {{"format", "pt"}});
 }
 
 void CheckpointWriter::begin_file() {
-  const std::string header = header_of(files_[file_]);
-  const uint64_t size = header.size();
   out_ = std::make_unique<AtomicFile>(folder_ / files_[file_].name);
-  out_->write(&size, sizeof size);
-  out_->write(header);
+  out_->write(beginning_of(files_[file_]));
   skip_complete_tensors();
 }
 
-/// Leaves tensors of which every byte is written (at once those that have none), and files of which
-/// every tensor is.
+/// Moves to the next tensor when the current one is complete, and to the next file when all tensors
+/// of the current file are complete. A tensor without bytes is complete at once.
 void CheckpointWriter::skip_complete_tensors() {
   while (tensor_ < files_[file_].end && written_ == plan_[tensor_].bytes()) {
     ++tensor_;
@@ -100,13 +75,11 @@ void CheckpointWriter::finish() {
         tensor_ < plan_.size() ? plan_[tensor_].name : "", "\" of ", folder_.string(),
         " is not complete");
   if (files_.size() == 1) return;
-  nlohmann::ordered_json map = nlohmann::ordered_json::object();
+  std::map<std::string, std::string> file_of;
   for (const File& file : files_) {
-    for (size_t i = file.begin; i < file.end; ++i) map[plan_[i].name] = file.name;
+    for (size_t i = file.begin; i < file.end; ++i) file_of[plan_[i].name] = file.name;
   }
-  const nlohmann::ordered_json index = {{"metadata", {{"total_size", total_bytes_}}},
-                                        {"weight_map", map}};
-  write_text_atomically(folder_ / "model.safetensors.index.json", index.dump(2) + "\n");
+  write_model_index(folder_, total_bytes_, file_of);
 }
 
 }  // namespace cbq

@@ -3,23 +3,14 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "nn/atomic_file.h"
-#include "tensor/tensor.h"
+#include "nn/model_files.h"
 
 namespace cbq {
-
-/// A tensor that will be written: its name, type and shape.
-struct PlannedTensor {
-  std::string name;
-  Dtype dtype = Dtype::f32;
-  Shape shape;
-  int64_t bytes() const;
-};
 
 /// Writes model.safetensors or, beyond `max_file_bytes`, the files
 /// model-00001-of-0000N.safetensors with model.safetensors.index.json, as Checkpoint reads them.
@@ -27,7 +18,8 @@ struct PlannedTensor {
 /// a file is ever in memory as a whole. (write_safetensors and ShardedWriter take whole tensors.)
 class CheckpointWriter {
  public:
-  /// Throws std::invalid_argument for an empty plan, a repeated name or a name that is not UTF-8.
+  /// Throws std::invalid_argument for an empty plan, a repeated name, a name that is not UTF-8, and
+  /// more tensors in a file than its header can name.
   CheckpointWriter(std::filesystem::path folder, std::vector<PlannedTensor> plan,
                    int64_t max_file_bytes);
   /// Writes the next bytes. Throws std::invalid_argument when they reach beyond the end of the
@@ -47,7 +39,7 @@ class CheckpointWriter {
   };
   void begin_file();
   void skip_complete_tensors();
-  std::string header_of(const File& file) const;
+  std::string beginning_of(const File& file) const;
 
   std::filesystem::path folder_;
   std::vector<PlannedTensor> plan_;

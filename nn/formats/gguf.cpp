@@ -12,7 +12,7 @@
 #include <cstring>
 #include <optional>
 
-#include "nn/json.h"
+#include "nn/unicode.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -437,8 +437,8 @@ std::vector<double> GgufFile::numbers(const std::string& key) const {
   for (size_t i = 0; i < static_cast<size_t>(value.count); ++i) {
     const std::optional<double> one = number_of(value, i);
     if (!one) {
-      fail(path_.string(), ": \"", key, "\" must hold finite numbers, element ", i, " of ",
-           described(value), " is none");
+      fail(path_.string(), ": \"", key, "\" must hold finite numbers, but element ", i, " of ",
+           described(value), " is not a finite number");
     }
     all.push_back(*one);
   }

@@ -4,12 +4,15 @@
 #include <cmath>
 #include <set>
 
+#include "nn/config_fields.h"
+#include "nn/formats/gguf_vocabulary.h"
+#include "nn/rope.h"
 #include "tensor/error.h"
 
 namespace cbq {
 namespace {
 
-constexpr int64_t max_size = int64_t{1} << 26;  // as in nn/config_fields.cpp
+constexpr int64_t max_size = max_config_size;
 constexpr int64_t values_at_once = int64_t{1} << 20;
 
 struct Part {
@@ -22,16 +25,11 @@ constexpr Part q_part = {"attn_q", "self_attn.q_proj"}, k_part = {"attn_k", "sel
                gate_part = {"ffn_gate", "mlp.gate_proj"}, up_part = {"ffn_up", "mlp.up_proj"},
                down_part = {"ffn_down", "mlp.down_proj"};
 
-/// How much slower frequency j turns by LLaMA 3.1's rule (nn/rope.h, "llama3").
+/// How much slower frequency j turns by LLaMA 3.1's rule.
 double llama3_divisor(const RopeConfig& rope, int64_t head_dim, int64_t j) {
   const double exponent = static_cast<double>(2 * j) / static_cast<double>(head_dim);
-  const double wavelength = 2.0 * M_PI * std::pow(rope.theta, exponent);
-  const double turns = static_cast<double>(rope.original_max_position_embeddings) / wavelength;
-  if (turns < rope.low_freq_factor) return rope.factor;
-  if (turns > rope.high_freq_factor) return 1.0;
-  const double smooth =
-      (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
-  return 1.0 / ((1.0 - smooth) / rope.factor + smooth);
+  const auto frequency = static_cast<float>(std::pow(rope.theta, -exponent));
+  return static_cast<double>(frequency) / static_cast<double>(llama3_frequency(rope, frequency));
 }
 
 bool is_near(double a, double b) { return std::abs(a - b) <= 1e-3 * std::abs(b); }
@@ -119,17 +117,10 @@ void GgufModel::read_config() {
   c.qk_norm = architecture_ == "qwen3";
   read_rope(prefix);
 
-  const auto token_id = [&](const char* key) {
-    const std::string name = std::string("tokenizer.ggml.") + key;
-    // Old files have -1, as an unsigned number, where there is none.
-    if (!file_.has(name)) return int64_t{-1};
-    const int64_t id = file_.integer(name, -1, std::numeric_limits<uint32_t>::max());
-    return id == std::numeric_limits<uint32_t>::max() ? -1 : id;
-  };
-  c.bos_token_id = token_id("bos_token_id");
+  c.bos_token_id = gguf_token_id(file_, "bos_token_id");
   c.eos_token_ids.clear();
   for (const char* key : {"eos_token_id", "eot_token_id"}) {
-    const int64_t id = token_id(key);
+    const int64_t id = gguf_token_id(file_, key);
     const auto& ids = c.eos_token_ids;
     if (id >= 0 && std::find(ids.begin(), ids.end(), id) == ids.end())
       c.eos_token_ids.push_back(id);
@@ -153,15 +144,18 @@ void GgufModel::read_rope(const std::string& prefix) {
     }
   }
   if (file_.has(prefix + "rope.freq_base")) rope.theta = file_.number(prefix + "rope.freq_base");
-  std::string type = file_.text(scaling + "type", "none");
-  if (!file_.has(scaling + "type") && file_.has(prefix + "rope.scale_linear")) {  // old files
-    rope.factor = file_.number(prefix + "rope.scale_linear");
-    type = rope.factor == 1.0 ? "none" : "linear";
-  } else if (type != "none") {
-    rope.factor = file_.number(scaling + "factor");
-  }
+  // As llama.cpp has it: the type of a file that names none is linear, "scale_linear" is the name
+  // of the factor in old files, and the factors 0 and 1 change nothing.
+  const std::string type = file_.text(scaling + "type", "linear");
   if (type == "linear") {
-    rope.type = "linear";
+    double factor = 1.0;
+    for (const std::string& key : {prefix + "rope.scale_linear", scaling + "factor"}) {
+      if (file_.has(key)) factor = file_.number(key);
+    }
+    if (factor != 0.0 && factor != 1.0) {
+      rope.type = "linear";
+      rope.factor = factor;
+    }
   } else if (type != "none") {
     fail(path, ": the scaling \"", type, "\" of rotary frequencies (\"", scaling,
          "type\") is not supported; supported: none, linear, and LLaMA 3.1's");
@@ -169,13 +163,14 @@ void GgufModel::read_rope(const std::string& prefix) {
   if (!file_.has_tensor("rope_freqs.weight")) return;
 
   // LLaMA 3.1's rule, of which the file holds only the results: what each frequency is divided by.
-  const std::vector<double> divisors = file_.load("rope_freqs.weight").to_vector<double>();
   const auto half = static_cast<size_t>(config_.head_dim / 2);
-  if (divisors.size() != half || rope.type != "default") {
+  const Shape& shape = file_.tensor("rope_freqs.weight").shape;
+  if (shape != Shape{config_.head_dim / 2} || rope.type != "default") {
     fail(path, ": \"rope_freqs.weight\" must have ", half,
-         " values and no other scaling beside it; it has ", divisors.size(),
+         " values and no other scaling beside it; its shape is ", to_string(shape),
          ", and the scaling is ", rope.type);
   }
+  const std::vector<double> divisors = file_.load("rope_freqs.weight").to_vector<double>();
   if (std::all_of(divisors.begin(), divisors.end(), [](double d) { return d == 1.0; })) return;
   RopeConfig guess = rope;
   guess.type = "llama3";

@@ -4,8 +4,10 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "nn/json.h"
-#include "nn/tokenizers/sentencepiece_model.h"
+#include "nn/formats/gguf_sentencepiece.h"
+#include "nn/formats/gguf_vocabulary.h"
+#include "nn/tokenizers/patterns.h"
+#include "nn/unicode.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -14,55 +16,11 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t max_id = std::numeric_limits<int32_t>::max();
-const std::string prefix = "tokenizer.ggml.";
+const std::string& prefix = gguf_tokenizer_prefix;
 
-// ---- the fields that both kinds have ------------------------------------------------------------
+// ---- the settings of both kinds -----------------------------------------------------------------
 
-struct Vocabulary {
-  std::vector<std::string> tokens;
-  std::vector<PieceType> types;
-  int64_t bos = -1, eos = -1, unk = -1, pad = -1, end_of_turn = -1;  // -1: none
-};
-
-Vocabulary read_vocabulary(const GgufFile& file) {
-  const std::string path = file.path().string();
-  Vocabulary v;
-  v.tokens = file.texts(prefix + "tokens");
-  if (v.tokens.empty()) fail(path, ": the vocabulary (\"", prefix, "tokens\") is empty");
-  for (size_t i = 0; i < v.tokens.size(); ++i) {
-    if (!is_utf8(v.tokens[i])) fail(path, ": token ", i, " of \"", prefix, "tokens\" is not UTF-8");
-  }
-  v.types.assign(v.tokens.size(), PieceType::normal);
-  if (file.has(prefix + "token_type")) {
-    const std::vector<int64_t> types = file.integers(prefix + "token_type", 1, 6);
-    if (types.size() != v.tokens.size()) {
-      fail(path, ": \"", prefix, "token_type\" has ", types.size(), " elements for ",
-           v.tokens.size(), " tokens");
-    }
-    std::transform(types.begin(), types.end(), v.types.begin(),
-                   [](int64_t type) { return static_cast<PieceType>(type); });
-  }
-  const std::pair<const char*, int64_t*> ids[] = {{"bos_token_id", &v.bos},
-                                                  {"eos_token_id", &v.eos},
-                                                  {"unknown_token_id", &v.unk},
-                                                  {"padding_token_id", &v.pad},
-                                                  {"eot_token_id", &v.end_of_turn}};
-  for (const auto& [key, id] : ids) {
-    if (!file.has(prefix + key)) continue;
-    *id = file.integer(prefix + key, -1, std::numeric_limits<uint32_t>::max());
-    if (*id == std::numeric_limits<uint32_t>::max()) *id = -1;  // how old files say "none"
-    if (*id >= static_cast<int64_t>(v.tokens.size())) {
-      fail(path, ": \"", prefix, key, "\" is ", *id, ", but there are only ", v.tokens.size(),
-           " tokens");
-    }
-  }
-  if (file.flag(prefix + "add_eos_token", false)) {
-    fail(path, ": a token behind each text (\"", prefix, "add_eos_token\") is not supported");
-  }
-  return v;
-}
-
-json tokenizer_config(const GgufFile& file, const Vocabulary& v, const char* class_name) {
+json tokenizer_config(const GgufFile& file, const GgufVocabulary& v, const char* class_name) {
   json config = json::object();
   const std::pair<const char*, int64_t> specials[] = {
       {"bos_token", v.bos}, {"eos_token", v.eos}, {"unk_token", v.unk}, {"pad_token", v.pad}};
@@ -79,7 +37,7 @@ json tokenizer_config(const GgufFile& file, const Vocabulary& v, const char* cla
   return config;
 }
 
-json generation_config(const Vocabulary& v) {
+json generation_config(const GgufVocabulary& v) {
   json config = json::object();
   if (v.bos >= 0) config["bos_token_id"] = v.bos;
   if (v.eos >= 0 && v.end_of_turn >= 0 && v.end_of_turn != v.eos) {
@@ -93,14 +51,6 @@ json generation_config(const Vocabulary& v) {
 
 // ---- byte-level BPE -----------------------------------------------------------------------------
 
-// How texts are divided into words, each the pattern of the models' own tokenizer.json. GPT-2's
-// pattern is the ByteLevel pre-tokenizer's own.
-constexpr const char* llama3_pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* qwen2_pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* tekken_pattern =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* single_digits = R"(\p{N})";
 
 struct Rule {
@@ -148,56 +98,7 @@ json pre_tokenizer_of(const Rule& rule) {
   return {{"type", "Sequence"}, {"pretokenizers", json::array({split, byte_level})}};
 }
 
-/// A token in front of each text.
-json bos_processor(const std::string& token, int64_t id) {
-  const json special = {{"SpecialToken", {{"id", token}, {"type_id", 0}}}};
-  const auto text = [](const char* which, int type) {
-    return json{{"Sequence", {{"id", which}, {"type_id", type}}}};
-  };
-  const json second = {{"SpecialToken", {{"id", token}, {"type_id", 1}}}};
-  json entry = {{"id", token}, {"ids", json::array({id})}, {"tokens", json::array({token})}};
-  return {{"type", "TemplateProcessing"},
-          {"single", json::array({special, text("A", 0)})},
-          {"pair", json::array({special, text("A", 0), second, text("B", 1)})},
-          {"special_tokens", {{token, std::move(entry)}}}};
-}
-
-bool is_added(PieceType type) {
-  return type == PieceType::control || type == PieceType::user_defined ||
-         type == PieceType::unknown;
-}
-
-/// The tokens that are looked for in a text before anything else.
-json added_tokens(const Vocabulary& v) {
-  json added = json::array();
-  for (size_t id = 0; id < v.tokens.size(); ++id) {
-    if (!is_added(v.types[id])) continue;
-    added.push_back({{"id", id},
-                     {"content", v.tokens[id]},
-                     {"single_word", false},
-                     {"lstrip", false},
-                     {"rstrip", false},
-                     {"normalized", false},
-                     {"special", v.types[id] != PieceType::user_defined}});
-  }
-  return added;
-}
-
-/// What tokenizer.json says of every BPE model, and of this one the rest.
-json bpe_model(json vocabulary, json merges) {
-  return {{"type", "BPE"},
-          {"dropout", nullptr},
-          {"unk_token", nullptr},
-          {"continuing_subword_prefix", nullptr},
-          {"end_of_word_suffix", nullptr},
-          {"fuse_unk", false},
-          {"byte_fallback", false},
-          {"ignore_merges", false},
-          {"vocab", std::move(vocabulary)},
-          {"merges", std::move(merges)}};
-}
-
-json byte_level_tokenizer(const GgufFile& file, const Vocabulary& v, const Rule& rule) {
+json byte_level_tokenizer(const GgufFile& file, const GgufVocabulary& v, const Rule& rule) {
   const std::string path = file.path().string();
   json vocabulary = json::object();
   std::set<std::string> seen;
@@ -234,7 +135,7 @@ json byte_level_tokenizer(const GgufFile& file, const Vocabulary& v, const Rule&
   return {{"version", "1.0"},
           {"truncation", nullptr},
           {"padding", nullptr},
-          {"added_tokens", added_tokens(v)},
+          {"added_tokens", gguf_added_tokens(v)},
           {"normalizer", normalizer},
           {"pre_tokenizer", pre_tokenizer_of(rule)},
           {"post_processor",
@@ -244,111 +145,6 @@ json byte_level_tokenizer(const GgufFile& file, const Vocabulary& v, const Rule&
             {"add_prefix_space", true},
             {"trim_offsets", true},
             {"use_regex", true}}},
-          {"model", std::move(model)}};
-}
-
-// ---- sentencepiece ------------------------------------------------------------------------------
-
-std::string sentencepiece_model(const GgufFile& file, const Vocabulary& v) {
-  const std::string path = file.path().string();
-  const std::vector<double> scores = file.numbers(prefix + "scores");
-  if (scores.size() != v.tokens.size()) {
-    fail(path, ": \"", prefix, "scores\" has ", scores.size(), " elements for ", v.tokens.size(),
-         " tokens");
-  }
-  if (file.has(prefix + "precompiled_charsmap")) {
-    fail(path, ": a normalization of characters (\"", prefix,
-         "precompiled_charsmap\") is not supported");
-  }
-  SentencepieceModel model;
-  SentencepieceSettings settings;
-  settings.unk_id = v.unk;
-  settings.byte_fallback = false;
-  int64_t unknown = 0;
-  for (size_t id = 0; id < v.tokens.size(); ++id) {
-    model.add_piece(v.tokens[id], static_cast<float>(scores[id]), v.types[id]);
-    settings.byte_fallback |= v.types[id] == PieceType::byte;
-    if (v.types[id] != PieceType::unknown) continue;
-    settings.unk_id = static_cast<int64_t>(id);
-    ++unknown;
-  }
-  if (unknown != 1) {
-    fail(path, ": ", unknown, " tokens are of the type unknown (\"", prefix,
-         "token_type\" 2); sentencepiece needs exactly one");
-  }
-  settings.bos_id = v.bos;
-  settings.eos_id = v.eos;
-  settings.pad_id = v.pad;
-  settings.add_dummy_prefix = file.flag(prefix + "add_space_prefix", true);
-  settings.remove_extra_whitespaces = file.flag(prefix + "remove_extra_whitespaces", false);
-  return model.bytes(settings);
-}
-
-/// Pairs of tokens in the order in which BPE joins them. Sentencepiece joins the two neighbours
-/// whose union has the best score; so the unions, by falling score, with every pair that makes
-/// them.
-json merges_of(const Vocabulary& v, const std::vector<double>& scores) {
-  std::set<std::string_view> normal;
-  std::vector<size_t> order;
-  for (size_t id = 0; id < v.tokens.size(); ++id) {
-    if (v.types[id] != PieceType::normal) continue;
-    normal.insert(v.tokens[id]);
-    order.push_back(id);
-  }
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return scores[a] > scores[b]; });
-  json merges = json::array();
-  for (const size_t id : order) {
-    const std::string_view token = v.tokens[id];
-    for (size_t cut = 1; cut < token.size(); ++cut) {
-      const std::string_view left = token.substr(0, cut), right = token.substr(cut);
-      if (!normal.contains(left) || !normal.contains(right)) continue;
-      merges.push_back(json::array({std::string(left), std::string(right)}));
-    }
-  }
-  return merges;
-}
-
-/// The same model for the library `tokenizers`; null where it has no words for a setting.
-json sentencepiece_tokenizer_json(const GgufFile& file, const Vocabulary& v) {
-  const bool has_unused =
-      std::find(v.types.begin(), v.types.end(), PieceType::unused) != v.types.end();
-  const bool has_bytes =
-      std::find(v.types.begin(), v.types.end(), PieceType::byte) != v.types.end();
-  if (has_unused || file.flag(prefix + "remove_extra_whitespaces", false)) return nullptr;
-  // "Prepend" would put a space in front of every part between such tokens, not of the text alone.
-  const bool has_user_defined =
-      std::find(v.types.begin(), v.types.end(), PieceType::user_defined) != v.types.end();
-  if (has_user_defined && file.flag(prefix + "add_space_prefix", true)) return nullptr;
-  json vocabulary = json::object();
-  for (size_t id = 0; id < v.tokens.size(); ++id) vocabulary[v.tokens[id]] = id;
-  if (vocabulary.size() != v.tokens.size()) return nullptr;  // the reader of the model refuses it
-  json model = bpe_model(std::move(vocabulary), merges_of(v, file.numbers(prefix + "scores")));
-  const auto unknown = std::find(v.types.begin(), v.types.end(), PieceType::unknown);
-  model["unk_token"] = v.tokens[static_cast<size_t>(unknown - v.types.begin())];
-  model["fuse_unk"] = true;
-  model["byte_fallback"] = has_bytes;
-  const char* const space = "\u2581";
-  json normalizers = json::array();
-  json decoders =
-      json::array({{{"type", "Replace"}, {"pattern", {{"String", space}}}, {"content", " "}},
-                   {{"type", "ByteFallback"}},
-                   {{"type", "Fuse"}}});
-  if (file.flag(prefix + "add_space_prefix", true)) {
-    normalizers.push_back({{"type", "Prepend"}, {"prepend", space}});
-    decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
-  }
-  normalizers.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", space}});
-  const bool adds_bos = file.flag(prefix + "add_bos_token", true) && v.bos >= 0;
-  return {{"version", "1.0"},
-          {"truncation", nullptr},
-          {"padding", nullptr},
-          {"added_tokens", added_tokens(v)},
-          {"normalizer", {{"type", "Sequence"}, {"normalizers", std::move(normalizers)}}},
-          {"pre_tokenizer", nullptr},
-          {"post_processor",
-           adds_bos ? bos_processor(v.tokens[static_cast<size_t>(v.bos)], v.bos) : json(nullptr)},
-          {"decoder", {{"type", "Sequence"}, {"decoders", std::move(decoders)}}},
           {"model", std::move(model)}};
 }
 
@@ -364,7 +160,7 @@ std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file,
         file.path().string(), ": the tokenizer \"", kind, "\" (\"", prefix,
         "model\") is not supported; supported: gpt2 (byte-level BPE), llama (sentencepiece's BPE)");
   }
-  const Vocabulary v = read_vocabulary(file);
+  GgufVocabulary v = read_gguf_vocabulary(file);
   std::map<std::string, std::string> files;
   json config;
   if (kind == "gpt2") {
@@ -377,13 +173,22 @@ std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file,
       fail(file.path().string(), ": --pre-tokenizer ", pre_tokenizer,
            " is for byte-level tokenizers; this file's is sentencepiece's");
     }
-    files["tokenizer.model"] = sentencepiece_model(file, v);
+    // llama.cpp's defaults for this kind.
+    const auto is_control = [&](size_t id) {
+      return id < v.types.size() && v.types[id] == PieceType::control;
+    };
+    if (!file.has(prefix + "bos_token_id") && is_control(1)) v.bos = 1;
+    if (!file.has(prefix + "eos_token_id") && is_control(2)) v.eos = 2;
+    const std::string model = sentencepiece_model(file, v);
     const json other = sentencepiece_tokenizer_json(file, v);
-    if (!other.is_null()) files["tokenizer.json"] = text_of(other);
+    const std::string text = other.is_null() ? "" : text_of(other);
+    const bool has_both = !text.empty() && is_same_tokenizer(model, text, v, file.path().string());
+    files["tokenizer.model"] = model;
+    if (has_both) files["tokenizer.json"] = text;
     config = tokenizer_config(file, v, "PreTrainedTokenizerFast");
     // tokenizer.model alone: a class named after a model would bring rules of its own.
-    if (other.is_null()) config.erase("tokenizer_class");
-    config["add_bos_token"] = file.flag(prefix + "add_bos_token", true);
+    if (!has_both) config.erase("tokenizer_class");
+    config["add_bos_token"] = file.flag(prefix + "add_bos_token", true) && v.bos >= 0;
   }
   files["tokenizer_config.json"] = text_of(config);
   files["generation_config.json"] = text_of(generation_config(v));

@@ -11,8 +11,9 @@ namespace cbq {
 /// Files by name, with their contents:
 ///   tokenizer.json          byte-level BPE ("tokenizer.ggml.model" is "gpt2"): the vocabulary, the
 ///                           merges and the rule by which texts are divided into words
-///   tokenizer.model         sentencepiece's BPE ("tokenizer.ggml.model" is "llama"); this program
-///                           reads it, other libraries the tokenizer.json beside it
+///   tokenizer.model         sentencepiece's BPE ("tokenizer.ggml.model" is "llama"). Where the
+///                           library `tokenizers` can give the same ids, a tokenizer.json stands
+///                           beside it, which load_tokenizer and other programs prefer
 ///   tokenizer_config.json   special tokens and the template of chats
 ///   generation_config.json  tokens that begin and end a text
 ///

@@ -16,18 +16,11 @@ size_t leading_space(std::string_view text) {
   return end;
 }
 
-/// Where the last character of `text`, which is not empty, begins.
-size_t last_character(std::string_view text) {
-  size_t begin = text.size() - 1;
-  while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xc0) == 0x80) --begin;
-  return begin;
-}
-
 /// Bytes of `text` without the white space at its end.
 size_t size_without_trailing_space(std::string_view text) {
   size_t end = text.size();
   while (end > 0) {
-    const size_t begin = last_character(text.substr(0, end));
+    const size_t begin = previous_character(text, end);
     size_t at = begin;
     if (!is_white_space(next_character(text, &at))) break;
     end = begin;
@@ -38,7 +31,7 @@ size_t size_without_trailing_space(std::string_view text) {
 /// Whether letters or digits touch text[begin, end).
 bool is_within_a_word(std::string_view text, size_t begin, size_t end) {
   if (begin > 0) {
-    size_t at = last_character(text.substr(0, begin));
+    size_t at = previous_character(text, begin);
     if (is_word_character(next_character(text, &at))) return true;
   }
   return end < text.size() && is_word_character(next_character(text, &end));

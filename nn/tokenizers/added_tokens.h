@@ -10,6 +10,10 @@
 
 namespace cbq {
 
+/// The largest id that is read from a file: far more than any vocabulary has, so that a damaged id
+/// is not taken for the size of a table.
+inline constexpr int32_t max_token_id = (1 << 21) - 1;
+
 struct AddedToken {
   int32_t id = 0;
   std::string content;

@@ -16,8 +16,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t max_id = std::numeric_limits<int32_t>::max();
-
 /// {"token": id, ...}.
 std::vector<std::pair<std::string, int32_t>> read_vocabulary(const json& vocab,
                                                              const std::string& what) {
@@ -25,7 +23,8 @@ std::vector<std::pair<std::string, int32_t>> read_vocabulary(const json& vocab,
   std::vector<std::pair<std::string, int32_t>> vocabulary;
   vocabulary.reserve(vocab.size());
   for (const auto& [token, id] : vocab.items()) {
-    vocabulary.emplace_back(token, static_cast<int32_t>(json_int(id, token, what, 0, max_id)));
+    vocabulary.emplace_back(token,
+                            static_cast<int32_t>(json_int(id, token, what, 0, max_token_id)));
   }
   return vocabulary;
 }
@@ -97,7 +96,8 @@ std::vector<AddedToken> read_added_tokens(const json& list, const std::string& w
       return value.is_null() ? otherwise : json_bool(value, key, where);
     };
     AddedToken token;
-    token.id = static_cast<int32_t>(json_int(json_at(entry, "id", where), "id", where, 0, max_id));
+    token.id =
+        static_cast<int32_t>(json_int(json_at(entry, "id", where), "id", where, 0, max_token_id));
     token.content = json_string(json_at(entry, "content", where), "content", where);
     token.special = flag("special", false);
     token.strips_left = flag("lstrip", false);
@@ -146,7 +146,7 @@ std::vector<int32_t> read_prefix(const json& processor, const std::string& what)
     const json& ids = json_at(entry, "ids", where);
     if (!ids.is_array()) fail(where, ": \"ids\" of ", name, " must be a list");
     for (const json& id : ids) {
-      prefix.push_back(static_cast<int32_t>(json_int(id, "ids", where, 0, max_id)));
+      prefix.push_back(static_cast<int32_t>(json_int(id, "ids", where, 0, max_token_id)));
     }
   }
   return prefix;
@@ -199,11 +199,7 @@ void add_companions(const fs::path& folder, BpeParts* parts) {
   if (!changes.empty()) parts->hash = hex(hash_bytes(changes, hash_bytes(parts->hash)));
 }
 
-}  // namespace
-
-std::unique_ptr<Tokenizer> load_tokenizer_json(const fs::path& file) {
-  const std::string text = read_text_file(file, size_t{256} << 20);
-  const std::string what = file.string();
+BpeParts parts_of_tokenizer_json(const std::string& text, const std::string& what) {
   const json root = parse_json(text, what);
   const json& model = json_at(root, "model", what);
   const std::string model_what = what + ": \"model\"";
@@ -213,11 +209,22 @@ std::unique_ptr<Tokenizer> load_tokenizer_json(const fs::path& file) {
   parts.hash = hex(hash_bytes(text));
   parts.normalizer = Normalizer::from_json(json_find(root, "normalizer", what), what);
   parts.pre_tokenizer = PreTokenizer::from_json(json_find(root, "pre_tokenizer", what), what);
-  parts.decoder = Decoder::from_json(json_find(root, "decoder", what), what);
+  parts.decoder = TokenDecoder::from_json(json_find(root, "decoder", what), what);
   parts.vocabulary = read_vocabulary(json_at(model, "vocab", model_what), model_what);
   parts.merges = read_merges(json_at(model, "merges", model_what), model_what);
   parts.added = read_added_tokens(json_find(root, "added_tokens", what), what);
   parts.prefix = read_prefix(json_find(root, "post_processor", what), what);
+  return parts;
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> tokenizer_json_from(const std::string& text, const std::string& name) {
+  return make_bpe_tokenizer(parts_of_tokenizer_json(text, name));
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer_json(const fs::path& file) {
+  BpeParts parts = parts_of_tokenizer_json(read_text_file(file, size_t{256} << 20), file.string());
   add_companions(file.parent_path(), &parts);
   const SpecialTokens special = read_special_tokens(file.parent_path());
   parts.bos_id = id_of(parts, special.bos);
@@ -266,7 +273,7 @@ std::unique_ptr<Tokenizer> load_vocab_and_merges(const fs::path& folder) {
   parts.hash = hex(hash_bytes(merges, hash_bytes(vocab)));
   parts.vocabulary = read_vocabulary(parse_json(vocab, vocab_file.string()), vocab_file.string());
   parts.merges = read_merges_file(merges_file, merges);
-  parts.decoder = Decoder::byte_level();
+  parts.decoder = TokenDecoder::byte_level();
   SpecialTokens special = read_special_tokens(folder);
   const bool opt = special.add_bos < 0 && family == VocabFamily::opt;
   if (special.bos.empty() && special.eos.empty()) {

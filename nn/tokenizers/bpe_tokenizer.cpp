@@ -6,11 +6,10 @@
 #include "nn/json.h"
 #include "nn/tokenizers/byte_alphabet.h"
 #include "nn/tokenizers/unsupported.h"
+#include "nn/unicode.h"
 
 namespace cbq {
 namespace {
-
-constexpr int32_t max_id = 1 << 21;  // of a vocabulary; far more than any has, and no memory bomb
 
 /// What each id stands for.
 struct Token {
@@ -24,8 +23,9 @@ struct Token {
 std::vector<Token> tokens_by_id(const BpeParts& parts) {
   std::vector<Token> tokens;
   const auto at = [&](int32_t id, const std::string& content) -> Token& {
-    if (id < 0 || id >= max_id) {
-      fail(parts.path, ": token ", content, " has the id ", id, ", outside [0, ", max_id, ")");
+    if (id < 0 || id > max_token_id) {
+      fail(parts.path, ": token ", content, " has the id ", id, ", outside [0, ", max_token_id,
+           "]");
     }
     const auto i = static_cast<size_t>(id);
     if (i >= tokens.size()) tokens.resize(i + 1);

@@ -25,7 +25,7 @@ struct BpeParts {
   Bpe::Options options;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
-  Decoder decoder;
+  TokenDecoder decoder;
   std::vector<int32_t> prefix;
   int32_t bos_id = -1, eos_id = -1;
 };

@@ -15,8 +15,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t max_id = std::numeric_limits<int32_t>::max();
-
 /// Null where the file is not there.
 json read_if_there(const fs::path& file) {
   std::error_code error;
@@ -152,7 +150,7 @@ std::vector<ListedToken> read_listed_tokens(const fs::path& folder) {
       fail(file.string(), ": must be an object of ids");
     }
     for (const auto& [content, id] : tokens.items()) {
-      AddedToken& token = by_number[json_int(id, content, file.string(), 0, max_id)];
+      AddedToken& token = by_number[json_int(id, content, file.string(), 0, max_token_id)];
       token.content = content;
       token.special = names.contains(content);
       token.after_normalizer = !token.special;

@@ -68,24 +68,24 @@ void spaces_of_marks(const std::string& mark, bool is_prepended, Tokens* tokens)
 
 }  // namespace
 
-Decoder Decoder::byte_level() {
-  Decoder result;
+TokenDecoder TokenDecoder::byte_level() {
+  TokenDecoder result;
   result.is_byte_level_ = true;
   result.joins_by_spaces_ = false;
   return result;
 }
 
-Decoder Decoder::from_json(const nlohmann::json& json, const std::string& what) {
+TokenDecoder TokenDecoder::from_json(const nlohmann::json& json, const std::string& what) {
   if (json.is_null()) return {};
   const std::string where = what + ": \"decoder\"";
   if (json_string(json_at(json, "type", where), "type", where) == "ByteLevel") return byte_level();
-  Decoder result;
+  TokenDecoder result;
   result.joins_by_spaces_ = false;
   result.add(json, where);
   return result;
 }
 
-void Decoder::add(const nlohmann::json& json, const std::string& what) {
+void TokenDecoder::add(const nlohmann::json& json, const std::string& what) {
   const std::string type = json_string(json_at(json, "type", what), "type", what);
   const auto text_of = [&](const char* key) {
     return json_string(json_at(json, key, what), key, what);
@@ -129,7 +129,7 @@ void Decoder::add(const nlohmann::json& json, const std::string& what) {
   }
 }
 
-std::string Decoder::operator()(Tokens tokens) const {
+std::string TokenDecoder::operator()(Tokens tokens) const {
   if (!unsupported_.empty()) refuse_tokenizer(unsupported_);
   for (const Step& step : steps_) step(&tokens);
   std::string text;

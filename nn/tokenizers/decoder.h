@@ -10,13 +10,13 @@ namespace cbq {
 
 /// ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, and sequences of them; without any,
 /// tokens are joined by spaces, as the library does.
-class Decoder {
+class TokenDecoder {
  public:
-  Decoder() = default;
+  TokenDecoder() = default;
   /// An unknown type is an error when something is decoded: ids do not need it. Throws
   /// std::runtime_error, naming `what`, for a known one with broken options.
-  static Decoder from_json(const nlohmann::json& json, const std::string& what);
-  static Decoder byte_level();
+  static TokenDecoder from_json(const nlohmann::json& json, const std::string& what);
+  static TokenDecoder byte_level();
 
   /// Whether ByteLevel alone: then a token's text does not depend on its neighbours.
   bool is_byte_level() const { return is_byte_level_; }

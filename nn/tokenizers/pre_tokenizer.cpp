@@ -4,6 +4,7 @@
 
 #include "nn/json.h"
 #include "nn/tokenizers/byte_alphabet.h"
+#include "nn/tokenizers/patterns.h"
 #include "nn/tokenizers/unsupported.h"
 #include "nn/unicode.h"
 
@@ -11,16 +12,6 @@ namespace cbq {
 namespace {
 
 using nlohmann::json;
-
-// Radford et al. 2019: a contraction; letters, digits or signs with at most one space in front;
-// white space, of which the last goes to the word behind it.
-constexpr const char* gpt2_pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
-// As transformers' Qwen2Tokenizer has it: digits one by one, line ends with the signs before them.
-constexpr const char* qwen2_pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
-    R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 utf8proc_category_t category_of(char32_t c) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(c));

@@ -44,6 +44,7 @@ struct Rules {
   bool finds_control_tokens = false;  // written in a text, and tokens that the companions list
   Prefix prefix = Prefix::of_model;
   std::vector<ListedToken> listed;
+  std::string bos, eos;  // tokens; empty, or not in the vocabulary: those that the model names
 };
 
 class SentencepieceTokenizer : public Tokenizer {
@@ -67,6 +68,19 @@ class SentencepieceTokenizer : public Tokenizer {
     const std::string changes =
         add_listed_tokens(rules.listed, path, processor_.GetPieceSize(), id_of, &added);
     if (!changes.empty()) hash_ = hex(hash_bytes(changes, hash_bytes(hash_)));
+    const auto special_id = [&](const std::string& content, int32_t otherwise) {
+      if (content.empty()) return otherwise;
+      if (const int32_t id = id_of(content); id >= 0) return id;
+      const auto at = std::find_if(added.begin(), added.end(), [&](const AddedToken& token) {
+        return token.content == content;
+      });
+      return at == added.end() ? otherwise : at->id;
+    };
+    bos_id_ = special_id(rules.bos, processor_.bos_id());
+    eos_id_ = special_id(rules.eos, processor_.eos_id());
+    if (add_bos_ && bos_id_ != processor_.bos_id()) {  // other ids in front of a text
+      hash_ = hex(hash_bytes(concat("bos ", bos_id_), hash_bytes(hash_)));
+    }
     for (const AddedToken& token : added) {
       const int32_t beyond = token.id - processor_.GetPieceSize();
       if (beyond < 0) continue;
@@ -122,8 +136,8 @@ class SentencepieceTokenizer : public Tokenizer {
     return processor_.GetPieceSize() + static_cast<int32_t>(texts_.size());
   }
   int32_t text_vocab_size() const override { return processor_.GetPieceSize(); }
-  int32_t bos_id() const override { return processor_.bos_id(); }
-  int32_t eos_id() const override { return processor_.eos_id(); }
+  int32_t bos_id() const override { return bos_id_; }
+  int32_t eos_id() const override { return eos_id_; }
   std::vector<int32_t> prefix() const override {
     if (!add_bos_ || bos_id() < 0) return {};
     return {bos_id()};
@@ -153,6 +167,7 @@ class SentencepieceTokenizer : public Tokenizer {
   std::string path_;
   std::string hash_;
   bool add_bos_;
+  int32_t bos_id_ = -1, eos_id_ = -1;
   Prefix prefix_;
 };
 
@@ -225,9 +240,16 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& file)
   }
   const std::filesystem::path folder = file.parent_path();
   const SpecialTokens special = read_special_tokens(folder);
-  const Rules rules = {special.add_bos != 0, true, prefix_rule(special, read_model_type(folder)),
-                       read_listed_tokens(folder)};
+  const Rules rules = {
+      special.add_bos != 0,       true,        prefix_rule(special, read_model_type(folder)),
+      read_listed_tokens(folder), special.bos, special.eos};
   return std::make_unique<SentencepieceTokenizer>(model, file.string(), rules);
+}
+
+std::unique_ptr<Tokenizer> sentencepiece_from(const std::string& model, const std::string& name) {
+  Rules rules;
+  rules.finds_control_tokens = true;
+  return std::make_unique<SentencepieceTokenizer>(model, name, rules);
 }
 
 std::unique_ptr<Tokenizer> load_llama2c(const std::filesystem::path& file) {

@@ -38,6 +38,7 @@ void SentencepieceModel::add_piece(std::string_view piece, float score, PieceTyp
   entry.add_int(3, static_cast<uint64_t>(type));
   model.add_bytes(1, entry.bytes());
   pieces_ += model.bytes();
+  names_.emplace_back(piece);
 }
 
 std::string SentencepieceModel::bytes(const SentencepieceSettings& settings) const {
@@ -48,6 +49,16 @@ std::string SentencepieceModel::bytes(const SentencepieceSettings& settings) con
   trainer.add_int(41, static_cast<uint64_t>(settings.bos_id));
   trainer.add_int(42, static_cast<uint64_t>(settings.eos_id));
   trainer.add_int(43, static_cast<uint64_t>(settings.pad_id));
+  // The library ignores the ids above and looks for the names of the pieces, which have defaults.
+  const auto add_name = [&](uint32_t field, int64_t id, std::string_view usual) {
+    if (id < 0 || id >= static_cast<int64_t>(names_.size())) return;
+    const std::string& name = names_[static_cast<size_t>(id)];
+    if (name != usual) trainer.add_bytes(field, name);
+  };
+  add_name(45, settings.unk_id, "<unk>");
+  add_name(46, settings.bos_id, "<s>");
+  add_name(47, settings.eos_id, "</s>");
+  add_name(48, settings.pad_id, "<pad>");
   normalizer.add_bytes(1, "identity");
   normalizer.add_int(3, settings.add_dummy_prefix ? 1 : 0);
   normalizer.add_int(4, settings.remove_extra_whitespaces ? 1 : 0);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace cbq {
 
@@ -29,11 +30,13 @@ class SentencepieceModel {
  public:
   /// The next id. `piece` has U+2581 where it stands for a space.
   void add_piece(std::string_view piece, float score, PieceType type);
-  /// The bytes of the file tokenizer.model (a protocol buffer, sentencepiece_model.proto).
+  /// The bytes of the file tokenizer.model (a protocol buffer, sentencepiece_model.proto). An id in
+  /// `settings` without a piece counts as none.
   std::string bytes(const SentencepieceSettings& settings) const;
 
  private:
   std::string pieces_;
+  std::vector<std::string> names_;
 };
 
 /// The model with add_dummy_prefix off: it puts no space in front of a text.

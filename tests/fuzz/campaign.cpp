@@ -13,7 +13,7 @@
 #include <map>
 #include <typeinfo>
 
-#include "nn/json.h"
+#include "nn/unicode.h"
 #include "tensor/error.h"
 
 namespace fs = std::filesystem;

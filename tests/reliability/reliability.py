@@ -134,13 +134,13 @@ def left_over(at):
 
 
 def kill_after(process, seconds):
-    """Whether the process was still there to be killed."""
+    """(whether the process was still there to be killed, its exit code, what it said)."""
     try:
-        process.communicate(timeout=seconds)
+        said, is_late = process.communicate(timeout=seconds)[1], False
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
-        process.communicate()
-    return process.returncode == -signal.SIGKILL
+        said, is_late = process.communicate()[1], True
+    return is_late and process.returncode == -signal.SIGKILL, process.returncode, said
 
 
 def kill_trials(bench, kind, kills, dice, report):
@@ -150,18 +150,19 @@ def kill_trials(bench, kind, kills, dice, report):
     count = collections.Counter()
     while count["kills"] < kills:
         at = bench.fresh()
-        command, ended = job.first(at), False
+        command, was_killed = job.first(at), True
         for _ in range(min(dice.randint(1, 3), kills - count["kills"])):
-            if not kill_after(bench.start(command), dice.uniform(0.0, seconds)):
-                ended = True
+            was_killed, code, said = kill_after(bench.start(command), dice.uniform(0.0, seconds))
+            if not was_killed:
                 break
             count["kills"] += 1
             command = job.again(at)
         count["jobs"] += 1
-        code, said = (0, "") if ended else bench.run(command)
+        if was_killed:
+            code, said = bench.run(command)
         fault = None
         if code != 0:
-            fault = f"went on to exit code {code}: {said.strip()[-400:]}"
+            fault = f"ended by itself with exit code {code}: {said.strip()[-400:]}"
         elif job.result(at) != expected:
             fault = "another result"
         elif left_over(at):

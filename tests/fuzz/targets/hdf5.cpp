@@ -87,6 +87,8 @@ void activation_seeds(const fs::path& folder) {
   fs::rename(folder / "0" / name, folder / "0/cache.h5");
 }
 
+// There is no twin whose damaged files get a new seal: HDF5 never meets a damaged cache
+// (nn/sealed_files.h), and the targets above give it damaged files of its own.
 const bool activations = add_target({.name = "activation_cache",
                                      .format = Format::binary,
                                      .file = "cache.h5",

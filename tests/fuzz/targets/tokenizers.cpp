@@ -69,7 +69,28 @@ void settings_seeds(const fs::path& folder) {
   write_bytes(folder / "json/tokenizer_config.json", settings_text);
 }
 
+/// Parts that the tokenizers of published models above do not have.
+void variant_seeds(const fs::path& folder) {
+  const auto all = nlohmann::json::parse(read_bytes(fixture("variants.json")));
+  const char* parts[] = {"\"Metaspace\"", "\"Strip\"", "\"Replace\"", "\"ByteFallback\""};
+  std::vector<bool> is_there(std::size(parts), false);
+  for (const auto& [name, variant] : all["variants"].items()) {
+    const std::string text = variant["parts"].dump();
+    bool is_new = false;
+    for (size_t i = 0; i < std::size(parts); ++i) {
+      if (is_there[i] || text.find(parts[i]) == std::string::npos) continue;
+      is_there[i] = is_new = true;
+    }
+    if (!is_new) continue;
+    nlohmann::json whole = variant["parts"];
+    whole["model"] = all["models"][variant["model"].get<std::string>()];
+    for (const auto& [key, value] : variant["options"].items()) whole["model"][key] = value;
+    write_bytes(folder / name / "tokenizer.json", whole.dump());
+  }
+}
+
 void json_seeds(const fs::path& folder) {
+  variant_seeds(folder);
   for (const char* name : {"bloom", "gpt2", "llama3", "qwen"}) {
     fs::create_directories(folder / name);
     fs::copy_file(fixture(name + std::string(".json")), folder / name / "tokenizer.json");
@@ -109,6 +130,34 @@ const bool merges_txt = add_target({.name = "tokenizer_merges_txt",
                                     .file = "merges.txt",
                                     .seeds = pair_seeds,
                                     .run = use});
+// Files that are read where tokenizer_config.json does not list the tokens itself.
+constexpr const char* added_tokens_text = R"({"<|new|>": 262, "<|other|>": 263, "hello": 260})";
+constexpr const char* special_tokens_text =
+    R"({"bos_token": "<|endoftext|>", "eos_token": {"content": "<|new|>", "lstrip": true},
+        "unk_token": null, "pad_token": "<|pad|>",
+        "additional_special_tokens": ["<|x|>", {"content": "<|y|>", "single_word": true}]})";
+
+void companion_seeds(const fs::path& folder) {
+  write_bytes(folder / "pair/vocab.json", hello_vocabulary());
+  write_bytes(folder / "pair/merges.txt", merges_text);
+  fs::create_directories(folder / "json");
+  fs::copy_file(fixture("gpt2.json"), folder / "json/tokenizer.json");
+  for (const char* seed : {"pair", "json"}) {
+    write_bytes(folder / seed / "added_tokens.json", added_tokens_text);
+    write_bytes(folder / seed / "special_tokens_map.json", special_tokens_text);
+  }
+}
+
+const bool added_tokens = add_target({.name = "tokenizer_added_tokens",
+                                      .format = Format::json,
+                                      .file = "added_tokens.json",
+                                      .seeds = companion_seeds,
+                                      .run = use});
+const bool special_tokens_map = add_target({.name = "tokenizer_special_tokens_map",
+                                            .format = Format::json,
+                                            .file = "special_tokens_map.json",
+                                            .seeds = companion_seeds,
+                                            .run = use});
 const bool tokenizer_config = add_target({.name = "tokenizer_config",
                                           .format = Format::json,
                                           .file = "tokenizer_config.json",
