@@ -132,15 +132,17 @@ class NoGrad {
 /// True if a tape is recording and one of `inputs` needs a gradient: then a function must record.
 bool should_record(std::initializer_list<const Var*> inputs);
 
+// clang-format off
 /// The usual end of a differentiable function. Wraps `value`; if should_record(inputs), marks the
 /// result as needing a gradient and records `vjp(grad_of_result)`.
 ///
-///   return differentiable(y, {&x}, [x](const Tensor& dy) { x.accumulate(... x.value(), dy ...);
-///   }); return differentiable(y, {&x}, [x = x.gradient()](const Tensor& dy) { x.accumulate(dy);
-///   });
+///   // reads x, so it captures x:
+///   return differentiable(y, {&x}, [x](const Tensor& dy) { ... x.value() ... });
+///   // reads no value:
+///   return differentiable(y, {&x}, [x = x.gradient()](const Tensor& dy) { ... });
 ///
-/// The second reads no value, so it captures the Gradient alone. `grad_of_result` is not read again
-/// behind the vjp: the last use of it may hand it on without a copy.
+/// `grad_of_result` is not read again after the vjp: its last use may pass it on without a copy.
+// clang-format on
 Var differentiable(Tensor value, std::initializer_list<const Var*> inputs,
                    std::function<void(const Tensor& grad)> vjp);
 

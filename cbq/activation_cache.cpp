@@ -124,7 +124,12 @@ class DiskCache : public ActivationCache {
   int64_t boundaries_;
 };
 
-/// Throws, saying why, unless the file can serve.
+/// What is cached is another run's, or not all that is needed.
+struct UnusableCache : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Throws UnusableCache, saying why, unless the file can serve.
 void check_contents(const Hdf5File& file, const JobIdentity& identity, const Shape& shape,
                     Dtype dtype, int64_t boundaries) {
   const std::string where = file.path().string();
@@ -133,11 +138,13 @@ void check_contents(const Hdf5File& file, const JobIdentity& identity, const Sha
           ? JobIdentity::from_json(parse_json(file.read_string("identity"), where), where)
           : JobIdentity{};
   const std::vector<std::string> others = differences(there, identity);
-  if (!others.empty()) fail(where, " belongs to another run: ", text_of(others));
+  if (!others.empty()) {
+    throw UnusableCache(message_of(where, " belongs to another run: ", text_of(others)));
+  }
   for (int64_t b = 0; b < boundaries; ++b) {
     const std::string name = dataset_name(b);
     if (!file.has(name) || file.shape(name) != shape || file.dtype(name) != dtype) {
-      fail(where, " has no complete ", name);
+      throw UnusableCache(message_of(where, " has no complete ", name));
     }
   }
 }
@@ -224,13 +231,16 @@ std::shared_ptr<ActivationCache> cache_on_disk(Transformer& model, const Segment
     if (say) say(line);
   };
   if (std::filesystem::exists(path)) {
+    const auto tell_why = [&](const std::exception& fault) {
+      tell(concat("cached activations are not used and computed again: ", fault.what()));
+    };
     try {
       check_bytes();  // before HDF5 sees them
       return open();
-    } catch (const Interrupted&) {
-      throw;
-    } catch (const std::runtime_error& error) {
-      tell(concat("cached activations are not used and computed again: ", error.what()));
+    } catch (const DamagedFile& damage) {
+      tell_why(damage);
+    } catch (const UnusableCache& cache) {
+      tell_why(cache);
     }
   }
   std::filesystem::create_directories(folder);

@@ -129,7 +129,7 @@ std::string digest_of(const Segments& segments) {
 
 std::string name_of_processor(Device device) {
   if (device != Device::cpu()) return name_of(device);
-  return concat(name_of(device), " (", kernels::blas::kernel_name(), ")");
+  return concat(name_of(device), " (", kernels::blas::library_name(), ")");
 }
 
 JobIdentity identity_of_activations(const Transformer& model, const std::string& model_digest,

@@ -1,6 +1,5 @@
-// Which run something belongs to: everything that decides the bytes of a result, by name. The one
-// place where it is put together; states of interrupted runs, finished folders, cached activations
-// and cells of tables carry it, and whoever finds one of these compares.
+// JobIdentity lists everything that decides the bytes of a result. States of interrupted runs,
+// finished folders, cached activations and cells store it, and a reader compares it with its own.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -28,8 +27,8 @@ struct JobIdentity {
   std::string export_dtype;
   std::string program;  // program_version()
 
-  /// 32 hexadecimal digits over all fields but the program's version: the name of a place. There,
-  /// another program finds the same thing, made by another version, and can say so and replace it.
+  /// 32 hexadecimal digits over all fields except the program's version, used as a file name.
+  /// Another version of the program therefore finds the same file, and can report and replace it.
   std::string key() const;
   nlohmann::json to_json() const;
   /// Fields that are missing are empty, unknown ones are ignored: the comparison then says so.
@@ -50,8 +49,9 @@ std::string digest_of(
 /// Digest of token ids.
 std::string digest_of(const Segments& segments);
 
-/// "cpu (SkylakeX)", with the kernels that the BLAS library chose for this processor, or "cuda:0":
-/// processors of other kinds compute other last bits.
+/// "cpu (SkylakeX, OpenBLAS 0.3.21 ...)", with the BLAS library and the kernels that it chose for
+/// this processor, which decide last bits; on a GPU "cuda:0", which does not tell GPUs of different
+/// models apart.
 std::string name_of_processor(Device device);
 
 /// Of the original activations. `model_digest`: digest_of(model).

@@ -382,6 +382,9 @@ RunResult quantize(Transformer& model, const Segments& segments, const Settings&
                    std::shared_ptr<ActivationCache> original, const RunHooks& hooks) {
   validate(settings, model.block_count());
   check_segments(model, segments);
+  check(model.dtype() != Dtype::f16,
+        "quantize: the model computes in f16; weights are quantized in ",
+        "f32, bf16 or f64: load it in one of these");
   check_layers(model, settings);
   if (settings.preprocess != "none") parse_preprocessors(settings.preprocess);
   check(!original || (original->segments() == static_cast<int64_t>(segments.size()) &&

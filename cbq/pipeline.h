@@ -75,7 +75,8 @@ void remove_quantizers(Transformer& model);
 /// segments of `length` ids that start with BOS. Deterministic in the seed; segment i does not
 /// depend on `count`. Keys and values of earlier tokens are kept (nn/decoder.h), so the work is
 /// sampling_passes() tokens of forward passes, up to 64 segments together. `progress` is called
-/// after every step with the token passes done; it may throw to stop.
+/// after every step with the token passes done; it may throw to stop. Throws NonFiniteError where
+/// the model's logits hold NaN or infinity.
 std::vector<std::vector<int32_t>> sample_segments(
     Transformer& model, int64_t count, int64_t length, uint64_t seed,
     const std::function<void(int64_t done, int64_t total)>& progress = {});

@@ -11,6 +11,7 @@
 #include "nn/json.h"
 #include "nn/safetensors.h"
 #include "quant/quantized_linear.h"
+#include "tensor/program_version.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -133,7 +134,7 @@ void write_config(const Transformer& model, const fs::path& folder, json layers,
   json config = plain_config(model, dtype_from_name(model.config.dtype));
   config[quantization_section] = {{"quant_method", "cbq"},
                                   {"format_version", quantized_format},
-                                  {"cbq_version", version},
+                                  {"cbq_version", program_version()},
                                   {"layers", std::move(layers)}};
   if (attention) config[quantization_section]["attention"] = activation_json(*attention);
   write_text_atomically(folder / "config.json", config.dump(2) + "\n");

@@ -25,7 +25,6 @@
 
 namespace cbq {
 
-inline constexpr const char* version = "0.1.0";
 inline constexpr const char* quantization_section = "quantization_config";  // of config.json
 inline constexpr int64_t quantized_format = 1;
 

@@ -1,5 +1,6 @@
 #include "cbq/resume.h"
 
+#include "nn/atomic_file.h"
 #include "nn/json.h"
 #include "nn/sealed_files.h"
 
@@ -19,8 +20,7 @@ nlohmann::json to_json(const WindowReport& r) {
           {"trouble", r.trouble}};
 }
 
-WindowReport window_report_from_json(const nlohmann::json& json) {
-  const std::string what = "window report";
+WindowReport window_report_from_json(const nlohmann::json& json, const std::string& what) {
   const auto integer = [&](const char* key) {
     return json_int(json_at(json, key, what), key, what);
   };
@@ -60,6 +60,34 @@ struct OtherRun : std::runtime_error {
 };
 
 constexpr const char* stream_name = "quantized_stream";
+constexpr const char* state_name = "state.safetensors";
+constexpr const char* damaged_name = "state.damaged";
+
+bool is_block(const std::string& name) {
+  return name.starts_with("block-") && name.ends_with(".safetensors");
+}
+
+/// The files of a state that are in the folder itself.
+std::vector<std::filesystem::path> files_in(const std::filesystem::path& folder, bool with_state) {
+  std::vector<std::filesystem::path> files;
+  std::error_code error;
+  for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end;
+       at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    if (is_block(name) || (with_state && name == state_name)) files.push_back(at->path());
+  }
+  return files;
+}
+
+void remove_files(const std::filesystem::path& folder, bool with_state) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(folder, ignored)) return;
+  sweep_temporaries(folder);
+  for (const std::filesystem::path& file : files_in(folder, with_state)) {
+    std::filesystem::remove(file, ignored);
+  }
+  std::filesystem::remove(folder, ignored);  // only while empty
+}
 
 /// Earlier programs wrote a hash, and neither identity nor checksum.
 bool of_an_earlier_program(const std::filesystem::path& path) {
@@ -88,7 +116,7 @@ RunState state_of(const SafetensorsFile& file) {
   const nlohmann::json run = parse_json(metadata_of(file, "run"), what);
   state.finished = json_int(json_at(run, "finished", what), "finished", what, 0);
   for (const nlohmann::json& r : json_at(run, "windows", what)) {
-    state.reports.push_back(window_report_from_json(r));
+    state.reports.push_back(window_report_from_json(r, what + ": window report"));
   }
   state.windows = static_cast<int64_t>(state.reports.size());
   for (const nlohmann::json& note : json_at(run, "solver_notes", what)) {
@@ -101,6 +129,19 @@ RunState state_of(const SafetensorsFile& file) {
 }
 
 }  // namespace
+
+bool ResumeFolder::has_state(const std::filesystem::path& folder) {
+  return std::filesystem::exists(folder / state_name);
+}
+
+void ResumeFolder::remove(const std::filesystem::path& folder) {
+  remove_files(folder / damaged_name, true);
+  remove_files(folder, true);
+}
+
+void ResumeFolder::remove_unfinished(const std::filesystem::path& folder) {
+  remove_files(folder, false);
+}
 
 ResumeFolder::ResumeFolder(std::filesystem::path folder, JobIdentity identity)
     : folder_(std::move(folder)), identity_(std::move(identity)) {
@@ -124,18 +165,51 @@ SafetensorsFile ResumeFolder::open(const std::filesystem::path& path) const {
 
 std::optional<RunState> ResumeFolder::load(
     const std::function<void(const std::string&)>& say) const {
-  const std::filesystem::path path = folder_ / "state.safetensors";
-  if (!enabled() || !std::filesystem::exists(path)) return std::nullopt;
+  if (!enabled() || !has_state(folder_)) return std::nullopt;
+  const auto start_anew = [&](const std::exception& fault) {
+    set_aside();
+    if (say) {
+      say(concat("not resumed, started from the first window: ", fault.what(),
+                 "; the files are kept in ", (folder_ / damaged_name).string()));
+    }
+    return std::nullopt;
+  };
   try {
-    RunState state = state_of(open(path));
-    for (int64_t b = 0; b < state.finished; ++b) open(block_path(b));  // before they are relied on
-    return state;
+    return read();
   } catch (const OtherRun& other) {  // finished windows of somebody: not ours to overwrite
     fail(other.what(), ". Give the options of that run to go on with it, or remove ",
          folder_.string(), " (--overwrite without --resume) to start anew");
-  } catch (const std::exception& error) {
-    if (say) say(concat("not resumed, started from the first window: ", error.what()));
-    return std::nullopt;
+  } catch (const DamagedFile& damage) {
+    return start_anew(damage);
+  } catch (const MissingFile& missing) {  // a block's: the state was there
+    return start_anew(missing);
+  }
+}
+
+RunState ResumeFolder::read() const {
+  RunState state = state_of(open(folder_ / state_name));
+  for (int64_t b = 0; b < state.finished; ++b) open(block_path(b));  // before they are relied on
+  return state;
+}
+
+/// Somebody may still get something out of the files, so the run that starts anew does not replace
+/// them.
+void ResumeFolder::set_aside() const {
+  const std::filesystem::path to = folder_ / damaged_name;
+  remove_files(to, true);
+  std::filesystem::create_directories(to);
+  for (const std::filesystem::path& file : files_in(folder_, true)) {
+    std::filesystem::rename(file, to / file.filename());
+  }
+}
+
+bool ResumeFolder::holds_own_state() const {
+  try {
+    if (!enabled() || !has_state(folder_)) return false;
+    read();
+    return true;
+  } catch (const std::exception&) {
+    return false;
   }
 }
 
@@ -162,7 +236,7 @@ void ResumeFolder::save(const RunState& state) const {
       {"finished", state.finished}, {"windows", windows}, {"solver_notes", state.solver_notes}};
   std::map<std::string, Tensor> tensors = state.live;
   tensors[stream_name] = state.stream;
-  write(folder_ / "state.safetensors", tensors, {{"run", run.dump()}});
+  write(folder_ / state_name, tensors, {{"run", run.dump()}});
 }
 
 }  // namespace cbq

@@ -4,6 +4,8 @@
 //                            and the solver's results they started from, reports so far
 //   block-<i>.safetensors    packed codes of a finished block, written once
 //
+//   state.damaged/           the files of a state that could not be used, of the last such one
+//
 // Every file carries the identity of the run (cbq/job_identity.h) and a checksum of its contents,
 // and appears complete or not at all; the state is written last, so what it refers to is there.
 #pragma once
@@ -36,11 +38,22 @@ class ResumeFolder {
   ResumeFolder(std::filesystem::path folder, JobIdentity identity);
 
   bool enabled() const { return !folder_.empty(); }
+  /// Whether a state is in the folder, whole or not, of this run or another one.
+  static bool has_state(const std::filesystem::path& folder);
+  /// Removes the files described above, and the folder if it is then empty; other files stay. Does
+  /// nothing where there is none. Errors are ignored.
+  static void remove(const std::filesystem::path& folder);
+  /// The same without a state or a damaged one: what a run leaves that has finished no window.
+  static void remove_unfinished(const std::filesystem::path& folder);
+
   /// The state of an earlier run with this identity; none if there is no such state, or if it or
   /// the file of a finished block is damaged or missing (said through `say`, with the file's name):
-  /// the run then starts from its first window. Throws std::runtime_error, with all that is
-  /// different, if the state is another run's.
+  /// the state is then moved to state.damaged, and the run starts from its first window. Throws
+  /// std::runtime_error, with all that is different, if the state is another run's. Every other
+  /// error (no memory, no permission, ...) passes through and changes nothing.
   std::optional<RunState> load(const std::function<void(const std::string&)>& say) const;
+  /// Whether load() would give a state. Changes nothing, and throws nothing.
+  bool holds_own_state() const;
   /// quantizer_state of a block that was just hardened.
   void save_block(int64_t block, const std::map<std::string, Tensor>& state) const;
   /// The same back. Throws std::runtime_error for a file that is not there, damaged, or of another
@@ -52,6 +65,8 @@ class ResumeFolder {
  private:
   std::filesystem::path block_path(int64_t block) const;
   SafetensorsFile open(const std::filesystem::path& path) const;
+  RunState read() const;
+  void set_aside() const;
   void write(const std::filesystem::path& path, const std::map<std::string, Tensor>& tensors,
              std::map<std::string, std::string> metadata) const;
   std::filesystem::path folder_;
@@ -59,6 +74,7 @@ class ResumeFolder {
 };
 
 nlohmann::json to_json(const WindowReport& report);
-WindowReport window_report_from_json(const nlohmann::json& json);
+/// An error names `what`, which is the file that the report comes from.
+WindowReport window_report_from_json(const nlohmann::json& json, const std::string& what);
 
 }  // namespace cbq

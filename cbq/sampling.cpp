@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "cbq/pipeline.h"
+#include "kernels/parallel_errors.h"
 #include "kernels/philox.h"
 #include "nn/decoder.h"
 
@@ -10,13 +11,18 @@ namespace cbq {
 namespace {
 
 /// The id at which the cumulative softmax of `logits` passes `uniform`; sums in f64. `weights` has
-/// room for one number per logit.
+/// room for one number per logit. Throws NonFiniteError where the softmax is not a number.
 int32_t draw(const float* logits, int64_t vocabulary, double uniform, double* weights) {
   const float top = *std::max_element(logits, logits + vocabulary);
   double total = 0.0;
   for (int64_t i = 0; i < vocabulary; ++i) {
     weights[i] = std::exp(static_cast<double>(logits[i] - top));
     total += weights[i];
+  }
+  if (!std::isfinite(total)) {  // NaN passes no comparison, so every draw would be the last id
+    throw NonFiniteError(
+        "sampling from the model: its logits hold NaN or infinity; check the model's weights, try "
+        "--dtype f32, or calibrate on text instead");
   }
   double left = uniform * total;
   for (int64_t i = 0; i < vocabulary; ++i) {
@@ -33,13 +39,17 @@ std::vector<int32_t> draw_each(const Tensor& logits, int64_t first, int64_t posi
   const std::vector<float> all = logits.to_vector<float>();
   std::vector<double> weights(all.size());
   std::vector<int32_t> ids(static_cast<size_t>(rows));
+  ParallelErrors errors;
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < rows; ++i) {
-    const double uniform =
-        philox_uniform(seed, static_cast<uint64_t>(first + i), static_cast<uint64_t>(position));
-    ids[static_cast<size_t>(i)] =
-        draw(all.data() + i * vocabulary, vocabulary, uniform, weights.data() + i * vocabulary);
+    errors.guard([&] {
+      const double uniform =
+          philox_uniform(seed, static_cast<uint64_t>(first + i), static_cast<uint64_t>(position));
+      ids[static_cast<size_t>(i)] =
+          draw(all.data() + i * vocabulary, vocabulary, uniform, weights.data() + i * vocabulary);
+    });
   }
+  errors.rethrow();
   return ids;
 }
 

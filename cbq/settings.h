@@ -90,7 +90,7 @@ struct Settings {
   double rounding_rate() const;
 };
 
-/// What a setting is read by, and with it when it matters.
+/// Which part of a run reads a setting. A setting has no effect when that part does not run.
 enum class SettingStage {
   label,           // by nobody: it says where values came from
   bits,            // how wide integers are: whether anything is quantized at all

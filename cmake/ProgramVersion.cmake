@@ -1,18 +1,26 @@
-# program_version() (tensor/program_version.h): the project's version and a digest of the sources and of how they are
-# compiled. The sources, not the commit: uncommitted changes count, changes of documents do not, and a source archive
+# program_version() (tensor/program_version.h): the project's version and a digest of the sources of the programs cbq and
+# run_ablation and of how they are compiled. The sources, not the commit: uncommitted changes count, changes of documents do not, and a source archive
 # without git has its version, too. Only the generated file is compiled again when a source changes.
 
 # cbq_program_version(<target> <source>...): adds the generated source to the target.
 function(cbq_program_version target)
-  set(sources ${ARGN} cmake/Flags.cmake)
-  foreach(folder ${CBQ_LAYERS})
+  set(sources ${ARGN} cmake/Flags.cmake experiments/run_ablation.cpp tools/cbq.cpp)
+  file(GLOB_RECURSE command_line RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tools/cli/*.cpp)
+  list(APPEND sources ${command_line})
+  foreach(folder ${CBQ_LAYERS} tools/cli)
     file(GLOB_RECURSE headers RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*.h)
     list(APPEND sources ${headers})
   endforeach()
   list(SORT sources)
   string(TOUPPER "${CMAKE_BUILD_TYPE}" type)
+  # "native" is another target on every machine: what the compiler makes of it tells them apart.
+  set(target_macros)
+  if(CBQ_NATIVE)
+    execute_process(COMMAND ${CMAKE_CXX_COMPILER} -march=native -dM -E -x c++ /dev/null OUTPUT_VARIABLE target_macros)
+  endif()
+  string(SHA256 target_digest "${target_macros}")
   set(how "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${type}} "
-          "native ${CBQ_NATIVE} sanitize ${CBQ_SANITIZE} cuda ${CBQ_CUDA} ${CMAKE_CUDA_COMPILER_VERSION} "
+          "native ${CBQ_NATIVE} ${target_digest} sanitize ${CBQ_SANITIZE} cuda ${CBQ_CUDA} ${CMAKE_CUDA_COMPILER_VERSION} "
           "${CMAKE_CUDA_ARCHITECTURES}")
   set(folder ${CMAKE_BINARY_DIR}/generated)
   # A file of its own: lists of hundreds of sources are too long for a command line on some systems.

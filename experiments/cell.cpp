@@ -83,18 +83,22 @@ std::filesystem::path CellStore::path_of(const Cell& cell) const {
 std::optional<CellResult> CellStore::find(
     const Cell& cell, const std::function<void(const std::string&)>& say) const {
   const std::filesystem::path path = path_of(cell);
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) return std::nullopt;
+  if (!std::filesystem::exists(path)) return std::nullopt;
+  const auto leave = [&](const std::string& why) {
+    if (say) say(concat("not used, computed anew: ", why));
+    return std::nullopt;
+  };
   try {
     const nlohmann::json json = read_sealed_json(path);
     const std::string what = path.string();
     const std::vector<std::string> others =
         differences(JobIdentity::from_json(json_at(json, "identity", what), what), cell.identity);
-    if (!others.empty()) fail(what, " belongs to another run: ", text_of(others));
+    if (!others.empty()) {
+      return leave(message_of(what, " belongs to another run: ", text_of(others)));
+    }
     return cell_result_from_json(json_at(json, "result", what), what);
-  } catch (const std::runtime_error& problem) {
-    if (say) say(concat("not used, computed anew: ", problem.what()));
-    return std::nullopt;
+  } catch (const DamagedFile& damage) {
+    return leave(damage.what());
   }
 }
 

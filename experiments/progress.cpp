@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <utility>
 
+#include "tensor/error.h"
+
 namespace cbq {
 namespace {
 
@@ -71,7 +73,7 @@ void Progress::update(int64_t done, int64_t total, const std::string& what) {
 
 void Progress::line(const std::string& text) {
   if (bar_shown_) out_ << "\r\x1b[K";
-  out_ << text << std::endl;
+  out_ << message_of(text) << std::endl;  // it may quote a file, which may hold anything
   if (bar_shown_) print_bar();
 }
 

@@ -1,9 +1,10 @@
 // The paper's ablation tables on a model at hand: options, defaults and the way out.
 #include <fmt/format.h>
 #include <omp.h>
-#include <signal.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
+#include <csignal>
 #include <cstdlib>
 #include <iostream>
 
@@ -22,15 +23,22 @@
 namespace cbq {
 namespace {
 
-volatile sig_atomic_t stop_asked = 0;
+std::atomic<bool> stop_asked = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may not wait for a lock");
 
-/// The first Ctrl-C stops after the current step, a second one at once.
+constexpr int caught_signals[] = {SIGTERM, SIGINT};
+
+void note_signal(int) {
+  stop_asked = true;
+  for (const int each : caught_signals) std::signal(each, SIG_DFL);
+}
+
+/// The first Ctrl-C or SIGTERM stops after the current step, a second one at once. A signal that
+/// the program was started to ignore stays ignored.
 void stop_on_signal() {
-  struct sigaction action = {};
-  action.sa_handler = [](int) { stop_asked = 1; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  for (const int each : caught_signals) {
+    if (std::signal(each, note_signal) == SIG_IGN) std::signal(each, SIG_IGN);
+  }
 }
 
 struct Options {
@@ -272,7 +280,7 @@ void run(const CLI::App& app, Options& o) {
   Progress progress(std::cerr, stderr_is_terminal());
   ablation.output = o.output;
   ablation.version = git_version(root);
-  ablation.interrupted = [] { return stop_asked != 0; };
+  ablation.interrupted = [] { return stop_asked.load(); };
   WorkbenchConfig bench;
   bench.load = [&] { return load_model(o.model, Dtype::f32, device); };
   bench.calibration = calibration_tokens(o.calibration, o.model, o.segments, o.segment_length);
@@ -323,14 +331,14 @@ int main(int argc, char** argv) {
   try {
     cbq::check_environment();
     cbq::set_command_advice({"a shorter --segment-length or fewer --segments need less memory",
-                             "finished cells are on disk: the same command goes on behind them"});
+                             "finished cells are on disk: the same command continues after them"});
     cbq::run(app, options);
     return cbq::finish_output();
   } catch (const cbq::Interrupted& stop) {
     std::cerr << stop.what() << "\n";
     return 130;
   } catch (const std::exception& error) {
-    std::cerr << "run_ablation: " << error.what() << "\n";
+    std::cerr << "run_ablation: " << cbq::message_of(error.what()) << "\n";
     return 1;
   }
 }

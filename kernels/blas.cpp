@@ -32,6 +32,7 @@ struct Library {
   decltype(&cblas_sgemm) sgemm = nullptr;
   decltype(&cblas_dgemm) dgemm = nullptr;
   decltype(&openblas_get_corename) kernel_name = nullptr;
+  decltype(&openblas_get_config) configuration = nullptr;
   // Neither is in cblas.h, but both are exported.
   void* (*take_buffer)(int) = nullptr;
   void (*give_buffer)(void*) = nullptr;
@@ -107,8 +108,14 @@ void open_library() {
   find(handle, "cblas_sgemm", library.sgemm);
   find(handle, "cblas_dgemm", library.dgemm);
   find(handle, "openblas_get_corename", library.kernel_name);
+  find(handle, "openblas_get_config", library.configuration);
   find(handle, "blas_memory_alloc", library.take_buffer);
   find(handle, "blas_memory_free", library.give_buffer);
+  const std::string configuration = library.configuration();
+  if (configuration.find("USE_OPENMP") == std::string::npos) {
+    notice_once(concat("warning: the OpenBLAS that was found is not built for OpenMP (",
+                       configuration, "), which may be slow; install libopenblas0-openmp"));
+  }
 }
 
 /// OpenBLAS keeps a buffer once it has mapped it.
@@ -143,13 +150,18 @@ void load_for(int threads) {
 }  // namespace
 
 void load() {
-  const int threads = std::min(omp_get_max_threads(), most_buffers);
+  const int wanted = omp_get_max_threads(), threads = std::min(wanted, most_buffers);
+  if (wanted > threads) {
+    notice_once(concat(threads, " threads instead of ", wanted,
+                       ": OpenBLAS has no room for more products at a time"));
+    omp_set_num_threads(threads);
+  }
   if (buffers < threads) load_for(threads);
 }
 
-std::string kernel_name() {
+std::string library_name() {
   load();
-  return library.kernel_name();
+  return concat(library.kernel_name(), ", ", library.configuration());
 }
 
 void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha,

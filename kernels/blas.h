@@ -14,14 +14,15 @@
 namespace cbq::kernels::blas {
 
 /// To be called outside a parallel region before gemm(). Makes room for as many products at a time
-/// as omp_get_max_threads(); where the address space has room for fewer, the number of OpenMP
-/// threads is reduced to that, with a notice. Does nothing when this has been done.
+/// as omp_get_max_threads(); where OpenBLAS or the address space has room for fewer, the number of
+/// OpenMP threads is reduced to that, with a notice. Does nothing when this has been done.
 /// Throws std::runtime_error when OpenBLAS cannot be loaded, or there is no room for one product.
 void load();
 
-/// The processor that OpenBLAS chose its inner loops for ("SkylakeX"): other loops give other last
-/// bits. Loads the library; throws as load() does.
-std::string kernel_name();
+/// The processor that OpenBLAS chose its inner loops for, and the library's own description of
+/// itself ("SkylakeX, OpenBLAS 0.3.21 ..."): other loops, and other versions, give other last bits.
+/// Loads the library; throws as load() does.
+std::string library_name();
 
 /// c = alpha op(a) op(b) + beta c in row-major order: op(a) [m, k], op(b) [k, n], c [m, n]; lda,
 /// ldb and ldc are the distances between rows. Serial.

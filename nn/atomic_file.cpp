@@ -40,16 +40,6 @@ const char* remedy_of(int error) {
   fail("cannot ", act, " ", path.string(), ": ", std::strerror(error), remedy_of(error));
 }
 
-// Makes a rename in this folder survive a crash. Best effort: some file systems refuse it, and the
-// file itself is complete either way.
-void sync_folder_of(const std::filesystem::path& path) {
-  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
-  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return;
-  ::fsync(descriptor);
-  ::close(descriptor);
-}
-
 // NAME.cbq-HOST-PROCESS-SERIAL.tmp; HOST: 8 digits of a hash.
 constexpr std::string_view mark = ".cbq-", ending = ".tmp";
 
@@ -107,6 +97,14 @@ std::filesystem::path folder_of(const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+void sync_folder_of(const std::filesystem::path& path) {
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  ::fsync(descriptor);
+  ::close(descriptor);
+}
 
 std::string host_name() {
   std::array<char, 256> name{};

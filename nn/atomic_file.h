@@ -50,6 +50,10 @@ class AtomicFile {
 /// are not touched, and errors are ignored: a folder that cannot be swept can still be read.
 void sweep_temporaries(const std::filesystem::path& folder);
 
+/// Makes renames in the folder of `path` survive a crash of the machine. Best effort: some file
+/// systems refuse it.
+void sync_folder_of(const std::filesystem::path& path);
+
 /// The name of this machine, "unknown host" where the system does not tell.
 std::string host_name();
 

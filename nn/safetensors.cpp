@@ -11,6 +11,7 @@
 #include <charconv>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <optional>
 
 #include "nn/json.h"
@@ -202,9 +203,20 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   SafetensorsFile file;
   file.path_ = path;
   file.map_.reset(new Map(path));
-  const std::string where = path.string() + ": ";
-  const char* data = file.map_->data();
-  const uint64_t size = file.map_->size();
+  try {
+    file.read_header();
+  } catch (const std::bad_alloc&) {  // no fault of the file's
+    throw;
+  } catch (const std::exception& fault) {
+    throw MalformedFile(fault.what());
+  }
+  return file;
+}
+
+void SafetensorsFile::read_header() {
+  const std::string where = path_.string() + ": ";
+  const char* data = map_->data();
+  const uint64_t size = map_->size();
   if (size < length_bytes) fail(where, "HeaderTooSmall: a file of ", size, " bytes");
   uint64_t header = 0;
   std::memcpy(&header, data, length_bytes);
@@ -222,14 +234,13 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   std::vector<Entry> entries;
   for (const auto& [name, value] : json.items()) {
     if (name == "__metadata__") {
-      file.metadata_ = parse_metadata(value, where);
+      metadata_ = parse_metadata(value, where);
     } else {
       entries.push_back(parse_entry(name, value, where));
     }
   }
-  file.data_begin_ = static_cast<int64_t>(length_bytes + header);
-  file.entries_ = checked_entries(std::move(entries), size - length_bytes - header, where);
-  return file;
+  data_begin_ = static_cast<int64_t>(length_bytes + header);
+  entries_ = checked_entries(std::move(entries), size - length_bytes - header, where);
 }
 
 std::vector<std::string> SafetensorsFile::names() const {

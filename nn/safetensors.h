@@ -35,10 +35,17 @@ struct TensorInfo {
 /// The format's name of a dtype ("BF16").
 const char* safetensors_name_of(Dtype dtype);
 
+/// What SafetensorsFile::open throws for a file that it could read and that is no safetensors file.
+/// The text names the file.
+struct MalformedFile : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 class SafetensorsFile {
  public:
   /// Maps the file and checks its header. No tensor is read.
-  /// Throws std::runtime_error with the path, the kind of fault and the tensor.
+  /// Throws MalformedFile with the path, the kind of fault and the tensor; std::runtime_error for a
+  /// file that cannot be opened or mapped.
   static SafetensorsFile open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
@@ -66,6 +73,7 @@ class SafetensorsFile {
  private:
   class Map;
   SafetensorsFile() = default;
+  void read_header();
 
   struct MapDeleter {
     void operator()(Map* map) const;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <new>
 #include <vector>
 
 #include "nn/json.h"
@@ -119,6 +120,8 @@ json read_sealed_json(const fs::path& path, size_t max_bytes) {
   try {
     object = parse_json(text, path.string());
     if (!object.is_object()) fail("no object of JSON");
+  } catch (const std::bad_alloc&) {
+    throw;
   } catch (const std::exception& error) {
     damaged(path.string(), error.what());
   }
@@ -143,11 +146,14 @@ void write_sealed_safetensors(const fs::path& path, const std::map<std::string, 
 
 SafetensorsFile open_sealed_safetensors(const fs::path& path, bool needs_seal) {
   std::error_code error;
-  if (!fs::exists(path, error)) fail(path.string(), " is not there");
+  const fs::file_status status = fs::status(path, error);
+  if (status.type() == fs::file_type::not_found) {
+    throw MissingFile(message_of(path.string(), " is not there"));
+  }
   const auto open = [&] {
     try {
       return SafetensorsFile::open(path);
-    } catch (const std::exception& fault) {
+    } catch (const MalformedFile& fault) {
       damaged(path.string(), fault.what());
     }
   };

@@ -22,6 +22,15 @@ struct DamagedFile : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// What open_sealed_safetensors throws where there is no file. The text names it.
+///
+/// These two say that the file cannot be used. Any other error (no memory, no permission, no file
+/// descriptor, a fault of the disk) says nothing about it: whoever catches that one to start anew
+/// would replace a good file.
+struct MissingFile : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 /// CRC-32 of bytes that come in parts.
 class Checksum {
  public:
@@ -58,7 +67,8 @@ nlohmann::json read_sealed_json(const std::filesystem::path& path,
 void write_sealed_safetensors(const std::filesystem::path& path,
                               const std::map<std::string, Tensor>& tensors,
                               std::map<std::string, std::string> metadata);
-/// Opens the file and reads all of it once. Throws DamagedFile, also for a broken header.
+/// Opens the file and reads all of it once. Throws DamagedFile, also for a broken header;
+/// MissingFile; std::runtime_error for a file that cannot be opened or mapped.
 /// `needs_seal` false: a file without any checksum, as earlier programs wrote it, is opened, too.
 SafetensorsFile open_sealed_safetensors(const std::filesystem::path& path, bool needs_seal = true);
 

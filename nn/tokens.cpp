@@ -200,7 +200,7 @@ TokenSet tokens_from_json(const std::filesystem::path& path, const std::string& 
   return set;
 }
 
-void save_tokens(const std::filesystem::path& path, const TokenSet& tokens) {
+void save_tokens(const std::filesystem::path& path, const TokenSet& tokens, bool is_sealed) {
   check(!tokens.segments.empty(), "save_tokens: ", path, ": no segments");
   check(tokens.token_count() <= std::numeric_limits<int32_t>::max(), "save_tokens: ", path, ": ",
         tokens.token_count(), " tokens; at most 2^31 - 1 fit a token file");
@@ -217,7 +217,7 @@ void save_tokens(const std::filesystem::path& path, const TokenSet& tokens) {
   file.set_attribute("source_hash", tokens.source_hash);
   file.write("ids", Tensor::from(ids, {static_cast<int64_t>(ids.size())}));
   file.write("offsets", Tensor::from(offsets, {static_cast<int64_t>(offsets.size())}));
-  file.publish();
+  is_sealed ? file.publish_sealed() : file.publish();
 }
 
 TokenSet load_tokens(const std::filesystem::path& path) {

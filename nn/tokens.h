@@ -66,8 +66,9 @@ std::string join_wikitext_rows(std::string_view text);
 /// is that list itself.
 TokenSet tokens_from_json(const std::filesystem::path& path, const std::string& key);
 /// Writes a token file: HDF5 with the ids end to end ("ids" i32), where each segment begins
-/// ("offsets" i32, one more than segments) and the hashes as attributes.
-void save_tokens(const std::filesystem::path& path, const TokenSet& tokens);
+/// ("offsets" i32, one more than segments) and the hashes as attributes. `is_sealed`: with a
+/// checksum at its end, for check_seal() (nn/sealed_files.h).
+void save_tokens(const std::filesystem::path& path, const TokenSet& tokens, bool is_sealed = false);
 /// Reads a token file. Throws std::runtime_error when it is broken.
 TokenSet load_tokens(const std::filesystem::path& path);
 

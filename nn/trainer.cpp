@@ -103,16 +103,20 @@ void save_checkpoint(Transformer& model, Adam& adam, const std::filesystem::path
                            {{"format", "pt"}, {"step", std::to_string(adam.steps())}});
 }
 
-/// Step to go on from; 0 without a checkpoint, and with a damaged one.
+/// Step to go on from; 0 without a checkpoint, and with a damaged one, which is renamed.
 int64_t load_checkpoint(Transformer& model, Adam& adam, const TrainHooks& hooks) {
   const std::filesystem::path path = hooks.folder / "training.safetensors";
-  std::error_code ignored;
-  if (hooks.folder.empty() || !std::filesystem::exists(path, ignored)) return 0;
+  if (hooks.folder.empty() || !std::filesystem::exists(path)) return 0;
   std::optional<SafetensorsFile> opened;
   try {
     opened = open_sealed_safetensors(path, /*needs_seal=*/false);
   } catch (const DamagedFile& damage) {
-    if (hooks.say) hooks.say(concat("started from the first step: ", damage.what()));
+    const std::filesystem::path kept = hooks.folder / "training.damaged";
+    std::filesystem::rename(path, kept);  // somebody may still get something out of it
+    if (hooks.say) {
+      hooks.say(concat("started from the first step: ", damage.what(), "; it is kept as ",
+                       kept.string()));
+    }
     return 0;
   }
   const SafetensorsFile& file = *opened;

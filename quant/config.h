@@ -36,8 +36,8 @@ struct ActivationConfig {
   bool symmetric = false;
   SymmetricForm form = SymmetricForm::restricted;
   Granularity granularity = Granularity::per_token;
-  bool dynamic =
-      true;  // per_token: ranges of the token at hand; false: per_tensor, from calibration
+  // true: ranges of the token at hand (per_token); false: from calibration (per_tensor)
+  bool dynamic = true;
   bool quantizes() const { return bits < float_bits; }
 };
 

@@ -221,7 +221,7 @@ RoundingView<T> view_of(const RoundingPass& pass) {
   return view;
 }
 
-/// The dtypes weights come in; f16 checkpoints are converted when they are loaded.
+/// The dtypes in which weights are quantized. An f16 checkpoint is loaded in another one.
 template <class F>
 decltype(auto) dispatch_weight(std::string_view op, Dtype dtype, F&& f) {
   if (dtype == Dtype::f32) return f.template operator()<float>();

@@ -25,6 +25,9 @@ static_assert(cudaErrorMemoryAllocation == 2 && cudaErrorInsufficientDriver == 3
               cudaErrorLaunchFailure == 719 && cudaErrorSystemNotReady == 802 &&
               cudaErrorSystemDriverMismatch == 803 && cudaErrorCompatNotSupportedOnDevice == 804 &&
               cudaErrorStreamCaptureUnsupported == 900 && cudaErrorCapturedEvent == 907);
+#if CUDART_VERSION >= 13000  // older headers do not have these names
+static_assert(cudaErrorContained == 226 && cudaErrorTensorMemoryLeak == 721);
+#endif
 
 void throw_cuda_error(cudaError_t status, const char* call) {
   cudaGetLastError();  // told here: the next launch that asks for its own error must not find it

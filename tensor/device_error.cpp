@@ -32,6 +32,7 @@ const std::string& advice_on_memory() { return command_advice().less_memory; }
 bool device_is_lost(int code) {
   switch (code) {
     case 214:  // cudaErrorECCUncorrectable
+    case 226:  // cudaErrorContained
     case 700:  // cudaErrorIllegalAddress
     case 702:  // cudaErrorLaunchTimeout
     case 709:  // cudaErrorContextIsDestroyed
@@ -42,7 +43,7 @@ bool device_is_lost(int code) {
     case 717:  // cudaErrorInvalidAddressSpace
     case 718:  // cudaErrorInvalidPc
     case 719:  // cudaErrorLaunchFailure
-    case 721:  // cudaErrorContained
+    case 721:  // cudaErrorTensorMemoryLeak
       return true;
     default:
       return false;

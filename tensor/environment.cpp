@@ -101,7 +101,7 @@ std::string doubt_about_variable(const std::string& name) {
   const std::string& nearest = *std::min_element(
       known.begin(), known.end(),
       [&](const auto& a, const auto& b) { return distance(a, name) < distance(b, name); });
-  return concat("nobody reads ", name, " of the environment; the nearest switch is called ",
+  return concat("the environment variable ", name, " has no effect; the most similar switch is ",
                 nearest);
 }
 

@@ -25,9 +25,13 @@ size_t character_at_front(std::string_view text) {
   return size;
 }
 
-bool is_control(char c) {
-  const auto byte = static_cast<unsigned char>(c);
-  return (byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f;
+/// For a character of UTF-8: the controls of ASCII, except newline and tab, and U+0080 to U+009F,
+/// which some terminals obey as well (U+009B begins a sequence as ESC [ does).
+bool is_control(std::string_view character) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(character[i]); };
+  if (character.size() == 2) return byte(0) == 0xc2 && byte(1) < 0xa0;
+  return character.size() == 1 &&
+         ((byte(0) < 0x20 && byte(0) != '\n' && byte(0) != '\t') || byte(0) == 0x7f);
 }
 
 /// `text` with bytes that are no UTF-8, and control characters, as "\xHH".
@@ -35,13 +39,15 @@ std::string escaped(std::string_view text) {
   constexpr const char* digits = "0123456789abcdef";
   std::string result;
   while (!text.empty()) {
-    size_t size = character_at_front(text);
-    if (size == 0 || is_control(text[0])) {
-      const auto byte = static_cast<unsigned char>(text[0]);
-      result += {'\\', 'x', digits[byte >> 4], digits[byte & 15]};
-      size = 1;
+    const size_t size = std::max<size_t>(1, character_at_front(text));
+    const std::string_view character = text.substr(0, size);
+    if (character_at_front(text) == 0 || is_control(character)) {
+      for (const char c : character) {
+        const auto byte = static_cast<unsigned char>(c);
+        result += {'\\', 'x', digits[byte >> 4], digits[byte & 15]};
+      }
     } else {
-      result += text.substr(0, size);
+      result += character;
     }
     text.remove_prefix(size);
   }

@@ -47,7 +47,7 @@ std::string concat(const Parts&... parts) {
 }
 
 namespace detail {
-/// The text with bytes that are no UTF-8, and control characters, as "\\xHH"; where it is longer
+/// The text with bytes that are not UTF-8, and control characters, as "\\xHH"; where it is longer
 /// than 3,000 bytes, the middle is left out. Messages quote files and options, which may hold
 /// anything: a terminal must survive them.
 std::string readable(const std::string& text);

@@ -4,6 +4,8 @@
 #include <mutex>
 #include <set>
 
+#include "tensor/error.h"
+
 namespace cbq {
 namespace {
 
@@ -21,7 +23,8 @@ Notices& notices() {
 
 }  // namespace
 
-void notice_once(const std::string& line) {
+void notice_once(const std::string& text) {
+  const std::string line = message_of(text);  // it may quote a file, which may hold anything
   Notices& all = notices();
   const std::lock_guard lock(all.mutex);
   if (all.recorder != nullptr) {

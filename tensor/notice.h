@@ -1,5 +1,6 @@
-// Notices: lines on stderr about what is done differently than asked for, or than a file says, and
-// works all the same. What cannot work is an error instead (tensor/error.h).
+// Notices: lines on stderr. A notice says that the program did something other than the user or a
+// file asked for, and that the program continues. Where it cannot continue, it throws an error
+// instead (tensor/error.h).
 #pragma once
 
 #include <string>
@@ -7,8 +8,9 @@
 
 namespace cbq {
 
-/// Prints "cbq: <line>" on stderr. The same line is printed only once per process. A line about
-/// something that the user should look at begins with "warning: ".
+/// Prints "cbq: <line>" on stderr, safe to print as the text of an error is (message_of). The same
+/// line is printed only once per process. A line about something that the user should look at
+/// begins with "warning: ".
 void notice_once(const std::string& line);
 
 /// Collects the notices of all threads while it lives, repeated ones too; none is printed. For

@@ -8,8 +8,9 @@
 namespace cbq {
 
 /// "0.1.0+3f9c21a07b5e": the project's version, and a digest of what the program was built from
-/// (all sources of the layers, compiler, flags). Two builds with the same text give the same bytes.
-/// Made when the program is built (cmake/ProgramVersion.cmake).
+/// (the sources of all layers and of the command line, the compiler, its flags and its target). Two
+/// builds with the same text give the same bytes on the same processor with the same libraries, as
+/// far as the compiler does. Made when the program is built (cmake/ProgramVersion.cmake).
 std::string program_version();
 
 }  // namespace cbq

@@ -6,6 +6,7 @@
 #include "nn/atomic_file.h"
 #include "nn/hdf5.h"
 #include "tests/flipped_bits.h"
+#include "tests/no_more_descriptors.h"
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
@@ -157,6 +158,18 @@ TEST(ActivationCache, AnotherProgramsAndAnotherRulesActivationsAreNotUsed) {
         identity = {{"key", "old"}};
       },
       "it differs in the calibration tokens");
+}
+
+TEST(ActivationCache, AnErrorThatIsNoDamageIsNotTakenForOne) {
+  Fixture f;
+  f.on_disk();
+  {
+    const NoMoreDescriptors none;
+    EXPECT_THROW(f.on_disk(), std::runtime_error);
+  }
+  f.said.clear();
+  f.on_disk();
+  EXPECT_TRUE(f.said.empty()) << f.said.front();
 }
 
 TEST(ActivationCache, InterruptedWriteLeavesNothing) {

@@ -152,6 +152,7 @@ TEST_F(CliTest, ADamagedStateIsToldAndReplaced) {
   const RunOfCbq damaged = cbq(quantize("q", {"--resume"}));
   ASSERT_EQ(damaged.code, 0) << damaged.err;
   expect_in(damaged.err, {"not resumed", "state.safetensors"});
+  EXPECT_FALSE(fs::exists(folder_ / "q.resume"));
 }
 
 TEST_F(CliTest, BitsAndGroupsAsTablesWriteThem) {
@@ -205,6 +206,34 @@ TEST_F(CliTest, DenseExportScoresTheSameAndIsAPlainModel) {
   ASSERT_EQ(cbq({"evaluate", path("q"), "--tokens", test_tokens(), "--json", path("r")}).code, 0);
   EXPECT_EQ(json_of(path("r"))["results"], json_of(path("q/report.json"))["quantized"]["results"]);
   EXPECT_FALSE(json_of(path("q/config.json")).contains("quantization_config"));
+}
+
+// Weights lose digits when they are written in another type, and the scores are those of the
+// folder.
+TEST_F(CliTest, DenseExportInAnotherTypeIsScoredAsItIsWritten) {
+  for (const char* load : {"whole", "blockwise"}) {
+    ASSERT_EQ(cbq(quantize("q", {"--evaluate", test_tokens(), "--export", "dense", "--export-dtype",
+                                 "bf16", "--load", load, "--overwrite"}))
+                  .code,
+              0);
+    ASSERT_EQ(cbq({"evaluate", path("q"), "--tokens", test_tokens(), "--json", path("r")}).code, 0);
+    EXPECT_EQ(json_of(path("r"))["results"], json_of(path("q/report.json"))["quantized"]["results"])
+        << load;
+    EXPECT_FALSE(fs::exists(folder_ / "q/packed"));
+  }
+}
+
+TEST_F(CliTest, ATypeThatWeightsAreNotQuantizedInIsRefusedBeforeTheWork) {
+  const auto before = listing();
+  const RunOfCbq computed = cbq(quantize("q", {"--dtype", "f16", "--evaluate", test_tokens()}));
+  EXPECT_EQ(computed.code, 1);
+  expect_in(computed.err, {"--dtype f16", "f32 or bf16"});
+  EXPECT_EQ(computed.err.find("calibration"), std::string::npos) << computed.err;
+  const RunOfCbq written = cbq(quantize("q", {"--export", "dense", "--export-dtype", "i32"}));
+  EXPECT_EQ(written.code, 1);
+  expect_in(written.err, {"--export-dtype i32", "f32, bf16 or f16"});
+  EXPECT_EQ(written.err.find("loss"), std::string::npos) << written.err;
+  EXPECT_EQ(listing(), before);
 }
 
 TEST_F(CliTest, CalibrationNeedsNoDataAtAll) {
@@ -349,6 +378,16 @@ TEST_F(CliTextTest, ATrainingRunDoesNotGoOnWithOtherData) {
     EXPECT_EQ(run.code, 1);
     expect_in(run.err, {"another", std::string(what) == "batch" ? "batch" : "model", "--output"});
   }
+}
+
+TEST_F(CliTextTest, AStateThatDoesNotSayWhatItWasTrainedOnIsRefused) {
+  ASSERT_EQ(cbq(train("m")).code, 0);
+  fs::remove(folder_ / "m/training.json");
+  const std::string state = bytes_of(path("m/training.safetensors"));
+  const RunOfCbq run = cbq(train("m", {"--steps", "70"}));
+  EXPECT_EQ(run.code, 1) << run.err;
+  expect_in(run.err, {"training.safetensors", "without training.json", "--output"});
+  EXPECT_EQ(bytes_of(path("m/training.safetensors")), state);
 }
 
 TEST_F(CliTextTest, TokenizeWritesWhatEvaluateAndQuantizeRead) {

@@ -1,4 +1,6 @@
 // --resume where the result is there already, and what of a run is damaged on the disk.
+#include "cbq/resume.h"
+#include "nn/output_lock.h"
 #include "nn/sealed_files.h"
 #include "tests/flipped_bits.h"
 #include "tests/test_cli_support.h"
@@ -148,10 +150,41 @@ TEST_F(FinishedTest, DamagedFilesAreNamed) {
   EXPECT_EQ(resume().code, 0);
 }
 
-TEST_F(FinishedTest, AStateThatWasLeftBehindIsRemoved) {
+/// Writes the state of a run with this identity beside the result.
+void leave_state(const fs::path& folder, JobIdentity identity) {
+  identity.export_format = identity.export_dtype = "";
+  RunState state;
+  state.stream = Tensor::from<float>({1, 2}, {1, 1, 2});
+  ResumeFolder(folder, identity).save(state);
+}
+
+TEST_F(FinishedTest, ItsOwnStateThatWasLeftBehindIsRemoved) {
   fs::create_directories(path("q.resume"));
   EXPECT_EQ(resume().code, 0);
+  EXPECT_FALSE(fs::exists(path("q.resume"))) << "an empty one";
+  leave_state(path("q.resume"),
+              JobIdentity::from_json(json_of(path("q/recipe.json"))["identity"], "recipe"));
+  {
+    const OutputLock lock(folder_ / "q");
+    const RunOfCbq refused = resume();
+    EXPECT_EQ(refused.code, 1);
+    expect_in(refused.err, {"is being written by process"});
+    EXPECT_TRUE(fs::exists(path("q.resume/state.safetensors")));
+  }
+  EXPECT_EQ(resume().code, 0);
   EXPECT_FALSE(fs::exists(path("q.resume")));
+}
+
+TEST_F(FinishedTest, AnotherRunsStateStays) {
+  JobIdentity other = JobIdentity::from_json(json_of(path("q/recipe.json"))["identity"], "recipe");
+  other.settings["seed"] = 5;
+  leave_state(path("q.resume"), other);
+  const auto before = contents();
+  EXPECT_EQ(resume().code, 0);
+  EXPECT_TRUE(contents() == before);
+  folder_.write("q.resume/state.safetensors", "damaged");
+  EXPECT_EQ(resume().code, 0) << "nobody knows whose it is";
+  EXPECT_EQ(bytes_of(path("q.resume/state.safetensors")), "damaged");
 }
 
 class SampledTest : public FinishedTest {
@@ -172,6 +205,22 @@ TEST_F(SampledTest, TheSameRequestIsNotSampledAgain) {
       cbq({"sample", model(), "-o", path("s.h5"), "--segments", "4", "--segment-length", "8"}).code,
       0);
   EXPECT_EQ(resume({"--calibration", path("s.h5")}).code, 0);
+}
+
+// What a default means may change with the program or the model, so the recipe has numbers.
+TEST_F(SampledTest, TheRecipeSaysHowMuchWasSampled) {
+  ASSERT_EQ(cbq({"quantize", model(), "-o", path("d"), "--segments", "2", "--epochs", "1",
+                 "--device", "cpu"})
+                .code,
+            0);
+  const auto request = json_of(path("d/recipe.json"))["calibration"]["sampling"];
+  EXPECT_EQ(request["segments"], 2);
+  EXPECT_EQ(request["tokens"], 16) << "the model's context";
+  const RunOfCbq same =
+      cbq({"quantize", model(), "-o", path("d"), "--segments", "2", "--segment-length", "16",
+           "--epochs", "1", "--device", "cpu", "--resume"});
+  EXPECT_EQ(same.code, 0) << same.err;
+  EXPECT_EQ(same.err.find("calibration: model"), std::string::npos) << same.err;
 }
 
 TEST_F(CliTest, ACacheChangesNoByteWhoeverMadeIt) {

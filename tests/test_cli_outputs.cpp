@@ -11,6 +11,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <iterator>
 #include <map>
 #include <thread>
 
@@ -169,12 +170,17 @@ class OverwriteTest : public OutputsTest {
 };
 
 TEST_F(OverwriteTest, KilledBeforeAndAfterTheExchange) {
-  // Both states look the same: the other folder is called q.partial.
-  fs::copy(folder_ / "q", folder_ / "q.partial");
-  folder_.write("q.lock", "process 1 on somewhere: cbq quantize");
-  ASSERT_EQ(cbq(nearest(4, {"--overwrite"})).code, 0);
-  EXPECT_NE(bytes_of(path("q/model.safetensors")), first_);
-  expect_tidy({"q"});
+  for (const bool exchanged : {false, true}) {
+    fs::copy(folder_ / "q", folder_ / "q.partial");
+    folder_.write(exchanged ? "q/.cbq-partial" : "q.partial/.cbq-partial", "x");
+    mark(exchanged ? "q.partial" : "q");
+    folder_.write("q.lock", "process 1 on somewhere: cbq quantize");
+    ASSERT_EQ(cbq(nearest(exchanged ? 3 : 4, {"--overwrite"})).code, 0);
+    EXPECT_EQ(bytes_of(path("q/model.safetensors")) == first_, exchanged);
+    EXPECT_FALSE(fs::exists(folder_ / "q/.cbq-partial"));
+    EXPECT_FALSE(fs::exists(folder_ / "q/.cbq-replaced"));
+    expect_tidy({"q"});
+  }
 }
 
 TEST_F(OverwriteTest, RestoresTheFolderAfterAKillBetweenTwoRenames) {
@@ -182,6 +188,7 @@ TEST_F(OverwriteTest, RestoresTheFolderAfterAKillBetweenTwoRenames) {
   fs::rename(folder_ / "q", folder_ / "q.old");
   fs::create_directory(folder_ / "q.partial");
   folder_.write("q.partial/config.json", "{}");
+  folder_.write("q.partial/.cbq-partial", "x");
   const RunOfCbq run = cbq(nearest(4));
   EXPECT_EQ(run.code, 1);
   expect_in(run.err, {"not empty", "--overwrite"});
@@ -215,6 +222,85 @@ TEST_F(OverwriteTest, KeepsAnUnmarkedFolderNamedOld) {
   ASSERT_EQ(cbq(nearest(4)).code, 0);
   EXPECT_EQ(bytes_of(path("q.old/model.safetensors")), first_);
   expect_tidy({"q", "q.old"});
+}
+
+TEST_F(OutputsTest, SomebodysOwnPartialFolderStays) {
+  fs::create_directory(folder_ / "q.partial");
+  folder_.write("q.partial/thesis.tex", "years of work");
+  const RunOfCbq run = cbq(quantize("q"));
+  EXPECT_EQ(run.code, 1);
+  expect_in(run.err, {"q.partial is in the way", "move it away", "--output"});
+  EXPECT_EQ(bytes_of(path("q.partial/thesis.tex")), "years of work");
+  expect_tidy({"q.partial"});
+}
+
+TEST_F(OutputsTest, SomebodysOwnFilesInTheFolderOfTheStateStay) {
+  fs::create_directory(folder_ / "q.resume");
+  folder_.write("q.resume/cv.tex", "a life");
+  EXPECT_EQ(cbq(quantize("q", {"--wbits", "77"})).code, 1) << "and nothing is learned";
+  ASSERT_EQ(cbq(quantize("q")).code, 0);
+  EXPECT_EQ(bytes_of(path("q.resume/cv.tex")), "a life");
+  const auto entries = fs::directory_iterator(folder_ / "q.resume");
+  EXPECT_EQ(std::distance(begin(entries), end(entries)), 1) << "the state is removed";
+}
+
+// With the state inside the output, the finished folder could not get its name.
+TEST_F(OutputsTest, TheFolderWhereOneStandsMayBeTheOutput) {
+  for (const char* name : {".", "inner/.."}) {
+    fs::remove_all(folder_ / "here");
+    fs::create_directories(folder_ / "here/inner");
+    if (name == std::string(".")) fs::remove(folder_ / "here/inner");
+    std::vector<std::string> arguments = quantize("unused");
+    arguments[std::find(arguments.begin(), arguments.end(), "--output") - arguments.begin() + 1] =
+        name;
+    const std::string line = "cd " + quoted(path("here")) + " && " + command("cbq", arguments);
+    const RunOfCbq run = bash(line);
+    if (name == std::string(".")) {
+      ASSERT_EQ(run.code, 0) << run.err;
+      EXPECT_TRUE(fs::exists(folder_ / "here/model.safetensors"));
+      EXPECT_FALSE(fs::exists(folder_ / "here/..resume"));
+    } else {
+      EXPECT_EQ(run.code, 1) << "it is not empty";
+    }
+    expect_tidy({"here"});
+  }
+}
+
+// ---- signals ------------------------------------------------------------------------------------
+
+/// Whether /proc says that the process catches the signal; false where it is gone.
+bool catches(pid_t process, int signal) {
+  std::ifstream in("/proc/" + std::to_string(process) + "/status");
+  for (std::string word; in >> word;) {
+    if (word != "SigCgt:") continue;
+    in >> word;
+    return (std::stoull(word, nullptr, 16) >> (signal - 1) & 1) != 0;
+  }
+  return false;
+}
+
+TEST_F(OutputsTest, ASecondSignalOfEitherKindEndsTheProgram) {
+  bool was_caught = false, still_caught = false;
+  const RunOfCbq run = cbq(quantize("q", slow_), [&](pid_t child) {
+    for (int i = 0; i < 20000 && !catches(child, SIGTERM); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    was_caught = catches(child, SIGINT);
+    ::kill(child, SIGINT);
+    while (catches(child, SIGINT)) std::this_thread::yield();
+    still_caught = catches(child, SIGTERM);
+  });
+  EXPECT_EQ(run.code, 130) << run.err;
+  EXPECT_TRUE(was_caught);
+  EXPECT_FALSE(still_caught);
+}
+
+TEST_F(OutputsTest, AnIgnoredSignalStaysIgnored) {
+  const RunOfCbq run = bash("trap '' INT TERM; " + command("cbq", quantize("q", slow_)) +
+                            " & sleep 0.3; kill -INT $!; kill -TERM $!; wait $!");
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_EQ(run.err.find("interrupted"), std::string::npos) << run.err;
+  expect_tidy({"q"});
 }
 
 /// Runs `cbq` where exchanging names is refused, as on some file systems.
@@ -257,7 +343,8 @@ TEST_F(OverwriteTest, WorksWhereNamesCannotBeExchanged) {
   const std::string second = bytes_of(path("q/model.safetensors"));
   fs::create_directory(folder_ / "q.old");
   EXPECT_EQ(cbq_without_exchange(nearest(5, {"--overwrite"}), err), 1);
-  expect_in(bytes_of(err), {"q.old is in the way"});
+  expect_in(bytes_of(err), {"q.old is in the way", "another --output"});
+  EXPECT_EQ(bytes_of(err).find("settings:"), std::string::npos) << "after the work";
   EXPECT_EQ(bytes_of(path("q/model.safetensors")), second);
   expect_tidy({"q", "q.old"});
 }

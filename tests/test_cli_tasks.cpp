@@ -146,7 +146,7 @@ TEST_F(CliTaskTest, DataFilesCarryTheirProtocol) {
   ASSERT_EQ(some.count(), 2);
   EXPECT_EQ(some.segments[0], all.segments[1]);
   EXPECT_EQ(some.segments[1], all.segments[4]);
-  expect_in(some.protocol, {"of them 2: number 1 and every 3. behind it"});
+  expect_in(some.protocol, {", 2 of them: number 1, then every 3th"});
   expect_in(data("text", "wiki.raw", {"--segment-length", "16", "--skip", "100000"}).err,
             {"--skip 100000", "there are only"});
   expect_in(data("text", "wiki.raw", {"--every", "0"}).err, {"--every"});

@@ -25,8 +25,9 @@ TEST(DeviceError, EveryKnownErrorNamesItsRemedy) {
        {Row{2, "--spoon", false}, Row{35, "update the driver", false}, Row{46, "nvidia-smi", false},
         Row{100, "--device cpu", false}, Row{209, "CMAKE_CUDA_ARCHITECTURES", false},
         Row{222, "CMAKE_CUDA_ARCHITECTURES", false}, Row{803, "restart", false},
-        Row{214, "--again", true}, Row{700, "--again", true}, Row{719, "--again", true},
-        Row{900, "CBQ_GRAPH=0", false}, Row{906, "CBQ_GRAPH=0", false}}) {
+        Row{214, "--again", true}, Row{226, "--again", true}, Row{721, "--again", true},
+        Row{700, "--again", true}, Row{719, "--again", true}, Row{900, "CBQ_GRAPH=0", false},
+        Row{906, "CBQ_GRAPH=0", false}}) {
     const std::string advice = advice_on_cuda_error(row.code);
     EXPECT_NE(advice.find(row.says), std::string::npos) << row.code << ": " << advice;
     EXPECT_EQ(device_is_lost(row.code), row.lost) << row.code;
@@ -87,6 +88,12 @@ TEST(DeviceError, ANoticeIsSaidOnce) {
   notice_once("a thing of this test");
   notice_once("a thing of this test");
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "cbq: a thing of this test\n");
+}
+
+TEST(DeviceError, ANoticeIsSafeToPrint) {
+  testing::internal::CaptureStderr();
+  notice_once("a key of a file: \x1b[2J\u009b2J");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "cbq: a key of a file: \\x1b[2J\\xc2\\x9b2J\n");
 }
 
 }  // namespace

@@ -44,6 +44,15 @@ class DevicePrograms : public CliTest, public testing::WithParamInterface<const 
 INSTANTIATE_TEST_SUITE_P(Cuda, DevicePrograms, testing::Values("cpu", "cuda"),
                          [](const auto& p) { return std::string(p.param); });
 
+TEST_P(DevicePrograms, ACheckpointInF16IsQuantized) {
+  save_model(*tiny_model(tiny_config(4)), folder_ / "model", Dtype::f16);
+  const RunOfCbq quantized = run(quantize("q", {"--evaluate", test_tokens()}));
+  ASSERT_EQ(quantized.code, 0) << quantized.err;
+  const bool on_cpu = GetParam() == std::string("cpu");
+  EXPECT_EQ(json_of(path("q/recipe.json"))["dtype"], on_cpu ? "f32" : "bf16");
+  EXPECT_EQ(quantized.err.find("computing in bf16") == std::string::npos, on_cpu) << quantized.err;
+}
+
 TEST_P(DevicePrograms, QuantizedFoldersScoreTheSameHoweverTheyAreMadeAndRead) {
   const std::vector<std::string> more = {"--abits",     "8",          "--preprocess",
                                          "smoothquant", "--evaluate", test_tokens()};

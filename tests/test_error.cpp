@@ -50,6 +50,8 @@ TEST(Message, IsSafeToPrintWhateverItQuotes) {
             "a: caf\u00e9 \u20ac \U0001d11e, line\n\tnext");
   EXPECT_EQ(message_of("esc \x1b[31m nul ", std::string(1, '\0'), " del \x7f"),
             "esc \\x1b[31m nul \\x00 del \\x7f");
+  // U+0080 to U+009F are control characters, too; U+00A0 is none.
+  EXPECT_EQ(message_of("csi \u009b31m \u0080 \u00a0"), "csi \\xc2\\x9b31m \\xc2\\x80 \u00a0");
   // Overlong, a surrogate, beyond U+10FFFF, cut off, a continuation alone.
   EXPECT_EQ(message_of("\xc0\xaf|\xed\xa0\x80|\xf4\x90\x80\x80|\xe2\x82|\x80"),
             "\\xc0\\xaf|\\xed\\xa0\\x80|\\xf4\\x90\\x80\\x80|\\xe2\\x82|\\x80");

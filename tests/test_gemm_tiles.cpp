@@ -5,7 +5,9 @@
 #include <cmath>
 
 #include "autograd/worst_error.h"
+#include "kernels/blas.h"
 #include "kernels/ops.h"
+#include "tensor/notice.h"
 
 namespace cbq {
 namespace {
@@ -18,6 +20,24 @@ Tensor normal(int64_t rows, int64_t columns, uint64_t stream) {
   const Tensor t({rows, columns}, Dtype::f32);
   kernels::fill_normal(t, 0.0, 1.0, 5, stream);
   return t;
+}
+
+// OpenBLAS has a table of buffers, one for each product at a time, and ends the program beyond it.
+TEST(Blas, MoreThreadsThanItHasRoomForAreReduced) {
+  const int before = omp_get_max_threads();
+  std::vector<std::string> lines;
+  int reduced = 0;
+  {
+    const NoticeRecorder notices;
+    omp_set_num_threads(200);
+    kernels::blas::load();
+    reduced = omp_get_max_threads();
+    lines = notices.lines();
+  }
+  omp_set_num_threads(before);
+  EXPECT_LE(reduced, 128);
+  ASSERT_FALSE(lines.empty());
+  EXPECT_NE(lines[0].find("128 threads instead of 200"), std::string::npos) << lines[0];
 }
 
 TEST(GemmTiles, EveryElementIsTheSumOfItsProducts) {

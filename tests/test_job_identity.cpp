@@ -3,10 +3,12 @@
 #include "cbq/job_identity.h"
 #include "cbq/resume.h"
 #include "experiments/cell.h"
+#include "nn/atomic_file.h"
 #include "nn/json.h"
 #include "tensor/program_version.h"
 #include "tests/environment.h"
 #include "tests/flipped_bits.h"
+#include "tests/no_more_descriptors.h"
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
@@ -100,6 +102,24 @@ TEST(ProgramVersion, NamesTheVersionAndTheSources) {
   EXPECT_EQ(version.find_first_not_of("0123456789abcdef", plus + 1), std::string::npos) << version;
 }
 
+// A finished folder is taken for this command's by its identity, whose program must therefore be
+// all that decides bytes.
+TEST(ProgramVersion, CoversTheCommandLine) {
+  const std::string sources =
+      read_text_file(std::filesystem::path(CBQ_BINARY_DIR) / "generated/program_version.sources");
+  for (const char* file :
+       {"kernels/gemm.cpp", "nn/json.h", "cbq/pipeline.cpp", "tools/cbq.cpp",
+        "tools/cli/token_source.cpp", "tools/cli/quantize_job.h", "experiments/run_ablation.cpp"}) {
+    EXPECT_NE(sources.find(std::string(file) + "\n"), std::string::npos) << file;
+  }
+}
+
+TEST(JobIdentity, NamesTheLibraryOfProducts) {
+  const std::string name = name_of_processor(Device::cpu());
+  EXPECT_TRUE(name.starts_with("cpu (")) << name;
+  EXPECT_NE(name.find("OpenBLAS 0."), std::string::npos) << name;
+}
+
 // ---- settings -----------------------------------------------------------------------------------
 
 template <class Member>
@@ -185,17 +205,25 @@ TEST(ResumeFolder, EveryFlippedBitIsNoticedOrChangesNothing) {
   state.reports.resize(2);
   resume.save_block(0, {{"a.codes", Tensor::from<int32_t>({1, 0, 3}, {3})}});
   resume.save(state);
+  const std::string block = read_text_file(folder / "state/block-0.safetensors"),
+                    whole = read_text_file(folder / "state/state.safetensors");
+  const auto restore = [&] {  // what is damaged was moved away
+    folder.write("state/block-0.safetensors", block);
+    folder.write("state/state.safetensors", whole);
+  };
   for (const char* name : {"state.safetensors", "block-0.safetensors"}) {
-    const std::filesystem::path path = folder / "state" / name;
-    const std::string good = read_text_file(path);
+    const std::string good = read_text_file(folder / "state" / name);
     int told = 0, tried = 0;
     for_each_flipped_bit(good, 0, 1, [&](const std::string& flipped) {
       ++tried;
+      restore();
       folder.write(std::string("state/") + name, flipped);
       std::string said;
       const auto found = resume.load([&](const std::string& line) { said = line; });
       if (!found) {
         EXPECT_NE(said.find(name), std::string::npos) << said;
+        EXPECT_EQ(read_text_file(folder / "state/state.damaged" / name), flipped);
+        EXPECT_FALSE(ResumeFolder::has_state(folder / "state"));
         ++told;
         return;
       }
@@ -207,9 +235,36 @@ TEST(ResumeFolder, EveryFlippedBitIsNoticedOrChangesNothing) {
                 (std::vector<int32_t>{1, 0, 3}));
     });
     EXPECT_GT(told, tried * 9 / 10);
-    folder.write(std::string("state/") + name, good);
+    restore();
     EXPECT_TRUE(resume.load({}));
   }
+  ResumeFolder::remove(folder / "state");
+  EXPECT_FALSE(std::filesystem::exists(folder / "state"));
+}
+
+// It says nothing about the files, and the same command may succeed a minute later.
+TEST(ResumeFolder, AnErrorThatIsNoDamageKeepsTheState) {
+  const TemporaryFolder folder;
+  const ResumeFolder resume(folder / "state", identity_of_tiny());
+  RunState state;
+  state.stream = Tensor::from<float>({1, 2}, {1, 1, 2});
+  resume.save(state);
+  {
+    const NoMoreDescriptors none;
+    EXPECT_THROW(resume.load({}), std::runtime_error);
+  }
+  EXPECT_TRUE(resume.load({}));
+}
+
+TEST(CellStore, AnErrorThatIsNoDamageIsNotTakenForOne) {
+  const TemporaryFolder folder;
+  const CellStore store(folder.path());
+  const Cell cell = make_cell({}, 4, {}, {"model", "calibration", "texts"});
+  CellResult result;
+  result.version = result.device = "x";
+  store.put(cell, result);
+  const NoMoreDescriptors none;
+  EXPECT_THROW(store.find(cell, {}), std::runtime_error);
 }
 
 TEST(ResumeFolder, SaysWhatDiffers) {

@@ -314,6 +314,9 @@ TEST(Pipeline, ImpossibleRequestsAreRefusedBeforeAnythingIsComputed) {
   refused({{"preprocess", "magic"}}, {"magic", "none"});
   expect_error<std::invalid_argument>([&] { quantize(*model, {}, quick(), nullptr, {}); },
                                       {"no segments"});
+  const auto half = make_model(tiny_config(2), Dtype::f16, Device::cpu());
+  expect_error<std::invalid_argument>(
+      [&] { quantize(*half, tiny_segments(4, 8), quick(), nullptr, {}); }, {"f16", "bf16"});
 }
 
 TEST(Pipeline, SamplesAreReproducibleAndStartWithBos) {
@@ -327,6 +330,13 @@ TEST(Pipeline, SamplesAreReproducibleAndStartWithBos) {
     EXPECT_EQ(segment[0], 1);
   }
   expect_error<std::invalid_argument>([&] { sample_segments(*model, 3, 33, 5); }, {"33", "32"});
+}
+
+TEST(Pipeline, AModelWhoseLogitsAreNoNumbersIsNotSampled) {
+  const auto model = tiny_model(1);
+  model->visit_head("",
+                    [](const std::string&, Var& p) { p.value().data<float>()[0] = std::nanf(""); });
+  expect_error<NonFiniteError>([&] { sample_segments(*model, 2, 4, 5); }, {"logits", "NaN"});
 }
 
 TEST(Pipeline, SamplesFollowTheModelsDistribution) {

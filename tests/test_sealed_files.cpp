@@ -6,6 +6,7 @@
 #include "nn/json.h"
 #include "nn/sealed_files.h"
 #include "tests/flipped_bits.h"
+#include "tests/no_more_descriptors.h"
 #include "tests/test_data.h"
 
 namespace cbq {
@@ -53,6 +54,27 @@ TEST(SealedFiles, SafetensorsNoticeEveryBit) {
     }
   });
   EXPECT_GT(noticed, static_cast<int>(7 * good.size()));
+}
+
+// A file that cannot be read now may be a good one.
+TEST(SealedFiles, OnlyWhatWasReadIsCalledDamaged) {
+  const TemporaryFolder folder;
+  EXPECT_THROW(open_sealed_safetensors(folder / "a"), MissingFile);
+  write_sealed_safetensors(folder / "a", some_tensors(), {});
+  {
+    const NoMoreDescriptors none;
+    try {
+      open_sealed_safetensors(folder / "a");
+      ADD_FAILURE() << "opened without a descriptor";
+    } catch (const DamagedFile& damage) {
+      ADD_FAILURE() << damage.what();
+    } catch (const std::runtime_error& error) {
+      EXPECT_NE(std::string(error.what()).find("cannot open"), std::string::npos) << error.what();
+    }
+  }
+  EXPECT_EQ(open_sealed_safetensors(folder / "a").names().size(), 2u);
+  folder.write("a", "no safetensors");
+  EXPECT_THROW(open_sealed_safetensors(folder / "a"), DamagedFile);
 }
 
 TEST(SealedFiles, JsonNoticesEveryBit) {

@@ -5,6 +5,7 @@
 
 #include "nn/hdf5.h"
 #include "nn/json.h"
+#include "nn/sealed_files.h"
 #include "nn/tokens.h"
 #include "tests/test_data.h"
 
@@ -102,6 +103,10 @@ TEST(Tokens, FilesComeBack) {
   EXPECT_EQ(back.protocol, set.protocol);
   EXPECT_EQ(back.tokenizer_hash, set.tokenizer_hash);
   EXPECT_EQ(back.source_hash, set.source_hash);
+  EXPECT_THROW(check_seal(folder / "a.h5"), DamagedFile);
+  save_tokens(folder / "a.h5", set, /*is_sealed=*/true);
+  check_seal(folder / "a.h5");
+  EXPECT_EQ(load_tokens(folder / "a.h5").segments, set.segments);
   expect_error<std::invalid_argument>([&] { save_tokens(folder / "b.h5", {}); }, {"no segments"});
   expect_error<std::invalid_argument>(
       [&] {

@@ -3,6 +3,7 @@
 #include "nn/safetensors.h"
 #include "nn/trainer.h"
 #include "tests/flipped_bits.h"
+#include "tests/no_more_descriptors.h"
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
@@ -53,6 +54,22 @@ TEST(TrainingState, AFlippedBitChangesNoResult) {
     ++told;
   });
   EXPECT_GT(told, 90);
+}
+
+TEST(TrainingState, WhatIsDamagedIsKeptAndOtherErrorsChangeNothing) {
+  const TemporaryFolder folder;
+  train_tiny(folder.path(), nullptr, 2);
+  const std::string good = read_text_file(folder / "training.safetensors");
+  {
+    const NoMoreDescriptors none;
+    EXPECT_THROW(train_tiny(folder.path(), nullptr), std::runtime_error);
+  }
+  EXPECT_EQ(read_text_file(folder / "training.safetensors"), good);
+  folder.write("training.safetensors", good + "more");
+  std::string said;
+  train_tiny(folder.path(), &said);
+  EXPECT_NE(said.find("training.damaged"), std::string::npos) << said;
+  EXPECT_EQ(read_text_file(folder / "training.damaged"), good + "more");
 }
 
 TEST(TrainingState, AStepThatIsNoNumberIsRefused) {

@@ -34,11 +34,10 @@ constexpr Command commands[] = {
 CommandAdvice advice_of(const std::string& command) {
   if (command == "quantize") {
     return {
-        "a smaller --window or --batch (segments per step), a shorter --segment-length or "
-        "--evaluate-length, --parameterization low_rank in the place of dense rounding and "
-        "--load blockwise need less memory, on a GPU CBQ_STREAMS=host does, too",
-        "windows finished before are on disk: the same command with --resume goes on behind "
-        "them"};
+        "these need less memory: a smaller --window or --batch (segments per step), a shorter "
+        "--segment-length or --evaluate-length, --parameterization low_rank instead of dense "
+        "rounding, --load blockwise and, on a GPU, CBQ_STREAMS=host",
+        "finished windows are on disk: the same command with --resume continues after them"};
   }
   if (command == "evaluate") {
     return {
@@ -70,7 +69,7 @@ int run(const std::string& name, const Action& action) {
     std::cerr << "cbq " << name << ": out of memory"
               << (advice.empty() ? "; use a machine with more" : "; " + advice) << std::endl;
   } catch (const std::exception& error) {
-    std::cerr << "cbq " << name << ": " << error.what() << std::endl;
+    std::cerr << "cbq " << name << ": " << message_of(error.what()) << std::endl;
   }
   return exit_error;
 }

@@ -37,7 +37,8 @@ struct WeightLane {
   struct Row {
     Columns<T> w;
     Columns<float> p;
-    float s, z, unit;
+    float s, z;
+    float unit = 0.0f;  // read, and loaded, only where the scheme has it
     float a1[array];
   };
 

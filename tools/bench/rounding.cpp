@@ -45,7 +45,7 @@ RoundingPass make_pass(const RoundingScheme& scheme, Parameterization variables,
 
 std::vector<TwinLine> rounding_lines(Device device, Dtype dtype) {
   std::vector<TwinLine> lines;
-  if (dtype == Dtype::f16) return lines;  // weights are never f16
+  if (dtype == Dtype::f16) return lines;  // weights are quantized in f32, bf16 or f64
   for (const std::string& name : rounding_schemes().names()) {
     const std::shared_ptr<RoundingScheme> scheme = rounding_schemes().make(name);
     const Parameterization variables = scheme->default_parameterization();

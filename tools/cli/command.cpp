@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <csignal>
 
 #include "nn/config.h"
@@ -28,35 +29,53 @@ Device ComputeOptions::apply() const {
 }
 
 Dtype ComputeOptions::dtype_for(const std::filesystem::path& folder, Device on) const {
-  if (dtype != "auto") {
-    const Dtype chosen = dtype_from_name(dtype);
-    check(chosen == Dtype::f32 || chosen == Dtype::bf16 || chosen == Dtype::f16, "--dtype ", dtype,
-          ": expected f32, bf16, f16 or auto");
-    return chosen;
-  }
+  if (dtype != "auto") return weight_dtype("--dtype", dtype);
   if (on == Device::cpu()) return Dtype::f32;
   const Dtype stored = dtype_from_name(ModelConfig::load(folder).dtype);
   return size_of(stored) == 2 ? stored : Dtype::f32;
 }
 
+Dtype ComputeOptions::quantization_dtype_for(
+    const std::filesystem::path& folder, Device on,
+    const std::function<void(const std::string&)>& say) const {
+  const Dtype chosen = dtype_for(folder, on);
+  if (chosen != Dtype::f16) return chosen;
+  check(dtype == "auto", "--dtype f16: weights are quantized in f32 or bf16; give one of these");
+  say("the checkpoint is f16, and weights are quantized in f32 or bf16: computing in bf16 (--dtype "
+      "f32 keeps all digits of the weights)");
+  return Dtype::bf16;
+}
+
+Dtype weight_dtype(const char* option, const std::string& name) {
+  const Dtype dtype = dtype_from_name(name);
+  check(dtype == Dtype::f32 || dtype == Dtype::bf16 || dtype == Dtype::f16, option, " ", name,
+        ": expected f32, bf16 or f16");
+  return dtype;
+}
+
 namespace {
 
-volatile std::sig_atomic_t caught_signal = 0;
+std::atomic<int> caught_signal = 0;
+static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may not wait for a lock");
+
+constexpr int caught_signals[] = {SIGTERM, SIGINT};
 
 void note_signal(int signal) {
   caught_signal = signal;
-  std::signal(signal, SIG_DFL);  // the next one ends the program
+  for (const int each : caught_signals)
+    std::signal(each, SIG_DFL);  // the next one ends the program
 }
 
 }  // namespace
 
 void catch_interrupts() {
-  std::signal(SIGINT, note_signal);
-  std::signal(SIGTERM, note_signal);
+  for (const int each : caught_signals) {
+    if (std::signal(each, note_signal) == SIG_IGN) std::signal(each, SIG_IGN);
+  }
 }
 
 bool interrupted() { return caught_signal != 0; }
 
-int interrupted_exit_code() { return 128 + (caught_signal != 0 ? caught_signal : SIGINT); }
+int interrupted_exit_code() { return 128 + (interrupted() ? caught_signal.load() : SIGINT); }
 
 }  // namespace cbq::cli

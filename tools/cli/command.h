@@ -37,6 +37,10 @@ Action setup_convert(CLI::App& app);
 inline constexpr int exit_error = 1;
 inline constexpr int exit_usage = 2;
 
+/// The floating-point type of weights that `option` names: f32, bf16 or f16. Throws
+/// std::invalid_argument, naming the option, for anything else.
+Dtype weight_dtype(const char* option, const std::string& name);
+
 /// Options of every command that computes.
 struct ComputeOptions {
   std::string device = "auto";
@@ -46,12 +50,17 @@ struct ComputeOptions {
   /// What to compute the model of `folder` in: the dtype that was given; else f32 on a CPU, and on
   /// a GPU the checkpoint's own where that is a half type. Throws for an unknown dtype.
   Dtype dtype_for(const std::filesystem::path& folder, Device device) const;
+  /// The same for a command that quantizes, which computes in f32 or bf16: f16 is refused where it
+  /// was given, and replaced by bf16 where it is the checkpoint's own (said through `say`).
+  Dtype quantization_dtype_for(const std::filesystem::path& folder, Device device,
+                               const std::function<void(const std::string&)>& say) const;
   /// Sets the number of threads. Throws for an unknown device.
   Device apply() const;
 };
 
 /// From here on the first Ctrl-C (or SIGTERM) is only noted, so that a run can finish its step and
-/// save its state; a second one ends the program at once.
+/// save its state; a second one of either kind ends the program at once. A signal that the program
+/// was started to ignore (nohup) stays ignored.
 void catch_interrupts();
 /// Whether one has come.
 bool interrupted();

@@ -49,9 +49,7 @@ void append(CheckpointWriter& writer, std::span<const float> values, const std::
 }
 
 void convert(const Options& o) {
-  const Dtype dtype = dtype_from_name(o.dtype);
-  check(dtype == Dtype::f32 || dtype == Dtype::bf16 || dtype == Dtype::f16, "--dtype ", o.dtype,
-        ": known: f32, bf16, f16");
+  const Dtype dtype = weight_dtype("--dtype", o.dtype);
   const double max_bytes = o.max_file_gb * 1e9;
   check(max_bytes >= 1 && max_bytes < 1e18, "--max-file-size ", o.max_file_gb,
         ": expected gigabytes, more than 0");

@@ -25,24 +25,6 @@ Documents documents_of(const Options& o) {
   return Documents::read({o.files.begin(), o.files.end()});
 }
 
-/// WikiText of all files: raw text, one row per line.
-TokenSet wikitext(const Options& o, const Tokenizer& tokenizer, bool samples) {
-  std::string rows;
-  for (const std::string& file : o.files) rows += read_text(file);
-  const std::vector<int32_t> ids = tokenize(join_wikitext_rows(rows), tokenizer);
-  TokenSet set;
-  if (samples) {
-    set = gptq_text_segments(ids, o.count, o.length, o.seed);
-  } else if (o.length > 0) {
-    set = consecutive_segments(ids, o.length);
-  } else {
-    set.segments = {ids};
-    set.protocol = "rows joined as GPTQ joins them";
-  }
-  set.source_hash = hex(hash_bytes(rows));
-  return set;
-}
-
 /// One segment per text.
 TokenSet single_texts(const Options& o, const Tokenizer& tokenizer) {
   const Documents documents = documents_of(o);
@@ -59,8 +41,9 @@ TokenSet single_texts(const Options& o, const Tokenizer& tokenizer) {
   return set;
 }
 
+/// `whole`: the protocol of a text that stays one segment.
 TokenSet segments_of_text(const Options& o, const Tokenizer& tokenizer, const std::string& text,
-                          bool samples) {
+                          bool samples, const char* whole = "one text") {
   const std::vector<int32_t> ids = tokenize(text, tokenizer);
   TokenSet set;
   if (samples) {
@@ -69,16 +52,29 @@ TokenSet segments_of_text(const Options& o, const Tokenizer& tokenizer, const st
     set = consecutive_segments(ids, o.length);
   } else {
     set.segments = {ids};
-    set.protocol = "one text";
+    set.protocol = whole;
   }
   set.source_hash = hex(hash_bytes(text));
   return set;
 }
 
-TokenSet plain_text(const Options& o, const Tokenizer& tokenizer, bool samples) {
+std::string text_of_files(const Options& o) {
   std::string text;
   for (const std::string& file : o.files) text += read_text(file);
-  return segments_of_text(o, tokenizer, text, samples);
+  return text;
+}
+
+TokenSet plain_text(const Options& o, const Tokenizer& tokenizer, bool samples) {
+  return segments_of_text(o, tokenizer, text_of_files(o), samples);
+}
+
+/// WikiText of all files: raw text, one row per line.
+TokenSet wikitext(const Options& o, const Tokenizer& tokenizer, bool samples) {
+  const std::string rows = text_of_files(o);
+  TokenSet set = segments_of_text(o, tokenizer, join_wikitext_rows(rows), samples,
+                                  "rows joined as GPTQ joins them");
+  set.source_hash = hex(hash_bytes(rows));
+  return set;
 }
 
 /// All documents as one text, a newline between two.
@@ -100,8 +96,8 @@ void select_segments(const Options& o, TokenSet* set) {
     chosen.push_back(std::move(set->segments[static_cast<size_t>(i)]));
   }
   check(!chosen.empty(), "--skip ", o.skip, ": there are only ", set->count(), " segments");
-  set->protocol += concat(", of them ", chosen.size(), ": number ", o.skip, " and every ", o.every,
-                          ". behind it");
+  set->protocol +=
+      concat(", ", chosen.size(), " of them: number ", o.skip, ", then every ", o.every, "th");
   set->segments = std::move(chosen);
 }
 
@@ -178,7 +174,7 @@ Action setup_data(CLI::App& app) {
   app.add_option("--seed", o->seed, "of Python's random.seed, where the protocol draws")
       ->capture_default_str();
   app.add_option("--skip", o->skip, "write the segments from this one on (the first is 0)");
-  app.add_option("--every", o->every, "of these, every so many-th");
+  app.add_option("--every", o->every, "write every Nth of these segments");
   app.add_option("--at-most", o->at_most, "of these, so many; 0: all");
   return [o] { make_data(*o); };
 }

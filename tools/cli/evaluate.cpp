@@ -8,6 +8,7 @@
 #include "nn/atomic_file.h"
 #include "nn/output_lock.h"
 #include "tensor/device_memory.h"
+#include "tensor/program_version.h"
 #include "tools/cli/evaluation.h"
 #include "tools/cli/model_loading.h"
 #include "tools/cli/task_evaluation.h"
@@ -55,7 +56,7 @@ void evaluate_folder(const Options& o) {
                            {"batch_size", evaluation.batch > 0 ? nlohmann::json(evaluation.batch)
                                                                : nlohmann::json("auto")},
                            {"tokens_per_pass", o.tasks.tokens}}},
-                         {"cbq_version", version}};
+                         {"cbq_version", program_version()}};
   if (!tasks.empty()) {
     const std::vector<TaskResult> results = evaluate_tasks(*model, *tokenizer, tasks, o.tasks);
     print(std::cout, results, o.tasks);

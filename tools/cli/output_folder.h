@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 
 #include "nn/output_lock.h"
 
@@ -10,11 +11,13 @@ namespace cbq::cli {
 class OutputFolder {
  public:
   /// Takes the lock of `path` before anything else (nn/output_lock.h), then puts right what a
-  /// killed run has left: `path`.partial is removed, and a folder that it moved away gets its name
-  /// back. Creates `path`.partial beside the final place, so that a place that cannot be written is
-  /// found before hours of work, not after. Throws std::runtime_error, naming path and reason, when
-  /// it cannot be written, when another process writes to it, and when `path` is there and not an
-  /// empty folder, unless `overwrite`.
+  /// killed run has left: its `path`.partial is removed, and a folder that it moved away gets its
+  /// name back. Creates `path`.partial beside the final place, so that a place that cannot be
+  /// written is found before hours of work, not after. Throws std::runtime_error, naming path and
+  /// reason, when it cannot be written, when another process writes to it, when `path` is there and
+  /// not an empty folder, unless `overwrite`, and when a name beside it that is needed (`path`
+  /// with .partial or .old) is somebody else's. A file in a folder that is to be removed tells it
+  /// from somebody else's.
   OutputFolder(const std::filesystem::path& path, bool overwrite);
   /// Removes the partial folder unless publish() has run.
   ~OutputFolder();
@@ -23,6 +26,8 @@ class OutputFolder {
 
   /// Where to write until publish().
   const std::filesystem::path& partial() const { return partial_; }
+  /// Whether a file in partial() is this class's own, which publish() removes.
+  static bool is_mark(const std::string& file_name);
   /// Gives the folder its name; an older one is removed. At every moment the name belongs to one of
   /// the two, where the file system can exchange names. Else a kill between two renames leaves
   /// `path`.old, which the next OutputFolder of this path moves back.
@@ -31,6 +36,8 @@ class OutputFolder {
  private:
   void recover() const;
   void check_place() const;
+  bool replaces() const;
+  bool can_exchange() const;
   void make_partial() const;
   void replace();
   void replace_in_two_steps();

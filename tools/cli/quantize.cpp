@@ -2,27 +2,21 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <memory>
-#include <optional>
 
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/resume.h"
 #include "experiments/progress.h"
-#include "kernels/ops.h"
-#include "nn/json.h"
-#include "nn/output_lock.h"
+#include "nn/atomic_file.h"
 #include "nn/sealed_files.h"
 #include "tensor/device_memory.h"
 #include "tensor/program_version.h"
 #include "tools/cli/companions.h"
-#include "tools/cli/evaluation.h"
-#include "tools/cli/model_loading.h"
+#include "tools/cli/finished_run.h"
 #include "tools/cli/output_folder.h"
-#include "tools/cli/settings_options.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -34,17 +28,6 @@ constexpr const char* footer =
     "Of a setting's value, the option given wins over --recipe, and --recipe over --profile.\n"
     "Ctrl-C finishes the current step and keeps the finished windows; the same command with\n"
     "--resume goes on and ends in the same bytes.";
-
-struct Options {
-  std::string model, output, tokenizer, calibration = "model", format = "packed";
-  std::string dense_dtype = "f32", cache;
-  int64_t segments = 0, segment_length = 0;
-  bool overwrite = false, resume = false;
-  EvaluationOptions evaluation;
-  SettingsOptions settings;
-  LoadOptions loading;
-  ComputeOptions compute;
-};
 
 /// Lines for the screen and for log.txt.
 class Log {
@@ -68,91 +51,12 @@ class Log {
   Progress progress_;
 };
 
-/// The folder of the state of an interrupted run.
-fs::path resume_folder_of(const Options& o) {
-  fs::path path = fs::path(o.output).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();
-  return path += ".resume";
-}
-
-/// Files of the folder that are no part of the result, but about it.
-bool is_about_the_run(const std::string& name) {
-  return name == "recipe.json" || name == "report.json" || name == "log.txt";
-}
-
-/// {name: {"bytes", "crc32"}} of all files of a result.
-json files_of(const fs::path& folder, const Watch& watch) {
-  std::vector<std::string> names;
-  int64_t total = 0, done = 0;
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    if (!entry.is_regular_file()) continue;
-    const std::string name = entry.path().lexically_relative(folder).string();
-    if (is_about_the_run(name)) continue;
-    names.push_back(name);
-    total += static_cast<int64_t>(entry.file_size());
-  }
-  json files = json::object();
-  for (const std::string& name : names) {
-    const auto bytes = static_cast<int64_t>(fs::file_size(folder / name));
-    const std::string checksum = checksum_of_file(folder / name, [&](int64_t read) {
-      watch.step(done + read, total, "computing checksums of the result");
-    });
-    done += bytes;
-    files[name] = {{"bytes", bytes}, {"crc32", checksum}};
-  }
-  return files;
-}
-
-/// Which ids were scored, by the name of their source.
-json digests_of(const std::vector<NamedTokens>& sets) {
-  json all = json::object();
-  for (const NamedTokens& set : sets) all[set.name] = digest_of(set.tokens.segments);
-  return all;
-}
-
-/// What a command asks for: the model, the tokens, and which run they make. Lines go to `say`.
-class Job {
- public:
-  Job(const Options& options, Watch watch, std::function<void(const std::string&)> say)
-      : settings(options.settings.resolve()),
-        device(options.compute.apply()),
-        o_(options),
-        watch_(std::move(watch)),
-        say_(std::move(say)) {}
-
-  /// Opens the model, reads all its parameters once, and the tokens to score.
-  void load();
-  void load_calibration();
-  bool needs_calibration() const;
-  /// Whether calibration tokens have to be made by the model first, which takes long.
-  bool samples() const { return needs_calibration() && o_.calibration == "model"; }
-  /// What sampled tokens depend on beside the model.
-  json sampling_request() const;
-  /// Of the model as it was opened: to be asked for before it is quantized.
-  JobIdentity identity() const;
-
-  Settings settings;
-  Device device;
-  std::unique_ptr<Transformer> model;
-  std::string model_digest;
-  TokenSet calibration;
-  std::vector<NamedTokens> evaluation;
-
- private:
-  void check_parameters();
-  TokenContext tokens() const {
-    return {model.get(), o_.tokenizer.empty() ? o_.model : o_.tokenizer};
-  }
-  const Options& o_;
-  Watch watch_;
-  std::function<void(const std::string&)> say_;
-};
-
 /// One invocation of the command.
 class QuantizeRun {
  public:
-  explicit QuantizeRun(const Options& options)
+  explicit QuantizeRun(const QuantizeOptions& options)
       : o_(options),
+        state_(resume_folder_of(options)),
         folder_(o_.output, o_.overwrite),
         log_(folder_.partial() / "log.txt"),
         job_(options, watch(), [this](const std::string& line) { log_.line(line); }) {}
@@ -169,19 +73,20 @@ class QuantizeRun {
   }
   RunResult reconstruct();
   RunResult quantize_blockwise(std::shared_ptr<ActivationCache> original, RunHooks hooks);
+  void write_model();
   void save(const RunResult& result, const std::vector<Score>& before,
             const std::vector<Score>& after);
-  fs::path resume_folder() const { return resume_folder_of(o_); }
   json recipe();
   /// Where blocks are written that do not stay in memory: the result, or what becomes it.
   fs::path packed_folder() const {
     return o_.format == "packed" ? folder_.partial() : folder_.partial() / "packed";
   }
 
-  const Options& o_;
+  const QuantizeOptions& o_;
+  const fs::path state_;  // the folder of the state of an interrupted run
   OutputFolder folder_;
   Log log_;
-  Job job_;
+  QuantizeJob job_;
   JobIdentity identity_;
 };
 
@@ -203,9 +108,12 @@ void QuantizeRun::run() {
 
 /// Removes the state of a run that has not finished a window; true if there is none (any more).
 bool QuantizeRun::drop_empty_state() const {
-  std::error_code ignored;
-  if (fs::exists(resume_folder() / "state.safetensors", ignored)) return false;
-  fs::remove_all(resume_folder(), ignored);
+  try {
+    if (ResumeFolder::has_state(state_)) return false;
+    ResumeFolder::remove_unfinished(state_);
+  } catch (const fs::filesystem_error&) {
+    return false;  // nobody may look into the folder: what is there stays
+  }
   return true;
 }
 
@@ -233,81 +141,22 @@ void QuantizeRun::steps() {
   const std::vector<Score> before = score();
   print(std::cout, "original", before);
   const RunResult result = reconstruct();
+  // Weights that are rounded to another type score differently: what counts is what is written.
+  const bool is_rounded = o_.format == "dense" && dtype_from_name(o_.dense_dtype) != job_.dtype;
+  if (is_rounded) {
+    write_model();
+    job_.model = o_.loading.open(folder_.partial(), job_.dtype, job_.device,
+                                 [this](const std::string& line) { log_.line(line); });
+  }
   const std::vector<Score> after = score();
   print(std::cout, "quantized", after);
+  if (!is_rounded) write_model();
   save(result, before, after);
-  std::error_code ignored;
-  fs::remove_all(resume_folder(), ignored);
+  ResumeFolder::remove(state_);
   std::cout << o_.output << ": " << fmt::format("{:.1f}", result.seconds)
             << " s of reconstruction, peak "
             << fmt::format("{:.1f}", static_cast<double>(result.peak_bytes) / (1 << 20))
             << " MiB of tensors in a window; " << peak_memory_text(job_.device) << "\n";
-}
-
-void Job::load() {
-  check(o_.format == "packed" || o_.format == "dense", "--export: unknown '", o_.format,
-        "'; known: packed, dense");
-  if (is_quantized_folder(o_.model)) {
-    fail(o_.model, " is quantized already; give the floating-point model");
-  }
-  std::error_code absent;
-  check(!fs::equivalent(o_.model, o_.output, absent),
-        "--output is the model's own folder, which --overwrite would destroy; name another");
-  check(
-      o_.format == "packed" || settings.abits >= float_bits,
-      "--export dense stores weights alone, so the quantization of activations would be lost; use "
-      "--export packed, or --abits 16");
-  validate(settings, ModelConfig::load(o_.model).num_layers);
-  model = o_.loading.open(
-      o_.model, o_.compute.dtype_for(o_.model, device), device, say_,
-      samples() ? "--calibration model, which samples from the model token by token," : "");
-  check_parameters();
-  evaluation = load_evaluation(o_.evaluation, tokens());
-}
-
-void Job::load_calibration() {
-  if (needs_calibration()) {
-    say_("calibration: " + o_.calibration);
-    calibration =
-        calibration_tokens(o_.calibration, tokens(), o_.segments, o_.segment_length, settings.seed);
-  } else {
-    calibration.segments = {{0}};
-    calibration.protocol = "none needed";
-  }
-}
-
-/// Nearest rounding, without a solver and with ranges from the data at hand, looks at no
-/// calibration data.
-bool Job::needs_calibration() const {
-  const bool observes = settings.abits < float_bits && !settings.act_dynamic;
-  return settings.reconstruct != "none" || settings.preprocess != "none" || settings.solves() ||
-         observes;
-}
-
-json Job::sampling_request() const {
-  if (!samples()) return nullptr;
-  return {{"segments", o_.segments}, {"tokens", o_.segment_length}, {"seed", settings.seed}};
-}
-
-/// Hashes every parameter, and refuses those that no method can repair.
-void Job::check_parameters() {
-  const auto total = parameter_bytes(*model);
-  int64_t done = 0;
-  model_digest = digest_of(*model, [&](const std::string& path, const Tensor& value) {
-    watch_.step(done, total, "reading the model");
-    done += value.bytes();
-    if (kernels::has_non_finite(value)) {
-      fail(o_.model, ": ", path, " holds NaN or infinity; the checkpoint is broken, fetch or ",
-           "train it again");
-    }
-  });
-}
-
-JobIdentity Job::identity() const {
-  JobIdentity identity = identity_of_run(*model, model_digest, calibration.segments, settings);
-  identity.export_format = o_.format;
-  if (o_.format == "dense") identity.export_dtype = o_.dense_dtype;
-  return identity;
 }
 
 json QuantizeRun::recipe() {
@@ -333,15 +182,13 @@ json QuantizeRun::recipe() {
 }
 
 RunResult QuantizeRun::reconstruct() {
-  const fs::path state = resume_folder();
-  std::error_code error;
-  const bool found = fs::exists(state, error);
+  const bool found = ResumeFolder::has_state(state_);
   if (found && !o_.resume) {  // hours of work, perhaps: never dropped for want of a word
-    check(o_.overwrite, "an interrupted run is in ", state.string(),
+    check(o_.overwrite, "an interrupted run is in ", state_.string(),
           ": --resume goes on with it, --overwrite drops it and starts anew");
-    fs::remove_all(state, error);
+    ResumeFolder::remove(state_);
   } else if (!found && o_.resume) {
-    log_.line("nothing to resume, starting anew: there is no " + state.string());
+    log_.line("nothing to resume, starting anew: there is no state in " + state_.string());
   }
   RunHooks hooks;
   hooks.say = [this](const std::string& text) { log_.line(text); };
@@ -362,7 +209,7 @@ RunResult QuantizeRun::reconstruct() {
   hooks.preparation = watch().progress;
   hooks.interrupted = interrupted;
   hooks.keep_originals = false;
-  hooks.resume_folder = state;
+  hooks.resume_folder = state_;
   hooks.model_digest = job_.model_digest;
   std::shared_ptr<ActivationCache> original;
   if (!o_.cache.empty() && job_.settings.reconstruct != "none") {
@@ -384,13 +231,12 @@ RunResult QuantizeRun::quantize_blockwise(std::shared_ptr<ActivationCache> origi
   RunResult result =
       quantize(*job_.model, job_.calibration.segments, job_.settings, std::move(original), hooks);
   writer.finish();
-  job_.model =
-      open_quantized(packed_folder(), o_.compute.dtype_for(o_.model, job_.device), job_.device);
+  job_.model = open_quantized(packed_folder(), job_.dtype, job_.device);
   return result;
 }
 
-void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before,
-                       const std::vector<Score>& after) {
+/// The weights and config.json. Afterwards there is no model in memory.
+void QuantizeRun::write_model() {
   const fs::path& to = folder_.partial();
   const Watch watched = watch();
   const Poll poll = watched.poll_of("writing the result");
@@ -402,6 +248,13 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
   job_.model = nullptr;  // its files go, unless they are the result
   std::error_code ignored;
   if (packed_folder() != to) fs::remove_all(packed_folder(), ignored);
+}
+
+/// Everything else, and gives the folder its name.
+void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before,
+                       const std::vector<Score>& after) {
+  const fs::path& to = folder_.partial();
+  job_.model = nullptr;
   copy_companions(o_.model, to, [this](const std::string& line) { log_.line(line); });
   if (!o_.tokenizer.empty() && tokenizer_files(to).empty()) {
     copy_tokenizer(o_.tokenizer, to);
@@ -427,178 +280,10 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
   folder_.publish();
 }
 
-// ---- a folder that is finished ------------------------------------------------------------------
-
-/// --resume where the folder is there already. A script may repeat the command until it succeeds,
-/// or with further texts to score. Nothing is changed but the scores in report.json.
-class FinishedRun {
- public:
-  explicit FinishedRun(const Options& options)
-      : o_(options),
-        folder_(o_.output),
-        progress_(std::cerr, stderr_is_terminal()),
-        job_(options, watch(), [this](const std::string& line) { progress_.line(line); }) {}
-
-  /// Whether there is something at the output that looks like a result, whole or not.
-  static bool applies(const Options& o);
-  void run();
-
- private:
-  json read(const char* name) const;
-  void check_identity();
-  void check_files();
-  void drop_left_over_state() const;
-  void score();
-  Watch watch() {
-    return {interrupted, [this](int64_t done, int64_t total, const std::string& what) {
-              progress_.update(done, total, what);
-            }};
-  }
-  [[noreturn]] void refuse(const std::string& why) const;
-
-  const Options& o_;
-  fs::path folder_;
-  Progress progress_;
-  Job job_;
-  json recipe_;
-};
-
-bool FinishedRun::applies(const Options& o) {
-  if (!o.resume || o.overwrite) return false;
-  std::error_code ignored;
-  for (const char* name : {"recipe.json", "report.json", "config.json", "model.safetensors"}) {
-    if (fs::exists(fs::path(o.output) / name, ignored)) return true;
-  }
-  return false;
-}
-
-/// Earlier programs wrote neither identities nor checksums.
-bool of_an_earlier_program(const fs::path& recipe) {
-  try {
-    const json object = read_json_file(recipe, size_t{16} << 20);
-    return object.is_object() && object.contains("settings_hash") && !object.contains("identity") &&
-           !object.contains("checksum");
-  } catch (const std::exception&) {
-    return false;
-  }
-}
-
-void FinishedRun::refuse(const std::string& why) const {
-  std::error_code ignored;
-  const char* state = fs::exists(resume_folder_of(o_), ignored)
-                          ? "--resume --overwrite goes on with the interrupted run beside it and "
-                            "replaces it at the end; "
-                          : "";
-  fail(o_.output, why, ". Nothing was changed: ", state,
-       "--overwrite makes it anew, another --output leaves it as it is");
-}
-
-json FinishedRun::read(const char* name) const {
-  std::error_code ignored;
-  if (!fs::exists(folder_ / name, ignored)) refuse(concat(" has no ", name));
-  try {
-    return read_sealed_json(folder_ / name);
-  } catch (const DamagedFile& damage) {
-    if (of_an_earlier_program(folder_ / name)) {
-      refuse(" belongs to another run: it differs in the program's version");
-    }
-    refuse(concat(": ", damage.what()));
-  }
-}
-
-void FinishedRun::run() {
-  catch_interrupts();
-  recipe_ = read("recipe.json");
-  job_.load();
-  check_identity();
-  check_files();
-  drop_left_over_state();
-  score();
-}
-
-/// A run that was killed after it had published its result leaves its state behind.
-void FinishedRun::drop_left_over_state() const {
-  const fs::path state = resume_folder_of(o_);
-  std::error_code ignored;
-  if (!fs::exists(state, ignored)) return;
-  JobIdentity identity = JobIdentity::from_json(recipe_.at("identity"), "recipe.json");
-  identity.export_format = identity.export_dtype = "";  // of no concern to windows
-  try {
-    ResumeFolder(state, identity).load({});
-  } catch (const std::runtime_error&) {
-    return;  // another run's, which somebody may want to go on with
-  }
-  fs::remove_all(state, ignored);
-}
-
-void FinishedRun::check_identity() {
-  const std::string where = (folder_ / "recipe.json").string();
-  const JobIdentity there = JobIdentity::from_json(json_at(recipe_, "identity", where), where);
-  // Sampling takes hours where comparing takes none: the same model, asked for the same segments by
-  // the same program, gives the same ones.
-  const json& before = json_find(json_at(recipe_, "calibration", where), "sampling", where);
-  JobIdentity here = job_.identity();
-  here.calibration = there.calibration;
-  here.segments_per_pass = there.segments_per_pass;
-  std::vector<std::string> others = differences(there, here);
-  if (!job_.samples() || (others.empty() && before != job_.sampling_request())) {
-    job_.load_calibration();
-    others = differences(there, job_.identity());
-  }
-  if (!others.empty()) refuse(concat(" belongs to another run: ", text_of(others)));
-}
-
-void FinishedRun::check_files() {
-  const std::string where = (folder_ / "recipe.json").string();
-  const json& files = json_at(recipe_, "files", where);
-  for (const auto& [name, unused] : files.items()) {
-    std::error_code ignored;
-    if (!fs::is_regular_file(folder_ / name, ignored)) refuse(concat(" has no ", name));
-  }
-  const json now = files_of(folder_, watch());
-  for (const auto& [name, file] : files.items()) {
-    if (json_find(now, name, where) != file) {
-      refuse(concat(": ", (folder_ / name).string(), " is damaged: it is ", now.at(name).dump(),
-                    ", it was written as ", file.dump()));
-    }
-  }
-}
-
-/// Scores the sets that report.json does not have, and adds them to it.
-void FinishedRun::score() {
-  std::optional<OutputLock> lock;  // two commands could lose each other's scores
-  if (!job_.evaluation.empty()) lock.emplace(folder_);
-  json report = read("report.json");
-  const json& known = json_find(report, "evaluated", "report.json");
-  const json wanted = digests_of(job_.evaluation);
-  std::erase_if(job_.evaluation, [&](const NamedTokens& set) {
-    return known.is_object() && json_find(known, set.name, "report.json") == wanted.at(set.name);
-  });
-  if (job_.evaluation.empty()) {
-    progress_.finish();
-    std::cout << o_.output << ": finished already, by this very command\n";
-    return;
-  }
-  const auto score = [&](Transformer& model, const char* key) {
-    const std::vector<Score> scores = evaluate(model, job_.evaluation, o_.evaluation.batch);
-    progress_.finish();
-    print(std::cout, key, scores);
-    report[key]["results"].update(to_json(scores));
-  };
-  score(*job_.model, "original");
-  job_.model = nullptr;
-  job_.model = o_.loading.open(folder_, o_.compute.dtype_for(o_.model, job_.device), job_.device,
-                               [this](const std::string& line) { progress_.line(line); });
-  score(*job_.model, "quantized");
-  report["evaluated"].update(digests_of(job_.evaluation));
-  write_text_atomically(folder_ / "report.json", sealed(report).dump(2) + "\n");
-  std::cout << o_.output << ": finished already; the scores are added to report.json\n";
-}
-
 }  // namespace
 
 Action setup_quantize(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<QuantizeOptions>();
   app.add_option("model", o->model, "folder of the floating-point model")->required();
   app.add_option("-o,--output", o->output, "folder to write")->required();
   app.add_option("--calibration", o->calibration,
@@ -631,11 +316,14 @@ Action setup_quantize(CLI::App& app) {
                "replace a model folder, or drop an interrupted run, at --output");
   o->loading.add_to(app);
   o->compute.add_to(app);
+  app.get_option("--dtype")->description(
+      "floating-point type to compute in: f32, bf16; auto: f32 on a CPU, on a GPU bf16 where the "
+      "checkpoint is bf16 or f16");
   o->settings.add_to(app);
   app.footer(footer);
   return [o] {
-    if (FinishedRun::applies(*o)) {
-      FinishedRun(*o).run();
+    if (is_finished_run(*o)) {
+      run_finished(*o);
     } else {
       QuantizeRun(*o).run();
     }

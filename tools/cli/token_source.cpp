@@ -65,7 +65,7 @@ TokenSet shortened(TokenSet set, int64_t count, int64_t length) {
 }
 
 // What papers and peers measure with, and what memory and time of a CPU allow.
-constexpr int64_t longest_default = 2048, longest_sampled_default = 512;
+constexpr int64_t longest_default = 2048, longest_sampled_default = 512, default_count = 128;
 
 std::vector<std::vector<int32_t>> sample_with_progress(Transformer& model, int64_t count,
                                                        int64_t length, uint64_t seed) {
@@ -111,6 +111,11 @@ std::vector<int32_t> tokenize_files(const std::vector<std::string>& texts,
   return ids;
 }
 
+SampledSize sampled_size(int64_t context, int64_t count, int64_t length) {
+  return {count > 0 ? count : default_count,
+          length > 0 ? length : std::min(context, longest_sampled_default)};
+}
+
 TokenSet calibration_tokens(const std::string& source, const TokenContext& context, int64_t count,
                             int64_t length, uint64_t seed) {
   const int64_t longest = context.model->config.context();
@@ -118,8 +123,7 @@ TokenSet calibration_tokens(const std::string& source, const TokenContext& conte
         longest);
   TokenSet set;
   if (source == "model") {
-    const int64_t n = count > 0 ? count : 128;
-    const int64_t t = length > 0 ? length : std::min(longest, longest_sampled_default);
+    const auto [n, t] = sampled_size(longest, count, length);
     set.segments = sample_with_progress(*context.model, n, t, seed);
     set.protocol = concat("sampled from the model, ", n, " segments of ", t, ", seed ", seed);
   } else {
@@ -127,7 +131,7 @@ TokenSet calibration_tokens(const std::string& source, const TokenContext& conte
     const int64_t wanted = length > 0 ? length : std::min(longest, longest_default);
     if (is_stream(set, wanted)) {
       const std::string hash = set.tokenizer_hash;
-      set = random_segments(set.segments[0], count > 0 ? count : 128, wanted, seed);
+      set = random_segments(set.segments[0], count > 0 ? count : default_count, wanted, seed);
       set.tokenizer_hash = hash;
     } else {
       set = shortened(std::move(set), count, length);

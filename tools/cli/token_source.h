@@ -27,6 +27,13 @@ std::unique_ptr<Tokenizer> tokenizer_for(int64_t vocab_size, const std::filesyst
 std::vector<int32_t> tokenize_files(const std::vector<std::string>& texts,
                                     const Tokenizer& tokenizer);
 
+/// Segments that calibration_tokens() samples from a model of `context` tokens, and their length,
+/// where `count` and `length` were asked for (0: the default).
+struct SampledSize {
+  int64_t count, length;
+};
+SampledSize sampled_size(int64_t context, int64_t count, int64_t length);
+
 /// What one learns from:
 ///   "model"               sampled from the model itself (data-free)
 ///   FILE.h5               token file

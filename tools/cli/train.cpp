@@ -56,8 +56,8 @@ std::vector<int32_t> training_ids(const Options& o, const Tokenizer& tokenizer, 
       const TokenSet kept = load_tokens(cache);
       std::cerr << "token ids from " << cache.string() << std::endl;
       return kept.segments.at(0);
-    } catch (const std::exception& fault) {
-      std::cerr << "encoded again: " << fault.what() << std::endl;
+    } catch (const DamagedFile& damage) {
+      std::cerr << "encoded again: " << damage.what() << std::endl;
     }
   }
   std::cerr << "encoding " << o.texts.size() << " text(s) ..." << std::endl;
@@ -67,8 +67,7 @@ std::vector<int32_t> training_ids(const Options& o, const Tokenizer& tokenizer, 
         " tokens, too few for segments of ", o.train.tokens,
         "; give more text or a smaller --tokens");
   fs::create_directories(o.output);
-  save_tokens(cache, set);
-  append_seal(cache);  // a file without it, as a kill right here leaves it, is written again
+  save_tokens(cache, set, /*is_sealed=*/true);
   return set.segments[0];
 }
 
@@ -87,8 +86,10 @@ json identity_of(const Options& o, const ModelConfig& config, Device device,
 }
 
 void check_identity(const fs::path& folder, const json& identity) {
-  const fs::path path = folder / "training.json";
-  if (fs::exists(folder / "training.safetensors") && fs::exists(path)) {
+  const fs::path path = folder / "training.json", state = folder / "training.safetensors";
+  if (fs::exists(state)) {
+    check(fs::exists(path), state.string(), " is there without training.json, which says what it ",
+          "was trained on; put that file back, or give an empty --output");
     const json earlier = read_json_file(path);
     // Without a checksum an earlier program wrote it, which the comparison finds out.
     if (earlier.contains("checksum")) check_sealed(earlier, path.string());
@@ -124,7 +125,7 @@ void train_model(const Options& o) {
         o.train.steps);
   const OutputLock lock(o.output, OutputLock::Parents::are_made);
   const Device device = o.compute.apply();
-  const Dtype save_dtype = dtype_from_name(o.dtype);
+  const Dtype save_dtype = weight_dtype("--dtype", o.dtype);
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(o.tokenizer);
   ModelConfig config = o.shape;
   config.vocab_size = tokenizer->vocab_size();

@@ -1,0 +1,188 @@
+#include "tools/cli/finished_run.h"
+
+#include <iostream>
+#include <optional>
+
+#include "cbq/resume.h"
+#include "experiments/progress.h"
+#include "nn/atomic_file.h"
+#include "nn/json.h"
+#include "nn/output_lock.h"
+#include "nn/sealed_files.h"
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace cbq::cli {
+namespace {
+
+/// A script may repeat the command until it succeeds, or with further texts to score. Nothing is
+/// changed except the scores in report.json and this run's own state that was left behind.
+class FinishedRun {
+ public:
+  explicit FinishedRun(const QuantizeOptions& options)
+      : o_(options),
+        folder_(o_.output),
+        state_(resume_folder_of(options)),
+        progress_(std::cerr, stderr_is_terminal()),
+        job_(options, watch(), [this](const std::string& line) { progress_.line(line); }) {}
+
+  void run();
+
+ private:
+  json read(const char* name) const;
+  void check_identity();
+  void check_files();
+  void drop_left_over_state() const;
+  void score();
+  Watch watch() {
+    return {interrupted, [this](int64_t done, int64_t total, const std::string& what) {
+              progress_.update(done, total, what);
+            }};
+  }
+  [[noreturn]] void refuse(const std::string& why) const;
+
+  const QuantizeOptions& o_;
+  fs::path folder_, state_;
+  std::optional<OutputLock> lock_;  // where something may be changed
+  Progress progress_;
+  QuantizeJob job_;
+  json recipe_;
+};
+
+/// Earlier programs wrote neither identities nor checksums.
+bool of_an_earlier_program(const fs::path& recipe) {
+  try {
+    const json object = read_json_file(recipe, size_t{16} << 20);
+    return object.is_object() && object.contains("settings_hash") && !object.contains("identity") &&
+           !object.contains("checksum");
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+void FinishedRun::refuse(const std::string& why) const {
+  std::error_code ignored;
+  const char* state = fs::exists(state_, ignored)
+                          ? "--resume --overwrite goes on with the interrupted run beside it and "
+                            "replaces it at the end; "
+                          : "";
+  fail(o_.output, why, ". Nothing was changed: ", state,
+       "--overwrite makes it anew, another --output leaves it as it is");
+}
+
+json FinishedRun::read(const char* name) const {
+  std::error_code ignored;
+  if (!fs::exists(folder_ / name, ignored)) refuse(concat(" has no ", name));
+  try {
+    return read_sealed_json(folder_ / name);
+  } catch (const DamagedFile& damage) {
+    if (of_an_earlier_program(folder_ / name)) {
+      refuse(" belongs to another run: it differs in the program's version");
+    }
+    refuse(concat(": ", damage.what()));
+  }
+}
+
+void FinishedRun::run() {
+  catch_interrupts();
+  std::error_code ignored;
+  // Before anything is read: what is compared must be what is then changed.
+  if (!o_.evaluation.sources.empty() || fs::exists(state_, ignored)) lock_.emplace(folder_);
+  recipe_ = read("recipe.json");
+  job_.load();
+  check_identity();
+  check_files();
+  drop_left_over_state();
+  score();
+}
+
+/// A run that was killed after it had published its result leaves its state behind. Another run's
+/// state stays: somebody may want to continue it.
+void FinishedRun::drop_left_over_state() const {
+  if (!lock_) return;
+  JobIdentity identity = JobIdentity::from_json(recipe_.at("identity"), "recipe.json");
+  identity.export_format = identity.export_dtype = "";  // of no concern to windows
+  if (!ResumeFolder::has_state(state_)) {
+    ResumeFolder::remove_unfinished(state_);
+  } else if (ResumeFolder(state_, identity).holds_own_state()) {
+    ResumeFolder::remove(state_);
+  }
+}
+
+void FinishedRun::check_identity() {
+  const std::string where = (folder_ / "recipe.json").string();
+  const JobIdentity there = JobIdentity::from_json(json_at(recipe_, "identity", where), where);
+  // Sampling takes hours where comparing takes none: the same model, asked for the same segments by
+  // the same program, gives the same ones.
+  const json& before = json_find(json_at(recipe_, "calibration", where), "sampling", where);
+  JobIdentity here = job_.identity();
+  here.calibration = there.calibration;
+  here.segments_per_pass = there.segments_per_pass;
+  std::vector<std::string> others = differences(there, here);
+  if (!job_.samples() || (others.empty() && before != job_.sampling_request())) {
+    job_.load_calibration();
+    others = differences(there, job_.identity());
+  }
+  if (!others.empty()) refuse(concat(" belongs to another run: ", text_of(others)));
+}
+
+void FinishedRun::check_files() {
+  const std::string where = (folder_ / "recipe.json").string();
+  const json& files = json_at(recipe_, "files", where);
+  for (const auto& [name, unused] : files.items()) {
+    std::error_code ignored;
+    if (!fs::is_regular_file(folder_ / name, ignored)) refuse(concat(" has no ", name));
+  }
+  const json now = files_of(folder_, watch());
+  for (const auto& [name, file] : files.items()) {
+    if (json_find(now, name, where) != file) {
+      refuse(concat(": ", (folder_ / name).string(), " is damaged: it is ", now.at(name).dump(),
+                    ", it was written as ", file.dump()));
+    }
+  }
+}
+
+/// Scores the sets that report.json does not have, and adds them to it.
+void FinishedRun::score() {
+  json report = read("report.json");
+  const json& known = json_find(report, "evaluated", "report.json");
+  const json wanted = digests_of(job_.evaluation);
+  std::erase_if(job_.evaluation, [&](const NamedTokens& set) {
+    return known.is_object() && json_find(known, set.name, "report.json") == wanted.at(set.name);
+  });
+  if (job_.evaluation.empty()) {
+    progress_.finish();
+    std::cout << o_.output << ": finished already, by this very command\n";
+    return;
+  }
+  const auto score = [&](Transformer& model, const char* key) {
+    const std::vector<Score> scores = evaluate(model, job_.evaluation, o_.evaluation.batch);
+    progress_.finish();
+    print(std::cout, key, scores);
+    report[key]["results"].update(to_json(scores));
+  };
+  score(*job_.model, "original");
+  job_.model = nullptr;
+  job_.model = o_.loading.open(folder_, job_.dtype, job_.device,
+                               [this](const std::string& line) { progress_.line(line); });
+  score(*job_.model, "quantized");
+  report["evaluated"].update(digests_of(job_.evaluation));
+  write_text_atomically(folder_ / "report.json", sealed(report).dump(2) + "\n");
+  std::cout << o_.output << ": finished already; the scores are added to report.json\n";
+}
+
+}  // namespace
+
+bool is_finished_run(const QuantizeOptions& o) {
+  if (!o.resume || o.overwrite) return false;
+  std::error_code ignored;
+  for (const char* name : {"recipe.json", "report.json", "config.json", "model.safetensors"}) {
+    if (fs::exists(fs::path(o.output) / name, ignored)) return true;
+  }
+  return false;
+}
+
+void run_finished(const QuantizeOptions& options) { FinishedRun(options).run(); }
+
+}  // namespace cbq::cli

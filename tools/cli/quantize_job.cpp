@@ -1,0 +1,125 @@
+#include "tools/cli/quantize_job.h"
+
+#include "cbq/quantized_folder.h"
+#include "kernels/ops.h"
+#include "nn/output_lock.h"
+#include "nn/sealed_files.h"
+#include "tools/cli/output_folder.h"
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace cbq::cli {
+namespace {
+
+/// Files of the folder that are no part of the result, but about it.
+bool is_about_the_run(const std::string& name) {
+  return name == "recipe.json" || name == "report.json" || name == "log.txt";
+}
+
+}  // namespace
+
+fs::path resume_folder_of(const QuantizeOptions& o) {
+  fs::path path = resolved_output(o.output);
+  return path += ".resume";
+}
+
+json files_of(const fs::path& folder, const Watch& watch) {
+  std::vector<std::string> names;
+  int64_t total = 0, done = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (!entry.is_regular_file()) continue;
+    const std::string name = entry.path().lexically_relative(folder).string();
+    if (is_about_the_run(name) || OutputFolder::is_mark(name)) continue;
+    names.push_back(name);
+    total += static_cast<int64_t>(entry.file_size());
+  }
+  json files = json::object();
+  for (const std::string& name : names) {
+    const auto bytes = static_cast<int64_t>(fs::file_size(folder / name));
+    const std::string checksum = checksum_of_file(folder / name, [&](int64_t read) {
+      watch.step(done + read, total, "computing checksums of the result");
+    });
+    done += bytes;
+    files[name] = {{"bytes", bytes}, {"crc32", checksum}};
+  }
+  return files;
+}
+
+json digests_of(const std::vector<NamedTokens>& sets) {
+  json all = json::object();
+  for (const NamedTokens& set : sets) all[set.name] = digest_of(set.tokens.segments);
+  return all;
+}
+
+void QuantizeJob::load() {
+  check(o_.format == "packed" || o_.format == "dense", "--export: unknown '", o_.format,
+        "'; known: packed, dense");
+  if (is_quantized_folder(o_.model)) {
+    fail(o_.model, " is quantized already; give the floating-point model");
+  }
+  std::error_code absent;
+  check(!fs::equivalent(o_.model, o_.output, absent),
+        "--output is the model's own folder, which --overwrite would destroy; name another");
+  check(
+      o_.format == "packed" || settings.abits >= float_bits,
+      "--export dense stores weights alone, so the quantization of activations would be lost; use "
+      "--export packed, or --abits 16");
+  if (o_.format == "dense") weight_dtype("--export-dtype", o_.dense_dtype);
+  dtype = o_.compute.quantization_dtype_for(o_.model, device, say_);
+  validate(settings, ModelConfig::load(o_.model).num_layers);
+  model = o_.loading.open(
+      o_.model, dtype, device, say_,
+      samples() ? "--calibration model, which samples from the model token by token," : "");
+  context_ = model->config.context();
+  check_parameters();
+  evaluation = load_evaluation(o_.evaluation, tokens());
+}
+
+void QuantizeJob::load_calibration() {
+  if (needs_calibration()) {
+    say_("calibration: " + o_.calibration);
+    calibration =
+        calibration_tokens(o_.calibration, tokens(), o_.segments, o_.segment_length, settings.seed);
+  } else {
+    calibration.segments = {{0}};
+    calibration.protocol = "none needed";
+  }
+}
+
+/// Nearest rounding, without a solver and with ranges from the data at hand, looks at no
+/// calibration data.
+bool QuantizeJob::needs_calibration() const {
+  const bool observes = settings.abits < float_bits && !settings.act_dynamic;
+  return settings.reconstruct != "none" || settings.preprocess != "none" || settings.solves() ||
+         observes;
+}
+
+json QuantizeJob::sampling_request() const {
+  if (!samples()) return nullptr;
+  const SampledSize size = sampled_size(context_, o_.segments, o_.segment_length);
+  return {{"segments", size.count}, {"tokens", size.length}, {"seed", settings.seed}};
+}
+
+/// Hashes every parameter, and refuses those that no method can repair.
+void QuantizeJob::check_parameters() {
+  const auto total = parameter_bytes(*model);
+  int64_t done = 0;
+  model_digest = digest_of(*model, [&](const std::string& path, const Tensor& value) {
+    watch_.step(done, total, "reading the model");
+    done += value.bytes();
+    if (kernels::has_non_finite(value)) {
+      fail(o_.model, ": ", path, " holds NaN or infinity; the checkpoint is broken, fetch or ",
+           "train it again");
+    }
+  });
+}
+
+JobIdentity QuantizeJob::identity() const {
+  JobIdentity identity = identity_of_run(*model, model_digest, calibration.segments, settings);
+  identity.export_format = o_.format;
+  if (o_.format == "dense") identity.export_dtype = o_.dense_dtype;
+  return identity;
+}
+
+}  // namespace cbq::cli

@@ -1,0 +1,83 @@
+// What `cbq quantize` is asked to do, for a run that does it and for one that finds it done.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "cbq/job_identity.h"
+#include "cbq/watch.h"
+#include "nn/tokens.h"
+#include "nn/transformer.h"
+#include "tools/cli/evaluation.h"
+#include "tools/cli/model_loading.h"
+#include "tools/cli/settings_options.h"
+
+namespace cbq::cli {
+
+/// The options of `cbq quantize`.
+struct QuantizeOptions {
+  std::string model, output, tokenizer, calibration = "model", format = "packed";
+  std::string dense_dtype = "f32", cache;
+  int64_t segments = 0, segment_length = 0;
+  bool overwrite = false, resume = false;
+  EvaluationOptions evaluation;
+  SettingsOptions settings;
+  LoadOptions loading;
+  ComputeOptions compute;
+};
+
+/// The folder of the state of an interrupted run, beside the output.
+std::filesystem::path resume_folder_of(const QuantizeOptions& options);
+
+/// {name: {"bytes", "crc32"}} of all files of a result in `folder`.
+nlohmann::json files_of(const std::filesystem::path& folder, const Watch& watch);
+
+/// Which ids were scored, by the name of their source.
+nlohmann::json digests_of(const std::vector<NamedTokens>& sets);
+
+/// What a command asks for: the model, the tokens, and which run they make. Lines go to `say`.
+class QuantizeJob {
+ public:
+  QuantizeJob(const QuantizeOptions& options, Watch watch,
+              std::function<void(const std::string&)> say)
+      : settings(options.settings.resolve()),
+        device(options.compute.apply()),
+        o_(options),
+        watch_(std::move(watch)),
+        say_(std::move(say)) {}
+
+  /// Opens the model, reads all its parameters once, and the tokens to score.
+  void load();
+  void load_calibration();
+  bool needs_calibration() const;
+  /// Whether calibration tokens have to be made by the model first, which takes long.
+  bool samples() const { return needs_calibration() && o_.calibration == "model"; }
+  /// What sampled tokens depend on beside the model, after load(); null where none are sampled.
+  nlohmann::json sampling_request() const;
+  /// Of the model as it was opened: to be asked for before it is quantized.
+  JobIdentity identity() const;
+
+  Settings settings;
+  Device device;
+  Dtype dtype = Dtype::f32;  // that the model computes in
+  std::unique_ptr<Transformer> model;
+  std::string model_digest;
+  TokenSet calibration;
+  std::vector<NamedTokens> evaluation;
+
+ private:
+  void check_parameters();
+  TokenContext tokens() const {
+    return {model.get(), o_.tokenizer.empty() ? o_.model : o_.tokenizer};
+  }
+  const QuantizeOptions& o_;
+  Watch watch_;
+  std::function<void(const std::string&)> say_;
+  int64_t context_ = 0;  // the model's
+};
+
+}  // namespace cbq::cli
