@@ -4,6 +4,7 @@
 #include <chrono>
 #include <optional>
 
+#include "cbq/global_transforms.h"
 #include "cbq/quantizers.h"
 #include "cbq/resume.h"
 #include "quant/preprocess/preprocessor.h"
@@ -336,6 +337,7 @@ void Run::after_step(int64_t number, int64_t step) const {
 RunResult quantize(Transformer& model, const Segments& segments, const Settings& settings,
                    std::shared_ptr<ActivationCache> original, const RunHooks& hooks) {
   validate(settings, model.block_count());
+  check_global_transforms(model, settings);
   check_segments(model, segments);
   check_layers(model, settings);
   if (settings.preprocess != "none") parse_preprocessors(settings.preprocess);

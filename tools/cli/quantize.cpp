@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 
+#include "cbq/global_transforms.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/resume.h"
@@ -120,7 +121,8 @@ class Job {
         watch_(std::move(watch)),
         say_(std::move(say)) {}
 
-  /// Opens the model, reads all its parameters once, and the tokens to score.
+  /// Opens the model, rewrites it where the settings ask for that, reads all its parameters once,
+  /// and the tokens to score.
   void load();
   void load_calibration();
   bool needs_calibration() const;
@@ -128,12 +130,13 @@ class Job {
   bool samples() const { return needs_calibration() && o_.calibration == "model"; }
   /// What sampled tokens depend on beside the model.
   json sampling_request() const;
-  /// Of the model as it was opened: to be asked for before it is quantized.
+  /// Of the model as load() left it: to be asked for before it is quantized.
   JobIdentity identity() const;
 
   Settings settings;
   Device device;
   std::unique_ptr<Transformer> model;
+  std::vector<std::string> notes;  // of transforms of the whole model
   std::string model_digest;
   TokenSet calibration;
   std::vector<NamedTokens> evaluation;
@@ -214,6 +217,7 @@ std::string summary(const Settings& s) {
   std::string text =
       fmt::format("settings: profile {}, W{}A{} {}", s.profile, s.wbits, s.abits, s.granularity);
   if (s.group_size > 0) text += fmt::format(" of {}", s.group_size);
+  if (s.rotation != "none") text += ", rotation " + s.rotation;
   if (s.preprocess != "none") text += ", " + s.preprocess;
   if (s.reconstruct == "none") return text + ", nearest rounding";
   text += s.schedule.empty()
@@ -260,6 +264,7 @@ void Job::load() {
   model = o_.loading.open(
       o_.model, o_.compute.dtype_for(o_.model, device), device, say_,
       samples() ? "--calibration model, which samples from the model token by token," : "");
+  notes = apply_global_transforms(*model, settings);
   check_parameters();
   evaluation = load_evaluation(o_.evaluation, tokens());
 }
@@ -363,6 +368,7 @@ RunResult QuantizeRun::reconstruct() {
   RunResult result = job_.model->on_demand() ? quantize_blockwise(original, hooks)
                                              : quantize(*job_.model, job_.calibration.segments,
                                                         job_.settings, original, hooks);
+  result.notes.insert(result.notes.begin(), job_.notes.begin(), job_.notes.end());
   log_.progress().finish();
   return result;
 }
