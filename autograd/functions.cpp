@@ -168,6 +168,14 @@ Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens,
                         });
 }
 
+// Of an orthogonal matrix the vjp is the transpose.
+Var hadamard(const Var& x, const Tensor& matrix, bool transposed) {
+  return differentiable(kernels::hadamard(x.value(), matrix, transposed), {&x},
+                        [x = x.gradient(), matrix, transposed](const Tensor& dy) {
+                          x.accumulate(kernels::hadamard(dy, matrix, !transposed));
+                        });
+}
+
 Var take_part(const Var& x, int64_t parts, int64_t part, int64_t dim) {
   return differentiable(kernels::take_part(x.value(), parts, part, dim), {&x},
                         [x = x.gradient(), parts, part, dim](const Tensor& dy) {

@@ -36,6 +36,8 @@ Var gelu(const Var& x);
 Var softmax(const Var& x);
 /// Rotary embedding with fixed tables (kernels::rope).
 Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim);
+/// Hadamard transform of rows with a fixed matrix (kernels::hadamard).
+Var hadamard(const Var& x, const Tensor& matrix, bool transposed);
 /// One part of a fused projection (kernels::take_part).
 Var take_part(const Var& x, int64_t parts, int64_t part, int64_t dim);
 /// Rows of `table` [vocabulary, width] at `ids` [n].

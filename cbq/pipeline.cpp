@@ -4,6 +4,7 @@
 #include <chrono>
 #include <optional>
 
+#include "cbq/global_transforms.h"
 #include "cbq/quantizers.h"
 #include "cbq/resume.h"
 #include "cbq/solve_block.h"
@@ -381,6 +382,7 @@ void Run::after_step(int64_t number, int64_t step) const {
 RunResult quantize(Transformer& model, const Segments& segments, const Settings& settings,
                    std::shared_ptr<ActivationCache> original, const RunHooks& hooks) {
   validate(settings, model.block_count());
+  check_global_transforms(model, settings);
   check_segments(model, segments);
   check(model.dtype() != Dtype::f16,
         "quantize: the model computes in f16; weights are quantized in ",

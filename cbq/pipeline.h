@@ -50,10 +50,10 @@ struct RunResult {
   int64_t peak_bytes = 0;  // largest of the windows
 };
 
-/// Quantizes `model` in place: every linear of every block gets a QuantizedTransform with hardened
-/// codes (none where neither weight nor input is quantized). Settings::solver runs on a block's
-/// layers when its window begins, before anything of it is learned; targets always come from the
-/// original weights.
+/// Quantizes `model`, to which apply_global_transforms was applied with these settings, in place:
+/// every linear of every block gets a QuantizedTransform with hardened codes (none where neither
+/// weight nor input is quantized). Settings::solver runs on a block's layers when its window
+/// begins, before anything of it is learned; targets always come from the original weights.
 /// `original` are activations of the untouched model for `segments`; made in memory when null.
 ///
 /// Where blocks are loaded on demand (open_model), a window's blocks are in memory while it is

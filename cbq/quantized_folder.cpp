@@ -1,5 +1,6 @@
 #include "cbq/quantized_folder.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <set>
@@ -111,6 +112,14 @@ Tensors block_tensors(Transformer& model, int64_t block, json& layers) {
         tensors[l.path + ".input_" + name] = kernels::cast(tensor, Dtype::f32);
       }
     }
+    if (const StoredTransform* online = l.linear->online.get()) {
+      json& record = layers[l.path]["online"];
+      record = online->record();
+      record["kind"] = online->kind();
+      for (const auto& [name, tensor] : online->tensors()) {
+        tensors[l.path + ".online_" + name] = kernels::cast(tensor, Dtype::f32);
+      }
+    }
   }
   model.block(block).visit(model.block_prefix(block), [&](const std::string& path, Var& p) {
     if (!as_codes.contains(path)) tensors[path] = without_loss(model, p.value());
@@ -132,10 +141,14 @@ Tensors outer_tensors(Transformer& model, std::optional<Dtype> dtype) {
 void write_config(const Transformer& model, const fs::path& folder, json layers,
                   const std::optional<ActivationConfig>& attention) {
   json config = plain_config(model, dtype_from_name(model.config.dtype));
-  config[quantization_section] = {{"quant_method", "cbq"},
-                                  {"format_version", quantized_format},
-                                  {"cbq_version", program_version()},
-                                  {"layers", std::move(layers)}};
+  const bool has_online = std::any_of(layers.begin(), layers.end(),
+                                      [](const json& layer) { return layer.contains("online"); });
+  config[quantization_section] = {
+      {"quant_method", "cbq"},
+      {"format_version", has_online ? quantized_format_online : quantized_format},
+      {"cbq_version", program_version()},
+      {"layers", std::move(layers)}};
+  if (!model.transforms.empty()) config[quantization_section]["transforms"] = model.transforms;
   if (attention) config[quantization_section]["attention"] = activation_json(*attention);
   write_text_atomically(folder / "config.json", config.dump(2) + "\n");
 }
@@ -147,9 +160,9 @@ Tensors dense_block(Transformer& model, int64_t block, Dtype dtype) {
   model.block(block).visit(model.block_prefix(block),
                            [&](const std::string& path, Var& p) { tensors[path] = p.value(); });
   for (const WindowLinear& l : linears_of(model, {block, 1})) {
-    if (l.linear->transform) {
-      tensors[l.path + ".weight"] = l.linear->transform->weight(l.linear->weight).value();
-    }
+    Tensor& weight = tensors[l.path + ".weight"];
+    if (l.linear->transform) weight = l.linear->transform->weight(l.linear->weight).value();
+    if (l.linear->online) weight = l.linear->online->folded_into(weight);
   }
   for (auto& [path, tensor] : tensors) tensor = kernels::cast(tensor, dtype);
   return tensors;

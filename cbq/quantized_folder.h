@@ -6,7 +6,8 @@
 //                      that was not in memory as a whole):
 //                      <layer>.codes u8, <layer>.scale f32, <layer>.zero_point u8 (quant/packed.h);
 //                      <layer>.input_clip, <layer>.input_range f32 where inputs are quantized;
-//                      every other parameter in the checkpoint's half type where that holds its
+//                      <layer>.online_* f32 where an online transform stands before a layer (format
+//                      2); every other parameter in the checkpoint's half type where that holds its
 //                      values without a loss, else in f32
 //
 // A loaded model computes bit for bit what the model did that was saved.
@@ -26,7 +27,8 @@
 namespace cbq {
 
 inline constexpr const char* quantization_section = "quantization_config";  // of config.json
-inline constexpr int64_t quantized_format = 1;
+/// Written for a model without and with online transforms: earlier programs would not see those.
+inline constexpr int64_t quantized_format = 1, quantized_format_online = 2;
 
 /// The quantizers of a linear that came from a folder. Its weight is on the grid already, so that
 /// it need not be computed again for every forward pass.
@@ -95,7 +97,8 @@ std::unique_ptr<Transformer> load_any_model(const std::filesystem::path& folder,
 
 /// Writes the model as a plain Hugging Face folder whose linear weights are s (q - z), in `dtype`:
 /// what other programs can load (a file per block where blocks are loaded on demand). Quantizers of
-/// activations have no place in it. `poll` is called before every block.
+/// activations have no place in it; an online transform T becomes a part of the weight, W T. `poll`
+/// is called before every block.
 void save_dense(Transformer& model, const std::filesystem::path& folder, Dtype dtype,
                 const Poll& poll = {});
 

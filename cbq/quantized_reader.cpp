@@ -8,6 +8,7 @@
 #include "kernels/ops.h"
 #include "nn/json.h"
 #include "nn/safetensors.h"
+#include "quant/transforms/stored_transforms.h"
 #include "tensor/shapes_only.h"
 
 namespace fs = std::filesystem;
@@ -80,17 +81,23 @@ class FolderReader : public BlockSource {
     const json& section = json_at(config_, quantization_section, where_);
     const int64_t format =
         json_int(json_at(section, "format_version", where_), "format_version", where_);
-    if (format != quantized_format) {
-      fail(where_, ": format version ", format, ", known: ", quantized_format,
-           "; read it with a newer version of this program");
+    if (format != quantized_format && format != quantized_format_online) {
+      fail(where_, ": format version ", format, ", known: ", quantized_format, ", ",
+           quantized_format_online, "; read it with a newer version of this program");
     }
     layers_ = json_at(section, "layers", where_);
     if (!layers_.is_object()) fail(where_, ": \"layers\" must be an object");
+    if (const json& names = json_find(section, "transforms", where_); !names.is_null()) {
+      if (!names.is_array()) fail(where_, ": \"transforms\" must be a list");
+      for (const json& name : names) transforms_.push_back(json_string(name, "transforms", where_));
+    }
     if (const json& attention = json_find(section, "attention", where_); !attention.is_null()) {
       attention_ = activation_from_json(attention, where_ + ", attention");
     }
   }
 
+  /// Transformer::transforms of the model that was saved.
+  const std::vector<std::string>& transforms() const { return transforms_; }
   ModelConfig model_config() const { return ModelConfig::from_json(config_, where_); }
   /// Before anything is allocated: every layer has tensors of its own.
   void check_count(int64_t layers) const {
@@ -117,6 +124,13 @@ class FolderReader : public BlockSource {
     return activation_from_json(section, where_ + ", inputs of layer " + layer);
   }
   void check_block(Block& block, const std::string& prefix) const;
+  /// The reader of a layer's online transform and its record.
+  std::unique_ptr<StoredTransformReader> online_reader(const std::string& layer,
+                                                       const json& section) const;
+  StoredRecord online_record(const std::string& layer, const Linear& linear,
+                             const json& section) const {
+    return {section, where_ + ", layer " + layer, linear.in_features()};
+  }
   Tensor read_weight(const std::string& layer, WeightLayout& layout) const;
   std::unique_ptr<ActivationQuantizer> read_input(const std::string& layer,
                                                   const ActivationConfig& config) const;
@@ -127,6 +141,7 @@ class FolderReader : public BlockSource {
   Dtype dtype_;
   Device device_;
   json layers_;
+  std::vector<std::string> transforms_;
   std::optional<ActivationConfig> attention_;  // none: attention computes in floating point
 };
 
@@ -177,10 +192,23 @@ void FolderReader::check_block(Block& block, const std::string& prefix) const {
       check_entry(checkpoint_, layer + ".input_clip", {1}, {Dtype::f32});
       if (!config.dynamic) check_entry(checkpoint_, layer + ".input_range", {2}, {Dtype::f32});
     }
+    if (const json& section = section_of(layer, "online"); !section.is_null()) {
+      const StoredRecord record = online_record(layer, *named.linear, section);
+      for (const auto& [name, shape] : online_reader(layer, section)->shapes(record)) {
+        check_entry(checkpoint_, layer + ".online_" + name, shape, {Dtype::f32});
+      }
+    }
   }
   block.visit(prefix, [&](const std::string& path, Var& p) {
     if (!from_codes.contains(path)) check_entry(checkpoint_, path, p.shape(), float_dtypes);
   });
+}
+
+std::unique_ptr<StoredTransformReader> FolderReader::online_reader(const std::string& layer,
+                                                                   const json& section) const {
+  const std::string what = where_ + ", layer " + layer;
+  return named_value(section, "kind", what,
+                     [](const std::string& kind) { return stored_transforms().make(kind); });
 }
 
 void FolderReader::check_headers(Transformer& model) const {
@@ -220,6 +248,15 @@ void FolderReader::fill(Block& block, const std::string& prefix) const {
     std::unique_ptr<ActivationQuantizer> activation;
     if (const json& section = section_of(layer, "input"); !section.is_null()) {
       activation = read_input(layer, input_config(layer, section));
+    }
+    if (const json& section = section_of(layer, "online"); !section.is_null()) {
+      named.linear->online = online_reader(layer, section)
+                                 ->read(
+                                     online_record(layer, *named.linear, section),
+                                     [&](const std::string& name) {
+                                       return checkpoint_.load(layer + ".online_" + name);
+                                     },
+                                     device_);
     }
     named.linear->transform =
         std::make_shared<PackedTransform>(std::move(packed), config, std::move(activation));
@@ -267,6 +304,7 @@ std::unique_ptr<Transformer> open_quantized(const fs::path& folder, Dtype dtype,
     reader.check_headers(*shapes);
   }
   std::unique_ptr<Transformer> model = make_without_blocks(config, dtype, device);
+  model->transforms = reader.transforms();
   model->open_blocks(config.num_layers, std::move(owned));
   model->visit_embedding("", reader.reader());
   model->visit_head("", reader.reader());

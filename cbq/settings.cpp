@@ -9,6 +9,7 @@
 
 #include "nn/hash.h"
 #include "quant/solvers/solver.h"
+#include "quant/transforms/rotation.h"
 
 namespace cbq {
 namespace {
@@ -344,6 +345,7 @@ Settings canonical(const Settings& settings, int64_t blocks) {
   Settings s = settings;
   reset_stage(s, SettingStage::label);
   s.solver = s.solves() ? canonical_solver(s.solver) : "none";
+  if (s.rotation == "none") s.rotation_seed = Settings().rotation_seed;
   if (s.reconstruct != "none") {
     const std::string schedule = to_string(schedule_of(s, blocks));
     // Which blocks are "the overlap" still depends on the window that was asked for.
@@ -482,6 +484,7 @@ void check_layer_bits(const Settings& settings, const std::vector<std::string>& 
 
 void validate(const Settings& settings, int64_t blocks) {
   expect_one_of("profile", settings.profile, profile_names());
+  rotation_parts(settings.rotation);
   validate_weights(settings);
   validate_activations(settings);
   validate_solver(settings);

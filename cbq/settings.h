@@ -30,6 +30,8 @@ struct Settings {
   bool quantize_attention = false;
   std::string layer_bits;
   int fc2_first_last_bits = 0;
+  std::string rotation = "none";
+  uint64_t rotation_seed = 0;
   std::string preprocess = "none";
   std::string solver = "none";
   // Reconstruction.
@@ -95,6 +97,7 @@ enum class SettingStage {
   label,           // by nobody: it says where values came from
   bits,            // how wide integers are: whether anything is quantized at all
   grid,            // everything that is quantized
+  model,           // how the whole model is rewritten before anything else sees it
   preprocessing,   // what is done to the model before
   reconstruction,  // what is learned: without reconstruction nobody reads it
   random,          // pre-processing and reconstruction
@@ -120,6 +123,8 @@ void visit_staged_settings(S& s, Visitor&& visitor) {
   visitor("quantize_attention", s.quantize_attention, "queries, keys and values at abits too, per token and head", grid);
   visitor("layer_bits", s.layer_bits, "bits by layer name, 'down_proj=4,*.0.self_attn.*=8'; first match wins", bits);
   visitor("fc2_first_last_bits", s.fc2_first_last_bits, "bits of FC2 in the first and last block (CBQ*: 4); 0: wbits", bits);
+  visitor("rotation", s.rotation, "rotation of the whole model before everything else: none, or parts joined by '_': r1 (residual stream), r2 (values of each head), r4 (online, before the last feed-forward layer)", model);
+  visitor("rotation_seed", s.rotation_seed, "of the rotation's random signs", model);
   visitor("preprocess", s.preprocess, "transformations before quantization, joined by '+'; none", preprocessing);
   visitor("solver", s.solver, "finds codes from X^T X of a layer's inputs before anything is learned; arguments behind ':', as in gptq:damping=0.05,act_order", grid);
   visitor("reconstruct", s.reconstruct, "cbq: cross-block reconstruction; none: nothing is learned, weights are rounded to nearest (or as the solver says)", reconstruction);

@@ -66,6 +66,7 @@ std::map<std::string, AxisValues> known_axes(int64_t blocks) {
       {"hard_phase", plain({"0.0", "0.5", "1.0"})},
       {"l2", plain({"sum", "mean", "norm"})},
       {"keep", plain({"best", "last"})},
+      {"rotation", plain({"none", "r1", "r1_r2", "r1_r2_r4"})},
       {"rounding_blocks", plain({"window", "overlap"})},
       {"optimizer", plain({"adam", "signsgd"})},
       {"batch", plain({"1", "2", "4", "8"})},

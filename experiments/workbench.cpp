@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <sstream>
 
+#include "cbq/global_transforms.h"
 #include "cbq/pipeline.h"
 #include "nn/hash.h"
 #include "nn/perplexity.h"
@@ -22,11 +23,15 @@ constexpr double reconstruction_share = 0.85;
 
 }  // namespace
 
-CellInputs Workbench::inputs() {
-  const std::unique_ptr<Transformer> model = config_.load();
-  model_digest_ = digest_of(*model, [this](const std::string&, const Tensor&) {
+std::string Workbench::digest(Transformer& model) const {
+  return digest_of(model, [this](const std::string&, const Tensor&) {
     watch().poll("reading the model's parameters");
   });
+}
+
+CellInputs Workbench::inputs() {
+  const std::unique_ptr<Transformer> model = config_.load();
+  model_digest_ = digest(*model);
   CellInputs inputs = identity_of_activations(*model, model_digest_, config_.calibration.segments);
   Digest texts;
   for (const TokenSet& text : config_.texts) texts.add(digest_of(text.segments));
@@ -49,12 +54,14 @@ std::string Workbench::obstacle(const Settings& settings, int64_t blocks) {
   return "";
 }
 
-const std::shared_ptr<ActivationCache>& Workbench::original(Transformer& model) {
-  if (!original_) {
-    original_ = cache_on_disk(model, config_.calibration.segments, config_.folder / "cache",
-                              config_.say, watch(), model_digest_);
+const std::shared_ptr<ActivationCache>& Workbench::original(Transformer& model,
+                                                            const std::string& digest) {
+  std::shared_ptr<ActivationCache>& cache = original_[digest];
+  if (!cache) {
+    cache = cache_on_disk(model, config_.calibration.segments, config_.folder / "cache",
+                          config_.say, watch(), digest);
   }
-  return original_;
+  return cache;
 }
 
 TextScore Workbench::score(Transformer& model, const TokenSet& text) const {
@@ -77,6 +84,7 @@ CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& p
   const std::unique_ptr<Transformer> model = config_.load();
   const Settings& settings = cell.settings;
   CellResult result;
+  result.notes = apply_global_transforms(*model, settings);
   result.version = config_.version;
   result.device = name_of(model->device());
   // What another version of the program left here is not gone on with, but removed in the end.
@@ -88,10 +96,10 @@ CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& p
     std::shared_ptr<ActivationCache> activations;
     if (settings.reconstruct != "none" || settings.solves()) {
       hooks.resume_folder = unfinished / hex(hash_bytes(cell.identity.to_json().dump()));
-      hooks.model_digest = model_digest_;
+      hooks.model_digest = model->transforms.empty() ? model_digest_ : digest(*model);
     }
     if (settings.reconstruct != "none") {
-      activations = original(*model);
+      activations = original(*model, hooks.model_digest);
     }
     hooks.progress = [&](int64_t done, int64_t total, const std::string&) {
       if (progress) {
@@ -103,7 +111,7 @@ CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& p
     result.seconds = run.seconds;
     result.peak_bytes = run.peak_bytes;
     result.windows = static_cast<int64_t>(run.windows.size());
-    result.notes = run.notes;
+    result.notes.insert(result.notes.end(), run.notes.begin(), run.notes.end());
   }
   for (const TokenSet& text : config_.texts) result.texts.push_back(score(*model, text));
   std::error_code ignored;

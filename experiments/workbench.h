@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -38,13 +39,15 @@ class Workbench {
   CellResult run(const Cell& cell, const std::function<void(double)>& progress);
 
  private:
-  const std::shared_ptr<ActivationCache>& original(Transformer& model);
+  /// Of a model as the cell's global transforms left it, which has this digest.
+  const std::shared_ptr<ActivationCache>& original(Transformer& model, const std::string& digest);
+  std::string digest(Transformer& model) const;
   Watch watch() const { return {config_.interrupted, {}}; }
   TextScore score(Transformer& model, const TokenSet& text) const;
 
   WorkbenchConfig config_;
   std::string model_digest_;  // of the untouched model; empty: not known yet
-  std::shared_ptr<ActivationCache> original_;
+  std::map<std::string, std::shared_ptr<ActivationCache>> original_;  // by the model's digest
 };
 
 }  // namespace cbq

@@ -119,6 +119,13 @@ Tensor gather_rows(const Tensor& x, const std::vector<int64_t>& indices);
 Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim,
             bool inverse);
 
+/// Hadamard transform of every row of x [..., n]. With H = `matrix` [m, m] f32 of entries +-1,
+/// H H^T = m I, and S Sylvester's matrix of order p = n / m, which must be a power of two:
+///   y = (H (x) S) x / sqrt(n),  or (H^T (x) S) x / sqrt(n), which is the inverse and the vjp.
+/// (x) is the Kronecker product: element a p + j of a row belongs to row a of H and row j of S.
+/// n (m + log2 p) additions per row (Fino & Algazi 1976 for the factor S).
+Tensor hadamard(const Tensor& x, const Tensor& matrix, bool transposed);
+
 // ---- matrix products (OpenBLAS, cuBLASLt) -------------------------------------------------------
 // On the CPU the number of threads does not change a bit of the result (kernels/gemm.cpp).
 

@@ -9,7 +9,10 @@ Linear::Linear(int64_t in, int64_t out, bool has_bias, Dtype dtype, Device devic
   if (has_bias) bias = Var(Tensor({out}, dtype, device));
 }
 
-Var Linear::forward(const Var& x) const { return multiply(transform ? transform->input(x) : x); }
+Var Linear::forward(const Var& x) const {
+  const Var seen = online ? online->apply(x) : x;
+  return multiply(transform ? transform->input(seen) : seen);
+}
 
 Var Linear::forward(const Deferred& x) const { return forward_each({this}, x)[0]; }
 
@@ -23,6 +26,7 @@ namespace {
 std::vector<Var> fused_inputs(std::span<const Linear* const> linears, const Deferred& x) {
   std::vector<const FusedInput*> readers;
   for (const Linear* linear : linears) {
+    if (linear->online) return {};
     readers.push_back(linear->transform ? linear->transform->fused_input() : nullptr);
     if (readers.back() == nullptr) return {};
   }

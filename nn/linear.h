@@ -8,6 +8,7 @@
 
 #include "nn/deferred.h"
 #include "nn/module.h"
+#include "nn/stored_transform.h"
 
 namespace cbq {
 
@@ -44,7 +45,7 @@ class Linear : public Module {
   /// x [tokens, in] -> [tokens, out].
   Var forward(const Var& x) const;
   Var forward(const Deferred& x) const;
-  /// The same of an input that went through the transform already.
+  /// The same of an input that went through `online` and `transform` already.
   Var multiply(const Var& input) const;
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
 
@@ -54,6 +55,8 @@ class Linear : public Module {
   Var weight;                                  // [out, in]
   Var bias;                                    // [out], or undefined
   std::shared_ptr<LinearTransform> transform;  // none: plain floating point
+  /// What the input passes first, as a part of the model; none: nothing.
+  std::shared_ptr<const StoredTransform> online;
 };
 
 namespace detail {

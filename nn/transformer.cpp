@@ -50,7 +50,25 @@ std::unique_ptr<Block> Transformer::fetch_block(int64_t i) const {
   check(on_demand(), "fetch_block: block ", i, " has no file to come from");
   std::unique_ptr<Block> fetched = make_block();
   source_->fill(*fetched, block_prefix(i));
+  for (const auto& change : changes_) change(*fetched, i);
   return fetched;
+}
+
+ResidualEnds Transformer::residual_ends() {
+  ResidualEnds ends;
+  ends.obstacle = "the family does not say what reads and writes its residual stream";
+  return ends;
+}
+
+void Transformer::untie_head() {
+  check(!config.tie_word_embeddings, config.architecture, ": the head cannot be untied");
+}
+
+void Transformer::change_blocks(std::function<void(Block&, int64_t)> change) {
+  for (int64_t i = 0; i < block_count(); ++i) {
+    if (is_loaded(i)) change(block(i), i);
+  }
+  if (on_demand()) changes_.push_back(std::move(change));
 }
 
 void Transformer::load_all_blocks() {
@@ -159,6 +177,12 @@ void initialize(Transformer& model, uint64_t seed) {
 }
 
 void save_model(Transformer& model, const std::filesystem::path& folder, Dtype dtype) {
+  for (int64_t i = 0; i < model.block_count(); ++i) {
+    for (const NamedLinear& named : model.block(i).linears()) {
+      check(!named.linear->online, "save_model: ", named.name,
+            " has an online part, which a plain folder cannot hold");
+    }
+  }
   std::filesystem::create_directories(folder);
   std::map<std::string, Tensor> tensors;
   model.visit("", [&](const std::string& path, Var& p) {

@@ -20,6 +20,17 @@ class BlockSource {
   virtual void fill(Block& block, const std::string& prefix) const = 0;
 };
 
+/// What stands at both ends of the residual stream, for who changes its basis (quant/transforms/).
+struct ResidualEnds {
+  std::vector<Var*> embeddings;  // tables [rows, hidden]; the stream starts as a sum of their rows
+  Var* norm_weight = nullptr;    // of the norm before the head; null: it has none
+  Var* norm_bias = nullptr;
+  Var* head = nullptr;    // [vocabulary, hidden]
+  bool centered = false;  // all norms subtract the mean (LayerNorm)
+  /// Non-empty: why the basis of this model's stream cannot be changed.
+  std::string obstacle = {};
+};
+
 class Transformer : public Module {
  public:
   explicit Transformer(ModelConfig c, Dtype dtype = Dtype::f32, Device device = Device::cpu())
@@ -37,6 +48,12 @@ class Transformer : public Module {
   /// The parameters that embed() needs, and those that only head() does.
   virtual void visit_embedding(const std::string& prefix, const ParameterVisitor& visitor) = 0;
   virtual void visit_head(const std::string& prefix, const ParameterVisitor& visitor) = 0;
+
+  /// Of this model; by default an obstacle.
+  virtual ResidualEnds residual_ends();
+  /// Gives the head weights of its own where it shares those of the embedding, and says so in the
+  /// config. By default it throws std::invalid_argument.
+  virtual void untie_head();
 
   /// Path of block i in the checkpoint, e.g. "model.layers.3."; ends in '.'.
   virtual std::string block_prefix(int64_t i) const = 0;
@@ -60,6 +77,9 @@ class Transformer : public Module {
   void release_block(int64_t i);
   /// Block i as it was opened, beside the one that the model may have in memory.
   std::unique_ptr<Block> fetch_block(int64_t i) const;
+  /// Calls change(block, i) once for every block: now for those in memory, for others whenever they
+  /// are fetched.
+  void change_blocks(std::function<void(Block& block, int64_t i)> change);
   /// All blocks stay in memory from here on.
   void load_all_blocks();
   /// Makes `blocks` that many empty places, to be filled from `source`.
@@ -67,6 +87,9 @@ class Transformer : public Module {
 
   ModelConfig config;
   std::vector<std::unique_ptr<Block>> blocks;  // nullptr: not loaded; block(i) says so
+  /// What was done to the model as a whole, in order ("rotation r1_r2, seed 0"); quantization is
+  /// not among it.
+  std::vector<std::string> transforms;
 
  protected:
   /// Throws std::invalid_argument unless there are batch * tokens ids (packed: as many as rows),
@@ -80,6 +103,7 @@ class Transformer : public Module {
 
  private:
   std::unique_ptr<BlockSource> source_;
+  std::vector<std::function<void(Block&, int64_t)>> changes_;  // of blocks that are fetched
 };
 
 /// While it lives, block i is in memory; where it was not before, it leaves again.
@@ -126,7 +150,9 @@ std::unique_ptr<Transformer> open_model(const std::filesystem::path& folder, Dty
 std::unique_ptr<Transformer> load_model(const std::filesystem::path& folder, Dtype dtype,
                                         Device device);
 
-/// Writes config.json and model.safetensors (atomically) with parameters in `dtype`.
+/// Writes config.json and model.safetensors (atomically) with parameters in `dtype`. Throws
+/// std::invalid_argument for a model with online parts (StoredTransform), which such a folder has
+/// no place for.
 void save_model(Transformer& model, const std::filesystem::path& folder, Dtype dtype);
 
 }  // namespace cbq

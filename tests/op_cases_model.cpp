@@ -1,5 +1,6 @@
 // Cases of autograd/functions.h that are parts of a language model, and its losses.
 #include "autograd/functions.h"
+#include "quant/transforms/hadamard_matrix.h"
 #include "tests/op_case.h"
 #include "tests/reference/matmul.h"
 #include "tests/reference/move.h"
@@ -53,6 +54,20 @@ OpCase rope_gradient() {
       .apply = [](const Vars& in) { return ag::rope(in[0], in[1].value(), in[2].value(), 4, 4); },
       .leaves = {0},
       .wrong = {{{8, 10}, {4, 2}, {4, 2}}, {{8, 12}, {3, 2}, {3, 2}}}};
+}
+
+OpCase hadamard_gradient(int64_t order, bool transposed) {
+  const Tensor matrix = hadamard_matrix(order);
+  return {.name = "ag::hadamard",
+          .variant = concat("order ", order, transposed ? ", transposed" : ""),
+          .sizes = alike(1, {{3, order * 4}, {1, order}, {0, order * 2}}),
+          .large_temporaries = true,
+          .expected =
+              [=](const Arrays& in) {
+                return Arrays{reference::hadamard(in[0], to_array(matrix), transposed)};
+              },
+          .apply = [=](const Vars& in) { return ag::hadamard(in[0], matrix, transposed); },
+          .wrong = {{{2, order * 3}}}};
 }
 
 OpCase embedding_gradient() {
@@ -166,6 +181,9 @@ std::vector<OpCase> model_gradient_cases() {
           layer_norm_gradient(true),
           layer_norm_gradient(false),
           rope_gradient(),
+          hadamard_gradient(1, false),
+          hadamard_gradient(12, false),
+          hadamard_gradient(12, true),
           embedding_gradient(),
           attention_gradient(2, 4, 2),
           attention_gradient(1, 8, 8),

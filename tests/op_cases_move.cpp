@@ -1,5 +1,6 @@
 // Cases of kernels/copy.
 #include "kernels/ops.h"
+#include "quant/transforms/hadamard_matrix.h"
 #include "tests/op_case.h"
 #include "tests/reference/move.h"
 
@@ -41,6 +42,39 @@ OpCase transpose_case() {
             kernels::transpose(Tensor({2, 3}, Dtype::i32));
           }},
           .bench = {{{1024, 4096}}}};
+}
+
+OpCase hadamard_case(int64_t order, bool transposed) {
+  const Tensor matrix = hadamard_matrix(order);
+  return {
+      .name = "kernels::hadamard",
+      .variant = concat("order ", order, transposed ? ", transposed" : ""),
+      .sizes = alike(
+          1, {{3, order * 4}, {1, order}, {2, 3, order * 2}, {0, order * 8}, {90, order * 32}}),
+      .large_temporaries = true,
+      .run =
+          [=](const Tensors& in) { return Tensors{kernels::hadamard(in[0], matrix, transposed)}; },
+      .expected =
+          [=](const Arrays& in) {
+            return Arrays{reference::hadamard(in[0], to_array(matrix), transposed)};
+          },
+      .wrong = {{{2, order * 3}}, {{2, order * 4 + 1}}, {{3, 0}}},
+      .wrong_calls =
+          {[=] {
+             kernels::hadamard(Tensor::zeros({2, order}, Dtype::i32), matrix, transposed);
+           },
+           [=] {
+             kernels::hadamard(Tensor::zeros({2, order}, Dtype::f32), Tensor(), transposed);
+           },
+           [=] {
+             kernels::hadamard(Tensor::zeros({2, 12}, Dtype::f32),
+                               Tensor::zeros({2, 3}, Dtype::f32), transposed);
+           },
+           [=] {
+             kernels::hadamard(Tensor::zeros({2, 12}, Dtype::f32),
+                               Tensor::zeros({2, 2}, Dtype::f64), transposed);
+           }},
+      .bench = {{{1024, order * 128}}}};
 }
 
 OpCase embedding_case() {
@@ -138,7 +172,9 @@ std::vector<OpCase> move_cases() {
           transpose_case(),          embedding_case(),
           embedding_backward_case(), gather_rows_case({3, 0, 0, 2}),
           gather_rows_case({}),      rope_case(5, 6, false),
-          rope_case(8, 128, true)};
+          rope_case(8, 128, true),   hadamard_case(1, false),
+          hadamard_case(12, false),  hadamard_case(12, true),
+          hadamard_case(28, false)};
 }
 
 }  // namespace cbq::test

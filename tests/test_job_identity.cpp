@@ -161,6 +161,7 @@ TEST(CellKey, EverySettingThatIsReadChangesIt) {
   Settings base;
   base.window = 3;  // one more block, or one more of overlap, is another schedule
   base.abits = 8;
+  base.rotation = "r1";
   base.preprocess = "smoothquant";
   const std::string key = key_of(base);
   for_each_changed(base, [&](const std::string& name, SettingStage stage, const std::string& its) {
@@ -172,6 +173,7 @@ TEST(CellKey, WithoutReconstructionExactlyItsSettingsDoNotMatter) {
   Settings base;
   base.reconstruct = "none";
   base.abits = 8;
+  base.rotation = "r1";
   base.preprocess = "smoothquant";
   const std::string key = key_of(base);
   for_each_changed(base, [&](const std::string& name, SettingStage stage, const std::string& its) {
@@ -188,7 +190,7 @@ TEST(CellKey, WhatQuantizesNothingHasNoGridAndNothingRandom) {
   const std::string key = key_of(base);
   for_each_changed(base, [&](const std::string& name, SettingStage stage, const std::string& its) {
     const bool read = stage == SettingStage::bits || stage == SettingStage::preprocessing ||
-                      name == "reconstruct";
+                      name == "rotation" || name == "reconstruct";
     EXPECT_EQ(its != key, read) << name;
   });
 }

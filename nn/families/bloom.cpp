@@ -110,6 +110,14 @@ class BloomModel : public Transformer {
                       config.tie_word_embeddings ? embedding_ : lm_head_, Var());
   }
 
+  ResidualEnds residual_ends() override {
+    ResidualEnds ends;
+    ends.obstacle =
+        "the residual stream starts behind a norm of the embedding, whose gain cannot be moved "
+        "past a rotation";
+    return ends;
+  }
+
   std::string block_prefix(int64_t i) const override {
     return "transformer.h." + std::to_string(i) + ".";
   }

@@ -107,6 +107,19 @@ class LlamaModel : public Transformer {
                       Var());
   }
 
+  void untie_head() override {
+    if (!config.tie_word_embeddings) return;
+    lm_head_ = Var(embedding_.value().clone());
+    config.tie_word_embeddings = false;
+  }
+  ResidualEnds residual_ends() override {
+    ResidualEnds ends;
+    ends.embeddings = {&embedding_};
+    ends.norm_weight = &norm_.weight;
+    ends.head = &lm_head_;
+    return ends;
+  }
+
   std::string block_prefix(int64_t i) const override {
     return "model.layers." + std::to_string(i) + ".";
   }

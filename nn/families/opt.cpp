@@ -132,6 +132,27 @@ class OptModel : public Transformer {
     return ag::linear(x, config.tie_word_embeddings ? embedding_ : lm_head_, Var());
   }
 
+  void untie_head() override {
+    if (!config.tie_word_embeddings) return;
+    lm_head_ = Var(embedding_.value().clone());
+    config.tie_word_embeddings = false;
+  }
+  ResidualEnds residual_ends() override {
+    ResidualEnds ends;
+    ends.centered = true;
+    ends.embeddings = {&embedding_, &positions_};
+    ends.head = &lm_head_;
+    if (has_final_norm_) {
+      ends.norm_weight = &final_norm_.weight;
+      ends.norm_bias = &final_norm_.bias;
+    }
+    if (!config.norm_first) ends.obstacle = "norms behind the sums are the residual stream, too";
+    if (project_in_.defined())
+      ends.obstacle = "token embeddings are narrower than the residual stream";
+    if (!config.norm_affine) ends.obstacle = "the norms have no weights";
+    return ends;
+  }
+
   std::string block_prefix(int64_t i) const override {
     return "model.decoder.layers." + std::to_string(i) + ".";
   }

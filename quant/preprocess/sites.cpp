@@ -62,6 +62,7 @@ std::vector<FoldSite> fold_sites(Transformer& model, int64_t number, SkippedSite
   for (ScalingSite& site : block.scaling_sites()) {
     FoldSite fold_site{prefix + site.name, site, {}};
     for (const Linear* reader : site.consumers) {
+      if (reader->online) site.obstacle = "an online transform stands in between";
       fold_site.consumers.push_back(prefix + name_of_linear.at(reader));
       unfed.erase(reader);
     }

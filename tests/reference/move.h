@@ -35,6 +35,26 @@ inline Array transpose(const Array& x) {
   return y;
 }
 
+/// (H (x) S) x / sqrt(n) of every row, H `matrix` [order, order] or its transpose, S_ij =
+/// (-1)^(ones of i & j).
+inline Array hadamard(const Array& x, const Array& matrix, bool transposed) {
+  const int64_t n = x.width(), p = n / matrix.width();
+  Array y(x.shape);
+  for (int64_t r = 0; r < x.rows(); ++r) {
+    for (int64_t i = 0; i < n; ++i) {
+      double sum = 0.0;
+      for (int64_t j = 0; j < n; ++j) {
+        int sign = 1;
+        for (int64_t both = (i % p) & (j % p); both > 0; both /= 2)
+          sign = both % 2 == 1 ? -sign : sign;
+        sum += sign * (transposed ? matrix(j / p, i / p) : matrix(i / p, j / p)) * x(r, j);
+      }
+      y(r, i) = sum / std::sqrt(static_cast<double>(n));
+    }
+  }
+  return y;
+}
+
 inline Array embedding(const Array& ids, const Array& table) {
   Array y({ids.count(), table.width()});
   for (int64_t t = 0; t < ids.count(); ++t) {

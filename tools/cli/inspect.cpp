@@ -126,6 +126,7 @@ std::string layer_line(const WindowLinear& l, const Linear* original, Totals& to
     const double clip = a.variables().empty() ? 0.0 : a.variables()[0].value().item();
     line += fmt::format("  inputs {} bits, clip {:.4f}", a.config().bits, std::exp(clip));
   }
+  if (l.linear->online) line += "  behind an online transform: " + l.linear->online->kind();
   return line + "\n";
 }
 
@@ -163,10 +164,17 @@ void inspect(const Options& o) {
   std::unique_ptr<Transformer> original;
   if (!o.original.empty()) {
     check(quantized, "--original: ", o.model, " is not quantized, so there is nothing to compare");
+    check(model->transforms.empty(), "--original: the weights of ", o.model,
+          " were transformed before they were quantized (",
+          model->transforms.empty() ? "" : model->transforms.front(),
+          "), so they cannot be compared");
     original = open_any_model(o.original, Dtype::f32, Device::cpu());
     check_same_layers(*model, *original, o.original);
   }
   print_head(o.model, model->config, quantized, original != nullptr);
+  for (const std::string& transform : model->transforms) {
+    std::cout << "before quantization: " << transform << "\n";
+  }
   Totals totals, rest;
   const ParameterVisitor count = [&](const std::string&, Var& p) {
     rest.weights += p.value().count();

@@ -122,6 +122,7 @@ std::string summary(const Settings& s) {
   std::string text =
       fmt::format("settings: profile {}, W{}A{} {}", s.profile, s.wbits, s.abits, s.granularity);
   if (s.group_size > 0) text += fmt::format(" of {}", s.group_size);
+  if (s.rotation != "none") text += ", rotation " + s.rotation;
   if (s.preprocess != "none") text += ", " + s.preprocess;
   if (s.solves()) text += ", solver " + s.solver;
   if (s.reconstruct == "none") return s.solves() ? text : text + ", nearest rounding";
@@ -219,6 +220,7 @@ RunResult QuantizeRun::reconstruct() {
   RunResult result = job_.model->on_demand() ? quantize_blockwise(original, hooks)
                                              : quantize(*job_.model, job_.calibration.segments,
                                                         job_.settings, original, hooks);
+  result.notes.insert(result.notes.begin(), job_.notes.begin(), job_.notes.end());
   log_.progress().finish();
   return result;
 }

@@ -1,5 +1,6 @@
 #include "tools/cli/quantize_job.h"
 
+#include "cbq/global_transforms.h"
 #include "cbq/quantized_folder.h"
 #include "kernels/ops.h"
 #include "nn/output_lock.h"
@@ -72,6 +73,7 @@ void QuantizeJob::load() {
       o_.model, dtype, device, say_,
       samples() ? "--calibration model, which samples from the model token by token," : "");
   context_ = model->config.context();
+  notes = apply_global_transforms(*model, settings);
   check_parameters();
   evaluation = load_evaluation(o_.evaluation, tokens());
 }

@@ -50,7 +50,8 @@ class QuantizeJob {
         watch_(std::move(watch)),
         say_(std::move(say)) {}
 
-  /// Opens the model, reads all its parameters once, and the tokens to score.
+  /// Opens the model, rewrites it where the settings ask for that, reads all its parameters once,
+  /// and the tokens to score.
   void load();
   void load_calibration();
   bool needs_calibration() const;
@@ -58,13 +59,14 @@ class QuantizeJob {
   bool samples() const { return needs_calibration() && o_.calibration == "model"; }
   /// What sampled tokens depend on beside the model, after load(); null where none are sampled.
   nlohmann::json sampling_request() const;
-  /// Of the model as it was opened: to be asked for before it is quantized.
+  /// Of the model as load() left it: to be asked for before it is quantized.
   JobIdentity identity() const;
 
   Settings settings;
   Device device;
   Dtype dtype = Dtype::f32;  // that the model computes in
   std::unique_ptr<Transformer> model;
+  std::vector<std::string> notes;  // of transforms of the whole model
   std::string model_digest;
   TokenSet calibration;
   std::vector<NamedTokens> evaluation;

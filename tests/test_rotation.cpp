@@ -1,0 +1,231 @@
+// Rotation of whole models: the function stays, in every family that allows it, and the others are
+// refused.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cbq/global_transforms.h"
+#include "cbq/job_identity.h"
+#include "cbq/pipeline.h"
+#include "nn/decoder.h"
+#include "quant/preprocess/preprocessor.h"
+#include "quant/preprocess/sites.h"
+#include "quant/transforms/global_transform.h"
+#include "quant/transforms/rotation.h"
+#include "tests/fixtures.h"
+#include "tests/test_cli_support.h"
+
+namespace cbq {
+namespace {
+
+using namespace cbq::test;
+
+Settings rotated(const std::string& parts, uint64_t seed = 0) {
+  Settings settings;
+  settings.rotation = parts;
+  settings.rotation_seed = seed;
+  return settings;
+}
+
+/// As many parameters have values other than `before`.
+size_t changed_parameters(Transformer& model,
+                          const std::map<std::string, std::vector<double>>& before) {
+  size_t changed = 0;
+  for (const auto& [path, p] : parameters_of(model)) {
+    const auto at = before.find(path);
+    changed += at == before.end() || at->second != p.value().to_vector<double>();
+  }
+  return changed;
+}
+
+std::map<std::string, std::vector<double>> values_of(Transformer& model) {
+  std::map<std::string, std::vector<double>> values;
+  for (const auto& [path, p] : parameters_of(model)) values[path] = p.value().to_vector<double>();
+  return values;
+}
+
+constexpr const char* all_parts[] = {"r1", "r2", "r4", "r1_r2", "r1_r4", "r1_r2_r4"};
+
+class RotationOf : public ::testing::TestWithParam<std::string> {
+ protected:
+  std::unique_ptr<Transformer> model(Dtype dtype) const {
+    return load_model(fixture(GetParam()), dtype, Device::cpu());
+  }
+  ExpectedResults expected_{GetParam()};
+};
+
+TEST_P(RotationOf, KeepsTheFunction) {
+  for (const Dtype dtype : {Dtype::f32, Dtype::f64}) {
+    for (const char* parts : all_parts) {
+      SCOPED_TRACE(concat(parts, " in ", dtype));
+      const auto m = model(dtype);
+      const std::vector<double> before = logits_of(*m, expected_);
+      const auto values = values_of(*m);
+      apply_global_transforms(*m, rotated(parts, 3));
+      EXPECT_GE(changed_parameters(*m, values), 2u);
+      EXPECT_LE(relative_distance(logits_of(*m, expected_), before),
+                dtype == Dtype::f64 ? 1e-11 : 1e-5);
+    }
+  }
+}
+
+TEST_P(RotationOf, FoldsGainsAndUntiesTheHead) {
+  const auto m = model(Dtype::f32);
+  const auto before = values_of(*m);
+  const bool tied = m->config.tie_word_embeddings;
+  apply_global_transforms(*m, rotated("r1"));
+  EXPECT_FALSE(m->config.tie_word_embeddings);
+  const auto after = values_of(*m);
+  EXPECT_EQ(after.size(), before.size() + (tied ? 1 : 0));
+  EXPECT_TRUE(after.contains("lm_head.weight"));
+  for (const auto& [path, values] : after) {
+    if (path.find("norm.weight") == std::string::npos || path.find("q_norm") != std::string::npos ||
+        path.find("k_norm") != std::string::npos) {
+      continue;
+    }
+    for (const double gain : values) ASSERT_EQ(gain, 1.0) << path;
+  }
+  expect_error<std::invalid_argument>([&] { apply_global_transforms(*m, rotated("r1")); },
+                                      {"transformed already"});
+}
+
+TEST_P(RotationOf, LeavesPreprocessingItsFunction) {
+  for (const char* names : {"outliers:3x20+cfp_activation", "smoothquant"}) {
+    const auto m = model(Dtype::f64);
+    const std::vector<double> before = logits_of(*m, expected_);
+    apply_global_transforms(*m, rotated("r1_r2_r4"));
+    PreprocessContext context;
+    context.weight.bits = context.activation.bits = 4;
+    const auto notes = apply_preprocess(
+        names, *m, {{1, 5, 9, 30, 2, 7, 11, 3}, {4, 4, 8, 12, 40, 41, 3, 9}}, context);
+    EXPECT_LE(relative_distance(logits_of(*m, expected_), before), 1e-10) << names;
+    std::string all;
+    for (const std::string& note : notes) all += note + "\n";
+    EXPECT_NE(all.find("online transform"), std::string::npos) << all;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, RotationOf,
+                         ::testing::Values("llama", "llama-linear-rope", "mistral",
+                                           "mistral-free-head-dim", "qwen2", "qwen2-yarn", "qwen3",
+                                           "opt"),
+                         [](const auto& one) { return test_name(one.param); });
+
+TEST(Rotation, KeepsTheFunctionOfAGatedBlockWithBiasesEverywhere) {
+  ModelConfig config = tiny_config(3);
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.attention_bias = config.attention_output_bias = config.mlp_bias = true;
+  config.tie_word_embeddings = true;
+  const auto ids = Tensor::from(tiny_segments(1, 14)[0], {14});
+  const auto random_model = [&] {
+    auto m = make_model(config, Dtype::f64, Device::cpu());
+    uint64_t stream = 0;
+    m->visit("", [&](const std::string&, Var& p) {
+      kernels::fill_normal(p.value(), 0.0, 0.4, 2, stream++);
+    });
+    return m;
+  };
+  for (const char* parts : all_parts) {
+    const auto m = random_model();
+    const auto before = m->forward(ids, {1, 14}).value().to_vector<double>();
+    apply_global_transforms(*m, rotated(parts));
+    EXPECT_LE(relative_distance(m->forward(ids, {1, 14}).value().to_vector<double>(), before),
+              1e-11)
+        << parts;
+  }
+}
+
+TEST(Rotation, KeepsTheFunctionOfTheEmbeddedModel) {
+  const std::filesystem::path folder = std::filesystem::path(CBQ_SOURCE_DIR) / "models/embedded";
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < 48; ++i) ids.push_back(i == 0 ? 1 : 7 + (i * i * 13) % 2000);
+  const Tensor input = Tensor::from(ids, {48});
+  NoGrad none;
+  const auto m = load_model(folder, Dtype::f32, Device::cpu());
+  const auto before = m->forward(input, {1, 48}).value().to_vector<double>();
+  apply_global_transforms(*m, rotated("r1_r2_r4", 1));
+  EXPECT_LE(relative_distance(m->forward(input, {1, 48}).value().to_vector<double>(), before),
+            1e-4);
+}
+
+TEST(Rotation, GeneratesTheSameWithKeptKeysAndValues) {
+  const auto m = tiny_model();
+  apply_global_transforms(*m, rotated("r1_r2_r4"));
+  const std::vector<int32_t> ids = tiny_segments(1, 10)[0];
+  NoGrad none;
+  const auto whole = m->forward(Tensor::from(ids, {10}), {1, 10}).value().to_vector<double>();
+  Decoder decoder(*m, 1, 10);
+  std::vector<double> last;
+  for (const int32_t id : ids)
+    last = decoder.next(Tensor::from(std::vector<int32_t>{id}, {1})).to_vector<double>();
+  EXPECT_LE(relative_distance(last, {whole.end() - static_cast<long>(last.size()), whole.end()}),
+            1e-5);
+}
+
+TEST(Rotation, RefusesFamiliesThatItCannotRotate) {
+  const auto refused = [](const char* name, const char* parts,
+                          std::initializer_list<const char*> words) {
+    const auto m = load_model(fixture(name), Dtype::f32, Device::cpu());
+    const auto before = values_of(*m);
+    expect_error<std::invalid_argument>([&] { apply_global_transforms(*m, rotated(parts)); },
+                                        words);
+    EXPECT_EQ(values_of(*m), before) << name;
+    EXPECT_TRUE(m->transforms.empty());
+  };
+  refused("bloom", "r1", {"BloomForCausalLM", "r1", "norm of the embedding"});
+  refused("bloom", "r2", {"BloomForCausalLM", "r2", "fused"});
+  refused("opt-post-norm", "r1_r2", {"OPTForCausalLM", "r1", "residual stream"});
+  refused("opt-bare", "r1", {"OPTForCausalLM", "no weights"});
+  const auto bloom = load_model(fixture("bloom"), Dtype::f32, Device::cpu());
+  const ExpectedResults expected("bloom");
+  const auto before = logits_of(*bloom, expected);
+  apply_global_transforms(*bloom, rotated("r4"));
+  EXPECT_LE(relative_distance(logits_of(*bloom, expected), before), 1e-5);
+}
+
+TEST(Rotation, PartsAreNamedInOrder) {
+  EXPECT_FALSE(rotation_parts("none").any());
+  const RotationParts some = rotation_parts("r1_r4");
+  EXPECT_TRUE(some.r1 && !some.r2 && some.r4);
+  for (const char* text : {"", "r1_", "_r1", "r2_r1", "r1_r1", "R1", "r5", "r1+r2", "none_r1"}) {
+    expect_error<std::invalid_argument>([&] { rotation_parts(text); }, {"rotation", "r1_r2"});
+  }
+  expect_error<std::invalid_argument>([] { rotation_parts("r1_r3"); },
+                                      {"key-value caches", "not implemented"});
+  Settings settings = rotated("r7");
+  expect_error<std::invalid_argument>([&] { validate(settings, 2); }, {"rotation", "r7"});
+  EXPECT_TRUE(global_transforms().has("rotation"));
+}
+
+TEST(Rotation, EverySeedAndPartIsAnotherModel) {
+  std::set<std::string> digests;
+  const auto digest_with = [](const Settings& settings) {
+    const auto m = tiny_model();
+    apply_global_transforms(*m, settings);
+    return digest_of(*m);
+  };
+  EXPECT_EQ(digest_with(rotated("none", 4)), digest_of(*tiny_model()));
+  digests.insert(digest_with(rotated("none")));
+  for (const char* parts : all_parts) digests.insert(digest_with(rotated(parts)));
+  digests.insert(digest_with(rotated("r1", 1)));
+  digests.insert(digest_with(rotated("r2", 1)));
+  EXPECT_EQ(digests.size(), 9u);
+  EXPECT_EQ(digest_with(rotated("r1_r2_r4")), digest_with(rotated("r1_r2_r4")));
+}
+
+TEST(Rotation, QuantizeWantsTheModelThatTheSettingsDescribe) {
+  const auto m = tiny_model();
+  Settings settings = rotated("r1");
+  settings.reconstruct = "none";
+  expect_error<std::invalid_argument>(
+      [&] { quantize(*m, tiny_segments(2, 8), settings, nullptr, {}); },
+      {"rotation r1, seed 0", "none", "apply_global_transforms"});
+  apply_global_transforms(*m, settings);
+  quantize(*m, tiny_segments(2, 8), settings, nullptr, {});
+  expect_error<std::invalid_argument>(
+      [&] { quantize(*m, tiny_segments(2, 8), Settings(), nullptr, {}); }, {"rotation r1, seed 0"});
+}
+
+}  // namespace
+}  // namespace cbq
