@@ -126,8 +126,8 @@ void visit_staged_settings(S& s, Visitor&& visitor) {
   visitor("rotation", s.rotation, "rotation of the whole model before everything else: none, or parts joined by '_': r1 (residual stream), r2 (values of each head), r4 (online, before the last feed-forward layer)", model);
   visitor("rotation_seed", s.rotation_seed, "of the rotation's random signs", model);
   visitor("preprocess", s.preprocess, "transformations before quantization, joined by '+'; none", preprocessing);
-  visitor("solver", s.solver, "finds codes from X^T X of a layer's inputs before anything is learned; arguments behind ':', as in gptq:damping=0.05,act_order", grid);
-  visitor("reconstruct", s.reconstruct, "cbq: cross-block reconstruction; none: nothing is learned, weights are rounded to nearest (or as the solver says)", reconstruction);
+  visitor("solver", s.solver, "finds a layer's codes from X^T X of its inputs before anything is learned, arguments as in gptq:damping=0.05,act_order,block=128", grid);
+  visitor("reconstruct", s.reconstruct, "cbq: cross-block reconstruction; none: nothing is learned (nearest rounding, or the solver's codes)", reconstruction);
   visitor("window", s.window, "blocks reconstructed together", reconstruction);
   visitor("overlap", s.overlap, "blocks that consecutive windows share", reconstruction);
   visitor("schedule", s.schedule, "explicit windows '0,0-1,1-2' instead of window and overlap", reconstruction);

@@ -49,7 +49,7 @@ std::string joined(const std::vector<std::string>& names) {
 std::string help_of(const std::string& name, const std::string& help, const nlohmann::json& value) {
   std::string text = help;
   if (name == "rounding") text += ": " + joined(rounding_schemes().names());
-  if (name == "solver") text += ": none, " + joined(solvers().names());
+  if (name == "solver") text += "; known: none, " + joined(solvers().names());
   const std::string shown = value.is_string() ? value.get<std::string>() : value.dump();
   return shown.empty() ? text : text + " [" + shown + "]";
 }
