@@ -89,6 +89,21 @@ TEST_P(RotationOf, FoldsGainsAndUntiesTheHead) {
                                       {"transformed already"});
 }
 
+TEST_P(RotationOf, RotatesBlocksThatComeFromTheDiskInTheSameWay) {
+  const auto whole = model(Dtype::f32);
+  const auto opened = open_model(fixture(GetParam()), Dtype::f32, Device::cpu());
+  opened->load_block(1);  // one that is in memory already
+  for (Transformer* m : {whole.get(), opened.get()}) {
+    apply_global_transforms(*m, rotated("r1_r2_r4", 2));
+  }
+  EXPECT_EQ(logits_of(*opened, expected_), logits_of(*whole, expected_));
+  EXPECT_EQ(digest_of(*opened), digest_of(*whole));
+  opened->release_block(1);
+  EXPECT_EQ(logits_of(*opened, expected_), logits_of(*whole, expected_));
+  opened->load_all_blocks();
+  EXPECT_EQ(logits_of(*opened, expected_), logits_of(*whole, expected_));
+}
+
 TEST_P(RotationOf, LeavesPreprocessingItsFunction) {
   for (const char* names : {"outliers:3x20+cfp_activation", "smoothquant"}) {
     const auto m = model(Dtype::f64);

@@ -6,6 +6,7 @@
 #include "cbq/global_transforms.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
+#include "kernels/fast/switch.h"
 #include "nn/safetensors.h"
 #include "tests/fixtures.h"
 #include "tests/test_cli_support.h"
@@ -126,6 +127,19 @@ TEST(RotatedFolder, ADenseFolderHoldsTheOnlinePartInItsWeights) {
   apply_global_transforms(*model, settings);
   expect_error<std::invalid_argument>([&] { save_model(*model, folder / "m", Dtype::f32); },
                                       {"down_proj", "online"});
+}
+
+/// The fused quantizers of a norm or of SwiGLU must not pass the online part by.
+TEST(RotatedRuns, InputsPassTheOnlinePartBeforeTheyAreQuantized) {
+  const nlohmann::json settings = {
+      {"rotation", "r1_r2_r4"}, {"reconstruct", "none"}, {"wbits", 16}, {"abits", 8}};
+  const std::vector<double> before = logits_of(*tiny_model());
+  const auto model = quantized(settings);
+  EXPECT_LE(relative_distance(logits_of(*model), before), 0.2);
+  EXPECT_GT(relative_distance(logits_of(*model), before), 1e-4);
+  const std::vector<double> fused = logits_of(*model);
+  const fast::PlainTwins step_by_step;
+  EXPECT_LE(relative_distance(logits_of(*model), fused), 1e-6);
 }
 
 TEST(RotatedRuns, ActivationsAreCachedByRotationAndSeed) {
