@@ -282,10 +282,10 @@ bool catches(pid_t process, int signal) {
 TEST_F(OutputsTest, ASecondSignalOfEitherKindEndsTheProgram) {
   bool was_caught = false, still_caught = false;
   const RunOfCbq run = cbq(quantize("q", slow_), [&](pid_t child) {
-    for (int i = 0; i < 20000 && !catches(child, SIGTERM); ++i) {
+    for (int i = 0; i < 20000 && !catches(child, SIGINT); ++i) {  // the last one to be set
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    was_caught = catches(child, SIGINT);
+    was_caught = catches(child, SIGTERM);
     ::kill(child, SIGINT);
     while (catches(child, SIGINT)) std::this_thread::yield();
     still_caught = catches(child, SIGTERM);
