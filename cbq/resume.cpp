@@ -67,14 +67,18 @@ bool is_block(const std::string& name) {
   return name.starts_with("block-") && name.ends_with(".safetensors");
 }
 
-/// The files of a state that are in the folder itself.
+/// The files of a state that are in the folder itself, the state first: whoever removes them in
+/// this order, and is killed meanwhile, leaves no state without its blocks.
 std::vector<std::filesystem::path> files_in(const std::filesystem::path& folder, bool with_state) {
   std::vector<std::filesystem::path> files;
   std::error_code error;
+  if (with_state && std::filesystem::exists(folder / state_name, error)) {
+    files.push_back(folder / state_name);
+  }
   for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end;
        at.increment(error)) {
     const std::string name = at->path().filename().string();
-    if (is_block(name) || (with_state && name == state_name)) files.push_back(at->path());
+    if (is_block(name)) files.push_back(at->path());
   }
   return files;
 }
@@ -206,7 +210,7 @@ void ResumeFolder::set_aside() const {
 bool ResumeFolder::holds_own_state() const {
   try {
     if (!enabled() || !has_state(folder_)) return false;
-    read();
+    open(folder_ / state_name);
     return true;
   } catch (const std::exception&) {
     return false;

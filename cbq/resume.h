@@ -52,7 +52,8 @@ class ResumeFolder {
   /// std::runtime_error, with all that is different, if the state is another run's. Every other
   /// error (no memory, no permission, ...) passes through and changes nothing.
   std::optional<RunState> load(const std::function<void(const std::string&)>& say) const;
-  /// Whether load() would give a state. Changes nothing, and throws nothing.
+  /// Whether the folder holds a state of this run, with or without the files of its blocks. Changes
+  /// nothing, and throws nothing.
   bool holds_own_state() const;
   /// quantizer_state of a block that was just hardened.
   void save_block(int64_t block, const std::map<std::string, Tensor>& state) const;

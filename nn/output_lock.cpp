@@ -52,6 +52,8 @@ bool is_named(int descriptor, const fs::path& path) {
          opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
 }
 
+fs::path lock_of(fs::path resolved) { return resolved += ".lock"; }
+
 }  // namespace
 
 fs::path resolved_output(const fs::path& output) {
@@ -68,10 +70,14 @@ fs::path resolved_output(const fs::path& output) {
        ", which is not there; make that folder, remove the link, or give another --output");
 }
 
+bool OutputLock::is_file_there(const fs::path& output) {
+  std::error_code ignored;
+  return fs::exists(lock_of(resolved_output(output)), ignored);
+}
+
 OutputLock::OutputLock(const fs::path& output, Parents parents) {
   const fs::path resolved = resolved_output(output);
-  path_ = resolved;
-  path_ += ".lock";
+  path_ = lock_of(resolved);
   try {
     if (parents == Parents::are_made) make_parents(resolved);
     take(resolved);

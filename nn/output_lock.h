@@ -26,6 +26,8 @@ class OutputLock {
   explicit OutputLock(const std::filesystem::path& output, Parents parents = Parents::exist);
   /// Removes the lock's file, and the folders that were made as far as they are empty.
   ~OutputLock();
+  /// Whether the lock's file is there: a process holds the lock, or was killed while it held it.
+  static bool is_file_there(const std::filesystem::path& output);
   OutputLock(const OutputLock&) = delete;
   OutputLock& operator=(const OutputLock&) = delete;
 

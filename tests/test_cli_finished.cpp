@@ -154,6 +154,7 @@ TEST_F(FinishedTest, DamagedFilesAreNamed) {
 void leave_state(const fs::path& folder, JobIdentity identity) {
   identity.export_format = identity.export_dtype = "";
   RunState state;
+  state.finished = 1;  // without the block's file: a run that is killed may have removed it
   state.stream = Tensor::from<float>({1, 2}, {1, 1, 2});
   ResumeFolder(folder, identity).save(state);
 }
@@ -173,6 +174,9 @@ TEST_F(FinishedTest, ItsOwnStateThatWasLeftBehindIsRemoved) {
   }
   EXPECT_EQ(resume().code, 0);
   EXPECT_FALSE(fs::exists(path("q.resume")));
+  folder_.write("q.lock", "of a process that was killed");
+  EXPECT_EQ(resume().code, 0);
+  EXPECT_FALSE(fs::exists(path("q.lock")));
 }
 
 TEST_F(FinishedTest, AnotherRunsStateStays) {

@@ -183,7 +183,7 @@ STATES = {
     "blockwise state": ("blockwise", "q.resume/*.safetensors", "q.resume/state.safetensors", "running"),
     "cache entry": ("quantize", "cache/*.h5", "cache/*.h5", "ended"),
     "cell": ("ablation", "a/cells/*.json", "a/cells/*.json", "ended"),
-    "cell's state": ("ablation", "a/unfinished/*/*.safetensors", "a/unfinished/*/state.safetensors", "running"),
+    "cell's state": ("ablation", "a/unfinished/*/*/*.safetensors", "a/unfinished/*/*/state.safetensors", "running"),
     "training state": ("train", "m/training.safetensors", "m/training.safetensors", "running"),
     "training tokens": ("train", "m/tokens-*.h5", "m/tokens-*.h5", "running")}
 

@@ -87,8 +87,12 @@ json FinishedRun::read(const char* name) const {
 void FinishedRun::run() {
   catch_interrupts();
   std::error_code ignored;
-  // Before anything is read: what is compared must be what is then changed.
-  if (!o_.evaluation.sources.empty() || fs::exists(state_, ignored)) lock_.emplace(folder_);
+  // Before anything is read: what is compared must be what is then changed. A killed process may
+  // have left the lock's file, which then goes with this lock.
+  if (!o_.evaluation.sources.empty() || fs::exists(state_, ignored) ||
+      OutputLock::is_file_there(folder_)) {
+    lock_.emplace(folder_);
+  }
   recipe_ = read("recipe.json");
   job_.load();
   check_identity();
