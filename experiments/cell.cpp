@@ -88,8 +88,13 @@ std::optional<CellResult> CellStore::find(
     if (say) say(concat("not used, computed anew: ", why));
     return std::nullopt;
   };
+  nlohmann::json json;
   try {
-    const nlohmann::json json = read_sealed_json(path);
+    json = read_sealed_json(path);
+  } catch (const DamagedFile& damage) {
+    return leave(damage.what());
+  }
+  try {
     const std::string what = path.string();
     const std::vector<std::string> others =
         differences(JobIdentity::from_json(json_at(json, "identity", what), what), cell.identity);
@@ -97,8 +102,8 @@ std::optional<CellResult> CellStore::find(
       return leave(message_of(what, " belongs to another run: ", text_of(others)));
     }
     return cell_result_from_json(json_at(json, "result", what), what);
-  } catch (const DamagedFile& damage) {
-    return leave(damage.what());
+  } catch (const std::runtime_error& error) {  // whole, but not what this program writes
+    return leave(error.what());
   }
 }
 

@@ -240,8 +240,8 @@ TEST_F(BrokenFolder, LayerThatTheModelDoesNotHave) {
 }
 
 TEST_F(BrokenFolder, NewerFormat) {
-  config_["quantization_config"]["format_version"] = 2;
-  expect_refused({"format version 2", "newer version"});
+  config_["quantization_config"]["format_version"] = 3;
+  expect_refused({"format version 3", "newer version"});
 }
 
 TEST_F(BrokenFolder, AnotherProgramsFormat) {

@@ -23,11 +23,20 @@ bool has_period(std::string_view text, size_t period) {
   return text.substr(period) == text.substr(0, text.size() - period);
 }
 
+/// The character of which `text` is a run ("    ", "=="); empty: it has others.
+std::string_view character_of_run(std::string_view text) {
+  size_t bytes = 1;
+  while (bytes < text.size() && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80) ++bytes;
+  return text.size() % bytes == 0 && has_period(text, bytes) ? text.substr(0, bytes) : "";
+}
+
 /// Pairs of tokens in the order in which BPE joins them. Sentencepiece joins the two neighbours
 /// whose union has the best score; so the unions, by falling score, with every pair that makes
 /// them. Null where two unions have one score: sentencepiece then joins the leftmost, for which
-/// ranks have no expression. (Of two pairs with one union it joins the leftmost, too; that matters
-/// only where they overlap, in texts that repeat themselves, which for_each_probe tries.)
+/// ranks have no expression. Runs of one character may have one score (LLaMA-2's runs of spaces
+/// do): they meet in longer runs alone, and for_each_probe tries these. (Of two pairs with one
+/// union sentencepiece joins the leftmost, too; that matters only where they overlap, in texts that
+/// repeat themselves, which for_each_probe tries as well.)
 json merges_of(const GgufVocabulary& v, const std::vector<double>& scores) {
   std::set<std::string_view> normal;
   std::vector<size_t> order;
@@ -40,6 +49,7 @@ json merges_of(const GgufVocabulary& v, const std::vector<double>& scores) {
                    [&](size_t a, size_t b) { return scores[a] > scores[b]; });
   json merges = json::array();
   std::optional<double> last_score;
+  std::string_view last_run;
   for (const size_t id : order) {
     const std::string_view token = v.tokens[id];
     const size_t before = merges.size();
@@ -49,8 +59,10 @@ json merges_of(const GgufVocabulary& v, const std::vector<double>& scores) {
       merges.push_back(json::array({std::string(left), std::string(right)}));
     }
     if (merges.size() == before) continue;
-    if (last_score == scores[id]) return nullptr;
+    const std::string_view run = character_of_run(token);
+    if (last_score == scores[id] && (run.empty() || run != last_run)) return nullptr;
     last_score = scores[id];
+    last_run = run;
   }
   return merges;
 }
@@ -84,10 +96,10 @@ bool for_each_probe(const GgufVocabulary& v, F&& f) {
       if ((smallest > 0 && period % smallest == 0) || !has_period(text, period)) continue;
       if (smallest == 0) smallest = period;
       std::string run = text;
-      for (size_t count = 0; count < text.size(); ++count) run += run[run.size() - period];
-      for (size_t size = text.size(); size <= run.size(); ++size) {
-        const bool is_cut =
-            size < run.size() && (static_cast<unsigned char>(run[size]) & 0xc0) == 0x80;
+      // One byte more than the longest probe: it tells whether that one ends inside a character.
+      for (size_t count = 0; count <= text.size(); ++count) run += run[run.size() - period];
+      for (size_t size = text.size(); size < run.size(); ++size) {
+        const bool is_cut = (static_cast<unsigned char>(run[size]) & 0xc0) == 0x80;
         if (!is_cut && !(f(run.substr(0, size)) && f("x" + run.substr(0, size) + "x")))
           return false;
       }
