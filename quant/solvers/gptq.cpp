@@ -234,8 +234,9 @@ class GptqSolver : public LayerSolver {
               ": expected a whole number of columns");
         options_.block = static_cast<int64_t>(columns);
       } else {
-        throw std::invalid_argument(concat("solver 'gptq': unknown '", argument,
-                                           "'; known: damping=NUMBER, act_order, block=COLUMNS"));
+        throw std::invalid_argument(
+            message_of("solver 'gptq': unknown '", argument,
+                       "'; known: damping=NUMBER, act_order, block=COLUMNS"));
       }
     }
   }

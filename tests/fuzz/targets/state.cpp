@@ -46,9 +46,16 @@ void resume_seeds(const fs::path& folder) {
   resume.save(state);
 }
 
-/// A state that cannot be used is said and not an error; a block's file is one.
+/// A state that cannot be used is said and not an error; a block's file is one. A damaged state is
+/// moved away, so this looks at copies: the next case needs the files beside its own.
 void load_resume(const fs::path& file) {
-  const ResumeFolder resume(file.parent_path(), identity_of_seeds());
+  const fs::path copies = file.parent_path() / "copies";
+  fs::remove_all(copies);
+  fs::create_directories(copies);
+  for (const auto& entry : fs::directory_iterator(file.parent_path())) {
+    if (entry.is_regular_file()) fs::copy_file(entry, copies / entry.path().filename());
+  }
+  const ResumeFolder resume(copies, identity_of_seeds());
   std::string said;
   const auto state = resume.load([&](const std::string& line) { said = line; });
   if (!state) throw std::runtime_error(said);
