@@ -7,8 +7,10 @@
 namespace cbq::fuzz {
 
 struct Limits {
-  double seconds = 2.0;  // of processor time per input, so that other work does not count
-  double wait = 120.0;   // by the clock, for a parser that waits for something
+  // Of processor time per input, so that other work does not count. Inputs reach 2 MiB, of which
+  // parsers with sanitizers read 1 MiB a second.
+  double seconds = 6.0;
+  double wait = 120.0;  // by the clock, for a parser that waits for something
   int64_t megabytes = 256;
 };
 
