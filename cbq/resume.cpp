@@ -127,7 +127,9 @@ RunState state_of(const SafetensorsFile& file) {
     state.solver_notes.push_back(json_string(note, "solver_notes", what));
   }
   state.live = load_tensors(file);
-  state.stream = state.live.at(stream_name);
+  const auto stream = state.live.find(stream_name);
+  if (stream == state.live.end()) fail(what, ": tensor \"", stream_name, "\" is missing");
+  state.stream = stream->second;
   state.live.erase(stream_name);
   return state;
 }
