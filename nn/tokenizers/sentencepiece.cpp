@@ -146,10 +146,21 @@ class SentencepieceTokenizer : public Tokenizer {
 
  private:
   void load(const std::string& model, sentencepiece::SentencePieceProcessor* processor) const {
-    const auto status = processor->LoadFromSerializedProto(model);
-    if (!status.ok() || processor->GetPieceSize() <= 0) {
-      fail(path_, " is not a sentencepiece model (", status.ok() ? "no pieces" : status.ToString(),
-           "); fetch it again");
+    std::string fault;
+    try {
+      const auto status = processor->LoadFromSerializedProto(model);
+      if (!status.ok()) {
+        fault = status.ToString();
+      } else if (processor->GetPieceSize() <= 0) {
+        fault = "no pieces";
+      }
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {  // the library's search tree refuses some damage so
+      fault = error.what();
+    }
+    if (!fault.empty()) {
+      fail(path_, " is not a sentencepiece model (", fault, "); fetch it again");
     }
   }
 
