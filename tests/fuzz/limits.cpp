@@ -30,6 +30,10 @@ extern "C" const char* __asan_default_options() {
 }
 // HDF5 forgets memory on its way out of a damaged file.
 extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5\n"; }
+// HDF5 1.10.8 compares the names of attributes beyond their ends in damaged files (H5Aexists). That
+// is a fault of the library that no caller can mend; memcpy and its like stay watched everywhere
+// else.
+extern "C" const char* __asan_default_suppressions() { return "interceptor_via_lib:libhdf5\n"; }
 extern "C" const char* __ubsan_default_options() { return "print_stacktrace=1"; }
 #endif
 
