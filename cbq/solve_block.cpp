@@ -102,7 +102,7 @@ class SavedTransforms {
   std::vector<std::pair<Linear*, std::shared_ptr<LinearTransform>>> saved_;
 };
 
-/// One block on its way.
+/// The state of one block while it is solved.
 class BlockSolve {
  public:
   BlockSolve(Transformer& model, int64_t number, const LayerSolver& solver, const Tensor& inputs,

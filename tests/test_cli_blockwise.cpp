@@ -4,6 +4,7 @@
 
 #include "nn/safetensors.h"
 #include "nn/sharded_writer.h"
+#include "tests/folder_tensors.h"
 #include "tests/test_cli_support.h"
 
 namespace cbq {
@@ -11,16 +12,6 @@ namespace {
 
 using namespace cbq::test;
 namespace fs = std::filesystem;
-
-std::map<std::string, std::string> tensors_of(const fs::path& folder) {
-  std::map<std::string, std::string> tensors;
-  const Checkpoint checkpoint(folder);
-  for (const std::string& name : checkpoint.names()) {
-    const std::span<const std::byte> bytes = checkpoint.file_of(name).bytes(name);
-    tensors[name] = std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  }
-  return tensors;
-}
 
 TEST_F(CliTest, BlockwiseEndsInTheSameTensorsAndScores) {
   const std::vector<std::string> more = {"--abits",     "8",          "--preprocess",

@@ -9,6 +9,7 @@
 #include "kernels/fast/switch.h"
 #include "nn/safetensors.h"
 #include "tests/fixtures.h"
+#include "tests/folder_tensors.h"
 #include "tests/test_cli_support.h"
 
 namespace cbq {
@@ -198,16 +199,6 @@ TEST(RotatedRuns, StateOfAnotherRotationIsNotGoneOnWith) {
   expect_error<std::runtime_error>([&] { run("none", 0, -1); },
                                    {"rotation (r1_r2_r4 there, none here)"});
   EXPECT_EQ(run("r1_r2_r4", 0, -1), expected);
-}
-
-std::map<std::string, std::string> tensors_of(const fs::path& folder) {
-  std::map<std::string, std::string> tensors;
-  const Checkpoint checkpoint(folder);
-  for (const std::string& name : checkpoint.names()) {
-    const std::span<const std::byte> bytes = checkpoint.file_of(name).bytes(name);
-    tensors[name] = std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  }
-  return tensors;
 }
 
 TEST_F(CliTest, RotatedBlockwiseEndsInTheSameTensorsAndScores) {
