@@ -15,7 +15,7 @@
 namespace cbq {
 
 struct Settings {
-  std::string profile = "tuned";  // where the values came from; decides nothing by itself
+  std::string method = "cbq";  // where the values came from; decides nothing by itself
   // What is quantized.
   int wbits = 4;
   int abits = 16;
@@ -103,15 +103,38 @@ enum class SettingStage {
   random,          // pre-processing and reconstruction
 };
 
-/// Calls visitor(name, member reference, help, stage) for every member. Names use '-' on the
+/// Which part of a method a setting belongs to; every setting of a slot chooses or tunes its part.
+enum class SettingSlot {
+  label,      // none: where values came from
+  bits,       // how wide integers are, and in which layers
+  grid,       // of weights and activations, and what is learned of it
+  transform,  // what is done to the model before it is quantized
+  solver,     // codes without gradients
+  windows,    // what is reconstructed together, and how long
+  rounding,   // what is learned of the rounding
+  optimizer,
+  rates,
+  loss,
+  kept,  // which parameters a window keeps
+  seed,
+};
+const char* name_of(SettingSlot slot);
+
+/// Calls visit(name, member reference, help, stage, slot) for every member. Names use '-' on the
 /// command line, '_' in JSON.
-template <class S, class Visitor>
-void visit_staged_settings(S& s, Visitor&& visitor) {
+template <class S, class Visit>
+void visit_slotted_settings(S& s, Visit&& visit) {
   using enum SettingStage;
+  SettingSlot slot = SettingSlot::label;
+  const auto visitor = [&](const char* name, auto& member, const char* help, SettingStage stage) {
+    visit(name, member, help, stage, slot);
+  };
   // clang-format off
-  visitor("profile", s.profile, "where defaults come from: tuned, paper_iclr, paper_v4", label);
+  visitor("method", s.method, "published method that the other settings start from: a name (cbq methods lists them), or a file PATH.json", label);
+  slot = SettingSlot::bits;
   visitor("wbits", s.wbits, "bits of the weights; 16 leaves them in floating point", bits);
   visitor("abits", s.abits, "bits of the inputs of linear layers; 16 leaves them in floating point", bits);
+  slot = SettingSlot::grid;
   visitor("symmetric", s.symmetric, "symmetric weight grid (zero point in the middle)", grid);
   visitor("symmetric_form", s.symmetric_form, "full_range: all 2^b codes; restricted: max|w| on the grid", grid);
   visitor("granularity", s.granularity, "weights that share a scale: per_tensor, per_channel, per_group, or g128 for groups of 128", grid);
@@ -121,33 +144,43 @@ void visit_staged_settings(S& s, Visitor&& visitor) {
   visitor("act_granularity", s.act_granularity, "activations that share a scale: per_token (dynamic), per_tensor (static)", grid);
   visitor("act_dynamic", s.act_dynamic, "activation ranges from the token at hand; false: from calibration, as per_tensor needs", grid);
   visitor("quantize_attention", s.quantize_attention, "queries, keys and values at abits too, per token and head", grid);
+  slot = SettingSlot::bits;
   visitor("layer_bits", s.layer_bits, "bits by layer name, 'down_proj=4,*.0.self_attn.*=8'; first match wins", bits);
   visitor("fc2_first_last_bits", s.fc2_first_last_bits, "bits of FC2 in the first and last block (CBQ*: 4); 0: wbits", bits);
+  slot = SettingSlot::transform;
   visitor("rotation", s.rotation, "rotation of the whole model before everything else: none, or parts joined by '_': r1 (residual stream), r2 (values of each head), r4 (online, before the last feed-forward layer)", model);
   visitor("rotation_seed", s.rotation_seed, "of the rotation's random signs", model);
   visitor("preprocess", s.preprocess, "transformations before quantization, joined by '+'; none", preprocessing);
+  slot = SettingSlot::solver;
   visitor("solver", s.solver, "finds a layer's codes from X^T X of its inputs before anything is learned, arguments as in gptq:damping=0.05,act_order,block=128", grid);
+  slot = SettingSlot::windows;
   visitor("reconstruct", s.reconstruct, "cbq: cross-block reconstruction; none: nothing is learned (nearest rounding, or the solver's codes)", reconstruction);
   visitor("window", s.window, "blocks reconstructed together", reconstruction);
   visitor("overlap", s.overlap, "blocks that consecutive windows share", reconstruction);
-  visitor("schedule", s.schedule, "explicit windows '0,0-1,1-2' instead of window and overlap", reconstruction);
+  visitor("schedule", s.schedule, "explicit windows '0,0-1,1-2' instead of window and overlap; or widening:4, from 1 to 4 blocks at the first ones and back at the last, windows one block apart between", reconstruction);
   visitor("epochs", s.epochs, "passes over the calibration segments per window", reconstruction);
   visitor("batch", s.batch, "segments per step", reconstruction);
+  slot = SettingSlot::rounding;
   visitor("rounding", s.rounding, "rounding scheme", reconstruction);
   visitor("parameterization", s.parameterization, "rounding variables: default (the scheme's own), dense, low_rank", reconstruction);
   visitor("start", s.start, "start of the rounding: default (the scheme's own), fraction, nearest, zero", reconstruction);
   visitor("rank", s.rank, "rank of low-rank rounding variables", reconstruction);
   visitor("hard_phase", s.hard_phase, "last fraction of the steps whose forward pass rounds hard", reconstruction);
+  slot = SettingSlot::grid;
   visitor("learn_scale", s.learn_scale, "learn the scales of the weights", reconstruction);
   visitor("scale_form", s.scale_form, "how a scale depends on its variable: log, relative, raw", reconstruction);
   visitor("learn_activation", s.learn_activation, "learn the clip ratio or scale of activations", reconstruction);
+  slot = SettingSlot::rounding;
   visitor("rounding_blocks", s.rounding_blocks, "blocks whose rounding is learned: window, overlap (its last ones)", reconstruction);
+  slot = SettingSlot::optimizer;
   visitor("optimizer", s.optimizer, "adam, signsgd", reconstruction);
+  slot = SettingSlot::rates;
   visitor("rate_rounding", s.rate_rounding, "learning rate of rounding variables; 0: what tuning found for the scheme", reconstruction);
   visitor("rate_scale", s.rate_scale, "learning rate of weight scales", reconstruction);
   visitor("rate_activation", s.rate_activation, "learning rate of activation scales", reconstruction);
   visitor("rate_floor", s.rate_floor, "cosine annealing ends at this fraction of the rates", reconstruction);
   visitor("warmup", s.warmup, "fraction of the steps over which the rates rise", reconstruction);
+  slot = SettingSlot::loss;
   visitor("l2_weight", s.l2_weight, "weight of the squared error", reconstruction);
   visitor("l2", s.l2, "squared error per token: sum or mean over the hidden dimension, or its norm", reconstruction);
   visitor("kl_weight", s.kl_weight, "weight of KL(softmax(original) || softmax(quantized))", reconstruction);
@@ -157,10 +190,21 @@ void visit_staged_settings(S& s, Visitor&& visitor) {
   visitor("regularizer_warmup", s.regularizer_warmup, "fraction of the steps without regularizer", reconstruction);
   visitor("beta_start", s.beta_start, "regularizer's exponent after the warm-up", reconstruction);
   visitor("beta_end", s.beta_end, "regularizer's exponent at the end", reconstruction);
+  slot = SettingSlot::kept;
   visitor("keep", s.keep, "parameters a window keeps: best (hard loss at the ends of epochs), last", reconstruction);
   visitor("keep_segments", s.keep_segments, "segments that decide what is best; 0: all", reconstruction);
+  slot = SettingSlot::seed;
   visitor("seed", s.seed, "of everything random", random);
   // clang-format on
+}
+
+/// The same without slots: visitor(name, member reference, help, stage).
+template <class S, class Visitor>
+void visit_staged_settings(S& s, Visitor&& visitor) {
+  visit_slotted_settings(
+      s, [&](const char* name, auto& member, const char* help, SettingStage stage, SettingSlot) {
+        visitor(name, member, help, stage);
+      });
 }
 
 /// The same without stages: visitor(name, member reference, help).
@@ -171,17 +215,14 @@ void visit_settings(S& s, Visitor&& visitor) {
   });
 }
 
-/// The profile's settings at these bits; `tuned` differs by bits (docs/experiments.md).
-/// Throws std::invalid_argument with the known names.
-Settings profile_settings(const std::string& profile, int wbits, int abits);
-std::vector<std::string> profile_names();
-
 /// Which weights share a scale, as it is written everywhere: "per_channel", "per_tensor" and
 /// "per_group" (also with '-'), and "g128" for groups of 128 inputs.
 struct WeightGranularity {
   std::string name;        // of Settings::granularity
   int64_t group_size = 0;  // of "g128", else 0
 };
+/// The words for `name`.
+const std::vector<std::string>& weight_granularity_names();
 /// Throws std::invalid_argument with the known words.
 WeightGranularity weight_granularity_from_word(const std::string& word);
 
@@ -194,11 +235,13 @@ void apply_json(Settings& settings, const nlohmann::json& overrides);
 /// Throws std::invalid_argument for impossible values and combinations, naming the option and the
 /// remedy. `blocks`: of the model, for the schedule.
 void validate(const Settings& settings, int64_t blocks);
+/// The same as far as no model is needed: all but an explicit schedule.
+void validate_values(const Settings& settings);
 /// Throws std::invalid_argument, with a few of the names, if an entry of layer_bits matches none of
 /// `layers` (checkpoint paths of all linears): bits that were asked for would silently not be
 /// there.
 void check_layer_bits(const Settings& settings, const std::vector<std::string>& layers);
-/// 32 hexadecimal digits over all members that decide the result (all but the profile's name).
+/// 32 hexadecimal digits over all members that decide the result (all but the method's name).
 std::string hash_of(const Settings& settings);
 
 /// The settings' schedule for a model of this many blocks.

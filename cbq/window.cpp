@@ -96,6 +96,36 @@ std::vector<ScheduledWindow> parse_schedule(const std::string& text, int64_t blo
   return schedule;
 }
 
+std::vector<ScheduledWindow> widening_windows(int64_t blocks, int64_t widest, int64_t size) {
+  check(widest >= 1, "widening: up to ", widest, " blocks; a window holds at least one");
+  if (blocks < size || size < 1) return sliding_windows(blocks, size, 0);
+  // Between both ends lie blocks - 2 (widest - 1): the last of the first end, the first of the last
+  // end and all between.
+  widest = std::min(widest, (blocks - size) / 2 + 1);
+  std::vector<Window> windows;
+  for (int64_t count = 1; count <= widest; ++count) windows.push_back({0, count});
+  for (int64_t first = widest - 1; first + size <= blocks - widest + 1; ++first) {
+    windows.push_back({first, size});
+  }
+  for (int64_t count = widest; count >= 1; --count) windows.push_back({blocks - count, count});
+  std::string text;
+  for (const Window& w : windows) {
+    text += concat(text.empty() ? "" : ",", w.first, "-", w.last());
+  }
+  return parse_schedule(text, blocks);
+}
+
+std::optional<int64_t> widest_of_schedule(const std::string& text) {
+  const std::string word = "widening:";
+  if (!text.starts_with(word)) return std::nullopt;
+  int64_t widest = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data() + word.size(), end, widest);
+  check(error == std::errc() && rest == end && widest >= 1, "schedule: '", text,
+        "'; expected the blocks of the widest window behind the colon, as in widening:4");
+  return widest;
+}
+
 std::string to_string(const std::vector<ScheduledWindow>& schedule) {
   std::string text;
   for (const ScheduledWindow& s : schedule) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,18 @@ std::vector<ScheduledWindow> sliding_windows(int64_t blocks, int64_t size, int64
 /// first unfinished block (its input is the quantized stream up to there), and after the last one
 /// every block is finished.
 std::vector<ScheduledWindow> parse_schedule(const std::string& text, int64_t blocks);
+
+/// Windows that widen at the first blocks and narrow at the last, which are the most sensitive
+/// (SliderQuant, 2026, section 3): 0, 0-1, ... up to `widest` blocks, then windows of `size`
+/// blocks, one block apart, then `widest` blocks at the end, one less each time:
+///   10 blocks, widest 4, size 2:  0,0-1,0-2,0-3,3-4,4-5,5-6,6-9,7-9,8-9,9
+/// A model with too few blocks for both ends gets the widest windows that leave room for one of
+/// `size`; one with less than that gets sliding_windows.
+/// Throws std::invalid_argument unless 1 <= blocks, 1 <= size and 1 <= widest.
+std::vector<ScheduledWindow> widening_windows(int64_t blocks, int64_t widest, int64_t size);
+/// 4 of "widening:4"; nothing for any other schedule. Throws std::invalid_argument where no number
+/// from 1 follows.
+std::optional<int64_t> widest_of_schedule(const std::string& text);
 
 /// "0-1,1-2,...": what parse_schedule reads.
 std::string to_string(const std::vector<ScheduledWindow>& schedule);

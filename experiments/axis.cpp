@@ -1,6 +1,7 @@
 // Tables of our own along one setting (experiments/table_spec.h, axis_table).
 #include <algorithm>
 
+#include "cbq/methods.h"
 #include "cbq/settings.h"
 #include "cbq/window.h"
 #include "experiments/table_spec.h"
@@ -60,7 +61,7 @@ std::map<std::string, AxisValues> known_axes(int64_t blocks) {
       {"rounding", plain(rounding_schemes().names())},
       {"solver", plain(solver_names())},
       {"schedule", schedules(blocks)},
-      {"profile", plain(profile_names())},
+      {"method", plain(method_names())},
       {"scale_search", plain({"min_max", "squared_error"})},
       {"scale_form", plain({"log", "relative", "raw"})},
       {"hard_phase", plain({"0.0", "0.5", "1.0"})},

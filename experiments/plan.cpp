@@ -4,11 +4,29 @@
 #include <limits>
 #include <map>
 
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "tensor/error.h"
 
 namespace cbq {
 namespace {
+
+struct MethodOfRow {
+  MethodFile method;
+  int wbits, abits;
+};
+
+/// What the settings of a row start from. Method and bits may be what the table varies.
+MethodOfRow method_of_row(const TableSpec& table, const RowSpec& row, const std::string& bits,
+                          const PlanOptions& options) {
+  const auto [wbits, abits] = parse_bits(bits);
+  const auto varied = [&](const char* name, const auto& otherwise) {
+    nlohmann::json value = table.settings.value(name, nlohmann::json(otherwise));
+    return row.settings.value(name, value).get<std::decay_t<decltype(otherwise)>>();
+  };
+  return {find_method(varied("method", options.method)), varied("wbits", wbits),
+          varied("abits", abits)};
+}
 
 /// The rows that every table begins with.
 std::vector<PlannedRow> orientation_rows(const std::vector<std::string>& bits) {
@@ -73,6 +91,9 @@ class Planner {
 
  private:
   void fill(const TableSpec& table, PlannedRow& row) {
+    const MethodOfRow of_row = method_of_row(table, row.spec, row.bits, plan_.options);
+    row.missing = of_row.method.obstacle(of_row.wbits, of_row.abits);
+    if (!row.missing.empty()) return;
     for (const GranularityChoice& granularity : plan_.options.granularities) {
       row.cells.emplace_back();
       for (int64_t seed = 0; seed < plan_.options.seeds; ++seed) {
@@ -133,15 +154,8 @@ GranularityChoice parse_granularity(const std::string& name) {
 Settings row_settings(const TableSpec& table, const RowSpec& row, const std::string& bits,
                       const GranularityChoice& granularity, int64_t seed,
                       const PlanOptions& options) {
-  const auto [wbits, abits] = parse_bits(bits);
-  // What the profile depends on may be what the table varies: look it up before the profile is
-  // made.
-  const auto varied = [&](const char* name, const auto& otherwise) {
-    nlohmann::json value = table.settings.value(name, nlohmann::json(otherwise));
-    return row.settings.value(name, value).get<std::decay_t<decltype(otherwise)>>();
-  };
-  Settings s = profile_settings(varied("profile", options.profile), varied("wbits", wbits),
-                                varied("abits", abits));
+  const MethodOfRow of_row = method_of_row(table, row, bits, options);
+  Settings s = of_row.method.at(of_row.wbits, of_row.abits);
   s.granularity = granularity.granularity;
   s.group_size = granularity.group_size;
   s.epochs = options.epochs;
@@ -161,9 +175,9 @@ Settings row_settings(const TableSpec& table, const RowSpec& row, const std::str
 
 Plan make_plan(const std::vector<TableSpec>& tables, const PlanModel& model,
                const PlanOptions& options, const CellInputs& inputs) {
-  for (const char* name : {"wbits", "abits", "profile", "reconstruct"}) {
+  for (const char* name : {"wbits", "abits", "method", "reconstruct"}) {
     check(!options.settings.contains(name), "--settings: ", name,
-          " decides what a row is; use --bits or --profile, or a table file of your own");
+          " decides what a row is; use --bits or --method, or a table file of your own");
   }
   check(options.seeds >= 1, "seeds: ", options.seeds, "; expected at least 1");
   check(!options.granularities.empty(), "granularity: none given");

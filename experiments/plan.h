@@ -23,7 +23,7 @@ struct GranularityChoice {
 GranularityChoice parse_granularity(const std::string& name);
 
 struct PlanOptions {
-  std::string profile = "tuned";
+  std::string method = "cbq";     // of cbq/methods, or a file
   std::vector<std::string> bits;  // empty: each table's own
   std::vector<GranularityChoice> granularities = {GranularityChoice{}};
   int64_t epochs = 2;
@@ -64,7 +64,7 @@ struct Plan {
   std::vector<Cell> cells;  // each once, in the order in which they are first needed
 };
 
-/// Settings of a row: profile at its bits, granularity, epochs of the budget, then what table, row
+/// Settings of a row: method at its bits, granularity, epochs of the budget, then what table, row
 /// and command line say, in this order. Throws std::invalid_argument.
 Settings row_settings(const TableSpec& table, const RowSpec& row, const std::string& bits,
                       const GranularityChoice& granularity, int64_t seed,

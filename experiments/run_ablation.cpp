@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <iostream>
 
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "experiments/ablation.h"
 #include "experiments/command_line.h"
@@ -49,7 +50,7 @@ struct Options {
   std::string axis;
   std::vector<std::string> bits;
   std::vector<std::string> granularities = {"per-channel"};
-  std::string profile = "tuned";
+  std::string method = "cbq", profile;  // profile: the former name, refused
   std::string outliers;
   std::string settings = "{}";
   int64_t segments = 64, segment_length = 128, epochs = 2, seeds = 1, eval_tokens = 16384;
@@ -80,10 +81,11 @@ void add_options(CLI::App& app, Options& o) {
                  "per_channel, per_tensor, g64, g128, ...; several stand side by side")
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--profile", o.profile,
-                 "settings that a table does not vary: tuned, paper_iclr, "
-                 "paper_v4")
+  app.add_option("--method", o.method,
+                 "settings that a table does not vary: a published method (cbq methods lists them) "
+                 "or a file PATH.json")
       ->capture_default_str();
+  app.add_option("--profile", o.profile)->group("");
   app.add_option("--segments", o.segments, "calibration segments")->capture_default_str();
   app.add_option("--segment-length", o.segment_length, "their tokens")->capture_default_str();
   app.add_option("--epochs", o.epochs, "passes over them per window")->capture_default_str();
@@ -159,7 +161,7 @@ std::vector<TableSpec> chosen_tables(const Options& o, int64_t blocks, bool tabl
 
 PlanOptions plan_options(const Options& o) {
   PlanOptions plan;
-  plan.profile = o.profile;
+  plan.method = o.method;
   plan.bits = o.bits;
   for (const std::string& bits : o.bits) parse_bits(bits);
   plan.granularities.clear();
@@ -228,9 +230,9 @@ void describe_budget(const Options& o, const TokenSet& calibration, Transformer&
   int64_t parameters = 0;
   for (const auto& [path, p] : parameters_of(model)) parameters += p.value().count();
   const std::vector<std::string> lines = {
-      fmt::format("budget: {} segments of {} tokens, {} epochs, {} seed{} (from 0), profile {}{}",
+      fmt::format("budget: {} segments of {} tokens, {} epochs, {} seed{} (from 0), method {}{}",
                   calibration.count(), calibration.length(), o.epochs, o.seeds,
-                  o.seeds == 1 ? "" : "s", o.profile,
+                  o.seeds == 1 ? "" : "s", o.method,
                   o.settings == "{}" ? "" : ", settings " + o.settings),
       fmt::format("model: {} ({} blocks, {:.1f} M parameters), hash {}", o.model.string(),
                   model.block_count(), static_cast<double>(parameters) / 1e6,
@@ -259,6 +261,7 @@ void set_threads(const Options& o, const ModelConfig& config) {
 }
 
 void run(const CLI::App& app, Options& o) {
+  if (app.count("--profile") > 0) refuse_profile_option(o.profile);
   const std::filesystem::path root = project_root();
   set_defaults(app, o, root);
   if (o.list) return list_tables(o);

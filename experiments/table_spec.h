@@ -42,7 +42,7 @@ struct TableSpec {
   std::vector<std::string> axis;     // settings that vary, for the reader
   std::vector<std::string> columns;  // of metric_names(), beside the perplexities
   std::string note;
-  nlohmann::json settings = nlohmann::json::object();  // of all rows, over the profile's
+  nlohmann::json settings = nlohmann::json::object();  // of all rows, over the method's
   std::vector<RowSpec> rows;
   std::vector<TrendSpec> trends;
 

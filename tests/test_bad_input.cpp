@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "nn/safetensors.h"
 #include "tests/test_cli_support.h"
@@ -120,7 +121,10 @@ TEST_F(BadInput, AQuantizedModelIsNotQuantizedAgain) {
 
 TEST_F(BadInput, UnknownNames) {
   expect_refused(quantize("q", {"--rounding", "nonsense"}), {"nonsense", "known", "nearest"});
-  expect_refused(quantize("q", {"--profile", "nonsense"}), {"nonsense", "known", "tuned"});
+  expect_refused(quantize("q", {"--method", "nonsense"}), {"nonsense", "known", "cbq_iclr"});
+  expect_refused(quantize("q", {"--method", path("no.json")}), {"no.json"});
+  expect_refused(quantize("q", {"--method", "paper_v4"}), {"paper_v4", "cbq_v4"});
+  expect_refused(quantize("q", {"--profile", "tuned"}), {"--profile tuned", "--method cbq"});
   expect_refused(quantize("q", {"--preprocess", "nonsense"}), {"nonsense", "known"});
   expect_refused(quantize("q", {"--dtype", "nonsense"}), {"nonsense", "bf16"});
   expect_refused(quantize("q", {"--export", "nonsense"}), {"nonsense", "dense"});
@@ -248,7 +252,7 @@ TEST(BadInputToTheLibrary, CalibrationDataThatMakesTheModelOverflow) {
   model->visit("", [](const std::string& path, Var& p) {
     if (path.ends_with("down_proj.weight")) kernels::fill(p.value(), 1e38);
   });
-  Settings settings = profile_settings("tuned", 4, 16);
+  Settings settings = method_settings("cbq", 4, 16);
   settings.epochs = 1;
   expect_error<std::runtime_error>(
       [&] { quantize(*model, tiny_segments(2, 8), settings, nullptr, {}); }, {"block"});
@@ -258,7 +262,7 @@ TEST(BadInputToTheLibrary, NanInAWeightNamesTheLayer) {
   const auto model = tiny_model();
   Linear& linear = *model->blocks[1]->linears()[2].linear;
   linear.weight.value().data<float>()[5] = std::numeric_limits<float>::quiet_NaN();
-  Settings settings = profile_settings("tuned", 4, 16);
+  Settings settings = method_settings("cbq", 4, 16);
   settings.reconstruct = "none";
   expect_error<std::invalid_argument>(
       [&] { quantize(*model, tiny_segments(2, 8), settings, nullptr, {}); },

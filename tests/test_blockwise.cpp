@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/quantizers.h"
@@ -192,7 +193,7 @@ TEST(BlockwisePerplexity, EqualsTheModelInMemoryHoweverFewBatchesWait) {
 // ---- quantization -------------------------------------------------------------------------------
 
 Settings settings_of(const nlohmann::json& changes) {
-  Settings s = profile_settings("tuned", 2, float_bits);
+  Settings s = method_settings("cbq", 2, float_bits);
   s.epochs = 1;
   s.batch = 2;
   apply_json(s, changes);

@@ -68,18 +68,18 @@ TEST_F(CliTest, AQuantizedFolderHasEverythingAndNothingElseIsLeft) {
   }
 }
 
-TEST_F(CliTest, OptionsWinOverTheRecipeAndTheRecipeOverTheProfile) {
+TEST_F(CliTest, OptionsWinOverTheRecipeAndTheRecipeOverTheMethod) {
   folder_.write("r.json", R"({"epochs": 7, "rank": 3, "reconstruct": "none", "wbits": 3})");
-  ASSERT_EQ(cbq(quantize("q", {"--recipe", path("r.json"), "--profile", "paper_iclr",
-                               "--no-learn-scale"}))
-                .code,
-            0);
+  ASSERT_EQ(
+      cbq(quantize("q", {"--recipe", path("r.json"), "--method", "cbq_iclr", "--no-learn-scale"}))
+          .code,
+      0);
   const auto settings = json_of(path("q/recipe.json"))["settings"];
   EXPECT_EQ(settings["epochs"], 1) << "option";
   EXPECT_EQ(settings["wbits"], 2) << "option";
   EXPECT_EQ(settings["learn_scale"], false) << "option";
   EXPECT_EQ(settings["rank"], 3) << "recipe";
-  EXPECT_EQ(settings["rounding"], "lora_rounding") << "profile";
+  EXPECT_EQ(settings["rounding"], "lora_rounding") << "method";
   // The recipe of a run is itself a recipe.
   ASSERT_EQ(cbq({"quantize", model(), "--output", path("q2"), "--recipe", path("q/recipe.json"),
                  "--calibration", calibration()})
@@ -138,7 +138,7 @@ TEST_F(CliTest, AnInterruptedRunGoesOnAndEndsInTheSameBytes) {
   EXPECT_FALSE(fs::exists(folder_ / "q.resume"));
   // The windows of before it was stopped are told again: the log is that of the whole run.
   expect_in(bytes_of(path("q/log.txt")),
-            {"settings: profile tuned, W2A16", "blocks 0-0: loss", "blocks 3-3: loss"});
+            {"settings: method cbq, W2A16", "blocks 0-0: loss", "blocks 3-3: loss"});
   const RunOfCbq third = cbq(resumed);
   EXPECT_EQ(third.code, 0) << third.err;
   expect_in(third.out, {"finished already"});

@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "cbq/methods.h"
 #include "experiments/cell.h"
 #include "experiments/inputs.h"
 #include "experiments/plan.h"
@@ -188,15 +189,14 @@ TEST(Plan, EpochsThatNoNumberHolds) {
   EXPECT_GT(make_cell(s, 4, {}, inputs).cost, 1e18);
 }
 
-TEST(Plan, TheProfileIsThatOfTheRow) {
+TEST(Plan, TheMethodIsThatOfTheRow) {
   RowSpec row;
-  row.settings = {{"profile", "paper_iclr"}};
+  row.settings = {{"method", "cbq_iclr"}};
   EXPECT_EQ(row_settings({}, row, "W4A16", {}, 0, {}).rounding, "lora_rounding");
   EXPECT_EQ(row_settings({}, {}, "W4A16", {}, 0, {}).rounding, "signround");
   // Tuned values follow the bits that the row asks for, too.
   row.settings = {{"wbits", 2}};
-  EXPECT_EQ(row_settings({}, row, "W4A16", {}, 0, {}).batch,
-            profile_settings("tuned", 2, 16).batch);
+  EXPECT_EQ(row_settings({}, row, "W4A16", {}, 0, {}).batch, method_settings("cbq", 2, 16).batch);
 }
 
 TEST(Plan, WhatARowIsCannotBeOverridden) {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/quantizers.h"
@@ -45,7 +46,7 @@ TEST_P(FamilyQuantization, RunsAndReloadsToTheSameLogits) {
     SCOPED_TRACE(concat("W", bits.weights, "A", bits.activations));
     const auto m = model();
     const std::vector<double> before = logits_of(*m, expected_);
-    Settings settings = profile_settings("tuned", bits.weights, bits.activations);
+    Settings settings = method_settings("cbq", bits.weights, bits.activations);
     settings.epochs = 2;
     settings.batch = 2;
     settings.quantize_attention = bits.activations == 4;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "autograd/functions.h"
+#include "cbq/methods.h"
 #include "cbq/quantizers.h"
 #include "kernels/fast/switch.h"
 #include "quant/quantized_linear.h"
@@ -100,7 +101,7 @@ TEST_P(QuantizeTokensInModels, GivesTheSameValuesAndGradients) {
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
     for (const bool symmetric : {false, true}) {
       SCOPED_TRACE(concat(name_of(dtype), symmetric ? ", symmetric" : ""));
-      Settings settings = profile_settings("tuned", 4, 4);
+      Settings settings = method_settings("cbq", 4, 4);
       settings.act_symmetric = symmetric;
       const std::vector<Tensor> fused = run_model(GetParam(), dtype, settings);
       const fast::PlainTwins plain;

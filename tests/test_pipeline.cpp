@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "cbq/activation_cache.h"
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantizers.h"
 #include "nn/json.h"
@@ -18,7 +19,7 @@ namespace {
 using State = std::map<std::string, std::vector<float>>;
 
 Settings quick(const nlohmann::json& changes = nlohmann::json::object()) {
-  Settings s = profile_settings("tuned", 2, 16);
+  Settings s = method_settings("cbq", 2, 16);
   s.epochs = 1;
   s.batch = 2;
   apply_json(s, changes);
@@ -360,7 +361,7 @@ TEST(Pipeline, ReconstructionBeatsNearestOnARealModel) {
   calibration.resize(32);
   held_out.resize(16);
   const auto model = load_model(test_data() / "models/stories260K_hf", Dtype::f32, Device::cpu());
-  Settings s = profile_settings("tuned", 2, 16);
+  Settings s = method_settings("cbq", 2, 16);
   s.epochs = 1;
   quantize(*model, calibration, s, nullptr, {});
   const double learned = perplexity(*model, held_out).mean_nll();

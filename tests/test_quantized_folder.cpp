@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "nn/atomic_file.h"
@@ -24,7 +25,7 @@ std::vector<float> logits_of(Transformer& model) {
 }
 
 Settings quick(const nlohmann::json& overrides) {
-  Settings settings = profile_settings("tuned", 4, float_bits);
+  Settings settings = method_settings("cbq", 4, float_bits);
   settings.epochs = 1;
   apply_json(settings, overrides);
   return settings;

@@ -4,6 +4,7 @@
 #include <functional>
 #include <set>
 
+#include "cbq/methods.h"
 #include "cbq/quantizers.h"
 #include "cbq/reconstructor.h"
 #include "tests/test_data.h"
@@ -13,7 +14,7 @@ namespace cbq {
 namespace {
 
 Settings small_settings() {
-  Settings s = profile_settings("tuned", 2, 16);
+  Settings s = method_settings("cbq", 2, 16);
   s.batch = 2;
   s.epochs = 3;
   s.rate_rounding = 0.02;

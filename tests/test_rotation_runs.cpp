@@ -4,6 +4,7 @@
 
 #include "cbq/activation_cache.h"
 #include "cbq/global_transforms.h"
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "kernels/fast/switch.h"
@@ -25,7 +26,7 @@ std::vector<double> logits_of(Transformer& model) {
 }
 
 std::unique_ptr<Transformer> quantized(const nlohmann::json& overrides) {
-  Settings settings = profile_settings("tuned", 4, 4);
+  Settings settings = method_settings("cbq", 4, 4);
   settings.epochs = 1;
   apply_json(settings, overrides);
   auto model = tiny_model();
@@ -168,7 +169,7 @@ TEST(RotatedRuns, StateOfAnotherRotationIsNotGoneOnWith) {
   RunHooks hooks;
   hooks.resume_folder = folder / "state";
   const auto run = [&](const char* rotation, uint64_t seed, int64_t steps) {
-    Settings settings = profile_settings("tuned", 4, 4);
+    Settings settings = method_settings("cbq", 4, 4);
     settings.epochs = 1;
     settings.rotation = rotation;
     settings.rotation_seed = seed;

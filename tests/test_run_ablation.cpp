@@ -54,7 +54,10 @@ TEST_F(RunAblationTest, WritesReportsAndKeepsFinishedCells) {
 TEST_F(RunAblationTest, RefusesWhatItDoesNotKnow) {
   const std::pair<std::vector<std::string>, std::vector<const char*>> cases[] = {
       {{"--table", "99"}, {"99", "3b"}},
-      {{"--profile", "wild"}, {"wild", "tuned", "paper_iclr"}},
+      {{"--method", "wild"}, {"wild", "cbq", "cbq_iclr"}},
+      {{"--method", path("no.json")}, {"no.json"}},
+      {{"--profile", "tuned"}, {"--method cbq"}},
+      {{"--settings", R"({"profile": "paper_v4"})"}, {"'method'", "cbq_v4"}},
       {{"--bits", "X2"}, {"X2"}},
       {{"--axis", "batch", "--table", "3c"}, {"--axis", "--table"}},
       {{"--segments", "7"}, {"6 segments", "7"}},

@@ -1,6 +1,7 @@
 // Settings: one description, and everything that visits it.
 #include <set>
 
+#include "cbq/methods.h"
 #include "cbq/settings.h"
 #include "tests/test_data.h"
 
@@ -58,7 +59,7 @@ TEST(Settings, JsonErrorsNameTheSetting) {
   refused(json::array(), {"object"});
 }
 
-TEST(Settings, EveryMemberButTheProfileNameEntersTheHash) {
+TEST(Settings, EveryMemberButTheMethodNameEntersTheHash) {
   const std::string base = hash_of(Settings{});
   EXPECT_EQ(base.size(), 32u);
   Settings changed;
@@ -71,56 +72,14 @@ TEST(Settings, EveryMemberButTheProfileNameEntersTheHash) {
     } else {
       member += 1;
     }
-    EXPECT_EQ(hash_of(changed) == base, name == "profile") << name;
+    EXPECT_EQ(hash_of(changed) == base, name == "method") << name;
     member = before;
   });
 }
 
-TEST(Settings, ProfilesAreValidAtAllBits) {
-  for (const std::string& name : profile_names()) {
-    for (const int wbits : {1, 2, 3, 4, 6, 8, 16}) {
-      for (const int abits : {4, 6, 8, 16}) {
-        SCOPED_TRACE(name + " " + std::to_string(wbits) + " " + std::to_string(abits));
-        const Settings s = profile_settings(name, wbits, abits);
-        EXPECT_EQ(s.profile, name);
-        EXPECT_EQ(s.wbits, wbits);
-        EXPECT_EQ(s.abits, abits);
-        validate(s, 5);
-      }
-    }
-  }
-  expect_error<std::invalid_argument>([] { profile_settings("best", 2, 16); },
-                                      {"best", "tuned", "paper_iclr", "paper_v4"});
-}
-
-TEST(Settings, PaperProfilesHoldThePrintedRates) {
-  const Settings iclr = profile_settings("paper_iclr", 2, 16);
-  EXPECT_EQ(iclr.rounding, "lora_rounding");
-  EXPECT_EQ(iclr.rank, 5);
-  EXPECT_EQ(iclr.rate_scale, 1e-3);
-  EXPECT_EQ(iclr.rate_activation, 1e-4);
-  EXPECT_EQ(iclr.rate_rounding, 1e-4);
-  EXPECT_TRUE(iclr.homologous);
-  // Printed 13.29 / 10.63 is the row with CFP (table 3a) and the default of all other tables.
-  EXPECT_EQ(iclr.preprocess, "cfp_weight_activation");
-  EXPECT_EQ(iclr.window, 2);
-  EXPECT_EQ(iclr.overlap, 1);
-  EXPECT_EQ(iclr.epochs, 3);
-  EXPECT_EQ(iclr.batch, 1);
-  EXPECT_EQ(iclr.granularity, "per_channel");
-  EXPECT_EQ(profile_settings("paper_iclr", 8, 8).act_granularity, "per_token");
-  const Settings v4 = profile_settings("paper_v4", 8, 8);
-  EXPECT_EQ(v4.rate_scale, 1e-7);
-  EXPECT_EQ(v4.rate_activation, 1e-6);
-  EXPECT_EQ(v4.preprocess, "cfp_weight_activation");
-  EXPECT_TRUE(v4.homologous);
-  EXPECT_EQ(v4.act_granularity, "per_tensor");
-  EXPECT_EQ(profile_settings("paper_v4", 4, 4).act_granularity, "per_token");
-}
-
 // The rate stands beside the scheme (RoundingScheme::default_rate).
 TEST(Settings, EverySchemeHasARateOfItsOwnUnlessOneIsGiven) {
-  Settings s = profile_settings("tuned", 2, 16);
+  Settings s = method_settings("cbq", 2, 16);
   for (const std::string& name : rounding_schemes().names()) {
     s.rounding = name;
     for (const int abits : {4, 16}) {
@@ -130,7 +89,7 @@ TEST(Settings, EverySchemeHasARateOfItsOwnUnlessOneIsGiven) {
     }
   }
   const auto rate = [](const char* scheme, int abits) {
-    Settings asked = profile_settings("tuned", 2, abits);
+    Settings asked = method_settings("cbq", 2, abits);
     asked.rounding = scheme;
     return asked.rounding_rate();
   };
@@ -144,7 +103,7 @@ TEST(Settings, EverySchemeHasARateOfItsOwnUnlessOneIsGiven) {
   expect_error<std::invalid_argument>([&] { s.rounding_rate(); }, {"stochastic", "signround"});
   s.rate_rounding = 0.25;
   EXPECT_EQ(s.rounding_rate(), 0.25);
-  EXPECT_EQ(profile_settings("paper_iclr", 2, 16).rounding_rate(), 1e-4);
+  EXPECT_EQ(method_settings("cbq_iclr", 2, 16).rounding_rate(), 1e-4);
 }
 
 TEST(Settings, OneWordIsEnoughForGroups) {
@@ -215,7 +174,9 @@ TEST(Settings, ImpossibleSettingsNameOptionAndRemedy) {
   expect_refused({{"l2_weight", 0}, {"kl_weight", 0}}, {"l2_weight", "kl_weight"});
   expect_refused({{"rate_scale", -1e-3}}, {"rate_scale"});
   expect_refused({{"rounding_blocks", "overlap"}, {"overlap", 0}}, {"rounding_blocks", "overlap"});
-  expect_refused({{"profile", "mine"}}, {"profile"});
+  expect_refused({{"preprocess", "smoothqant"}}, {"preprocess", "smoothqant", "smoothquant"});
+  expect_refused({{"profile", "tuned"}}, {"'profile'", "'method'", "'cbq'"});
+  expect_refused({{"profile", "mine"}}, {"'profile'", "'method'"});
 }
 
 TEST(Settings, BitsOfALayer) {

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "cbq/loss.h"
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantizers.h"
 #include "cbq/solve_block.h"
@@ -195,7 +196,7 @@ Codes naive_path(Transformer& model, const Segments& segments, const Groups& gro
 }
 
 Settings gptq_only(int wbits, int abits) {
-  Settings s = profile_settings("tuned", wbits, abits);
+  Settings s = method_settings("cbq", wbits, abits);
   apply_json(s, {{"solver", "gptq"}, {"reconstruct", "none"}, {"scale_search", "min_max"}});
   return s;
 }
@@ -263,7 +264,7 @@ TEST(LinearsByInput, AreTheGroupsOfEveryFamily) {
 // ---- what the driver promises -------------------------------------------------------------------
 
 Settings quick(const nlohmann::json& changes = nlohmann::json::object()) {
-  Settings s = profile_settings("tuned", 2, 16);
+  Settings s = method_settings("cbq", 2, 16);
   s.epochs = 1;
   s.batch = 2;
   s.solver = "gptq";

@@ -49,6 +49,42 @@ TEST(Window, EveryBlockIsFinishedOnceForAllSmallCases) {
   }
 }
 
+TEST(Window, WideningSchedulesAreSoundForAllSmallCases) {
+  for (int64_t blocks = 1; blocks <= 12; ++blocks) {
+    for (int64_t widest = 1; widest <= 6; ++widest) {
+      for (int64_t size = 1; size <= 5; ++size) {
+        SCOPED_TRACE(concat("K ", blocks, " widest ", widest, " n ", size));
+        const auto schedule = widening_windows(blocks, widest, size);
+        expect_sound(schedule, blocks);
+        EXPECT_EQ(parse_schedule(to_string(schedule), blocks), schedule);
+        if (blocks < size) continue;
+        EXPECT_EQ(schedule.front().window.count, 1);
+        EXPECT_EQ(schedule.back().window.count, 1);
+        for (const ScheduledWindow& s : schedule) {
+          EXPECT_LE(s.window.count, std::max(widest, size));
+        }
+      }
+    }
+  }
+}
+
+// The published program's list for 32 blocks: fill_window_size 4, num_layer 2, sliding_layer 1.
+TEST(Window, WideningSchedulesByHand) {
+  EXPECT_EQ(to_string(widening_windows(32, 4, 2)),
+            "0,0-1,0-2,0-3,3-4,4-5,5-6,6-7,7-8,8-9,9-10,10-11,11-12,12-13,13-14,14-15,15-16,16-17,"
+            "17-18,18-19,19-20,20-21,21-22,22-23,23-24,24-25,25-26,26-27,27-28,28-31,29-31,30-31,"
+            "31");
+  EXPECT_EQ(to_string(widening_windows(10, 4, 2)), "0,0-1,0-2,0-3,3-4,4-5,5-6,6-9,7-9,8-9,9");
+  EXPECT_EQ(to_string(widening_windows(4, 4, 2)), "0,0-1,1-2,2-3,3");
+  EXPECT_EQ(to_string(widening_windows(2, 4, 2)), "0,0-1,1");
+  EXPECT_EQ(to_string(widening_windows(1, 4, 2)), "0");
+  EXPECT_EQ(widest_of_schedule("widening:4"), 4);
+  EXPECT_EQ(widest_of_schedule("0-1"), std::nullopt);
+  for (const char* wrong : {"widening:", "widening:0", "widening:2x", "widening:-1"}) {
+    expect_error<std::invalid_argument>([&] { widest_of_schedule(wrong); }, {wrong, "widening:4"});
+  }
+}
+
 TEST(Window, LastWindowIsShortened) {
   EXPECT_EQ(to_string(sliding_windows(8, 4, 1)), "0-3,3-6,6-7");
   EXPECT_EQ(to_string(sliding_windows(5, 2, 1)), "0-1,1-2,2-3,3-4");

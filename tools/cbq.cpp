@@ -27,6 +27,7 @@ constexpr Command commands[] = {
     {"data", "Known data sets to files of token ids, by published protocols", setup_data},
     {"tokenize", "Text to a file of token ids", setup_tokenize},
     {"sample", "Calibration segments sampled from a model itself", setup_sample},
+    {"methods", "Published methods that --method knows, and what each is made of", setup_methods},
     {"train", "Train a language model from scratch", setup_train},
 };
 

@@ -13,6 +13,7 @@
 #include <iostream>
 
 #include "autograd/worst_error.h"
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "experiments/progress.h"
 #include "nn/json.h"
@@ -80,7 +81,7 @@ void exact_rows(const Data& data, Report& report) {
       {8, 1.26747}, {4, 1.46287}, {3, 2.28111}, {2, 6.16467}};
   for (const auto& [bits, expected] : nearest) {
     const auto quantized = data.load();
-    Settings settings = profile_settings("tuned", bits, float_bits);
+    Settings settings = method_settings("cbq", bits, float_bits);
     settings.reconstruct = "none";
     settings.scale_search = "min_max";
     quantize(*quantized, data.calibration.slice(0, 1).segments, settings, nullptr, {});
@@ -95,7 +96,7 @@ void exact_rows(const Data& data, Report& report) {
 struct Goal {
   const char* name;
   int wbits, abits;
-  const char* overrides;  // of the tuned profile
+  const char* overrides;  // over the method cbq
   double bound;           // nats; 0: only reported
 };
 constexpr Goal goals[] = {
@@ -131,7 +132,7 @@ void goal_row(const Data& data, const Goal& goal, int seeds,
   Progress progress(std::cerr, stderr_is_terminal());
   std::string remark;
   double sum = 0.0;
-  Settings settings = profile_settings("tuned", goal.wbits, goal.abits);
+  Settings settings = method_settings("cbq", goal.wbits, goal.abits);
   apply_json(settings, json::parse(goal.overrides));
   const bool random = settings.reconstruct != "none";
   if (!random) seeds = 1;

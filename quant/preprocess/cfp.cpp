@@ -31,6 +31,8 @@ class Cfp : public Preprocessor {
     return what + " found coarse to fine (CBQ, Algorithm 1); options: " +
            (weights_ ? "per_channel, " : "") + "printed (variance as printed)";
   }
+  bool handles_weight_outliers() const override { return weights_; }
+  bool handles_activation_outliers() const override { return activations_; }
   bool needs_statistics() const override { return activations_; }
 
   void configure(const std::string& arguments) override {

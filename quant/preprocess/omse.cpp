@@ -20,6 +20,8 @@ class Omse : public Preprocessor {
     return "clips weights and activations to the range of least squared error (Choukroun et al. "
            "2019)";
   }
+  bool handles_weight_outliers() const override { return true; }
+  bool handles_activation_outliers() const override { return true; }
   bool needs_statistics() const override { return true; }
 
   void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,

@@ -29,6 +29,7 @@ class OutlierSuppression : public Preprocessor {
     return "moves the norms' weights into the next linears and clips activations by the error of "
            "the output (Wei et al. 2022)";
   }
+  bool handles_activation_outliers() const override { return true; }
   bool needs_statistics() const override { return true; }
 
   void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,

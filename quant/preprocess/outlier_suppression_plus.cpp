@@ -27,6 +27,7 @@ class OutlierSuppressionPlus : public Preprocessor {
     return "scales channels above a threshold that is searched by the error of the output (Wei et "
            "al. 2023, without shifting)";
   }
+  bool handles_activation_outliers() const override { return true; }
   bool needs_statistics() const override { return true; }
 
   void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,

@@ -31,6 +31,8 @@ class Percentile : public Preprocessor {
     return "clips weights and activations at a percentile of their magnitudes; options: the "
            "percentile, 99.9 by default, and per_channel";
   }
+  bool handles_weight_outliers() const override { return true; }
+  bool handles_activation_outliers() const override { return true; }
   bool needs_statistics() const override { return true; }
   void configure(const std::string& arguments) override {
     for (const std::string& option : split_arguments(arguments)) {

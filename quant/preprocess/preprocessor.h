@@ -48,6 +48,9 @@ class Preprocessor {
   virtual std::string name() const = 0;
   /// One sentence for --help, with the arguments it takes.
   virtual std::string help() const = 0;
+  /// What the stage is for, in tables that compare methods: outliers of weights, of activations.
+  virtual bool handles_weight_outliers() const { return false; }
+  virtual bool handles_activation_outliers() const { return false; }
   /// What stands behind the ':' of a stage. Throws std::invalid_argument for what it does not
   /// understand; by default for everything but "".
   virtual void configure(const std::string& arguments);

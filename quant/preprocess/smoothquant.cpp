@@ -19,6 +19,7 @@ class SmoothQuant : public Preprocessor {
     return "scales every channel behind a norm by max|X|^a / max|W|^(1-a) (Xiao et al. 2023); "
            "option: a, 0.5 by default";
   }
+  bool handles_activation_outliers() const override { return true; }
   bool needs_statistics() const override { return true; }
   void configure(const std::string& arguments) override {
     if (!arguments.empty()) alpha_ = number_argument(name(), arguments, 0.0, 1.0);

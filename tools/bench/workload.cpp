@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cbq/methods.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
 #include "nn/safetensors.h"
@@ -68,7 +69,7 @@ ModelConfig config_of(const NamedShape& shape, int64_t blocks, int64_t tokens) {
 }
 
 Settings settings_of(const WorkloadOptions& options) {
-  Settings settings = profile_settings("tuned", options.wbits, options.abits);
+  Settings settings = method_settings("cbq", options.wbits, options.abits);
   settings.window = options.window;
   settings.overlap = std::min<int64_t>(settings.overlap, options.window - 1);
   settings.batch = options.batch;

@@ -25,7 +25,7 @@ namespace cbq::cli {
 namespace {
 
 constexpr const char* footer =
-    "Of a setting's value, the option given wins over --recipe, and --recipe over --profile.\n"
+    "Of a setting's value, the option given wins over --recipe, and --recipe over --method.\n"
     "Ctrl-C finishes the current step and keeps the finished windows; the same command with\n"
     "--resume goes on and ends in the same bytes.";
 
@@ -120,7 +120,7 @@ bool QuantizeRun::drop_empty_state() const {
 /// What will be done, in a line: defaults should not have to be guessed.
 std::string summary(const Settings& s) {
   std::string text =
-      fmt::format("settings: profile {}, W{}A{} {}", s.profile, s.wbits, s.abits, s.granularity);
+      fmt::format("settings: method {}, W{}A{} {}", s.method, s.wbits, s.abits, s.granularity);
   if (s.group_size > 0) text += fmt::format(" of {}", s.group_size);
   if (s.rotation != "none") text += ", rotation " + s.rotation;
   if (s.preprocess != "none") text += ", " + s.preprocess;

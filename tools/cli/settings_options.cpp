@@ -5,6 +5,7 @@
 #include <cctype>
 #include <type_traits>
 
+#include "cbq/methods.h"
 #include "experiments/plan.h"
 #include "nn/json.h"
 #include "quant/solvers/solver.h"
@@ -45,7 +46,7 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
-/// The help, and the default: that of the profile `tuned` at W4A16.
+/// The help, and the default: that of the method `cbq` at W4A16.
 std::string help_of(const std::string& name, const std::string& help, const nlohmann::json& value) {
   std::string text = help;
   if (name == "rounding") text += ": " + joined(rounding_schemes().names());
@@ -54,15 +55,26 @@ std::string help_of(const std::string& name, const std::string& help, const nloh
   return shown.empty() ? text : text + " [" + shown + "]";
 }
 
+/// Whether a file names every setting, as the recipe.json of a run does. Then no method is needed,
+/// which may have been a file that is not there any more.
+bool names_every_setting(const nlohmann::json& recipe) {
+  const nlohmann::json all = to_json(Settings{});
+  for (const auto& [name, value] : all.items()) {
+    if (!recipe.contains(name)) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 void SettingsOptions::add_to(CLI::App& app) {
   app.add_option("--recipe", recipe_,
                  "JSON file of settings (underscores in names), or the recipe.json of an earlier "
-                 "run; options given beside it win over it, it wins over the profile")
+                 "run; options given beside it win over it, it wins over the method")
       ->group("Settings");
   app.add_option("--bits", bits_, "bits as in tables: 4, W4 or W4A4")->group("Settings");
-  const nlohmann::json defaults = to_json(profile_settings("tuned", 4, float_bits));
+  app.add_option("--profile", profile_)->group("");  // the former name of --method, refused
+  const nlohmann::json defaults = to_json(method_settings("cbq", 4, float_bits));
   visit_settings(given_, [&](const char* name, auto& member, const char* text) {
     const std::string names = option_names(name), help = help_of(name, text, defaults.at(name));
     if constexpr (std::is_same_v<std::decay_t<decltype(member)>, bool>) {
@@ -100,6 +112,7 @@ void SettingsOptions::refuse_useless(const Settings& s) const {
 }
 
 Settings SettingsOptions::resolve() const {
+  if (!profile_.empty()) refuse_profile_option(profile_);
   nlohmann::json recipe = nlohmann::json::object();
   if (!recipe_.empty()) {
     recipe = read_json_file(recipe_, size_t{1} << 20);
@@ -108,7 +121,7 @@ Settings SettingsOptions::resolve() const {
     }
   }
   const nlohmann::json given = given_values();
-  // A profile's values depend on the bits, so these are looked for first.
+  // A method's values depend on the bits, so these are looked for first.
   Settings bits;
   try {
     apply_json(bits, recipe);
@@ -116,7 +129,10 @@ Settings SettingsOptions::resolve() const {
     fail(recipe_, ": ", error.what());
   }
   apply_json(bits, given);
-  Settings settings = profile_settings(bits.profile, bits.wbits, bits.abits);
+  Settings settings;
+  if (given.contains("method") || !names_every_setting(recipe)) {
+    settings = method_settings(bits.method, bits.wbits, bits.abits);
+  }
   apply_json(settings, recipe);
   apply_json(settings, given);
   refuse_useless(settings);

@@ -1,4 +1,4 @@
-// Settings as command-line options, and which of profile, recipe and option wins.
+// Settings as command-line options, and which of method, recipe and option wins.
 #pragma once
 
 #include <map>
@@ -18,7 +18,7 @@ class SettingsOptions {
   /// One option per setting: "--rate-scale", also "--rate_scale". As tables write them: --bits 4,
   /// W4 or W4A4.
   void add_to(CLI::App& app);
-  /// The profile's values at the bits asked for, then the recipe's, then the options given.
+  /// The method's values at the bits asked for, then the recipe's, then the options given.
   /// `recipe`: a JSON file of settings, or a recipe.json that a run has written; may be empty.
   Settings resolve() const;
 
@@ -27,7 +27,7 @@ class SettingsOptions {
   nlohmann::json given_values() const;
   void refuse_useless(const Settings& settings) const;
   std::map<std::string, const CLI::Option*> options_;
-  std::string recipe_, bits_;
+  std::string recipe_, bits_, profile_;
 };
 
 }  // namespace cbq::cli

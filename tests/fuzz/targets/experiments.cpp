@@ -1,6 +1,8 @@
 // Tables, cells, recipes: what experiments and the command line read as JSON.
 #include <CLI/CLI.hpp>
 
+#include "cbq/method_parts.h"
+#include "cbq/methods.h"
 #include "cbq/window.h"
 #include "experiments/cell.h"
 #include "experiments/plan.h"
@@ -56,6 +58,28 @@ const bool tables = add_target(
          },
      .names = {"table "}});
 
+const bool methods =
+    add_target({.name = "methods",
+                .format = Format::json,
+                .file = "method.json",
+                .seeds =
+                    [](const fs::path& folder) {
+                      size_t number = 0;
+                      for (const auto& entry :
+                           fs::directory_iterator(fs::path(CBQ_SOURCE_DIR) / "cbq/methods")) {
+                        write_seed(folder, number++, "method.json", read_bytes(entry.path()));
+                      }
+                    },
+                .run =
+                    [](const fs::path& file) {
+                      const MethodFile method = find_method(file.string());
+                      for (const int wbits : possible_bits()) {
+                        if (method.obstacle(wbits, 8).empty()) check_settings(method.at(wbits, 8));
+                      }
+                      components_of(method);
+                      slot_settings(method.at(float_bits, float_bits));
+                    }});
+
 /// What a store would call the cell's file.
 Cell some_cell() {
   CellInputs inputs;
@@ -110,9 +134,8 @@ const bool recipe = add_target(
      .seeds =
          [](const fs::path& folder) {
            write_seed(folder, 0, "recipe.json", to_json(Settings{}).dump(2));
-           const nlohmann::json written = {
-               {"settings", to_json(profile_settings("paper_v4", 4, 8))},
-               {"settings_hash", "0123"}};
+           const nlohmann::json written = {{"settings", to_json(method_settings("cbq_v4", 4, 8))},
+                                           {"settings_hash", "0123"}};
            write_seed(folder, 1, "recipe.json", written.dump(2));
            write_seed(folder, 2, "recipe.json", R"({"wbits": 2, "schedule": "0,0-1,1-3",
              "layer_bits": "down_proj=4,*.0.self_attn.*=8", "preprocess": "smoothquant+outliers:4x30"})");
@@ -126,8 +149,8 @@ const bool recipe = add_target(
            check_settings(options.resolve());
          },
      // A file of settings that contradict each other is refused in the names of the settings.
-     .names = {"bits", "window", "overlap", "schedule", "granularity", "group_size",
-               "pre-processing", "profile", "expected", "known", "loss", "outliers"}});
+     .names = {"bits", "window", "overlap", "schedule", "granularity", "group_size", "preprocess",
+               "method", "expected", "known", "loss", "outliers"}});
 
 }  // namespace
 }  // namespace cbq::fuzz

@@ -1,4 +1,5 @@
 // Weights and what describes them: safetensors, index files, config.json, quantized folders.
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "nn/safetensors.h"
@@ -96,7 +97,7 @@ void quantized_seeds(const fs::path& folder) {
                                    {"act_dynamic", false}}};
   size_t number = 0;
   for (const nlohmann::json& kind : kinds) {
-    Settings settings = profile_settings("tuned", 4, float_bits);
+    Settings settings = method_settings("cbq", 4, float_bits);
     apply_json(settings, kind);
     settings.reconstruct = "none";
     const auto model = tiny_model(2);

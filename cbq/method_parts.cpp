@@ -1,0 +1,120 @@
+#include "cbq/method_parts.h"
+
+#include <algorithm>
+#include <map>
+
+#include "quant/preprocess/preprocessor.h"
+#include "quant/rounding.h"
+#include "quant/solvers/solver.h"
+
+namespace cbq {
+namespace {
+
+/// A model of enough blocks to show whether windows overlap.
+constexpr int64_t example_blocks = 16;
+
+bool reconstructs(const Settings& s) { return s.reconstruct != "none"; }
+
+Parameterization parameterization_of(const Settings& s) {
+  return s.parameterization == "default"
+             ? rounding_schemes().make(s.rounding)->default_parameterization()
+             : parameterization_from_name(s.parameterization);
+}
+
+std::string transform_of(const Settings& s) {
+  if (s.rotation == "none") return s.preprocess == "none" ? "-" : s.preprocess;
+  const std::string rotation = "rotation " + s.rotation;
+  return s.preprocess == "none" ? rotation : rotation + ", " + s.preprocess;
+}
+
+std::string grid_of(const Settings& s) {
+  const std::string sharing = s.group_size > 0 ? concat("groups of ", s.group_size) : s.granularity;
+  return concat(s.symmetric ? "symmetric" : "asymmetric", ", ", sharing, ", ", s.scale_search);
+}
+
+std::string rounding_of(const Settings& s) {
+  if (!reconstructs(s)) return s.solver == "none" ? "nearest" : "-";
+  return parameterization_of(s) == Parameterization::low_rank
+             ? concat(s.rounding, ", rank ", s.rank)
+             : s.rounding;
+}
+
+std::string windows_of(const Settings& s) {
+  if (!reconstructs(s)) return "-";
+  if (widest_of_schedule(s.schedule)) return concat(s.schedule, ", ", s.window, " between");
+  if (!s.schedule.empty()) return s.schedule;
+  return s.window == 1 ? "1 block" : concat(s.window, " blocks, overlap ", s.overlap);
+}
+
+std::string loss_of(const Settings& s) {
+  if (!reconstructs(s)) return "-";
+  std::string text = s.l2_weight > 0.0 ? "L2" : "";
+  if (s.kl_weight > 0.0) text += text.empty() ? "KL" : " + KL";
+  return s.homologous ? text + ", homologous" : text;
+}
+
+bool has_overlap(const Settings& s) {
+  std::map<int64_t, int> windows_of_block;
+  for (const ScheduledWindow& w : schedule_of(s, example_blocks)) {
+    for (int64_t b = w.window.first; b <= w.window.last(); ++b) ++windows_of_block[b];
+  }
+  return std::any_of(windows_of_block.begin(), windows_of_block.end(),
+                     [](const auto& entry) { return entry.second > 1; });
+}
+
+}  // namespace
+
+std::pair<int, int> example_bits(const MethodFile& method) {
+  std::vector<std::pair<int, int>> tries = {{4, 4}, {4, float_bits}};
+  for (const int wbits : possible_bits()) {
+    for (const int abits : possible_bits()) tries.emplace_back(wbits, abits);
+  }
+  return *std::find_if(tries.begin(), tries.end(), [&](const std::pair<int, int>& bits) {
+    return method.obstacle(bits.first, bits.second).empty();
+  });
+}
+
+std::vector<std::pair<std::string, std::string>> parts_of(const Settings& s) {
+  return {{"transform", transform_of(s)},
+          {"grid", grid_of(s)},
+          {"solver", s.solver == "none" ? "-" : s.solver},
+          {"rounding", rounding_of(s)},
+          {"windows", windows_of(s)},
+          {"loss", loss_of(s)},
+          {"optimizer", reconstructs(s) ? s.optimizer : "-"}};
+}
+
+std::vector<SlotSetting> slot_settings(const Settings& settings) {
+  const nlohmann::json values = to_json(settings), standards = to_json(Settings{});
+  std::vector<SlotSetting> all;
+  visit_slotted_settings(settings, [&](const std::string& name, const auto&, const char*,
+                                       SettingStage stage, SettingSlot slot) {
+    if (stage == SettingStage::label) return;
+    const bool is_read =
+        stage != SettingStage::reconstruction || reconstructs(settings) || name == "reconstruct";
+    if (is_read) all.push_back({slot, name, values.at(name), standards.at(name)});
+  });
+  std::stable_sort(all.begin(), all.end(),
+                   [](const SlotSetting& a, const SlotSetting& b) { return a.slot < b.slot; });
+  return all;
+}
+
+std::vector<std::pair<std::string, bool>> components_of(const MethodFile& method) {
+  const auto [wbits, abits] = example_bits(method);
+  const Settings s = method.at(wbits, abits);
+  bool weights = false, activations = s.rotation != "none";
+  for (const auto& stage : parse_preprocessors(s.preprocess)) {
+    weights = weights || stage->handles_weight_outliers();
+    activations = activations || stage->handles_activation_outliers();
+  }
+  return {{"quantize_weight", method.wbits.low < float_bits},
+          {"quantize_activation", method.abits.low < float_bits},
+          {"gradient_based", reconstructs(s)},
+          {"cross_block_dependency", reconstructs(s) && has_overlap(s)},
+          {"weight_outlier_handling", weights},
+          {"activation_outlier_handling", activations},
+          {"rounding_error_handling",
+           reconstructs(s) && parameterization_of(s) != Parameterization::none}};
+}
+
+}  // namespace cbq
