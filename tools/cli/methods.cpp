@@ -52,17 +52,15 @@ Settings example_of(const MethodFile& method) {
 }
 
 void list_parts() {
-  std::vector<Row> rows = {{"name"}};
+  std::vector<Row> rows = {{"name", "title"}};
   for (const std::string& name : method_names()) {
     const MethodFile method = find_method(name);
-    Row row = {name};
+    Row row = {name, method.title};
     const bool is_first = rows.size() == 1;
     for (const auto& [slot, part] : parts_of(example_of(method))) {
       if (is_first) rows.front().push_back(slot);
       row.push_back(part);
     }
-    if (is_first) rows.front().emplace_back("title");
-    row.push_back(method.title);
     rows.push_back(std::move(row));
   }
   print_table(rows);
