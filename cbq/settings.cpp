@@ -98,19 +98,33 @@ ActivationConfig Settings::activation_config() const {
 
 RoundingConfig Settings::rounding_config() const {
   RoundingConfig config;
-  if (reconstruct == "none") return config;  // nearest
+  if (reconstruct == "none") {
+    config.grid = "fixed";
+    return config;  // nearest
+  }
   config.scheme = rounding;
   config.parameterization = parameterization;
   config.start = start;
   config.rank = rank;
-  config.learn_scale = learn_scale;
-  config.scale_form = scale_form_from_name(scale_form);
+  config.grid = grid;
+  config.learn_zero_point = learn_zero_point;
   return config;
 }
 
 double Settings::rounding_rate() const {
   if (rate_rounding > 0.0) return rate_rounding;
   return rounding_schemes().make(rounding)->default_rate(abits);
+}
+
+double Settings::rate_of(const std::string& rate) const {
+  if (rate == "rounding") return rounding_rate();
+  const nlohmann::json all = to_json(*this);
+  const auto found = all.find("rate_" + rate);
+  if (found == all.end()) {
+    throw std::logic_error(
+        message_of("no setting rate_", rate, ", which a learned variable needs"));
+  }
+  return found->get<double>();
 }
 
 // ---- profiles -----------------------------------------------------------------------------------
@@ -128,7 +142,7 @@ Settings paper(int wbits, int abits) {
   s.rounding = "lora_rounding";
   s.rank = 5;
   s.rate_rounding = 1e-4;
-  s.scale_form = "raw";
+  s.grid = "raw";
   s.hard_phase = 0.5;
   s.homologous = true;
   s.regularizer = 0.01;
@@ -345,6 +359,7 @@ Settings canonical(const Settings& settings, int64_t blocks) {
   Settings s = settings;
   reset_stage(s, SettingStage::label);
   s.solver = s.solves() ? canonical_solver(s.solver) : "none";
+  if (!s.polishes()) reset_stage(s, SettingStage::polish);
   if (s.rotation == "none") s.rotation_seed = Settings().rotation_seed;
   if (s.reconstruct != "none") {
     const std::string schedule = to_string(schedule_of(s, blocks));
@@ -355,8 +370,14 @@ Settings canonical(const Settings& settings, int64_t blocks) {
   }
   reset_stage(s, SettingStage::reconstruction);
   s.reconstruct = settings.reconstruct;
+  if (s.polishes()) {  // it reads these, too
+    s.batch = settings.batch;
+    s.rate_activation = settings.rate_activation;
+    s.rate_floor = settings.rate_floor;
+    s.learn_activation = settings.learn_activation;
+  }
   if (!s.quantizes()) reset_stage(s, SettingStage::grid);
-  if (s.preprocess == "none") reset_stage(s, SettingStage::random);
+  if (s.preprocess == "none" && !s.polishes()) reset_stage(s, SettingStage::random);
   return s;
 }
 
@@ -443,12 +464,17 @@ void validate_reconstruction(const Settings& s) {
   expect_one_of("rounding", s.rounding, rounding_schemes().names());
   expect_one_of("parameterization", s.parameterization, {"default", "none", "dense", "low_rank"});
   expect_one_of("start", s.start, {"default", "fraction", "nearest", "zero"});
-  expect_one_of("scale_form", s.scale_form, {"log", "relative", "raw"});
+  expect_one_of("grid", s.grid, grid_schemes().names());
+  check(!s.learn_zero_point || !s.symmetric,
+        "learn_zero_point: the zero point of a symmetric grid is its middle code; leave "
+        "learn_zero_point or symmetric out");
   expect_one_of("rounding_blocks", s.rounding_blocks, {"window", "overlap"});
   expect_one_of("optimizer", s.optimizer, {"adam", "signsgd"});
   expect_one_of("l2", s.l2, {"sum", "mean", "norm"});
   expect_one_of("regularizer_reduction", s.regularizer_reduction, {"sum", "mean"});
   expect_one_of("keep", s.keep, {"best", "last"});
+  check(s.polish_epochs >= 0, "polish_epochs: ", s.polish_epochs, "; expected at least 0");
+  expect_at_least("rate_polish", s.rate_polish, 0.0);
   check(s.epochs >= 0, "epochs: ", s.epochs, "; expected at least 0");
   check(s.batch >= 1, "batch: ", s.batch, " segments per step; expected at least 1");
   check(s.rank >= 1, "rank: ", s.rank, "; expected at least 1");
@@ -460,6 +486,8 @@ void validate_reconstruction(const Settings& s) {
   expect_fraction("regularizer_warmup", s.regularizer_warmup);
   expect_at_least("rate_rounding", s.rate_rounding, 0.0);
   expect_at_least("rate_scale", s.rate_scale, 0.0);
+  expect_at_least("rate_clip", s.rate_clip, 0.0);
+  expect_at_least("rate_zero_point", s.rate_zero_point, 0.0);
   expect_at_least("rate_activation", s.rate_activation, 0.0);
   expect_at_least("l2_weight", s.l2_weight, 0.0);
   expect_at_least("kl_weight", s.kl_weight, 0.0);

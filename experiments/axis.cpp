@@ -5,6 +5,7 @@
 #include "cbq/window.h"
 #include "experiments/table_spec.h"
 #include "nn/unicode.h"
+#include "quant/grid_scheme.h"
 #include "quant/rounding.h"
 #include "quant/solvers/solver.h"
 #include "tensor/error.h"
@@ -62,7 +63,7 @@ std::map<std::string, AxisValues> known_axes(int64_t blocks) {
       {"schedule", schedules(blocks)},
       {"profile", plain(profile_names())},
       {"scale_search", plain({"min_max", "squared_error"})},
-      {"scale_form", plain({"log", "relative", "raw"})},
+      {"grid", plain(grid_schemes().names())},
       {"hard_phase", plain({"0.0", "0.5", "1.0"})},
       {"l2", plain({"sum", "mean", "norm"})},
       {"keep", plain({"best", "last"})},

@@ -185,7 +185,7 @@ TEST(Reconstructor, HardPhaseCoversTheLastFractionOfTheSteps) {
 TEST(Reconstructor, OverlapAloneLearnsRounding) {
   Settings s = small_settings();
   s.rounding_blocks = "overlap";
-  s.learn_scale = false;
+  s.grid = "fixed";
   Fixture f(s);
   f.scheduled.finishes = 1;
   const auto before = quantizer_state(*f.model, {0, 2});

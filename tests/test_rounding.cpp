@@ -162,15 +162,15 @@ TEST_P(RoundingContract, LearnsAToyLayer) {
     return;
   }
   WeightQuantizer quantizer(w.value(), config, rounding, "layer", 1, 2);
-  const bool learns = !quantizer.rounding_variables().empty();
+  const bool learns = !quantizer.variables("rounding").empty();
   RoundingConfig nearest_config;
   const WeightQuantizer nearest(w.value(), config, nearest_config, "layer", 1, 2);
   const Tensor target = kernels::matmul(x, kernels::Trans::no, w.value(), kernels::Trans::yes);
   quantizer.set_hard(true);
   std::vector<ParameterGroup> groups(2);
-  groups[0].variables = quantizer.scale_variables();
+  groups[0].variables = quantizer.variables("scale");
   groups[0].settings.rate = 1e-3;
-  groups[1].variables = quantizer.rounding_variables();
+  groups[1].variables = quantizer.variables("rounding");
   groups[1].settings.rate = 0.02;
   Adam adam(groups);
   double reached = output_error(quantizer, x, w);
