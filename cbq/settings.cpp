@@ -470,7 +470,7 @@ void validate_reconstruction(const Settings& s) {
         "learn_zero_point or symmetric out");
   expect_one_of("rounding_blocks", s.rounding_blocks, {"window", "overlap"});
   expect_one_of("optimizer", s.optimizer, {"adam", "signsgd"});
-  expect_one_of("l2", s.l2, {"sum", "mean", "norm"});
+  expect_one_of("l2", s.l2, {"sum", "mean", "norm", "relative"});
   expect_one_of("regularizer_reduction", s.regularizer_reduction, {"sum", "mean"});
   expect_one_of("keep", s.keep, {"best", "last"});
   check(s.polish_epochs >= 0, "polish_epochs: ", s.polish_epochs, "; expected at least 0");

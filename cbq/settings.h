@@ -164,7 +164,7 @@ void visit_staged_settings(S& s, Visitor&& visitor) {
   visitor("rate_floor", s.rate_floor, "cosine annealing ends at this fraction of the rates", reconstruction);
   visitor("warmup", s.warmup, "fraction of the steps over which the rates rise", reconstruction);
   visitor("l2_weight", s.l2_weight, "weight of the squared error", reconstruction);
-  visitor("l2", s.l2, "squared error per token: sum or mean over the hidden dimension, or its norm", reconstruction);
+  visitor("l2", s.l2, "squared error per token: sum or mean over the hidden dimension, its norm, or relative to the token's square", reconstruction);
   visitor("kl_weight", s.kl_weight, "weight of KL(softmax(original) || softmax(quantized))", reconstruction);
   visitor("homologous", s.homologous, "mean with the error against original blocks fed with the quantized stream", reconstruction);
   visitor("regularizer", s.regularizer, "gamma: weight of the rounding regularizer", reconstruction);

@@ -65,7 +65,7 @@ std::map<std::string, AxisValues> known_axes(int64_t blocks) {
       {"scale_search", plain({"min_max", "squared_error"})},
       {"grid", plain(grid_schemes().names())},
       {"hard_phase", plain({"0.0", "0.5", "1.0"})},
-      {"l2", plain({"sum", "mean", "norm"})},
+      {"l2", plain({"sum", "mean", "norm", "relative"})},
       {"keep", plain({"best", "last"})},
       {"rotation", plain({"none", "r1", "r1_r2", "r1_r2_r4"})},
       {"rounding_blocks", plain({"window", "overlap"})},

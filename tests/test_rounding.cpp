@@ -178,7 +178,7 @@ TEST_P(RoundingContract, LearnsAToyLayer) {
   for (int step = 0; step < 200; ++step) {
     Tape tape;
     const Var y = ag::linear(Var(x), quantizer.fake_quant(w), Var());
-    tape.backward(ag::row_error(y, target, 1.0, false, 0.0));
+    tape.backward(ag::row_error(y, target, 1.0, kernels::L2Form::sum, 0.0));
     adam.step(cosine_annealing(step, 200));
     if (const double error = output_error(quantizer, x, w); error < reached) {
       reached = error;
