@@ -235,7 +235,7 @@ TEST_P(GridContract, LearningLowersTheOutputError) {
     for (int step = 0; step < 200; ++step) {
       Tape tape;
       const Var y = ag::linear(Var(x), q.fake_quant(Var(w)), Var());
-      tape.backward(ag::row_error(y, target, 1.0, false, 0.0));
+      tape.backward(ag::row_error(y, target, 1.0, kernels::L2Form::sum, 0.0));
       adam.step(cosine_annealing(step, 200));
       best = std::min(best, error());
     }
@@ -244,7 +244,7 @@ TEST_P(GridContract, LearningLowersTheOutputError) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Grids, GridContract, ::testing::ValuesIn(grid_schemes().names()),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& one) { return one.param; });
 
 TEST(GridSchemes, AreKnownByName) {
   for (const char* name : {"clip", "fixed", "log", "raw", "relative"}) {

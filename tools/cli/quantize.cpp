@@ -130,8 +130,9 @@ std::string summary(const Settings& s) {
   text += s.schedule.empty()
               ? fmt::format(", {}: windows of {}, overlap {}", s.rounding, s.window, s.overlap)
               : fmt::format(", {}: windows {}", s.rounding, s.schedule);
-  return text + fmt::format(", {} epochs, {} segments a step, rate {:g}", s.epochs, s.batch,
-                            s.rounding_rate()) +
+  return text +
+         fmt::format(", {} epochs, {} segments a step, rate {:g}", s.epochs, s.batch,
+                     s.rounding_rate()) +
          last;
 }
 
