@@ -122,7 +122,11 @@ Tensor WeightQuantizer::zero_point_of(const GridValues& grid) const {
 }
 
 GridValues WeightQuantizer::grid() const {
-  if (packed_) return {packed_->scale, kernels::cast(packed_->zero_point, grid_.scale.dtype())};
+  if (packed_) {
+    const Tensor& z = packed_->zero_point;
+    return {packed_->scale,
+            Tensor::from(z.to_vector<double>(), z.shape(), grid_.scale.dtype(), z.device())};
+  }
   GridValues values = grid_before_offset();
   values.zero_point = zero_point_of(values);
   return values;

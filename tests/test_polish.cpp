@@ -61,11 +61,11 @@ TEST(CodeSums, AreTheGradientOfTheScales) {
                    8,
                    8,
                    Tensor::zeros({2, 2}, Dtype::u8),
-                   Tensor::zeros({2, 1}),
+                   Tensor::zeros({2, 1}, Dtype::f32),
                    Tensor::zeros({2, 1}, Dtype::u8)};
   expect_error<std::invalid_argument>(
       [&] {
-        code_sums(bad, Tensor::zeros({2, 7}));
+        code_sums(bad, Tensor::zeros({2, 7}, Dtype::f32));
       },
       {"code_sums", "[2, 8]"});
 }

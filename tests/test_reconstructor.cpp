@@ -51,8 +51,8 @@ TEST(Loss, EqualsItsFormula) {
               1e-6);
   EXPECT_NEAR(reconstruction_loss(p, {t}, {0.0, kernels::L2Form::sum, 1.0}, false).mean.item(), k,
               1e-6);
-  EXPECT_NEAR(reconstruction_loss(p, {t}, {3.0, false, 2.0}, false).mean.item(), 3 * l2 + 2 * k,
-              1e-5);
+  EXPECT_NEAR(reconstruction_loss(p, {t}, {3.0, kernels::L2Form::sum, 2.0}, false).mean.item(),
+              3 * l2 + 2 * k, 1e-5);
   // Homologous: the mean over two targets, here one of them equal to the prediction.
   EXPECT_NEAR(reconstruction_loss(p, {t, p}, {1.0, kernels::L2Form::sum, 0.0}, true).mean.item(),
               l2 / 2, 1e-6);
