@@ -109,7 +109,7 @@ double divergence(Transformer& original, Transformer& quantized,
 }
 
 TEST(Polish, LowersTheDivergenceAndMovesScalesAlone) {
-  const auto segments = tiny_segments(24, 12);
+  const auto segments = cbq::tiny_segments(24, 12);
   const std::vector<std::vector<int32_t>> held_out = {segments[0], segments[8], segments[16]};
   for (const char* changes :
        {R"({})", R"({"abits": 4})", R"({"granularity": "g8"})", R"({"granularity": "per_tensor"})",
@@ -117,7 +117,8 @@ TEST(Polish, LowersTheDivergenceAndMovesScalesAlone) {
     SCOPED_TRACE(changes);
     Settings without = polished(nlohmann::json::parse(changes)), with = without;
     without.polish_epochs = 0;
-    const auto original = tiny_model(3), plain = tiny_model(3), better = tiny_model(3);
+    const auto original = cbq::tiny_model(3), plain = cbq::tiny_model(3),
+               better = cbq::tiny_model(3);
     const RunResult before = quantize(*plain, segments, without, nullptr, {});
     EXPECT_FALSE(before.polish.has_value());
     const RunResult after = quantize(*better, segments, with, nullptr, {});
@@ -144,12 +145,12 @@ TEST(Polish, LowersTheDivergenceAndMovesScalesAlone) {
 }
 
 TEST(Polish, WhatDoesNotHelpIsUndone) {
-  const auto segments = tiny_segments(9, 12);
+  const auto segments = cbq::tiny_segments(9, 12);
   for (const char* changes : {R"({"rate_polish": 30.0})", R"({"rate_polish": 1e30, "abits": 4})"}) {
     SCOPED_TRACE(changes);
     Settings with = polished(nlohmann::json::parse(changes)), without = with;
     without.polish_epochs = 0;
-    const auto plain = tiny_model(2), undone = tiny_model(2);
+    const auto plain = cbq::tiny_model(2), undone = cbq::tiny_model(2);
     quantize(*plain, segments, without, nullptr, {});
     const RunResult result = quantize(*undone, segments, with, nullptr, {});
     EXPECT_FALSE(result.polish->kept);
@@ -165,7 +166,7 @@ TEST(Polish, WhatDoesNotHelpIsUndone) {
 /// The folder that a run writes, block by block from the disk or with the model in memory.
 std::string folder_of(const fs::path& model_folder, const fs::path& to, const Settings& settings,
                       bool on_demand, RunHooks hooks = {}) {
-  const auto segments = tiny_segments(10, 12);
+  const auto segments = cbq::tiny_segments(10, 12);
   const auto model = on_demand ? open_model(model_folder, Dtype::f32, Device::cpu())
                                : load_model(model_folder, Dtype::f32, Device::cpu());
   hooks.keep_originals = !on_demand;
@@ -185,7 +186,7 @@ std::string folder_of(const fs::path& model_folder, const fs::path& to, const Se
 
 TEST(Polish, IsTheSameBlockByBlockAndAfterAnInterruption) {
   const TemporaryFolder folder;
-  save_model(*tiny_model(3), folder / "m", Dtype::f32);
+  save_model(*cbq::tiny_model(3), folder / "m", Dtype::f32);
   for (const char* changes :
        {R"({"abits": 4})", R"({"abits": 4, "reconstruct": "cbq", "epochs": 1})"}) {
     SCOPED_TRACE(changes);
@@ -213,8 +214,8 @@ TEST(Polish, IsTheSameBlockByBlockAndAfterAnInterruption) {
 }
 
 TEST(Polish, NeedsFewSegments) {
-  const auto model = tiny_model(2);
-  const RunResult result = quantize(*model, tiny_segments(1, 12), polished(), nullptr, {});
+  const auto model = cbq::tiny_model(2);
+  const RunResult result = quantize(*model, cbq::tiny_segments(1, 12), polished(), nullptr, {});
   EXPECT_EQ(result.polish->trained, 1);
   EXPECT_EQ(result.polish->held_out, 1);
 }
@@ -222,8 +223,8 @@ TEST(Polish, NeedsFewSegments) {
 TEST(Polish, WithoutQuantizersThereIsNothingToDo) {
   Settings s = polished();
   s.wbits = 16;
-  const auto model = tiny_model(2);
-  EXPECT_FALSE(quantize(*model, tiny_segments(2, 12), s, nullptr, {}).polish.has_value());
+  const auto model = cbq::tiny_model(2);
+  EXPECT_FALSE(quantize(*model, cbq::tiny_segments(2, 12), s, nullptr, {}).polish.has_value());
 }
 
 }  // namespace
