@@ -122,8 +122,7 @@ RunResult Run::quantize() {
   const bool whole = !model_.on_demand();
   // The identity is that of the model before anything is done to it.
   std::optional<JobIdentity> identity;
-  if ((reconstructs || solver_ || settings_.polishes()) && !hooks_.resume_folder.empty())
-    identity = identity_of_this();
+  if ((reconstructs || solver_) && !hooks_.resume_folder.empty()) identity = identity_of_this();
   const auto folder = [&] {
     return identity ? ResumeFolder(hooks_.resume_folder, *identity) : ResumeFolder();
   };

@@ -112,7 +112,7 @@ TEST(Polish, LowersTheDivergenceAndMovesScalesAlone) {
   const auto segments = cbq::tiny_segments(24, 12);
   const std::vector<std::vector<int32_t>> held_out = {segments[0], segments[8], segments[16]};
   for (const char* changes :
-       {R"({})", R"({"abits": 4})", R"({"granularity": "g8"})", R"({"granularity": "per_tensor"})",
+       {R"({})", R"({"abits": 4})", R"({"granularity": "g8"})", R"({"granularity": "g4"})",
         R"({"solver": "gptq"})", R"({"reconstruct": "cbq", "epochs": 1})"}) {
     SCOPED_TRACE(changes);
     Settings without = polished(nlohmann::json::parse(changes)), with = without;
@@ -187,13 +187,14 @@ std::string folder_of(const fs::path& model_folder, const fs::path& to, const Se
 TEST(Polish, IsTheSameBlockByBlockAndAfterAnInterruption) {
   const TemporaryFolder folder;
   save_model(*cbq::tiny_model(3), folder / "m", Dtype::f32);
-  for (const char* changes :
-       {R"({"abits": 4})", R"({"abits": 4, "reconstruct": "cbq", "epochs": 1})"}) {
+  for (const char* changes : {R"({"abits": 4, "solver": "gptq", "granularity": "g8"})",
+                              R"({"abits": 4, "reconstruct": "cbq", "epochs": 1})"}) {
     SCOPED_TRACE(changes);
     const Settings settings = polished(nlohmann::json::parse(changes));
     const std::string whole = folder_of(folder / "m", folder / "w", settings, false);
-    EXPECT_NE(whole, folder_of(folder / "m", folder / "w",
-                               polished({{"polish_epochs", 0}, {"abits", 4}}), false));
+    Settings without = settings;
+    without.polish_epochs = 0;
+    EXPECT_NE(whole, folder_of(folder / "m", folder / "w", without, false));
     EXPECT_EQ(folder_of(folder / "m", folder / "q", settings, true), whole);
     // Stopped in the middle of the last stage; all windows are behind it.
     RunHooks hooks;
@@ -210,6 +211,19 @@ TEST(Polish, IsTheSameBlockByBlockAndAfterAnInterruption) {
     hooks.say = [&](const std::string& line) { said += line + "\n"; };
     EXPECT_EQ(folder_of(folder / "m", folder / "r", settings, true, hooks), whole);
     EXPECT_NE(said.find("resumed"), std::string::npos) << said;
+  }
+}
+
+// The only segment is trained on and decides, so every granularity must gain.
+TEST(Polish, DescendsOnASegmentOfItsOwn) {
+  for (const char* granularity : {"per_tensor", "per_channel", "g8"}) {
+    SCOPED_TRACE(granularity);
+    const auto model = cbq::tiny_model(2);
+    const Settings settings =
+        polished({{"granularity", granularity}, {"rate_polish", 1e-4}, {"polish_epochs", 20}});
+    const RunResult result = quantize(*model, cbq::tiny_segments(1, 30), settings, nullptr, {});
+    EXPECT_TRUE(result.polish->kept);
+    EXPECT_LT(result.polish->after, result.polish->before);
   }
 }
 
