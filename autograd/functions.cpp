@@ -226,11 +226,11 @@ Var sum(const Var& x) {
                         });
 }
 
-Var row_error(const Var& prediction, const Tensor& target, double l2_weight, bool l2_norm,
+Var row_error(const Var& prediction, const Tensor& target, double l2_weight, kernels::L2Form l2,
               double kl_weight) {
   const bool record = should_record({&prediction});
   const kernels::RowErrorResult error =
-      kernels::row_error(prediction.value(), target, l2_weight, l2_norm, kl_weight, record);
+      kernels::row_error(prediction.value(), target, l2_weight, l2, kl_weight, record);
   check(error.loss.count() > 0, "row_error: no rows to take the mean of");
   const double weight = 1.0 / static_cast<double>(error.loss.count());
   return differentiable(

@@ -56,7 +56,7 @@ Var cross_entropy(const Var& logits, const Tensor& target);
 /// Sum of all elements: [1].
 Var sum(const Var& x);
 /// mean over rows of the reconstruction error of kernels::row_error: [1]. `target` is a constant.
-Var row_error(const Var& prediction, const Tensor& target, double l2_weight, bool l2_norm,
+Var row_error(const Var& prediction, const Tensor& target, double l2_weight, kernels::L2Form l2,
               double kl_weight);
 
 /// Runs `f(x)` without recording and computes it again, recorded, when its gradient is asked for

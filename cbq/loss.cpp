@@ -1,6 +1,5 @@
 #include "cbq/loss.h"
 
-#include "kernels/ops.h"
 #include "tensor/device_profile.h"
 
 namespace cbq {
@@ -9,7 +8,8 @@ LossConfig loss_config(const Settings& settings, int64_t hidden) {
   LossConfig config;
   config.l2_weight =
       settings.l2 == "mean" ? settings.l2_weight / static_cast<double>(hidden) : settings.l2_weight;
-  config.l2_norm = settings.l2 == "norm";
+  if (settings.l2 == "norm") config.l2 = kernels::L2Form::norm;
+  if (settings.l2 == "relative") config.l2 = kernels::L2Form::relative;
   config.kl_weight = settings.kl_weight;
   return config;
 }
@@ -23,7 +23,7 @@ LossValue reconstruction_loss(const Tensor& prediction, const std::vector<Tensor
   LossValue value;
   for (const Tensor& target : targets) {
     const kernels::RowErrorResult error = kernels::row_error(
-        prediction, target, config.l2_weight, config.l2_norm, config.kl_weight, want_gradient);
+        prediction, target, config.l2_weight, config.l2, config.kl_weight, want_gradient);
     const Tensor sum = kernels::sum(error.loss);
     if (!value.mean.defined()) {
       value = {sum, error.gradient};

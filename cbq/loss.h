@@ -4,19 +4,23 @@
 #include <vector>
 
 #include "cbq/settings.h"
+#include "kernels/ops.h"
 #include "tensor/tensor.h"
 
 namespace cbq {
 
-/// Weights of E(h, h^) = l2_weight ||h - h^||^2 + kl_weight KL(softmax(h) || softmax(h^)) per
-/// token.
+/// Weights of E(h, h^) = l2_weight ||h - h^||^2 (or another form of it) + kl_weight KL(softmax(h)
+/// || softmax(h^)) per token.
 struct LossConfig {
   double l2_weight = 1.0;
-  bool l2_norm = false;  // ||h - h^|| instead of its square
+  kernels::L2Form l2 = kernels::L2Form::sum;
   double kl_weight = 1.0;
 };
 
-/// `l2`: sum over the hidden dimension; mean divides by it; norm is the root of the sum.
+/// Settings::l2: sum over the hidden dimension n; mean divides by n; norm is the root of the sum;
+/// relative is n ||h - h^||^2 / ||h||^2, in which the few tokens whose activations are hundreds of
+/// times as large as those of all others (massive activations, Sun et al. 2024) weigh no more than
+/// the others.
 LossConfig loss_config(const Settings& settings, int64_t hidden);
 
 struct LossValue {

@@ -89,6 +89,8 @@ class Run {
   void finish(const ScheduledWindow& scheduled, const ResumeFolder& folder);
   void save(int64_t touched, const ResumeFolder& folder);
   void keep(int64_t block);
+  void finished_with(int64_t block);
+  void polish_model();
   void after_step(int64_t number, int64_t step) const;
   void show(int64_t number, int64_t step, const std::string& what) const;
   void say(const std::string& line) const {
@@ -124,7 +126,7 @@ RunResult Run::quantize() {
   const auto folder = [&] {
     return identity ? ResumeFolder(hooks_.resume_folder, *identity) : ResumeFolder();
   };
-  if (reconstructs && whole && !original_) {
+  if ((reconstructs || settings_.polishes()) && whole && !original_) {
     original_ = cache_in_memory(model_, segments_, watch_);
   }
   const auto start = std::chrono::steady_clock::now();
@@ -134,13 +136,15 @@ RunResult Run::quantize() {
   if (reconstructs) {
     const double preprocessing = seconds_since(start);
     reconstruct(folder());
-    result_.seconds = preprocessing;
+    polish_model();
+    result_.seconds = preprocessing + (result_.polish ? result_.polish->seconds : 0.0);
     for (const WindowReport& r : result_.windows) {
       result_.seconds += r.seconds;
       result_.peak_bytes = std::max(result_.peak_bytes, r.peak_bytes);
     }
   } else {
     round_only(folder());
+    polish_model();
     result_.seconds = seconds_since(start);
     result_.peak_bytes = memory_statistics(model_.device()).peak_bytes;
   }
@@ -219,6 +223,10 @@ void Run::round_only(const ResumeFolder& folder) {
     stream_ = embed_segments(model_, segments_, watch_.poll_of(doing));
   }
   resume(folder);
+  if (settings_.polishes() && !original_) {
+    original_ =
+        cache_on_the_way(model_, segments_, {model_.block_count()}, {hooks_.interrupted, {}});
+  }
   while (finished_ < model_.block_count()) {
     watch_.step(finished_, model_.block_count(), doing);
     prepare(finished_ + 1);
@@ -227,6 +235,23 @@ void Run::round_only(const ResumeFolder& folder) {
     save(finished_, folder);
   }
   watch_.step(model_.block_count(), model_.block_count(), doing);
+}
+
+/// A block is finished, unless the whole model is polished at the end.
+void Run::finished_with(int64_t block) {
+  if (!settings_.polishes()) return keep(block);
+  if (!hooks_.keep_originals || model_.on_demand()) drop_originals(model_, {block, 1});
+}
+
+void Run::polish_model() {
+  if (!settings_.polishes()) return;
+  const PolishReport report = polish(model_, segments_, *original_, settings_, watch_);
+  result_.polish = report;
+  result_.notes.push_back(concat("polish: KL(original || quantized) on ", report.held_out,
+                                 " held-out segments ", report.before, " -> ", report.after,
+                                 report.kept ? "" : "; no gain, undone"));
+  say(result_.notes.back());
+  for (int64_t b = 0; b < model_.block_count(); ++b) keep(b);
 }
 
 /// A finished block leaves the run, and the memory where it can be had back.
@@ -248,6 +273,7 @@ void Run::reconstruct(const ResumeFolder& folder) {
     for (int64_t i = first; i < windows; ++i) {
       boundaries.push_back(schedule_[static_cast<size_t>(i)].window.last() + 1);
     }
+    if (settings_.polishes()) boundaries.push_back(model_.block_count());
     original_ = cache_on_the_way(model_, segments_, boundaries, {hooks_.interrupted, {}});
   }
   for (int64_t i = first; i < windows; ++i) reconstruct_window(i, folder);
@@ -262,7 +288,7 @@ int64_t Run::resume(const ResumeFolder& folder) {
     prepare(b + 1);
     attach_quantizers(model_, {b, 1}, settings_, Tensor());
     restore_quantizer_state(model_, {b, 1}, folder.load_block(b));
-    keep(b);
+    finished_with(b);
   }
   stream_ = Tensor();  // its place is free for the saved one
   stream_ = place_stream(state->stream, model_.device());
@@ -359,7 +385,7 @@ void Run::finish(const ScheduledWindow& scheduled, const ResumeFolder& folder) {
         run_blocks(model_, done, stream_, watch_.poll_of("moving the stream past finished blocks"));
   }
   finished_ += scheduled.finishes;
-  for (int64_t b = done.first; b <= done.last(); ++b) keep(b);
+  for (int64_t b = done.first; b <= done.last(); ++b) finished_with(b);
 }
 
 /// Progress of the whole run: `step` steps of window `number` are done.

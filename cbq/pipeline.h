@@ -4,9 +4,11 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "cbq/polish.h"
 #include "cbq/reconstructor.h"
 #include "cbq/solve_block.h"
 
@@ -44,8 +46,9 @@ struct RunHooks {
 };
 
 struct RunResult {
-  std::vector<WindowReport> windows;  // of a resumed run: those finished before it, too
-  std::vector<std::string> notes;     // skipped scaling sites, clamped outliers, troubles, ...
+  std::optional<PolishReport> polish;  // none without that stage
+  std::vector<WindowReport> windows;   // of a resumed run: those finished before it, too
+  std::vector<std::string> notes;      // skipped scaling sites, clamped outliers, troubles, ...
   double seconds = 0.0;    // pre-processing and windows; original activations not counted
   int64_t peak_bytes = 0;  // largest of the windows
 };
@@ -58,11 +61,11 @@ struct RunResult {
 ///
 /// Where blocks are loaded on demand (open_model), a window's blocks are in memory while it is
 /// reconstructed and one more while the original stream moves on, pre-processing happens block by
-/// block when a block is loaded, and finished blocks go to `hooks.keep_block` and are released. The
-/// codes are those of the model in memory, bit for bit, and either can resume the other.
-/// Two runs with equal arguments give equal bytes.
-/// Throws std::invalid_argument for impossible settings, segments or layers, before anything is
-/// computed; Interrupted when the hook asks for it.
+/// block when a block is loaded, and finished blocks go to `hooks.keep_block` and are released
+/// (with Settings::polish_epochs at the end of the run: until then all stay in memory). The codes
+/// are those of the model in memory, bit for bit, and either can resume the other. Two runs with
+/// equal arguments give equal bytes. Throws std::invalid_argument for impossible settings, segments
+/// or layers, before anything is computed; Interrupted when the hook asks for it.
 RunResult quantize(Transformer& model, const std::vector<std::vector<int32_t>>& segments,
                    const Settings& settings, std::shared_ptr<ActivationCache> original,
                    const RunHooks& hooks);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "autograd/functions.h"
+#include "cbq/learnable.h"
 
 namespace cbq {
 
@@ -131,12 +132,7 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
 }
 
 void harden_blocks(Transformer& model, const Window& blocks) {
-  for (const WindowLinear& l : linears_of(model, blocks)) {
-    QuantizedTransform* q = l.quantizers();
-    if (q != nullptr && q->weight_quantizer && !q->weight_quantizer->hardened()) {
-      q->weight_quantizer->harden(l.linear->weight.value());
-    }
-  }
+  for (const WindowLearnable& l : learnables_of(model, blocks)) l.learnable->freeze();
 }
 
 void drop_originals(Transformer& model, const Window& blocks) {
@@ -147,42 +143,27 @@ void drop_originals(Transformer& model, const Window& blocks) {
   }
 }
 
-namespace {
-
-/// Calls f(prefix, quantizer) for every weight and activation quantizer of the blocks.
-template <class F>
-void visit_quantizers(Transformer& model, const Window& blocks, F&& f) {
-  for (const WindowLinear& l : linears_of(model, blocks)) {
-    QuantizedTransform* q = l.quantizers();
-    if (q == nullptr) continue;
-    if (q->weight_quantizer) f(l.path + ".weight_quantizer.", *q->weight_quantizer);
-    if (q->activation_quantizer) f(l.path + ".activation_quantizer.", *q->activation_quantizer);
-  }
-}
-
-}  // namespace
-
 std::map<std::string, Tensor> quantizer_state(Transformer& model, const Window& blocks) {
   std::map<std::string, Tensor> state;
-  visit_quantizers(model, blocks, [&](const std::string& prefix, auto& quantizer) {
-    for (const auto& [name, value] : quantizer.snapshot()) state[prefix + name] = value;
-    if constexpr (requires { quantizer.solution(); }) {
-      for (const auto& [name, value] : quantizer.solution()) state[prefix + name] = value;
+  for (const WindowLearnable& l : learnables_of(model, blocks)) {
+    for (const auto& [name, value] : l.learnable->state()) {
+      state[l.learnable->name() + "." + name] = value;
     }
-  });
+  }
   return state;
 }
 
 void restore_quantizer_state(Transformer& model, const Window& blocks,
                              const std::map<std::string, Tensor>& state) {
-  visit_quantizers(model, blocks, [&](const std::string& prefix, auto& quantizer) {
-    std::vector<std::pair<std::string, Tensor>> values;
+  for (const WindowLearnable& l : learnables_of(model, blocks)) {
+    const std::string prefix = l.learnable->name() + ".";
+    Learnable::State values;
     for (auto at = state.lower_bound(prefix); at != state.end() && at->first.starts_with(prefix);
          ++at) {
       values.emplace_back(at->first.substr(prefix.size()), at->second);
     }
-    quantizer.restore(values);
-  });
+    l.learnable->restore(values);
+  }
 }
 
 }  // namespace cbq

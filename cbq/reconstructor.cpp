@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <optional>
 
 #include "kernels/ops.h"
@@ -47,14 +48,6 @@ std::vector<int64_t> segment_order(int64_t segments, uint64_t seed, int64_t wind
   return order;
 }
 
-struct Reconstructor::Learner {
-  std::string path;
-  Tensor weight;
-  WeightQuantizer* weights;          // nullptr: left in floating point
-  ActivationQuantizer* activations;  // nullptr: left in floating point
-  bool learns_rounding;
-};
-
 Reconstructor::Reconstructor(Transformer& model, const Settings& settings,
                              const ScheduledWindow& window, int64_t number, WindowData data)
     : model_(model),
@@ -76,11 +69,8 @@ Reconstructor::Reconstructor(Transformer& model, const Settings& settings,
   const int64_t first_rounded = settings.rounding_blocks == "overlap"
                                     ? window.window.last() - shared + 1
                                     : window.window.first;
-  for (const WindowLinear& l : linears_of(model, window.window)) {
-    QuantizedTransform* quantizers = l.quantizers();
-    if (quantizers == nullptr) continue;
-    learners_.push_back({l.path, l.linear->weight.value(), quantizers->weight_quantizer.get(),
-                         quantizers->activation_quantizer.get(), l.block >= first_rounded});
+  for (WindowLearnable& l : learnables_of(model, window.window)) {
+    learners_.push_back({std::move(l.learnable), l.block >= first_rounded});
   }
   choose_variables();
   if (settings.regularizer != 0.0) {
@@ -88,42 +78,36 @@ Reconstructor::Reconstructor(Transformer& model, const Settings& settings,
   }
 }
 
-Reconstructor::~Reconstructor() = default;
-
 void Reconstructor::choose_variables() {
-  ParameterGroup rounding, scale, activation;
-  rounding.settings.rate = settings_.rounding_rate();
-  scale.settings.rate = settings_.rate_scale;
-  activation.settings.rate = settings_.rate_activation;
-  const auto choose = [](ParameterGroup& group, const std::vector<Var>& variables, bool learn) {
-    for (Var v : variables) {
-      v.set_requires_grad(learn);
-      v.clear_grad();
-      if (learn) group.variables.push_back(v);
-    }
-  };
+  std::map<std::string, ParameterGroup> groups;  // by rate
+  size_t chosen = 0;
   for (const Learner& l : learners_) {
-    if (l.weights != nullptr) {
-      choose(rounding, l.weights->rounding_variables(), l.learns_rounding);
-      choose(scale, l.weights->scale_variables(), settings_.learn_scale);
-      if (l.learns_rounding) rounding_weights_ += l.weight.count();
+    for (const LearnedGroup& group : l.learnable->groups()) {
+      const bool learn = settings_.learns(group.rate) && (group.rate != "rounding" || l.rounds);
+      for (Var v : group.variables) {
+        v.set_requires_grad(learn);
+        v.clear_grad();
+        if (!learn) continue;
+        groups[group.rate].variables.push_back(v);
+        ++chosen;
+      }
     }
-    if (l.activations != nullptr) {
-      choose(activation, l.activations->variables(), settings_.learn_activation);
-    }
+    if (l.rounds) rounding_weights_ += l.learnable->regularized_weights();
   }
-  optimizer_ = nullptr;  // nothing to learn
-  if (rounding.variables.size() + scale.variables.size() + activation.variables.size() > 0) {
-    optimizer_ = make_optimizer(settings_.optimizer, {rounding, scale, activation});
+  optimizer_ = nullptr;
+  if (chosen == 0) return;  // nothing to learn
+  std::vector<ParameterGroup> all;
+  for (auto& [rate, group] : groups) {
+    group.settings.rate = settings_.rate_of(rate);
+    all.push_back(std::move(group));
   }
+  optimizer_ = make_optimizer(settings_.optimizer, all);
 }
 
 void Reconstructor::set_hard(bool hard) {
-  for (const Learner& l : learners_) {
-    // Relaxed weights start at the original ones: where the rounding is not learned, only the hard
-    // one means anything.
-    if (l.weights != nullptr) l.weights->set_hard(hard || !l.learns_rounding);
-  }
+  // Relaxed weights start at the original ones: where the rounding is not learned, only the hard
+  // one means anything.
+  for (const Learner& l : learners_) l.learnable->set_hard(hard || !l.rounds);
 }
 
 // gamma sum(1 - |2 h - 1|^beta), beta from beta_start to beta_end after the warm-up (AdaRound).
@@ -142,7 +126,7 @@ void Reconstructor::set_regularizer(int64_t step) {
   }
   if (r.now.defined()) kernels::write_values(r.now, {r.weight, r.beta});
   for (const Learner& l : learners_) {
-    if (l.weights != nullptr && l.learns_rounding) l.weights->set_regularizer(r);
+    if (l.rounds) l.learnable->set_regularizer(r);
   }
 }
 
@@ -308,20 +292,13 @@ WindowReport Reconstructor::run(const std::function<void(int64_t)>& after_step) 
 
 Reconstructor::Snapshot Reconstructor::snapshot() const {
   Snapshot all;
-  for (const Learner& l : learners_) {
-    if (l.weights != nullptr) all.push_back(l.weights->snapshot());
-    if (l.activations != nullptr) all.push_back(l.activations->snapshot());
-  }
+  for (const Learner& l : learners_) all.push_back(l.learnable->snapshot());
   return all;
 }
 
 void Reconstructor::restore(const Snapshot& values) {
   graph_ = nullptr;  // a quantizer may replace what it keeps on the device
-  size_t i = 0;
-  for (const Learner& l : learners_) {
-    if (l.weights != nullptr) l.weights->restore(values.at(i++));
-    if (l.activations != nullptr) l.activations->restore(values.at(i++));
-  }
+  for (size_t i = 0; i < learners_.size(); ++i) learners_[i].learnable->restore(values.at(i));
 }
 
 }  // namespace cbq

@@ -1,5 +1,5 @@
-// The reconstruction of one window: learn scales, clip ratios and rounding of its blocks so that
-// the quantized blocks reproduce the original ones.
+// The reconstruction of one window: learn what its blocks offer (scales, clip ratios, rounding;
+// cbq/learnable.h) so that the quantized blocks reproduce the original ones.
 #pragma once
 
 #include <functional>
@@ -8,12 +8,12 @@
 
 #include "autograd/optim.h"
 #include "cbq/activation_cache.h"
+#include "cbq/learnable.h"
 #include "cbq/loss.h"
 #include "cbq/segment_feed.h"
 #include "cbq/settings.h"
 #include "cbq/stream.h"
 #include "cbq/window.h"
-#include "quant/quantized_linear.h"
 #include "tensor/stream_graph.h"
 
 namespace cbq {
@@ -46,7 +46,6 @@ class Reconstructor {
   /// the order of the segments its own. Settings must be valid.
   Reconstructor(Transformer& model, const Settings& settings, const ScheduledWindow& window,
                 int64_t number, WindowData data);
-  ~Reconstructor();
 
   /// Trains, restores the best parameters, leaves all quantizers of the window rounding hard.
   /// `after_step(steps done)` may throw to stop; the quantizers are then in an undefined state.
@@ -71,8 +70,11 @@ class Reconstructor {
   double take_mean_loss();
 
  private:
-  struct Learner;  // one linear with what of it is learned
-  using Snapshot = std::vector<std::vector<std::pair<std::string, Tensor>>>;
+  struct Learner {
+    std::unique_ptr<Learnable> learnable;
+    bool rounds;  // its rounding is learned in this window
+  };
+  using Snapshot = std::vector<Learnable::State>;
 
   void choose_variables();
   void set_hard(bool hard);

@@ -41,13 +41,16 @@ ActivationConfig Settings::activation_config() const {
 
 RoundingConfig Settings::rounding_config() const {
   RoundingConfig config;
-  if (reconstruct == "none") return config;  // nearest
+  if (reconstruct == "none") {
+    config.grid = "fixed";
+    return config;  // nearest
+  }
   config.scheme = rounding;
   config.parameterization = parameterization;
   config.start = start;
   config.rank = rank;
-  config.learn_scale = learn_scale;
-  config.scale_form = scale_form_from_name(scale_form);
+  config.grid = grid;
+  config.learn_zero_point = learn_zero_point;
   return config;
 }
 
@@ -57,11 +60,22 @@ double Settings::rounding_rate() const {
 }
 
 const char* name_of(SettingSlot slot) {
-  constexpr const char* names[] = {"label",  "bits",    "grid",     "transform",
-                                   "solver", "windows", "rounding", "optimizer",
-                                   "rates",  "loss",    "kept",     "seed"};
+  constexpr const char* names[] = {"label",   "bits",     "grid",      "transform", "solver",
+                                   "windows", "rounding", "optimizer", "rates",     "loss",
+                                   "polish",  "kept",     "seed"};
   static_assert(std::size(names) == static_cast<size_t>(SettingSlot::seed) + 1);
   return names[static_cast<size_t>(slot)];
+}
+
+double Settings::rate_of(const std::string& rate) const {
+  if (rate == "rounding") return rounding_rate();
+  const nlohmann::json all = to_json(*this);
+  const auto found = all.find("rate_" + rate);
+  if (found == all.end()) {
+    throw std::logic_error(
+        message_of("no setting rate_", rate, ", which a learned variable needs"));
+  }
+  return found->get<double>();
 }
 
 // ---- JSON and hash ------------------------------------------------------------------------------
@@ -212,6 +226,7 @@ Settings canonical(const Settings& settings, int64_t blocks) {
   Settings s = settings;
   reset_stage(s, SettingStage::label);
   s.solver = s.solves() ? canonical_solver(s.solver) : "none";
+  if (!s.polishes()) reset_stage(s, SettingStage::polish);
   if (s.rotation == "none") s.rotation_seed = Settings().rotation_seed;
   if (s.reconstruct != "none") {
     const std::string schedule = to_string(schedule_of(s, blocks));
@@ -222,8 +237,14 @@ Settings canonical(const Settings& settings, int64_t blocks) {
   }
   reset_stage(s, SettingStage::reconstruction);
   s.reconstruct = settings.reconstruct;
+  if (s.polishes()) {  // it reads these, too
+    s.batch = settings.batch;
+    s.rate_activation = settings.rate_activation;
+    s.rate_floor = settings.rate_floor;
+    s.learn_activation = settings.learn_activation;
+  }
   if (!s.quantizes()) reset_stage(s, SettingStage::grid);
-  if (s.preprocess == "none") reset_stage(s, SettingStage::random);
+  if (s.preprocess == "none" && !s.polishes()) reset_stage(s, SettingStage::random);
   return s;
 }
 

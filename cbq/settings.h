@@ -46,14 +46,16 @@ struct Settings {
   std::string start = "default";
   int64_t rank = 5;
   double hard_phase = 1.0;
-  bool learn_scale = true;
-  std::string scale_form = "log";
+  std::string grid = "log";
+  bool learn_zero_point = false;
   bool learn_activation = true;
   std::string rounding_blocks = "window";
   // Optimizer.
   std::string optimizer = "adam";
   double rate_rounding = 0.0;
   double rate_scale = 1e-3;
+  double rate_clip = 1e-2;
+  double rate_zero_point = 1e-2;
   double rate_activation = 1e-3;
   double rate_floor = 0.0;
   double warmup = 0.0;
@@ -67,6 +69,9 @@ struct Settings {
   double regularizer_warmup = 0.2;
   double beta_start = 20.0;
   double beta_end = 2.0;
+  // The last stage, over the whole model.
+  int64_t polish_epochs = 0;
+  double rate_polish = 1e-3;
   // Which parameters a window keeps.
   std::string keep = "best";
   int64_t keep_segments = 0;
@@ -86,10 +91,17 @@ struct Settings {
     return solver != "none" &&
            (wbits < float_bits || !layer_bits.empty() || fc2_first_last_bits > 0);
   }
+  /// Whether there is a last stage over the whole model.
+  bool polishes() const { return polish_epochs > 0 && quantizes(); }
   RoundingConfig rounding_config() const;
   /// rate_rounding, or where that is 0 the rounding scheme's default_rate(): their variables mean
   /// different things, so that one rate cannot serve two schemes.
   double rounding_rate() const;
+  /// Learning rate of the variables that name it `rate` (LearnedGroup): the setting rate_<rate>.
+  /// Throws std::logic_error where there is none.
+  double rate_of(const std::string& rate) const;
+  /// Whether variables with this rate are learned at all.
+  bool learns(const std::string& rate) const { return rate != "activation" || learn_activation; }
 };
 
 /// Which part of a run reads a setting. A setting has no effect when that part does not run.
@@ -100,7 +112,8 @@ enum class SettingStage {
   model,           // how the whole model is rewritten before anything else sees it
   preprocessing,   // what is done to the model before
   reconstruction,  // what is learned: without reconstruction nobody reads it
-  random,          // pre-processing and reconstruction
+  polish,          // what is learned last, over the whole model
+  random,          // pre-processing, reconstruction and polish
 };
 
 /// Which part of a method a setting belongs to; every setting of a slot chooses or tunes its part.
@@ -115,7 +128,8 @@ enum class SettingSlot {
   optimizer,
   rates,
   loss,
-  kept,  // which parameters a window keeps
+  polish,  // the last stage, over the whole model
+  kept,    // which parameters a window keeps
   seed,
 };
 const char* name_of(SettingSlot slot);
@@ -167,8 +181,8 @@ void visit_slotted_settings(S& s, Visit&& visit) {
   visitor("rank", s.rank, "rank of low-rank rounding variables", reconstruction);
   visitor("hard_phase", s.hard_phase, "last fraction of the steps whose forward pass rounds hard", reconstruction);
   slot = SettingSlot::grid;
-  visitor("learn_scale", s.learn_scale, "learn the scales of the weights", reconstruction);
-  visitor("scale_form", s.scale_form, "how a scale depends on its variable: log, relative, raw", reconstruction);
+  visitor("grid", s.grid, "what is learned of a weight's grid, and how: log, relative, raw (of the scale), clip (the ends of the range), fixed (nothing)", reconstruction);
+  visitor("learn_zero_point", s.learn_zero_point, "learn an offset of the zero points, too", reconstruction);
   visitor("learn_activation", s.learn_activation, "learn the clip ratio or scale of activations", reconstruction);
   slot = SettingSlot::rounding;
   visitor("rounding_blocks", s.rounding_blocks, "blocks whose rounding is learned: window, overlap (its last ones)", reconstruction);
@@ -177,12 +191,14 @@ void visit_slotted_settings(S& s, Visit&& visit) {
   slot = SettingSlot::rates;
   visitor("rate_rounding", s.rate_rounding, "learning rate of rounding variables; 0: what tuning found for the scheme", reconstruction);
   visitor("rate_scale", s.rate_scale, "learning rate of weight scales", reconstruction);
+  visitor("rate_clip", s.rate_clip, "learning rate of the logits of grid clip", reconstruction);
+  visitor("rate_zero_point", s.rate_zero_point, "learning rate of learned zero points, in codes", reconstruction);
   visitor("rate_activation", s.rate_activation, "learning rate of activation scales", reconstruction);
   visitor("rate_floor", s.rate_floor, "cosine annealing ends at this fraction of the rates", reconstruction);
   visitor("warmup", s.warmup, "fraction of the steps over which the rates rise", reconstruction);
   slot = SettingSlot::loss;
   visitor("l2_weight", s.l2_weight, "weight of the squared error", reconstruction);
-  visitor("l2", s.l2, "squared error per token: sum or mean over the hidden dimension, or its norm", reconstruction);
+  visitor("l2", s.l2, "squared error per token: sum or mean over the hidden dimension, its norm, or relative to the token's square", reconstruction);
   visitor("kl_weight", s.kl_weight, "weight of KL(softmax(original) || softmax(quantized))", reconstruction);
   visitor("homologous", s.homologous, "mean with the error against original blocks fed with the quantized stream", reconstruction);
   visitor("regularizer", s.regularizer, "gamma: weight of the rounding regularizer", reconstruction);
@@ -190,6 +206,9 @@ void visit_slotted_settings(S& s, Visit&& visit) {
   visitor("regularizer_warmup", s.regularizer_warmup, "fraction of the steps without regularizer", reconstruction);
   visitor("beta_start", s.beta_start, "regularizer's exponent after the warm-up", reconstruction);
   visitor("beta_end", s.beta_end, "regularizer's exponent at the end", reconstruction);
+  slot = SettingSlot::polish;
+  visitor("polish_epochs", s.polish_epochs, "passes of the last stage, in which the whole model learns the original's predictions by its scales and clip ratios; 0: none", polish);
+  visitor("rate_polish", s.rate_polish, "learning rate of weight scales in the last stage", polish);
   slot = SettingSlot::kept;
   visitor("keep", s.keep, "parameters a window keeps: best (hard loss at the ends of epochs), last", reconstruction);
   visitor("keep_segments", s.keep_segments, "segments that decide what is best; 0: all", reconstruction);

@@ -92,12 +92,17 @@ void validate_reconstruction(const Settings& s) {
   expect_one_of("rounding", s.rounding, rounding_schemes().names());
   expect_one_of("parameterization", s.parameterization, {"default", "none", "dense", "low_rank"});
   expect_one_of("start", s.start, {"default", "fraction", "nearest", "zero"});
-  expect_one_of("scale_form", s.scale_form, {"log", "relative", "raw"});
+  expect_one_of("grid", s.grid, grid_schemes().names());
+  check(!s.learn_zero_point || !s.symmetric,
+        "learn_zero_point: the zero point of a symmetric grid is its middle code; leave "
+        "learn_zero_point or symmetric out");
   expect_one_of("rounding_blocks", s.rounding_blocks, {"window", "overlap"});
   expect_one_of("optimizer", s.optimizer, {"adam", "signsgd"});
-  expect_one_of("l2", s.l2, {"sum", "mean", "norm"});
+  expect_one_of("l2", s.l2, {"sum", "mean", "norm", "relative"});
   expect_one_of("regularizer_reduction", s.regularizer_reduction, {"sum", "mean"});
   expect_one_of("keep", s.keep, {"best", "last"});
+  check(s.polish_epochs >= 0, "polish_epochs: ", s.polish_epochs, "; expected at least 0");
+  expect_at_least("rate_polish", s.rate_polish, 0.0);
   check(s.epochs >= 0, "epochs: ", s.epochs, "; expected at least 0");
   check(s.batch >= 1, "batch: ", s.batch, " segments per step; expected at least 1");
   check(s.rank >= 1, "rank: ", s.rank, "; expected at least 1");
@@ -109,6 +114,8 @@ void validate_reconstruction(const Settings& s) {
   expect_fraction("regularizer_warmup", s.regularizer_warmup);
   expect_at_least("rate_rounding", s.rate_rounding, 0.0);
   expect_at_least("rate_scale", s.rate_scale, 0.0);
+  expect_at_least("rate_clip", s.rate_clip, 0.0);
+  expect_at_least("rate_zero_point", s.rate_zero_point, 0.0);
   expect_at_least("rate_activation", s.rate_activation, 0.0);
   expect_at_least("l2_weight", s.l2_weight, 0.0);
   expect_at_least("kl_weight", s.kl_weight, 0.0);

@@ -6,6 +6,7 @@
 #include "cbq/window.h"
 #include "experiments/table_spec.h"
 #include "nn/unicode.h"
+#include "quant/grid_scheme.h"
 #include "quant/rounding.h"
 #include "quant/solvers/solver.h"
 #include "tensor/error.h"
@@ -63,9 +64,9 @@ std::map<std::string, AxisValues> known_axes(int64_t blocks) {
       {"schedule", schedules(blocks)},
       {"method", plain(method_names())},
       {"scale_search", plain({"min_max", "squared_error"})},
-      {"scale_form", plain({"log", "relative", "raw"})},
+      {"grid", plain(grid_schemes().names())},
       {"hard_phase", plain({"0.0", "0.5", "1.0"})},
-      {"l2", plain({"sum", "mean", "norm"})},
+      {"l2", plain({"sum", "mean", "norm", "relative"})},
       {"keep", plain({"best", "last"})},
       {"rotation", plain({"none", "r1", "r1_r2", "r1_r2_r4"})},
       {"rounding_blocks", plain({"window", "overlap"})},

@@ -17,6 +17,10 @@ Cell make_cell(const Settings& settings, int64_t blocks, const CellWork& work,
   cell.cost = static_cast<double>(work.test_tokens * (blocks + 2));
   // A solver's Hessians and its passes through a block's groups cost about four passes.
   if (settings.solves()) cell.cost += static_cast<double>(4 * blocks * work.calibration_tokens);
+  if (settings.polishes()) {
+    const double per_block = 5.0 * static_cast<double>(settings.polish_epochs) + 2.0;
+    cell.cost += per_block * static_cast<double>(blocks * work.calibration_tokens);
+  }
   if (settings.reconstruct != "none") {
     // In floating point: epochs come from a file and may be any number.
     const double per_block = 5.0 * static_cast<double>(settings.epochs) + 2.0;

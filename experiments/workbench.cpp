@@ -94,11 +94,12 @@ CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& p
     hooks.interrupted = config_.interrupted;
     hooks.say = config_.say;
     std::shared_ptr<ActivationCache> activations;
-    if (settings.reconstruct != "none" || settings.solves()) {
+    const bool needs_original = settings.reconstruct != "none" || settings.polishes();
+    if (needs_original || settings.solves()) {
       hooks.resume_folder = unfinished / hex(hash_bytes(cell.identity.to_json().dump()));
       hooks.model_digest = model->transforms.empty() ? model_digest_ : digest(*model);
     }
-    if (settings.reconstruct != "none") {
+    if (needs_original) {
       activations = original(*model, hooks.model_digest);
     }
     hooks.progress = [&](int64_t done, int64_t total, const std::string&) {

@@ -8,7 +8,8 @@ namespace {
 
 // With z = log sum e^p, q = softmax(p), and t the target with y = softmax(t):
 //   KL(y || q) = sum_j y_j (t_j - z_t - p_j + z_p),    dKL/dp = q - y.
-//   L2 = sum_j d_j^2, dL2/dp = 2 d;    its root: d / ||d||  (0 at d = 0), d = p - t.
+//   L2 = sum_j d_j^2, dL2/dp = 2 d;    its root: d / ||d||  (0 at d = 0), d = p - t;
+//   relative: both times n / ||t||^2   (0 at t = 0).
 template <class T>
 struct RowError {
   const T* prediction;
@@ -17,7 +18,7 @@ struct RowError {
   T* gradient;  // may be null
   int64_t n;
   acc_t<T> l2_weight, kl_weight;
-  bool l2_norm;
+  L2Form l2;
   bool packs() const { return aligned(prediction, target, gradient); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
@@ -26,9 +27,15 @@ struct RowError {
     A total = 0, l2_factor = 0;
     if (l2_weight != A(0)) {
       const A squares = row.sum([](A p_j, A t_j) { return (p_j - t_j) * (p_j - t_j); }, p, t);
-      const A root = math::sqrt(squares);
-      total += l2_weight * (l2_norm ? root : squares);
-      l2_factor = l2_weight * (l2_norm ? (root > A(0) ? A(1) / root : A(0)) : A(2));
+      if (l2 == L2Form::norm) {
+        const A root = math::sqrt(squares);
+        total += l2_weight * root;
+        l2_factor = l2_weight * (root > A(0) ? A(1) / root : A(0));
+      } else {
+        const A weight = l2 == L2Form::sum ? l2_weight : l2_weight * relative_weight(row, t);
+        total += weight * squares;
+        l2_factor = weight * A(2);
+      }
     }
     if (kl_weight != A(0)) {
       add_divergence(row, r, p, t, total, l2_factor);
@@ -37,6 +44,14 @@ struct RowError {
       row.write(gradient + r * n, derivative, p, t);
     }
     if (row.first()) loss[r] = total;
+  }
+
+  /// n / ||t||^2.
+  template <class Row, class Elements>
+  CBQ_HD acc_t<T> relative_weight(const Row& row, const Elements& t) const {
+    using A = acc_t<T>;
+    const A squares = row.sum([](A t_j) { return t_j * t_j; }, t);
+    return squares > A(0) ? A(n) / squares : A(0);
   }
 
   /// Adds the divergence to `total`, and stores the gradient of both.
@@ -66,7 +81,7 @@ struct RowError {
 }  // namespace
 
 RowErrorResult row_error(const Tensor& prediction, const Tensor& target, double l2_weight,
-                         bool l2_norm, double kl_weight, bool want_gradient) {
+                         L2Form l2, double kl_weight, bool want_gradient) {
   check_same("row_error", prediction, target);
   const auto [rows, n] = row_shape("row_error", prediction);
   RowErrorResult result;
@@ -81,7 +96,7 @@ RowErrorResult row_error(const Tensor& prediction, const Tensor& target, double 
     map_row_elements<T>(
         "row_error", prediction.device(), rows, n,
         RowError<T>{prediction.data<T>(), target.data<T>(), result.loss.data<A>(), gradient, n,
-                    static_cast<A>(l2_weight), static_cast<A>(kl_weight), l2_norm});
+                    static_cast<A>(l2_weight), static_cast<A>(kl_weight), l2});
   });
   return result;
 }

@@ -194,15 +194,21 @@ void fill_uniform(const Tensor& t, double low, double high, uint64_t seed, uint6
 // ---- reconstruction error -----------------------------------------------------------------------
 
 /// Per-row error between a prediction and a fixed target, both [..., n]:
-///   l2_weight * sum_j (p_j - t_j)^2  (or its root, with `l2_norm`)
+///   l2_weight * (sum_j (p_j - t_j)^2 in the form `l2`)
 ///   + kl_weight * KL(softmax(t) || softmax(p))  over the row.
 /// `loss` [rows] and, if wanted, d(sum of loss)/d p, in one pass over the data.
+/// `relative` gives rows of all sizes the same weight; rows whose target is zero weigh nothing.
+enum class L2Form {
+  sum,       // sum_j d_j^2, d = p - t
+  norm,      // its root
+  relative,  // n sum_j d_j^2 / sum_j t_j^2
+};
 struct RowErrorResult {
   Tensor loss;
   Tensor gradient;
 };
 RowErrorResult row_error(const Tensor& prediction, const Tensor& target, double l2_weight,
-                         bool l2_norm, double kl_weight, bool want_gradient);
+                         L2Form l2, double kl_weight, bool want_gradient);
 
 // ---- optimizers ---------------------------------------------------------------------------------
 

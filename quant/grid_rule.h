@@ -28,16 +28,19 @@ struct GridRule {
         largest_code(A(max_code(bits))),
         middle_code(A(1 << (bits - 1))) {}
 
-  CBQ_HD GridPoint<A> from_range(A low, A high) const {
+  /// The scale of the range, 0 for a range of zeros.
+  CBQ_HD A range_scale(A low, A high) const {
     const A reach = math::max(-low, high);
-    A s = 0;
-    if (!symmetric) {
-      s = (high - low) / largest_code;
-    } else if (restricted) {
-      s = reach / (middle_code - A(1));
-    } else {
-      s = A(2) * reach / largest_code;
-    }
+    if (!symmetric) return (high - low) / largest_code;
+    return restricted ? reach / (middle_code - A(1)) : A(2) * reach / largest_code;
+  }
+  /// ds / d max(-low, high) of a symmetric grid.
+  CBQ_HD A scale_per_reach() const {
+    return restricted ? A(1) / (middle_code - A(1)) : A(2) / largest_code;
+  }
+
+  CBQ_HD GridPoint<A> from_range(A low, A high) const {
+    A s = range_scale(low, high);
     // Only zeros, or values so small that w/s would lose its precision: any scale maps them to
     // zero.
     constexpr A smallest = std::numeric_limits<A>::min();

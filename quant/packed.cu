@@ -1,5 +1,6 @@
 // Packing of codes into a bit stream, and back into weights.
 #include "kernels/launch.h"
+#include "kernels/ops.h"
 #include "quant/grid.h"
 #include "quant/packed.h"
 
@@ -60,6 +61,29 @@ struct DequantizeRow {
       const A q = A(code_at(packed + r * bytes, bytes, bits, j));
       y[r * in + j] = T(scale[g] * (q - A(zero_point[g])));
     }
+  }
+};
+
+// One row of work = the part of one row of the weight that shares a scale.
+template <class T>
+struct CodeSums {
+  using A = acc_t<T>;
+  const uint8_t* packed;
+  const uint8_t* zero_point;
+  const T* dw;
+  A* sums;
+  int64_t in, bytes, bits, group, groups;
+  bool one_scale;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t item) const {
+    const int64_t r = item / groups, first = item % groups * group;
+    const A z = A(zero_point[one_scale ? 0 : item]);
+    A sum = 0;
+    for (int64_t j = first + row.lane(); j < first + group; j += row.lanes()) {
+      sum += A(dw[r * in + j]) * (A(code_at(packed + r * bytes, bytes, bits, j)) - z);
+    }
+    sum = row.sum(sum);
+    if (row.lane() == 0) sums[item] = sum;
   }
 };
 
@@ -129,15 +153,44 @@ Tensor unpack_codes(const Tensor& packed, int bits, int64_t in) {
   return codes;
 }
 
-Tensor dequantize(const PackedWeight& weight, Dtype dtype, Device device) {
-  check_bits("dequantize", weight.bits);
-  check_shape("dequantize", "codes", weight.codes, {weight.out, bytes_of(weight.in, weight.bits)});
+namespace {
+
+/// True if one scale serves the whole weight.
+bool checked_one_scale(const char* op, const PackedWeight& weight) {
+  check_bits(op, weight.bits);
+  check_shape(op, "codes", weight.codes, {weight.out, bytes_of(weight.in, weight.bits)});
   const bool one = weight.scale.defined() && weight.scale.count() == 1;
-  check(one || (weight.group > 0 && weight.in % weight.group == 0), "dequantize: group ",
-        weight.group, " does not divide the ", weight.in, " inputs");
-  check_shape("dequantize", "scale", weight.scale,
+  check(one || (weight.group > 0 && weight.in % weight.group == 0), op, ": group ", weight.group,
+        " does not divide the ", weight.in, " inputs");
+  check_shape(op, "scale", weight.scale,
               one ? Shape{1, 1} : Shape{weight.out, weight.in / weight.group});
-  check_shape("dequantize", "zero point", weight.zero_point, weight.scale.shape());
+  check_shape(op, "zero point", weight.zero_point, weight.scale.shape());
+  return one;
+}
+
+}  // namespace
+
+Tensor code_sums(const PackedWeight& weight, const Tensor& dw) {
+  const bool one = checked_one_scale("code_sums", weight);
+  check_shape("code_sums", "gradient", dw, {weight.out, weight.in});
+  for (const Tensor* t : {&weight.codes, &weight.zero_point}) {
+    check(t->device() == dw.device(), "code_sums: weight and gradient are on different devices");
+  }
+  const int64_t group = one ? weight.in : weight.group, groups = weight.in / group;
+  Tensor sums;
+  dispatch_float(dw.dtype(), "code_sums", [&]<class T>() {
+    using A = acc_t<T>;
+    sums = Tensor({weight.out, groups}, dtype_of<A>::value, dw.device());
+    map_rows("code_sums", dw.device(), weight.out * groups, group,
+             CodeSums<T>{weight.codes.data<uint8_t>(), weight.zero_point.data<uint8_t>(),
+                         dw.data<T>(), sums.data<A>(), weight.in, weight.codes.size(1), weight.bits,
+                         group, groups, one});
+  });
+  return one ? kernels::sum(sums).reshape({1, 1}) : sums;
+}
+
+Tensor dequantize(const PackedWeight& weight, Dtype dtype, Device device) {
+  checked_one_scale("dequantize", weight);
   const Tensor scale = weight.scale.to(device), zero_point = weight.zero_point.to(device);
   const Tensor codes = weight.codes.to(device);
   Tensor y({weight.out, weight.in}, dtype, device);

@@ -26,5 +26,8 @@ Tensor unpack_codes(const Tensor& packed, int bits, int64_t in);
 
 /// s (q - z) in `dtype` [out, in]: bit for bit what the fake quantizer computed.
 Tensor dequantize(const PackedWeight& weight, Dtype dtype, Device device);
+/// dL/ds of every scale where dL/dW^ is `dw` [out, in], for fixed codes: sum_j dw_j (q_j - z) over
+/// the weights that share it; like weight.scale, on dw's device, where the weight's tensors are.
+Tensor code_sums(const PackedWeight& weight, const Tensor& dw);
 
 }  // namespace cbq

@@ -36,7 +36,8 @@ struct RoundingPass {
   Tensor a1, a2;      // p = A1 A2: [out, r], [r, in], or undefined
   Tensor unit = {};   // like scale: what p = 1 moves the weight by, for v_in_weight_units
   Start start = Start::fraction;
-  bool hard = false;  // integers forward, the relaxed derivative backward
+  bool hard = false;              // integers forward, the relaxed derivative backward
+  bool wants_zero_point = false;  // backward gives dL/dz, too
 };
 
 /// beta of sum(1 - |2h - 1|^beta); weight 0: none. The weight multiplies the plain sum.
@@ -49,9 +50,10 @@ struct RoundingRegularizer {
 };
 
 struct RoundingGradients {
-  Tensor scale;   // like pass.scale
-  Tensor dense;   // like pass.dense, or undefined
-  Tensor a1, a2;  // like pass.a1, a2, or undefined
+  Tensor scale;            // like pass.scale
+  Tensor dense;            // like pass.dense, or undefined
+  Tensor a1, a2;           // like pass.a1, a2, or undefined
+  Tensor zero_point = {};  // like pass.scale, where pass.wants_zero_point; else undefined
 };
 
 /// The scalar functions of a scheme in f64, for oracles, plots and explanations.
@@ -84,6 +86,8 @@ class RoundingScheme {
   /// Learning rate of p with Adam, where the user gives none; `abits`: bits of the activations.
   /// Since p is in units of the scale, whichever the scheme, this fits weights of any size.
   virtual double default_rate([[maybe_unused]] int abits) const { return 0.01; }
+  /// False if backward() cannot give dL/dz; a grid that moves its zero point is then refused.
+  virtual bool gives_zero_point_gradient() const { return false; }
   /// nullptr for schemes that are not scalar math (they couple the weights of a row).
   virtual const RoundingMath* math() const { return nullptr; }
 
@@ -91,7 +95,8 @@ class RoundingScheme {
   virtual Tensor forward(const RoundingPass& pass) const = 0;
   /// Gradients for the output gradient dw [out, in]; with u inside the clip range
   ///   dL/dv = dW^ s dr/dv,  dL/ds = dW^ ((q - z) - u dr/du)   (LSQ, Esser et al. 2020),
-  /// at the clip ends dL/dv = 0, dL/ds = dW^ (q - z). Adds the regularizer's gradient.
+  /// at the clip ends dL/dv = 0, dL/ds = dW^ (q - z). dL/dz = -dW^ s at the clip ends, 0 inside,
+  /// where z is added and subtracted again. Adds the regularizer's gradient.
   /// Low rank: no [out, in] temporaries; deterministic.
   virtual RoundingGradients backward(const RoundingPass& pass, const Tensor& dw,
                                      const RoundingRegularizer& regularizer) const = 0;

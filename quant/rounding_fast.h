@@ -135,7 +135,7 @@ bool fast_backward([[maybe_unused]] const RoundingPass& pass, [[maybe_unused]] c
 #ifdef CBQ_KERNELS
   const auto view = view_of<T>(pass);
   const Device device = pass.w.device();
-  if (!fast_covers<T>(view, device, dw.data<T>())) return false;
+  if (pass.wants_zero_point || !fast_covers<T>(view, device, dw.data<T>())) return false;
   const auto make = [&](Shape shape) { return Tensor(std::move(shape), Dtype::f32, device); };
   const int64_t tiles = (view.in + fast::warp_columns - 1) / fast::warp_columns;
   const int64_t blocks = (view.out + fast::backward_rows - 1) / fast::backward_rows;

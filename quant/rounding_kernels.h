@@ -93,10 +93,11 @@ struct RoundBackward {
   using A = acc_t<T>;
   RoundingView<T> view;
   const T* dw;
-  A* d_scale;  // [parts per group, out, groups]
-  A* d_dense;  // [out, in] or null
-  A* d_a1;     // [parts, out, rank] or null
-  A* d_a2;     // [chunks, rank, in] or null
+  A* d_scale;       // [parts per group, out, groups]
+  A* d_dense;       // [out, in] or null
+  A* d_a1;          // [parts, out, rank] or null
+  A* d_a2;          // [chunks, rank, in] or null
+  A* d_zero_point;  // like d_scale, or null
   int64_t rows_per_chunk;
   A regularizer, beta;
   const double* now;  // RoundingRegularizer::now, or null: the two above
@@ -122,6 +123,7 @@ struct RoundBackward {
         const int64_t within = index % view.parts_per_group;
         d_scale[(within * view.out + i) * view.groups + part.group] = ds;
       }
+      if (d_zero_point != nullptr) store_zero_point(row, i, part, index, u, v);
       if constexpr (bounded) keep_inside(row, part, v, dv);
       if (d_dense != nullptr) store_dense(row, i, part, dv);
       if (d_a1 != nullptr) add_low_rank(row, i, part, index, chunk, i == first, dv);
@@ -150,6 +152,26 @@ struct RoundBackward {
       dv.at(row, j) = gj * dw_dp * slope;
     }
     return ds;
+  }
+
+  /// dL/dz = -s sum of dW^ over the part's weights beyond the ends of the grid.
+  template <class Row>
+  CBQ_HD void store_zero_point(Row& row, int64_t i, const Part& part, int64_t index,
+                               Slots<Row, A>& u, Slots<Row, A>& v) const {
+    const A s = view.scale[view.grid_index(i, part)], z = view.zero_point[view.grid_index(i, part)];
+    const A largest = view.largest_code;
+    const T* g = dw + i * view.in + part.column;
+    A beyond = 0;
+    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+      const A uj = u.at(row, j), vj = v.at(row, j);
+      const A q = z + (view.hard ? rounded<Scheme, true>(uj, vj) : rounded<Scheme, false>(uj, vj));
+      if (!(q >= A(0) && q <= largest)) beyond += A(g[j]);
+    }
+    beyond = row.sum(beyond);
+    if (row.lane() == 0) {
+      const int64_t within = index % view.parts_per_group;
+      d_zero_point[(within * view.out + i) * view.groups + part.group] = -s * beyond;
+    }
   }
 
   /// Of an offset of the weight; 0 without variables.
@@ -262,6 +284,7 @@ class RoundingOf : public RoundingScheme {
   Start default_start() const override { return Scheme::start; }
   bool relaxes() const override { return Scheme::relaxes; }
   double default_rate(int abits) const override { return Scheme::default_rate(abits); }
+  bool gives_zero_point_gradient() const override { return true; }
   const RoundingMath* math() const override {
     static const RoundingMath functions{&Scheme::template initial<double>,
                                         &detail::rounded<Scheme, false, double>,
@@ -351,7 +374,11 @@ class RoundingOf : public RoundingScheme {
     const Tensor d_scale = make({view.parts_per_group, view.out * view.groups});
     f.d_scale = d_scale.data<A>();
     RoundingGradients result;
-    Tensor d_a1, d_a2;
+    Tensor d_a1, d_a2, d_zero_point;
+    if (pass.wants_zero_point) {
+      d_zero_point = make(d_scale.shape());
+      f.d_zero_point = d_zero_point.data<A>();
+    }
     if (view.dense != nullptr) {
       result.dense = make(pass.dense.shape());
       f.d_dense = result.dense.data<A>();
@@ -362,8 +389,12 @@ class RoundingOf : public RoundingScheme {
       f.d_a2 = d_a2.data<A>();
     }
     map_rows(Scheme::name, device, used * view.parts(), math::min(view.group, detail::tile), f);
-    result.scale = view.one_scale ? kernels::sum(d_scale) : detail::add_up(d_scale);
-    result.scale = result.scale.reshape(pass.scale.shape());
+    const auto per_group = [&](const Tensor& partial) {
+      const Tensor total = view.one_scale ? kernels::sum(partial) : detail::add_up(partial);
+      return total.reshape(pass.scale.shape());
+    };
+    result.scale = per_group(d_scale);
+    if (d_zero_point.defined()) result.zero_point = per_group(d_zero_point);
     if (d_a1.defined()) {
       result.a1 = detail::add_up(d_a1).reshape(pass.a1.shape());
       result.a2 = detail::add_up(d_a2).reshape(pass.a2.shape());

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "autograd/outputs.h"
 #include "kernels/ops.h"
 
 namespace cbq {
@@ -56,13 +57,23 @@ WeightQuantizer::WeightQuantizer(const Tensor& w, const WeightConfig& weight,
       out_(w.size(0)),
       in_(w.size(1)),
       scheme_(rounding_schemes().make(rounding.scheme)),
-      grid_(weight_grid(w, weight, layer)) {
+      grid_(weight_grid(w, weight, layer)),
+      grid_scheme_(grid_schemes().make(rounding.grid)) {
   const Parameterization parameterization = chosen_parameterization(rounding, *scheme_, layer);
   start_ = chosen_start(rounding, *scheme_, layer);
   const int64_t out = w.size(0), in = w.size(1);
   const Dtype dtype = grid_.scale.dtype();
-  if (rounding.learn_scale) {
-    scale_variable_ = Var(Tensor::zeros(grid_.scale.shape(), dtype, w.device()), true);
+  check(!rounding.learn_zero_point || !weight.symmetric, layer,
+        ": the zero point of a symmetric grid is its middle code and cannot be learned");
+  check(scheme_->gives_zero_point_gradient() ||
+            !(rounding.learn_zero_point || grid_scheme_->moves_zero_point()),
+        layer, ": rounding scheme '", scheme_->name(),
+        "' gives no gradient of the zero point, which ",
+        rounding.learn_zero_point ? "learn_zero_point" : "grid '" + rounding.grid + "'",
+        " needs; choose another rounding scheme");
+  start_grid_scheme(w);
+  if (rounding.learn_zero_point) {
+    zero_point_variable_ = Var(Tensor::zeros(grid_.scale.shape(), dtype, w.device()), true);
   }
   if (parameterization == Parameterization::dense) {
     dense_ = Var(Tensor::zeros({out, in}, dtype, w.device()), true);
@@ -75,17 +86,57 @@ WeightQuantizer::WeightQuantizer(const Tensor& w, const WeightConfig& weight,
   }
 }
 
-Tensor WeightQuantizer::scale() const {
-  if (packed_) return packed_->scale;
-  if (!scale_variable_.defined()) return grid_.scale;
-  return scale_of(rounding_.scale_form, grid_.scale, scale_variable_.value());
+void WeightQuantizer::start_grid_scheme(const Tensor& rounded) {
+  const auto starts = grid_scheme_->start(rounded, grid_, config_);
+  if (grid_variables_.empty()) {
+    for (const auto& [name, value] : starts) grid_variables_.emplace_back(name, Var(value, true));
+    return;
+  }
+  for (size_t i = 0; i < starts.size(); ++i) {
+    grid_variables_[i].second.value().copy_from(starts[i].second);
+  }
 }
 
-RoundingPass WeightQuantizer::pass(const Tensor& w) const {
+namespace {
+
+std::vector<Tensor> values_of(const std::vector<std::pair<std::string, Var>>& variables) {
+  std::vector<Tensor> values;
+  for (const auto& [name, variable] : variables) values.push_back(variable.value());
+  return values;
+}
+
+bool any_requires_grad(const std::vector<std::pair<std::string, Var>>& variables) {
+  return std::any_of(variables.begin(), variables.end(),
+                     [](const auto& variable) { return variable.second.requires_grad(); });
+}
+
+}  // namespace
+
+GridValues WeightQuantizer::grid_before_offset() const {
+  return grid_scheme_->values(values_of(grid_variables_));
+}
+
+Tensor WeightQuantizer::zero_point_of(const GridValues& grid) const {
+  if (!zero_point_variable_.defined()) return grid.zero_point;
+  return moved_zero_point(grid.zero_point, zero_point_variable_.value(), config_.bits);
+}
+
+GridValues WeightQuantizer::grid() const {
+  if (packed_) {
+    const Tensor& z = packed_->zero_point;
+    return {packed_->scale,
+            Tensor::from(z.to_vector<double>(), z.shape(), grid_.scale.dtype(), z.device())};
+  }
+  GridValues values = grid_before_offset();
+  values.zero_point = zero_point_of(values);
+  return values;
+}
+
+RoundingPass WeightQuantizer::pass(const Tensor& w, const GridValues& grid) const {
   RoundingPass pass;
   pass.w = rounded(w);
-  pass.scale = scale();
-  pass.zero_point = grid_.zero_point;
+  pass.scale = grid.scale;
+  pass.zero_point = zero_point_of(grid);
   pass.bits = config_.bits;
   pass.group = grid_.group;
   pass.unit = grid_.scale;
@@ -110,6 +161,7 @@ void WeightQuantizer::start_from(const Tensor& weight, const WeightGrid& grid) {
         ", expected ", config_.bits, " bits in groups of ", grid_.group);
   solution_ = weight;
   grid_ = grid;
+  start_grid_scheme(weight);
 }
 
 std::vector<std::pair<std::string, Tensor>> WeightQuantizer::solution() const {
@@ -121,31 +173,55 @@ std::vector<std::pair<std::string, Tensor>> WeightQuantizer::solution() const {
 
 Var WeightQuantizer::fake_quant(const Var& w) const {
   if (packed_) return Var(dequantized_);
-  const RoundingPass now = pass(w.value());
-  return differentiable(scheme_->forward(now), {&scale_variable_, &dense_, &a1_, &a2_},
-                        [now, scheme = scheme_, regularizer = regularizer_,
-                         form = rounding_.scale_form, start = grid_.scale, x = scale_variable_,
-                         dense = dense_, a1 = a1_, a2 = a2_](const Tensor& dy) {
-                          const RoundingGradients g = scheme->backward(now, dy, regularizer);
-                          if (x.requires_grad())
-                            x.accumulate(scale_gradient(form, start, now.scale, g.scale));
-                          if (dense.requires_grad()) dense.accumulate(g.dense);
-                          if (a1.requires_grad()) a1.accumulate(g.a1);
-                          if (a2.requires_grad()) a2.accumulate(g.a2);
-                        });
+  const GridValues grid = grid_before_offset();
+  RoundingPass now = pass(w.value(), grid);
+  const bool grid_learns = any_requires_grad(grid_variables_);
+  const Var offset = zero_point_variable_;
+  now.wants_zero_point =
+      offset.requires_grad() || (grid_learns && grid_scheme_->moves_zero_point());
+  std::vector<Var> inputs{offset, dense_, a1_, a2_};
+  for (const auto& [name, variable] : grid_variables_) inputs.push_back(variable);
+  const auto vjp = [=, scheme = scheme_, regularizer = regularizer_, grid_scheme = grid_scheme_,
+                    variables = grid_variables_, bits = config_.bits, dense = dense_, a1 = a1_,
+                    a2 = a2_](const std::vector<Tensor>& dy) {
+    RoundingGradients g = scheme->backward(now, dy[0], regularizer);
+    if (offset.defined() && now.wants_zero_point) {
+      g.zero_point = moved_zero_point_gradient(grid.zero_point, offset.value(), bits, g.zero_point);
+    }
+    if (offset.requires_grad()) offset.accumulate(g.zero_point);
+    if (grid_learns) {
+      const std::vector<Tensor> d =
+          grid_scheme->gradients(values_of(variables), grid, {g.scale, g.zero_point});
+      for (size_t i = 0; i < variables.size(); ++i) {
+        const Var& x = variables[i].second;
+        if (x.requires_grad()) x.accumulate(d[i]);
+      }
+    }
+    if (dense.requires_grad()) dense.accumulate(g.dense);
+    if (a1.requires_grad()) a1.accumulate(g.a1);
+    if (a2.requires_grad()) a2.accumulate(g.a2);
+  };
+  return differentiable_outputs({scheme_->forward(now)}, inputs, vjp).front();
 }
 
-std::vector<Var> WeightQuantizer::scale_variables() const {
-  if (packed_ || !scale_variable_.defined()) return {};
-  return {scale_variable_};
-}
-
-std::vector<Var> WeightQuantizer::rounding_variables() const {
-  std::vector<Var> variables;
-  for (const Var& v : {dense_, a1_, a2_}) {
-    if (v.defined() && !packed_) variables.push_back(v);
+std::vector<LearnedGroup> WeightQuantizer::groups() const {
+  std::vector<LearnedGroup> all;
+  if (packed_) return all;
+  if (!grid_variables_.empty()) {
+    all.push_back({grid_scheme_->rate(), {}});
+    for (const auto& [name, variable] : grid_variables_) all.back().variables.push_back(variable);
   }
-  return variables;
+  if (zero_point_variable_.defined()) all.push_back({"zero_point", {zero_point_variable_}});
+  if (dense_.defined()) all.push_back({"rounding", {dense_}});
+  if (a1_.defined()) all.push_back({"rounding", {a1_, a2_}});
+  return all;
+}
+
+std::vector<Var> WeightQuantizer::variables(const std::string& rate) const {
+  for (const LearnedGroup& group : groups()) {
+    if (group.rate == rate) return group.variables;
+  }
+  return {};
 }
 
 double WeightQuantizer::regularizer_value(const Tensor& w) const {
@@ -160,15 +236,18 @@ void WeightQuantizer::harden(const Tensor& w) {
   packed.in = in_;
   packed.group = grid_.group;
   packed.codes = pack_codes(scheme_->codes(pass(w)), config_.bits);
-  packed.scale = scale();
-  packed.zero_point = as_codes(grid_.zero_point);
+  const GridValues values = grid();
+  packed.scale = values.scale;
+  packed.zero_point = as_codes(values.zero_point);
   freeze(std::move(packed));
 }
 
 void WeightQuantizer::freeze(PackedWeight packed) {
   dequantized_ = dequantize(packed, dtype_, grid_.scale.device());
   packed_ = std::move(packed);
-  scale_variable_ = dense_ = a1_ = a2_ = Var();  // their memory, and the optimizer's, is free
+  // Their memory, and the optimizer's, is free.
+  grid_variables_.clear();
+  zero_point_variable_ = dense_ = a1_ = a2_ = Var();
   solution_ = Tensor();
 }
 
@@ -221,8 +300,8 @@ void WeightQuantizer::restore(const std::vector<std::pair<std::string, Tensor>>&
 }
 
 std::vector<std::pair<std::string, Var>> WeightQuantizer::named_variables() const {
-  std::vector<std::pair<std::string, Var>> all;
-  if (scale_variable_.defined()) all.emplace_back("scale_variable", scale_variable_);
+  std::vector<std::pair<std::string, Var>> all = grid_variables_;
+  if (zero_point_variable_.defined()) all.emplace_back("zero_point_variable", zero_point_variable_);
   if (dense_.defined()) all.emplace_back("dense", dense_);
   if (a1_.defined()) all.emplace_back("a1", a1_);
   if (a2_.defined()) all.emplace_back("a2", a2_);

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "autograd/var.h"
+#include "quant/grid_scheme.h"
 #include "quant/packed.h"
 #include "quant/rounding.h"
-#include "quant/scale_form.h"
 
 namespace cbq {
 
@@ -17,8 +17,14 @@ struct RoundingConfig {
   std::string parameterization = "default";  // default (the scheme's own), none, dense, low_rank
   std::string start = "default";             // default, fraction, nearest, zero
   int64_t rank = 5;
-  bool learn_scale = true;
-  ScaleForm scale_form = ScaleForm::log;
+  std::string grid = "log";       // what of the grid is learned: a name of grid_schemes()
+  bool learn_zero_point = false;  // an offset of the zero point, too
+};
+
+/// Variables that share a learning rate: `rate` "scale" reads the setting rate_scale.
+struct LearnedGroup {
+  std::string rate;
+  std::vector<Var> variables;
 };
 
 class WeightQuantizer {
@@ -41,11 +47,12 @@ class WeightQuantizer {
   /// W^ for the current variables; differentiable in them, not in w.
   Var fake_quant(const Var& w) const;
 
-  /// Learned variables; empty after harden(). The scale's and the rounding's, for their own rates.
-  /// Rounding variables are in units of the scale: schemes that move the weight itself ("direct")
-  /// multiply them by the scale at the start, group by group.
-  std::vector<Var> scale_variables() const;
-  std::vector<Var> rounding_variables() const;
+  /// Everything that is learned; empty after harden(). Groups: the grid's (GridScheme::rate),
+  /// "zero_point", "rounding". Rounding variables are in units of the scale: schemes that move the
+  /// weight itself ("direct") multiply them by the scale at the start, group by group.
+  std::vector<LearnedGroup> groups() const;
+  /// The variables of one group, or none.
+  std::vector<Var> variables(const std::string& rate) const;
 
   /// Hard forward with straight-through gradients from now on (the late phase).
   void set_hard(bool hard) { hard_ = hard; }
@@ -66,14 +73,21 @@ class WeightQuantizer {
   void restore(const std::vector<std::pair<std::string, Tensor>>& values);
 
   const WeightGrid& start_grid() const { return grid_; }
-  /// Current scale [out, groups].
-  Tensor scale() const;
+  /// Current scale and zero point [out, groups].
+  GridValues grid() const;
   const WeightConfig& config() const { return config_; }
 
  private:
   /// What is rounded, where the layer's weight is w.
   const Tensor& rounded(const Tensor& w) const { return solution_.defined() ? solution_ : w; }
-  RoundingPass pass(const Tensor& w) const;
+  /// The pass over what is rounded where the layer's weight is w; `grid`: grid_before_offset().
+  RoundingPass pass(const Tensor& w, const GridValues& grid) const;
+  RoundingPass pass(const Tensor& w) const { return pass(w, grid_before_offset()); }
+  /// The grid scheme's values, to which the learned offset of the zero point is not added yet.
+  GridValues grid_before_offset() const;
+  Tensor zero_point_of(const GridValues& grid) const;
+  /// Gives the grid scheme its start for `rounded`, and its variables their start values.
+  void start_grid_scheme(const Tensor& rounded);
   void freeze(PackedWeight packed);
   std::vector<std::pair<std::string, Var>> named_variables() const;
 
@@ -84,8 +98,10 @@ class WeightQuantizer {
   int64_t out_, in_;
   std::shared_ptr<RoundingScheme> scheme_;
   WeightGrid grid_;
-  Tensor solution_;     // of a solver, or undefined
-  Var scale_variable_;  // x of ScaleForm
+  Tensor solution_;  // of a solver, or undefined
+  std::shared_ptr<GridScheme> grid_scheme_;
+  std::vector<std::pair<std::string, Var>> grid_variables_;
+  Var zero_point_variable_;  // x of moved_zero_point(), or undefined
   Var dense_, a1_, a2_;
   Start start_ = Start::fraction;
   bool hard_ = false;

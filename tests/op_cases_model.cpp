@@ -160,16 +160,16 @@ OpCase cross_entropy_gradient() {
           .wrong = {{{3, 7}, {4}}, {{3, 1}, {3}}, {{0, 5}, {0}}}};
 }
 
-OpCase row_error_gradient(const char* variant, double l2, bool norm, double kl) {
+OpCase row_error_gradient(const char* variant, double l2, kernels::L2Form form, double kl) {
   return {
       .name = "ag::row_error",
       .variant = variant,
       .sizes = alike(2, {{3, 7}, {2, 3, 5}, {1, 1}, {70, 513}}),
       .expected =
           [=](const Arrays& in) {
-            return Arrays{reference::mean(reference::row_error(in[0], in[1], l2, norm, kl)[0])};
+            return Arrays{reference::mean(reference::row_error(in[0], in[1], l2, form, kl)[0])};
           },
-      .apply = [=](const Vars& in) { return ag::row_error(in[0], in[1].value(), l2, norm, kl); },
+      .apply = [=](const Vars& in) { return ag::row_error(in[0], in[1].value(), l2, form, kl); },
       .leaves = {0},
       .wrong = {{{2, 3}, {3, 2}}, {{0, 5}, {0, 5}}}};
 }
@@ -191,10 +191,11 @@ std::vector<OpCase> model_gradient_cases() {
           alibi_attention_gradient(2, 4, 2),
           alibi_attention_gradient(1, 6, 6),
           cross_entropy_gradient(),
-          row_error_gradient("L2", 0.5, false, 0.0),
-          row_error_gradient("L2 norm", 0.5, true, 0.0),
-          row_error_gradient("KL", 0.0, false, 2.0),
-          row_error_gradient("L2 + KL", 0.5, false, 2.0)};
+          row_error_gradient("L2", 0.5, kernels::L2Form::sum, 0.0),
+          row_error_gradient("L2 norm", 0.5, kernels::L2Form::norm, 0.0),
+          row_error_gradient("L2 relative", 0.5, kernels::L2Form::relative, 0.0),
+          row_error_gradient("KL", 0.0, kernels::L2Form::sum, 2.0),
+          row_error_gradient("L2 + KL", 0.5, kernels::L2Form::sum, 2.0)};
 }
 
 }  // namespace cbq::test

@@ -196,18 +196,19 @@ OpCase cross_entropy_backward_case() {
           .bench = {{{512, 32000}, {512}, {512}}}};
 }
 
-OpCase row_error_case(const char* variant, double l2, bool norm, double kl, bool gradient) {
+OpCase row_error_case(const char* variant, double l2, kernels::L2Form form, double kl,
+                      bool gradient) {
   return {.name = "kernels::row_error",
           .variant = variant,
           .sizes = alike(2, {{3, 37}, {2, 3, 5}, {1, 1}, {0, 4}, {50, 400}}),
           .run =
               [=](const Tensors& in) {
-                const auto error = kernels::row_error(in[0], in[1], l2, norm, kl, gradient);
+                const auto error = kernels::row_error(in[0], in[1], l2, form, kl, gradient);
                 return gradient ? Tensors{error.loss, error.gradient} : Tensors{error.loss};
               },
           .expected =
               [=](const Arrays& in) {
-                Arrays all = reference::row_error(in[0], in[1], l2, norm, kl);
+                Arrays all = reference::row_error(in[0], in[1], l2, form, kl);
                 if (!gradient) all.pop_back();
                 return all;
               },
@@ -233,10 +234,13 @@ std::vector<OpCase> rowwise_cases() {
 }
 
 std::vector<OpCase> loss_cases() {
-  return {
-      row_error_case("L2", 0.5, false, 0.0, true), row_error_case("L2 norm", 0.5, true, 0.0, true),
-      row_error_case("KL", 0.0, false, 2.0, true), row_error_case("L2 + KL", 0.5, false, 2.0, true),
-      row_error_case("value only", 1.0, false, 1.0, false)};
+  return {row_error_case("L2", 0.5, kernels::L2Form::sum, 0.0, true),
+          row_error_case("L2 norm", 0.5, kernels::L2Form::norm, 0.0, true),
+          row_error_case("L2 relative", 0.5, kernels::L2Form::relative, 0.0, true),
+          row_error_case("L2 relative + KL", 0.5, kernels::L2Form::relative, 2.0, true),
+          row_error_case("KL", 0.0, kernels::L2Form::sum, 2.0, true),
+          row_error_case("L2 + KL", 0.5, kernels::L2Form::sum, 2.0, true),
+          row_error_case("value only", 1.0, kernels::L2Form::sum, 1.0, false)};
 }
 
 }  // namespace cbq::test

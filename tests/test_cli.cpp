@@ -71,13 +71,13 @@ TEST_F(CliTest, AQuantizedFolderHasEverythingAndNothingElseIsLeft) {
 TEST_F(CliTest, OptionsWinOverTheRecipeAndTheRecipeOverTheMethod) {
   folder_.write("r.json", R"({"epochs": 7, "rank": 3, "reconstruct": "none", "wbits": 3})");
   ASSERT_EQ(
-      cbq(quantize("q", {"--recipe", path("r.json"), "--method", "cbq_iclr", "--no-learn-scale"}))
+      cbq(quantize("q", {"--recipe", path("r.json"), "--method", "cbq_iclr", "--grid", "fixed"}))
           .code,
       0);
   const auto settings = json_of(path("q/recipe.json"))["settings"];
   EXPECT_EQ(settings["epochs"], 1) << "option";
   EXPECT_EQ(settings["wbits"], 2) << "option";
-  EXPECT_EQ(settings["learn_scale"], false) << "option";
+  EXPECT_EQ(settings["grid"], "fixed") << "option";
   EXPECT_EQ(settings["rank"], 3) << "recipe";
   EXPECT_EQ(settings["rounding"], "lora_rounding") << "method";
   // The recipe of a run is itself a recipe.

@@ -163,6 +163,7 @@ TEST(CellKey, EverySettingThatIsReadChangesIt) {
   base.abits = 8;
   base.rotation = "r1";
   base.preprocess = "smoothquant";
+  base.polish_epochs = 1;
   const std::string key = key_of(base);
   for_each_changed(base, [&](const std::string& name, SettingStage stage, const std::string& its) {
     EXPECT_EQ(its == key, stage == SettingStage::label) << name;
@@ -177,8 +178,23 @@ TEST(CellKey, WithoutReconstructionExactlyItsSettingsDoNotMatter) {
   base.preprocess = "smoothquant";
   const std::string key = key_of(base);
   for_each_changed(base, [&](const std::string& name, SettingStage stage, const std::string& its) {
-    const bool unread = stage == SettingStage::label ||
+    const bool unread = stage == SettingStage::label || name == "rate_polish" ||
                         (stage == SettingStage::reconstruction && name != "reconstruct");
+    EXPECT_EQ(its == key, unread) << name;
+  });
+}
+
+TEST(CellKey, PolishReadsItsSettingsWithoutReconstruction) {
+  Settings base;
+  base.reconstruct = "none";
+  base.abits = 8;
+  base.polish_epochs = 1;
+  const std::string key = key_of(base);
+  for_each_changed(base, [&](const std::string& name, SettingStage stage, const std::string& its) {
+    const bool reads = name == "batch" || name == "rate_activation" || name == "rate_floor" ||
+                       name == "learn_activation" || name == "reconstruct";
+    const bool unread = stage == SettingStage::label || name == "rotation_seed" ||
+                        (stage == SettingStage::reconstruction && !reads);
     EXPECT_EQ(its == key, unread) << name;
   });
 }

@@ -29,7 +29,7 @@ json printed(const json& more) {
               {"rounding", "lora_rounding"},
               {"rank", 5},
               {"rate_rounding", 1e-4},
-              {"scale_form", "raw"},
+              {"grid", "raw"},
               {"hard_phase", 0.5},
               {"homologous", true},
               {"regularizer", 0.01},

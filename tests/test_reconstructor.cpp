@@ -48,13 +48,16 @@ TEST(Loss, EqualsItsFormula) {
            std::exp(t1) / zt * (t1 - std::log(zt) - p1 + std::log(zp));
   };
   const double l2 = (1.0 + 4.25) / 2, k = (kl(0, 2, 1, 2) + kl(1, 1, 0.5, -1)) / 2;
-  EXPECT_NEAR(reconstruction_loss(p, {t}, {1.0, false, 0.0}, false).mean.item(), l2, 1e-6);
-  EXPECT_NEAR(reconstruction_loss(p, {t}, {0.0, false, 1.0}, false).mean.item(), k, 1e-6);
-  EXPECT_NEAR(reconstruction_loss(p, {t}, {3.0, false, 2.0}, false).mean.item(), 3 * l2 + 2 * k,
-              1e-5);
+  EXPECT_NEAR(reconstruction_loss(p, {t}, {1.0, kernels::L2Form::sum, 0.0}, false).mean.item(), l2,
+              1e-6);
+  EXPECT_NEAR(reconstruction_loss(p, {t}, {0.0, kernels::L2Form::sum, 1.0}, false).mean.item(), k,
+              1e-6);
+  EXPECT_NEAR(reconstruction_loss(p, {t}, {3.0, kernels::L2Form::sum, 2.0}, false).mean.item(),
+              3 * l2 + 2 * k, 1e-5);
   // Homologous: the mean over two targets, here one of them equal to the prediction.
-  EXPECT_NEAR(reconstruction_loss(p, {t, p}, {1.0, false, 0.0}, true).mean.item(), l2 / 2, 1e-6);
-  const Tensor g = reconstruction_loss(p, {t, p}, {1.0, false, 0.0}, true).gradient;
+  EXPECT_NEAR(reconstruction_loss(p, {t, p}, {1.0, kernels::L2Form::sum, 0.0}, true).mean.item(),
+              l2 / 2, 1e-6);
+  const Tensor g = reconstruction_loss(p, {t, p}, {1.0, kernels::L2Form::sum, 0.0}, true).gradient;
   EXPECT_NEAR(g.to_vector<float>()[3], 2 * -2.0 / 4, 1e-6);
 }
 
@@ -63,7 +66,24 @@ TEST(Loss, ReductionsDifferByTheWidthAndTheRoot) {
   s.l2 = "mean";
   EXPECT_EQ(loss_config(s, 16).l2_weight, 1.0 / 16);
   s.l2 = "norm";
-  EXPECT_TRUE(loss_config(s, 16).l2_norm);
+  EXPECT_EQ(loss_config(s, 16).l2, kernels::L2Form::norm);
+}
+
+// A token of massive activations decides the summed square and weighs as much as any other in the
+// relative one.
+TEST(Loss, RelativeGivesTokensOfAllSizesOneWeight) {
+  const Tensor t = Tensor::from<float>({1, -2, 1000, -2000, 0, 0}, {3, 2});
+  const Tensor p = Tensor::from<float>({1.5, -2, 1500, -2000, 7, 0}, {3, 2});
+  Settings s;
+  s.l2 = "relative";
+  s.kl_weight = 0.0;
+  const LossValue found = reconstruction_loss(p, {t}, loss_config(s, 2), true);
+  // 2 (1/2)^2 / (1 + 4) of both tokens; the target of zeros weighs nothing.
+  EXPECT_NEAR(found.mean.item(), 2 * 0.1 / 3, 1e-7);
+  const auto g = found.gradient.to_vector<float>();
+  EXPECT_NEAR(g[0], 2 * 2 * 0.5 / 5 / 3, 1e-7);
+  EXPECT_NEAR(g[2], 2 * 2 * 500.0 / 5e6 / 3, 1e-9);
+  EXPECT_EQ(g[4], 0.0f);
 }
 
 TEST(Reconstructor, OrderIsAPermutationAndDiffersByEpoch) {
@@ -186,7 +206,7 @@ TEST(Reconstructor, HardPhaseCoversTheLastFractionOfTheSteps) {
 TEST(Reconstructor, OverlapAloneLearnsRounding) {
   Settings s = small_settings();
   s.rounding_blocks = "overlap";
-  s.learn_scale = false;
+  s.grid = "fixed";
   Fixture f(s);
   f.scheduled.finishes = 1;
   const auto before = quantizer_state(*f.model, {0, 2});

@@ -162,15 +162,15 @@ TEST_P(RoundingContract, LearnsAToyLayer) {
     return;
   }
   WeightQuantizer quantizer(w.value(), config, rounding, "layer", 1, 2);
-  const bool learns = !quantizer.rounding_variables().empty();
+  const bool learns = !quantizer.variables("rounding").empty();
   RoundingConfig nearest_config;
   const WeightQuantizer nearest(w.value(), config, nearest_config, "layer", 1, 2);
   const Tensor target = kernels::matmul(x, kernels::Trans::no, w.value(), kernels::Trans::yes);
   quantizer.set_hard(true);
   std::vector<ParameterGroup> groups(2);
-  groups[0].variables = quantizer.scale_variables();
+  groups[0].variables = quantizer.variables("scale");
   groups[0].settings.rate = 1e-3;
-  groups[1].variables = quantizer.rounding_variables();
+  groups[1].variables = quantizer.variables("rounding");
   groups[1].settings.rate = 0.02;
   Adam adam(groups);
   double reached = output_error(quantizer, x, w);
@@ -178,7 +178,7 @@ TEST_P(RoundingContract, LearnsAToyLayer) {
   for (int step = 0; step < 200; ++step) {
     Tape tape;
     const Var y = ag::linear(Var(x), quantizer.fake_quant(w), Var());
-    tape.backward(ag::row_error(y, target, 1.0, false, 0.0));
+    tape.backward(ag::row_error(y, target, 1.0, kernels::L2Form::sum, 0.0));
     adam.step(cosine_annealing(step, 200));
     if (const double error = output_error(quantizer, x, w); error < reached) {
       reached = error;

@@ -214,22 +214,23 @@ std::vector<RowKernel> softmaxes() {
            cross_entropy_backward}};
 }
 
-RowKernel row_error(const char* name, double l2, bool norm, double kl) {
+RowKernel row_error(const char* name, double l2, kernels::L2Form form, double kl) {
   return {name,
           {},
           [](int64_t n) {
             return Shapes{{rows, n}, {rows, n}};
           },
           [=](const Tensors& in) {
-            const auto error = kernels::row_error(in[0], in[1], l2, norm, kl, true);
+            const auto error = kernels::row_error(in[0], in[1], l2, form, kl, true);
             return Tensors{error.loss, error.gradient};
           },
-          [=](const Arrays& in) { return reference::row_error(in[0], in[1], l2, norm, kl); }};
+          [=](const Arrays& in) { return reference::row_error(in[0], in[1], l2, form, kl); }};
 }
 
 std::vector<RowKernel> others() {
-  return {row_error("row_error, L2", 0.5, false, 0.0),
-          row_error("row_error, L2 norm + KL", 0.5, true, 2.0),
+  return {row_error("row_error, L2", 0.5, kernels::L2Form::sum, 0.0),
+          row_error("row_error, L2 norm + KL", 0.5, kernels::L2Form::norm, 2.0),
+          row_error("row_error, L2 relative + KL", 0.5, kernels::L2Form::relative, 2.0),
           {"min_max_rows",
            {},
            [](int64_t n) {

@@ -2,10 +2,10 @@
 // devices. A second device is host memory that counts as one.
 #include "kernels/packed_attention.h"
 #include "quant/activation_kernels.h"
+#include "quant/grid_scheme.h"
 #include "quant/preprocess/arithmetic.h"
 #include "quant/quantize_tokens.h"
 #include "quant/rounding.h"
-#include "quant/scale_form.h"
 #include "tests/rounding_contract.h"
 #include "tests/test_data.h"
 
@@ -73,8 +73,16 @@ TEST(TwoDevices, QuantizersOfActivations) {
 
 TEST(TwoDevices, QuantizersOfWeights) {
   const Tensor s = ones({2, 1}), far = s.to(elsewhere);
-  expect_refused("scale_of", [&] { scale_of(ScaleForm::log, s, far); });
-  expect_refused("scale_gradient", [&] { scale_gradient(ScaleForm::log, s, far, s); });
+  for (const std::string& name : grid_schemes().names()) {
+    if (name == "fixed") continue;
+    const auto grid = grid_schemes().make(name);
+    const auto variables = grid->start(ones({2, 8}), {s, s, 4, 8}, {});
+    const std::vector<Tensor> near(variables.size(), s), away(variables.size(), far);
+    expect_refused(name.c_str(), [&] { grid->values(away); });
+    expect_refused(name.c_str(), [&] { grid->gradients(near, {s, s}, {far, s}); });
+  }
+  expect_refused("moved_zero_point", [&] { moved_zero_point(s, far, 4); });
+  expect_refused("moved_zero_point", [&] { moved_zero_point_gradient(s, s, 4, far); });
   for (const std::string& name : rounding_schemes().names()) {
     const auto scheme = rounding_schemes().make(name);
     if (scheme->math() == nullptr) continue;  // its own business

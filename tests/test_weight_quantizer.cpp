@@ -40,8 +40,9 @@ TEST(WeightQuantizer, OffersTheVariablesItsSettingsAskFor) {
   const auto shapes = [&](const RoundingConfig& rounding) {
     const WeightQuantizer q(w, bits(3), rounding, "layer", 1, 2);
     std::vector<Shape> all;
-    for (const Var& v : q.scale_variables()) all.push_back(v.shape());
-    for (const Var& v : q.rounding_variables()) all.push_back(v.shape());
+    for (const LearnedGroup& group : q.groups()) {
+      for (const Var& v : group.variables) all.push_back(v.shape());
+    }
     return all;
   };
   using Shapes = std::vector<Shape>;
@@ -50,9 +51,13 @@ TEST(WeightQuantizer, OffersTheVariablesItsSettingsAskFor) {
   EXPECT_EQ(shapes(scheme("lora_rounding")), (Shapes{{6, 1}, {6, 5}, {5, 16}}));
   EXPECT_EQ(shapes(scheme("signround", "low_rank")), (Shapes{{6, 1}, {6, 5}, {5, 16}}));
   EXPECT_EQ(shapes(scheme("signround", "none")), (Shapes{{6, 1}}));
-  RoundingConfig fixed = scheme("nearest");
-  fixed.learn_scale = false;
-  EXPECT_EQ(shapes(fixed), Shapes{});
+  RoundingConfig grid = scheme("nearest");
+  grid.grid = "fixed";
+  EXPECT_EQ(shapes(grid), Shapes{});
+  grid.learn_zero_point = true;
+  EXPECT_EQ(shapes(grid), (Shapes{{6, 1}}));
+  grid.grid = "clip";
+  EXPECT_EQ(shapes(grid), (Shapes{{6, 1}, {6, 1}, {6, 1}}));
 }
 
 TEST(WeightQuantizer, LowRankStartsAtZeroWithGaussianA1) {
@@ -61,13 +66,13 @@ TEST(WeightQuantizer, LowRankStartsAtZeroWithGaussianA1) {
   const Tensor w = normal({200, 24}, 0.02, 1);
   const WeightQuantizer q(w, bits(3), config, "layer", 5, 6), again(w, bits(3), config, "l", 5, 6),
       other(w, bits(3), config, "l", 5, 7);
-  const auto a1 = q.rounding_variables()[0].value().to_vector<double>();
+  const auto a1 = q.variables("rounding")[0].value().to_vector<double>();
   double squares = 0.0;
   for (double a : a1) squares += a * a;
   EXPECT_NEAR(squares / static_cast<double>(a1.size()), 1.0 / 16, 0.005);
-  for (double a : q.rounding_variables()[1].value().to_vector<double>()) EXPECT_EQ(a, 0.0);
-  EXPECT_EQ(again.rounding_variables()[0].value().to_vector<double>(), a1);
-  EXPECT_NE(other.rounding_variables()[0].value().to_vector<double>(), a1);
+  for (double a : q.variables("rounding")[1].value().to_vector<double>()) EXPECT_EQ(a, 0.0);
+  EXPECT_EQ(again.variables("rounding")[0].value().to_vector<double>(), a1);
+  EXPECT_NE(other.variables("rounding")[0].value().to_vector<double>(), a1);
 }
 
 // Weights of a group times a power of two, gradients divided by it: the codes that are learned
@@ -93,7 +98,7 @@ TEST(WeightQuantizer, StepsAreInUnitsOfEachGroupsScale) {
         const Tensor w = scaled(normal({out, in}, 0.02, 1), sign);
         WeightQuantizer q(w, grid, scheme(name, parameterization), "layer", 1, 2);
         q.set_hard(true);
-        Adam adam({{q.rounding_variables(), {.rate = 0.1}}, {q.scale_variables(), {}}});
+        Adam adam({{q.variables("rounding"), {.rate = 0.1}}, {q.variables("scale"), {}}});
         for (uint64_t step = 0; step < 12; ++step) {
           Tape tape;
           tape.backward(q.fake_quant(Var(w)), scaled(normal({out, in}, 1.0, 10 + step), -sign));
@@ -110,34 +115,28 @@ TEST(WeightQuantizer, StepsAreInUnitsOfEachGroupsScale) {
 TEST(WeightQuantizer, ScaleForms) {
   const Tensor w = normal({4, 8}, 0.02, 1, Dtype::f64);
   const Tensor dy = normal({4, 8}, 1.0, 2, Dtype::f64);
-  std::vector<double> d_scale;  // dL/ds, from the raw form
-  for (ScaleForm form : {ScaleForm::raw, ScaleForm::relative, ScaleForm::log}) {
+  for (const std::string form : {"raw", "relative", "log"}) {
     RoundingConfig config = scheme("nearest");
-    config.scale_form = form;
+    config.grid = form;
     const WeightQuantizer q(w, bits(3), config, "layer", 1, 1);
-    const Var x = q.scale_variables()[0];
+    const auto scale = [&q] { return q.grid().scale.to_vector<double>(); };
+    const Var x = q.variables("scale")[0];
     const auto s0 = q.start_grid().scale.to_vector<double>();
-    EXPECT_EQ(q.scale().to_vector<double>(), s0);
-    kernels::fill(x.value(), form == ScaleForm::raw ? 0.001 : 0.1);
-    const auto s = q.scale().to_vector<double>();
+    EXPECT_EQ(scale(), s0);
+    kernels::fill(x.value(), form == "raw" ? 0.001 : 0.1);
+    const auto s = scale();
     {
       Tape tape;
       tape.backward(q.fake_quant(Var(w)), dy);
     }
     const auto g = x.grad().to_vector<double>();
     for (size_t i = 0; i < s.size(); ++i) {
-      switch (form) {
-        case ScaleForm::raw:
-          EXPECT_NEAR(s[i], s0[i] + 0.001, 1e-15);
-          break;
-        case ScaleForm::relative:
-          EXPECT_NEAR(s[i], s0[i] * 1.1, 1e-15);
-          break;
-        case ScaleForm::log:
-          EXPECT_NEAR(s[i], s0[i] * std::exp(0.1), 1e-15);
-      }
+      const double want = form == "raw"        ? s0[i] + 0.001
+                          : form == "relative" ? s0[i] * 1.1
+                                               : s0[i] * std::exp(0.1);
+      EXPECT_NEAR(s[i], want, 1e-15) << form;
       const RoundingPass pass{.w = w,
-                              .scale = q.scale(),
+                              .scale = q.grid().scale,
                               .zero_point = q.start_grid().zero_point,
                               .bits = 3,
                               .group = 8,
@@ -146,18 +145,14 @@ TEST(WeightQuantizer, ScaleForms) {
                               .a2 = {}};
       const double ds =
           rounding_schemes().make("nearest")->backward(pass, dy, {}).scale.to_vector<double>()[i];
-      const double slope = form == ScaleForm::raw ? 1.0 : (form == ScaleForm::log ? s[i] : s0[i]);
-      EXPECT_NEAR(g[i], ds * slope, 1e-12) << name_of(form);
+      const double slope = form == "raw" ? 1.0 : (form == "log" ? s[i] : s0[i]);
+      EXPECT_NEAR(g[i], ds * slope, 1e-12) << form;
     }
     // No step can make a scale vanish or turn it round.
-    if (form == ScaleForm::log) continue;
+    if (form == "log") continue;
     kernels::fill(x.value(), -10.0);
-    for (size_t i = 0; i < s.size(); ++i) {
-      EXPECT_EQ(q.scale().to_vector<double>()[i], s0[i] / 1024);
-    }
+    for (size_t i = 0; i < s.size(); ++i) EXPECT_EQ(scale()[i], s0[i] / 1024);
   }
-  EXPECT_EQ(scale_form_from_name("relative"), ScaleForm::relative);
-  expect_error<std::invalid_argument>([] { scale_form_from_name("exp"); }, {"exp", "log", "raw"});
 }
 
 TEST(WeightQuantizer, HardPhaseGivesGridPointsAndStillGradients) {
@@ -172,7 +167,7 @@ TEST(WeightQuantizer, HardPhaseGivesGridPointsAndStillGradients) {
     tape.backward(q.fake_quant(Var(w)), normal({4, 16}, 1.0, 3));
   }
   double size = 0.0;
-  for (double g : q.rounding_variables()[0].grad().to_vector<double>()) size += std::abs(g);
+  for (double g : q.variables("rounding")[0].grad().to_vector<double>()) size += std::abs(g);
   EXPECT_GT(size, 0.0);
 }
 
@@ -187,7 +182,7 @@ TEST(WeightQuantizer, RegularizerReachesValueAndGradient) {
     tape.backward(q.fake_quant(Var(w)), Tensor::zeros({4, 16}, Dtype::f32));
   }
   double size = 0.0;
-  for (double g : q.rounding_variables()[0].grad().to_vector<double>()) size += std::abs(g);
+  for (double g : q.variables("rounding")[0].grad().to_vector<double>()) size += std::abs(g);
   EXPECT_GT(size, 0.0);
 }
 
@@ -199,17 +194,17 @@ TEST(WeightQuantizer, HardenKeepsTheHardWeightsToTheBit) {
       config.granularity = Granularity::per_group;
       config.group_size = 8;
       WeightQuantizer q(w, config, scheme(name), "layer", 1, 1);
-      for (const Var& v : q.scale_variables()) kernels::fill(v.value(), 0.03);
-      for (const Var& v : q.rounding_variables()) kernels::fill_normal(v.value(), 0, 0.2, 1, 9);
+      for (const Var& v : q.variables("scale")) kernels::fill(v.value(), 0.03);
+      for (const Var& v : q.variables("rounding")) kernels::fill_normal(v.value(), 0, 0.2, 1, 9);
       q.set_hard(true);
       const auto hard = weights_of(q, w);
-      const auto scale = q.scale().to_vector<double>();
+      const auto scale = q.grid().scale.to_vector<double>();
       expect_error<std::invalid_argument>([&] { q.packed(); }, {"layer", "not hardened"});
       q.harden(w);
       EXPECT_TRUE(q.hardened());
-      EXPECT_TRUE(q.scale_variables().empty() && q.rounding_variables().empty());
+      EXPECT_TRUE(q.variables("scale").empty() && q.variables("rounding").empty());
       EXPECT_EQ(weights_of(q, w), hard) << name;
-      EXPECT_EQ(q.scale().to_vector<double>(), scale);
+      EXPECT_EQ(q.grid().scale.to_vector<double>(), scale);
       EXPECT_EQ(dequantize(q.packed(), dtype, Device::cpu()).to_vector<double>(), hard);
       expect_error<std::invalid_argument>([&] { q.harden(w); }, {"layer", "already"});
     }
@@ -223,8 +218,8 @@ TEST(WeightQuantizer, SnapshotsRestore) {
     q.set_hard(true);
     const auto before = weights_of(q, w);
     const auto saved = q.snapshot();
-    std::vector<Var> variables = q.rounding_variables();
-    variables.push_back(q.scale_variables()[0]);
+    std::vector<Var> variables = q.variables("rounding");
+    variables.push_back(q.variables("scale")[0]);
     for (const Var& v : variables) kernels::fill_normal(v.value(), 0, 0.5, 1, 9);
     EXPECT_NE(weights_of(q, w), before) << name;
     q.restore(saved);
@@ -281,7 +276,7 @@ TEST(WeightQuantizer, GoesOnFromASolution) {
 TEST(WeightQuantizer, NothingIsRecordedForConstants) {
   const Tensor w = normal({6, 16}, 0.02, 1);
   RoundingConfig config = scheme("nearest");
-  config.learn_scale = false;
+  config.grid = "fixed";
   const WeightQuantizer q(w, bits(2), config, "layer", 1, 1);
   Tape tape;
   EXPECT_FALSE(q.fake_quant(Var(w)).requires_grad());

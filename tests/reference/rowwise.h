@@ -3,6 +3,7 @@
 // kernels use.
 #pragma once
 
+#include "kernels/ops.h"
 #include "tests/reference/array.h"
 
 namespace cbq::reference {
@@ -126,22 +127,28 @@ inline Array cross_entropy_backward(const Array& logits, const Array& target, co
 }
 
 /// {loss, d sum(loss) / dp} of kernels::row_error.
-inline Arrays row_error(const Array& p, const Array& t, double l2, bool norm, double kl) {
+inline Arrays row_error(const Array& p, const Array& t, double l2, kernels::L2Form form,
+                        double kl) {
+  const bool norm = form == kernels::L2Form::norm;
   Array loss({p.rows()}), gradient(p.shape);
   for (int64_t r = 0; r < p.rows(); ++r) {
     const double zp = log_sum_exp(p, r), zt = log_sum_exp(t, r);
-    double squares = 0.0, divergence = 0.0;
+    double squares = 0.0, divergence = 0.0, size = 0.0;
     for (int64_t j = 0; j < p.width(); ++j) {
       const double d = p(r, j) - t(r, j), log_q = p(r, j) - zp, log_y = t(r, j) - zt;
       squares += d * d;
+      size += t(r, j) * t(r, j);
       divergence += std::exp(log_y) * (log_y - log_q);
       gradient(r, j) = kl * (std::exp(log_q) - std::exp(log_y));
     }
-    loss(r) = l2 * (norm ? std::sqrt(squares) : squares) + kl * divergence;
+    const bool relative = form == kernels::L2Form::relative;
+    const double weight =
+        l2 * (relative ? (size > 0.0 ? static_cast<double>(p.width()) / size : 0.0) : 1.0);
+    loss(r) = weight * (norm ? std::sqrt(squares) : squares) + kl * divergence;
     for (int64_t j = 0; j < p.width(); ++j) {
       const double d = p(r, j) - t(r, j);
       const double direction = squares > 0.0 ? d / std::sqrt(squares) : 0.0;
-      gradient(r, j) += l2 * (norm ? direction : 2.0 * d);
+      gradient(r, j) += weight * (norm ? direction : 2.0 * d);
     }
   }
   return {loss, gradient};

@@ -125,12 +125,15 @@ std::string summary(const Settings& s) {
   if (s.rotation != "none") text += ", rotation " + s.rotation;
   if (s.preprocess != "none") text += ", " + s.preprocess;
   if (s.solves()) text += ", solver " + s.solver;
-  if (s.reconstruct == "none") return s.solves() ? text : text + ", nearest rounding";
+  const std::string last = s.polishes() ? fmt::format(", polish {} epochs", s.polish_epochs) : "";
+  if (s.reconstruct == "none") return text + (s.solves() ? "" : ", nearest rounding") + last;
   text += s.schedule.empty()
               ? fmt::format(", {}: windows of {}, overlap {}", s.rounding, s.window, s.overlap)
               : fmt::format(", {}: windows {}", s.rounding, s.schedule);
-  return text + fmt::format(", {} epochs, {} segments a step, rate {:g}", s.epochs, s.batch,
-                            s.rounding_rate());
+  return text +
+         fmt::format(", {} epochs, {} segments a step, rate {:g}", s.epochs, s.batch,
+                     s.rounding_rate()) +
+         last;
 }
 
 void QuantizeRun::steps() {

@@ -94,7 +94,7 @@ void QuantizeJob::load_calibration() {
 bool QuantizeJob::needs_calibration() const {
   const bool observes = settings.abits < float_bits && !settings.act_dynamic;
   return settings.reconstruct != "none" || settings.preprocess != "none" || settings.solves() ||
-         observes;
+         settings.polishes() || observes;
 }
 
 json QuantizeJob::sampling_request() const {

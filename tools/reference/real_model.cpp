@@ -34,7 +34,8 @@ void real_model_rows(const std::filesystem::path& data, bool fast, Report& repor
   const Documents documents = Documents::read({data / "webtext/c4_en_sample_30docs.jsonl"});
   std::string joined;
   for (int64_t i = 0; i < documents.count(); ++i) {
-    joined += (i > 0 ? "\n" : "") + documents.text(i);
+    if (i > 0) joined += '\n';
+    joined += documents.text(i);
   }
   const std::vector<int32_t> c4 = tokenize(joined, *tokenizer);
   const auto count = [](const auto& ids) { return static_cast<double>(ids.size()); };

@@ -1,0 +1,72 @@
+#include "cbq/learnable.h"
+
+#include "cbq/stream.h"
+
+namespace cbq {
+namespace {
+
+/// The weight of one linear.
+class LearnedWeight : public Learnable {
+ public:
+  LearnedWeight(const std::string& path, WeightQuantizer& quantizer, Tensor weight)
+      : name_(path + ".weight_quantizer"), quantizer_(quantizer), weight_(std::move(weight)) {}
+
+  const std::string& name() const override { return name_; }
+  std::vector<LearnedGroup> groups() const override { return quantizer_.groups(); }
+  void set_hard(bool hard) override { quantizer_.set_hard(hard); }
+  void set_regularizer(const RoundingRegularizer& r) override { quantizer_.set_regularizer(r); }
+  int64_t regularized_weights() const override { return weight_.count(); }
+  State snapshot() const override { return quantizer_.snapshot(); }
+  void restore(const State& values) override { quantizer_.restore(values); }
+  State state() const override {
+    State all = quantizer_.snapshot();
+    for (auto& value : quantizer_.solution()) all.push_back(std::move(value));
+    return all;
+  }
+  void freeze() override {
+    if (!quantizer_.hardened()) quantizer_.harden(weight_);
+  }
+
+ private:
+  std::string name_;
+  WeightQuantizer& quantizer_;
+  Tensor weight_;
+};
+
+/// The range of one linear's input.
+class LearnedInput : public Learnable {
+ public:
+  LearnedInput(const std::string& path, ActivationQuantizer& quantizer)
+      : name_(path + ".activation_quantizer"), quantizer_(quantizer) {}
+
+  const std::string& name() const override { return name_; }
+  std::vector<LearnedGroup> groups() const override {
+    return {{"activation", quantizer_.variables()}};
+  }
+  State snapshot() const override { return quantizer_.snapshot(); }
+  void restore(const State& values) override { quantizer_.restore(values); }
+
+ private:
+  std::string name_;
+  ActivationQuantizer& quantizer_;
+};
+
+}  // namespace
+
+std::vector<WindowLearnable> learnables_of(Transformer& model, const Window& window) {
+  std::vector<WindowLearnable> all;
+  for (const WindowLinear& l : linears_of(model, window)) {
+    QuantizedTransform* q = l.quantizers();
+    if (q == nullptr) continue;
+    if (q->weight_quantizer) {
+      all.push_back({l.block, std::make_unique<LearnedWeight>(l.path, *q->weight_quantizer,
+                                                              l.linear->weight.value())});
+    }
+    if (q->activation_quantizer) {
+      all.push_back({l.block, std::make_unique<LearnedInput>(l.path, *q->activation_quantizer)});
+    }
+  }
+  return all;
+}
+
+}  // namespace cbq

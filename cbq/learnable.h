@@ -1,0 +1,49 @@
+// Learnable: something in a window's blocks that reconstruction learns. The Reconstructor knows
+// nothing else of what it trains.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cbq/window.h"
+#include "nn/transformer.h"
+#include "quant/weight_quantizer.h"
+
+namespace cbq {
+
+class Learnable {
+ public:
+  using State = std::vector<std::pair<std::string, Tensor>>;
+
+  virtual ~Learnable() = default;
+  /// Unique in the model: "model.layers.0.mlp.down_proj.weight_quantizer".
+  virtual const std::string& name() const = 0;
+  /// What is learned; empty after freeze(). A group's rate names its learning rate
+  /// (Settings::rate_of); the group "rounding" is not learned in blocks outside rounding_blocks.
+  virtual std::vector<LearnedGroup> groups() const = 0;
+  /// Hard rounding forward from now on, or relaxed.
+  virtual void set_hard(bool /*hard*/) {}
+  virtual void set_regularizer(const RoundingRegularizer& /*regularizer*/) {}
+  /// Weights over which the regularizer's mean is taken.
+  virtual int64_t regularized_weights() const { return 0; }
+  /// The variables' values (copies), to return to them, and back.
+  virtual State snapshot() const = 0;
+  virtual void restore(const State& values) = 0;
+  /// Everything that a resumed run needs; restore() takes it, too.
+  virtual State state() const { return snapshot(); }
+  /// The end of learning: variables become constants, relaxed weights integers.
+  virtual void freeze() {}
+};
+
+struct WindowLearnable {
+  int64_t block;
+  std::unique_ptr<Learnable> learnable;
+};
+
+/// What the window's blocks have to learn as they stand, in the order of their linears. They stay
+/// those of the blocks: the objects here only refer to them, and must not outlive the transforms.
+std::vector<WindowLearnable> learnables_of(Transformer& model, const Window& window);
+
+}  // namespace cbq

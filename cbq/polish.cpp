@@ -1,0 +1,257 @@
+#include "cbq/polish.h"
+
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <memory>
+
+#include "autograd/optim.h"
+#include "cbq/loss.h"
+#include "cbq/reconstructor.h"
+#include "kernels/ops.h"
+
+namespace cbq {
+namespace {
+
+constexpr const char* doing = "polishing the whole model";
+/// Of so many segments one is held out.
+constexpr int64_t held_out_every = 8;
+
+/// A frozen weight whose scales are learned again; its input is what the quantizers make of it.
+class PolishedLinear : public LinearTransform {
+ public:
+  PolishedLinear(std::shared_ptr<LinearTransform> original, const PackedWeight& packed, Dtype dtype,
+                 Device device)
+      : original_(std::move(original)), packed_(packed), dtype_(dtype), device_(device) {
+    for (Tensor* t : {&packed_.codes, &packed_.scale, &packed_.zero_point}) *t = t->to(device);
+    const WeightGrid start{packed_.scale, packed_.zero_point, packed.bits, packed.group};
+    x_ = Var(grid_->start({}, start, {}).front().second, true);
+  }
+
+  Var weight(const Var& /*w*/) override {
+    if (!should_record({&x_})) return Var(dequantize(current(), dtype_, device_));
+    const PackedWeight now = current();
+    return differentiable(dequantize(now, dtype_, device_), {&x_},
+                          [now, x = x_, grid = grid_](const Tensor& dw) {
+                            const GridValues values{now.scale, now.zero_point};
+                            const GridValues d{code_sums(now, dw), {}};
+                            x.accumulate(grid->gradients({x.value()}, values, d).front());
+                          });
+  }
+  Var input(const Var& x) override { return original_->input(x); }
+  const FusedInput* fused_input() const override { return original_->fused_input(); }
+
+  const Var& variable() const { return x_; }
+  /// With the scales s0 e^x.
+  PackedWeight current() const {
+    PackedWeight now = packed_;
+    now.scale = grid_->values({x_.value()}).scale;
+    return now;
+  }
+
+ private:
+  std::shared_ptr<LinearTransform> original_;
+  PackedWeight packed_;
+  Dtype dtype_;
+  Device device_;
+  std::shared_ptr<GridScheme> grid_ = grid_schemes().make("log");
+  Var x_;
+};
+
+/// The model with polished linears in the place of its quantized ones, while it lives.
+class PolishedModel {
+ public:
+  explicit PolishedModel(Transformer& model) {
+    for (const WindowLinear& l : linears_of(model, {0, model.block_count()})) {
+      QuantizedTransform* q = l.quantizers();
+      if (q == nullptr) continue;
+      if (q->activation_quantizer) {
+        clips_.push_back({q->activation_quantizer.get(), q->activation_quantizer->snapshot()});
+      }
+      if (!q->weight_quantizer) continue;
+      const auto polished = std::make_shared<PolishedLinear>(
+          l.linear->transform, q->weight_quantizer->packed(), model.dtype(), model.device());
+      places_.push_back({l.linear, l.linear->transform, q->weight_quantizer.get(), polished});
+      l.linear->transform = polished;
+    }
+  }
+  ~PolishedModel() {
+    for (const Place& p : places_) p.linear->transform = p.transform;
+    if (kept_) return;
+    for (const auto& [quantizer, start] : clips_) quantizer->restore(start);
+  }
+  PolishedModel(const PolishedModel&) = delete;
+  PolishedModel& operator=(const PolishedModel&) = delete;
+
+  std::vector<ParameterGroup> groups(const Settings& settings) const {
+    ParameterGroup scales, clips;
+    scales.settings.rate = settings.rate_polish;
+    clips.settings.rate = settings.rate_activation;
+    for (const Place& p : places_) scales.variables.push_back(p.polished->variable());
+    for (const auto& [quantizer, start] : clips_) {
+      for (Var a : quantizer->variables()) {
+        a.set_requires_grad(settings.learn_activation);
+        a.clear_grad();
+        if (settings.learn_activation) clips.variables.push_back(a);
+      }
+    }
+    return {scales, clips};
+  }
+  /// The quantizers take over what was learned.
+  void keep() {
+    kept_ = true;
+    for (const Place& p : places_) {
+      const PackedWeight now = p.polished->current();
+      p.quantizer->restore(
+          {{"codes", now.codes}, {"scale", now.scale}, {"zero_point", now.zero_point}});
+    }
+  }
+  bool empty() const { return places_.empty() && clips_.empty(); }
+
+ private:
+  struct Place {
+    Linear* linear;
+    std::shared_ptr<LinearTransform> transform;
+    WeightQuantizer* quantizer;
+    std::shared_ptr<PolishedLinear> polished;
+  };
+  std::vector<Place> places_;
+  std::vector<std::pair<ActivationQuantizer*, std::vector<std::pair<std::string, Tensor>>>> clips_;
+  bool kept_ = false;
+};
+
+class Polish {
+ public:
+  Polish(Transformer& model, const Segments& segments, ActivationCache& original,
+         const Settings& settings, const Watch& watch)
+      : model_(model), segments_(segments), settings_(settings), watch_(watch), polished_(model) {
+    const auto count = static_cast<int64_t>(segments.size());
+    targets_ = original.get(model.block_count(), 0, count);
+    for (int64_t i = 0; i < count; ++i) {
+      const bool out = count < held_out_every ? i + 1 == count : i % held_out_every == 0;
+      (out ? held_out_ : trained_).push_back(i);
+    }
+    if (trained_.empty()) trained_ = held_out_;
+    loss_.l2_weight = 0.0;
+    loss_.kl_weight = 1.0;
+  }
+
+  PolishReport run() {
+    const auto start = std::chrono::steady_clock::now();
+    PolishReport report;
+    report.trained = static_cast<int64_t>(trained_.size());
+    report.held_out = static_cast<int64_t>(held_out_.size());
+    report.before = report.after = held_out_loss();
+    if (!std::isfinite(report.before)) {
+      throw NonFiniteError(concat(doing, ": KL to the original model is ", report.before));
+    }
+    if (!polished_.empty()) {
+      try {
+        train(report);
+      } catch (const NonFiniteError&) {  // held_out_loss() decides
+      }
+      report.after = held_out_loss();
+      report.kept = report.after < report.before;  // false for NaN
+      if (report.kept) polished_.keep();
+    }
+    report.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return report;
+  }
+
+ private:
+  struct Batch {
+    Tensor ids;
+    Sequence sequence;
+    Tensor targets;  // the original's residual stream behind the last block
+  };
+
+  Batch batch_of(const std::vector<int64_t>& chosen) const {
+    std::vector<int32_t> ids;
+    const int64_t tokens = targets_.size(1), hidden = targets_.size(2);
+    const auto count = static_cast<int64_t>(chosen.size());
+    Tensor targets({count * tokens, hidden}, targets_.dtype(), model_.device());
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t i = chosen[static_cast<size_t>(k)];
+      const std::vector<int32_t>& segment = segments_[static_cast<size_t>(i)];
+      ids.insert(ids.end(), segment.begin(), segment.end());
+      targets.slice(k * tokens, (k + 1) * tokens)
+          .copy_from(targets_.slice(i, i + 1).reshape({tokens, hidden}));
+    }
+    return {
+        Tensor::from(ids, {count * tokens}, Dtype::i32, model_.device()), {count, tokens}, targets};
+  }
+
+  Tensor original_logits(const Batch& batch) const {
+    NoGrad none;
+    return model_.head(Var(batch.targets)).value();
+  }
+  Var quantized_logits(const Batch& batch) const {
+    Var x = model_.embed(batch.ids, batch.sequence);
+    for (int64_t b = 0; b < model_.block_count(); ++b) {
+      x = model_.block(b).forward(x, batch.sequence);
+    }
+    return model_.head(x);
+  }
+
+  double held_out_loss() const {
+    NoGrad none;
+    double sum = 0.0;
+    for (const int64_t i : held_out_) {
+      watch_.poll(doing);
+      const Batch batch = batch_of({i});
+      const Tensor target = original_logits(batch);
+      sum +=
+          reconstruction_loss(quantized_logits(batch).value(), {target}, loss_, false).mean.item();
+    }
+    return sum / static_cast<double>(held_out_.size());
+  }
+
+  void train(PolishReport& report) {
+    Adam adam(polished_.groups(settings_));
+    const auto per_step = static_cast<size_t>(settings_.batch);
+    const auto steps_per_epoch = static_cast<int64_t>((trained_.size() + per_step - 1) / per_step);
+    const int64_t total = settings_.polish_epochs * steps_per_epoch;
+    for (int64_t epoch = 1; epoch <= settings_.polish_epochs; ++epoch) {
+      const std::vector<int64_t> order =
+          segment_order(report.trained, settings_.seed, polish_stream, epoch);
+      for (size_t begin = 0; begin < order.size(); begin += per_step) {
+        watch_.step(report.steps, total, doing);
+        std::vector<int64_t> chosen;
+        for (size_t i = begin; i < std::min(order.size(), begin + per_step); ++i) {
+          chosen.push_back(trained_[static_cast<size_t>(order[i])]);
+        }
+        const Batch batch = batch_of(chosen);
+        const Tensor target = original_logits(batch);
+        Tape tape;
+        const Var logits = quantized_logits(batch);
+        const LossValue loss = reconstruction_loss(logits.value(), {target}, loss_, true);
+        tape.backward(logits, loss.gradient);
+        adam.step(cosine_annealing(report.steps, total, settings_.rate_floor));
+        ++report.steps;
+      }
+    }
+    watch_.step(report.steps, total, doing);
+  }
+
+  /// A window number that no window has: the order of segments is one of its own.
+  static constexpr int64_t polish_stream = (int64_t{1} << 30) - 1;
+
+  Transformer& model_;
+  const Segments& segments_;
+  const Settings& settings_;
+  const Watch& watch_;
+  PolishedModel polished_;
+  Tensor targets_;
+  std::vector<int64_t> trained_, held_out_;
+  LossConfig loss_;
+};
+
+}  // namespace
+
+PolishReport polish(Transformer& model, const Segments& segments, ActivationCache& original,
+                    const Settings& settings, const Watch& watch) {
+  return Polish(model, segments, original, settings, watch).run();
+}
+
+}  // namespace cbq

@@ -1,0 +1,218 @@
+// Learnable weight clipping (LWC of OmniQuant, Shao et al. 2024): two logits per group shrink the
+// ends of the range of its weights,
+//   high = sigmoid(u) max(W, 0),  low = sigmoid(l) min(W, 0),
+// and scale and zero point follow from the ends by the rule of the grid (quant/grid_rule.h). Zero
+// is always inside the range, which OmniQuant does not ask for.
+#include <memory>
+
+#include "kernels/launch.h"
+#include "kernels/math.h"
+#include "kernels/ops.h"
+#include "quant/grid_rule.h"
+#include "quant/grid_scheme.h"
+#include "quant/scale_grid.h"
+
+namespace cbq {
+namespace {
+
+/// sigmoid(4) = 0.982: where OmniQuant starts. No start lies further out, since the gradient of a
+/// sigmoid near 1 vanishes.
+constexpr double widest_logit = 4.0;
+constexpr double narrowest_logit = -4.0;
+
+/// One row = the weights that share a scale: max(W, 0) and min(W, 0).
+template <class T>
+struct FindEnds {
+  using A = acc_t<T>;
+  const T* w;
+  A* high;
+  A* low;
+  int64_t n;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    const T* x = w + r * n;
+    A top = 0, negated_bottom = 0;
+#pragma omp simd reduction(max : top, negated_bottom)
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      top = A(x[j]) > top ? A(x[j]) : top;
+      negated_bottom = -A(x[j]) > negated_bottom ? -A(x[j]) : negated_bottom;
+    }
+    top = row.max(top);
+    negated_bottom = row.max(negated_bottom);
+    if (row.lane() == 0) {
+      high[r] = top;
+      low[r] = -negated_bottom;
+    }
+  }
+};
+
+template <class A>
+CBQ_HD A logit_of(A ratio, A widest, A narrowest) {
+  const A most = math::sigmoid(widest), least = math::sigmoid(narrowest);
+  if (!(ratio < most)) return widest;
+  if (!(ratio > least)) return narrowest;
+  return math::log(ratio / (A(1) - ratio));
+}
+
+/// The logits at which the ends are those of a given grid, as near as they can be.
+template <class A>
+struct StartLogits {
+  const A* high;
+  const A* low;
+  const A* scale;
+  const A* zero_point;
+  A* upper;
+  A* lower;
+  GridRule<A> rule;
+  CBQ_HD void operator()(int64_t i) const {
+    const A s = scale[i], z = zero_point[i];
+    const A widest = A(widest_logit), narrowest = A(narrowest_logit);
+    A top = s * (rule.largest_code - z), bottom = -s * z;
+    if (rule.symmetric) {
+      // Both ends by the same factor, so that the larger one stays the larger one.
+      const A reach =
+          rule.restricted ? s * (rule.middle_code - A(1)) : s * rule.largest_code / A(2);
+      const A factor = reach / math::max(high[i], -low[i]);
+      top = factor * high[i];
+      bottom = factor * low[i];
+    }
+    upper[i] = high[i] > A(0) ? logit_of(top / high[i], widest, narrowest) : widest;
+    lower[i] = low[i] < A(0) ? logit_of(bottom / low[i], widest, narrowest) : widest;
+  }
+};
+
+template <class A>
+struct ClipGrid {
+  const A* high;
+  const A* low;
+  const A* upper;
+  const A* lower;
+  A* scale;
+  A* zero_point;
+  GridRule<A> rule;
+  CBQ_HD void operator()(int64_t i) const {
+    const GridPoint<A> point =
+        rule.from_range(math::sigmoid(lower[i]) * low[i], math::sigmoid(upper[i]) * high[i]);
+    scale[i] = point.scale;
+    zero_point[i] = point.zero_point;
+  }
+};
+
+/// With h, l the ends and n = 2^b - 1, asymmetric: s = (h - l) / n, z = round(-l / s), so
+///   dL/dh = D / n,  dL/dl = -D / n - (dL/dz) / s,  D = dL/ds + (dL/dz) l / s^2;
+/// symmetric: s is a multiple of the longer end, which alone has a gradient. Groups of zeros have
+/// a constant scale: no gradient.
+template <class A>
+struct ClipGradient {
+  const A* high;
+  const A* low;
+  const A* upper;
+  const A* lower;
+  const A* d_scale;
+  const A* d_zero_point;
+  A* d_upper;
+  A* d_lower;
+  GridRule<A> rule;
+  CBQ_HD void operator()(int64_t i) const {
+    const A up = math::sigmoid(upper[i]), down = math::sigmoid(lower[i]);
+    const A h = up * high[i], l = down * low[i];
+    const A s = rule.range_scale(l, h);
+    A dh = 0, dl = 0;
+    if (s >= std::numeric_limits<A>::min()) {
+      if (rule.symmetric) {
+        const A d_reach = d_scale[i] * rule.scale_per_reach();
+        (h >= -l ? dh : dl) = h >= -l ? d_reach : -d_reach;
+      } else {
+        const A dz = d_zero_point[i];
+        const A total = d_scale[i] + dz * l / (s * s);
+        dh = total / rule.largest_code;
+        dl = -total / rule.largest_code - dz / s;
+      }
+    }
+    d_upper[i] = dh * high[i] * up * (A(1) - up);
+    d_lower[i] = dl * low[i] * down * (A(1) - down);
+  }
+};
+
+class ClippedGrid : public GridScheme {
+ public:
+  std::string name() const override { return "clip"; }
+  std::string help() const override {
+    return "two learned logits per group shrink the ends of the range (LWC of OmniQuant)";
+  }
+  std::string rate() const override { return "clip"; }
+  bool moves_zero_point() const override { return true; }
+
+  std::vector<std::pair<std::string, Tensor>> start(const Tensor& w, const WeightGrid& grid,
+                                                    const WeightConfig& config) override {
+    config_ = config;
+    const auto make = [&] {
+      return Tensor(grid.scale.shape(), grid.scale.dtype(), grid.scale.device());
+    };
+    high_ = make();
+    low_ = make();
+    const int64_t groups = grid.scale.count(), n = w.count() / groups;
+    dispatch_float(w.dtype(), "clip", [&]<class T>() {
+      using A = acc_t<T>;
+      map_rows("clip", w.device(), groups, n,
+               FindEnds<T>{w.data<T>(), high_.data<A>(), low_.data<A>(), n});
+    });
+    Tensor upper = make(), lower = make();
+    if (config.search == ScaleSearch::min_max) {
+      kernels::fill(upper, widest_logit);
+      kernels::fill(lower, widest_logit);
+      return {{"upper_logit", upper}, {"lower_logit", lower}};
+    }
+    detail::dispatch_scale("clip", upper.dtype(), [&]<class A>() {
+      map("clip", w.device(), groups,
+          StartLogits<A>{high_.data<A>(), low_.data<A>(), grid.scale.data<A>(),
+                         grid.zero_point.data<A>(), upper.data<A>(), lower.data<A>(), rule<A>()});
+    });
+    return {{"upper_logit", upper}, {"lower_logit", lower}};
+  }
+
+  GridValues values(const std::vector<Tensor>& variables) const override {
+    const Tensor &upper = variables.at(0), &lower = variables.at(1);
+    check_same("clip", high_, upper);
+    check_same("clip", high_, lower);
+    GridValues now{Tensor(upper.shape(), upper.dtype(), upper.device()),
+                   Tensor(upper.shape(), upper.dtype(), upper.device())};
+    detail::dispatch_scale("clip", upper.dtype(), [&]<class A>() {
+      map("clip", upper.device(), upper.count(),
+          ClipGrid<A>{high_.data<A>(), low_.data<A>(), upper.data<A>(), lower.data<A>(),
+                      now.scale.data<A>(), now.zero_point.data<A>(), rule<A>()});
+    });
+    return now;
+  }
+
+  std::vector<Tensor> gradients(const std::vector<Tensor>& variables, const GridValues& /*now*/,
+                                const GridValues& d) const override {
+    const Tensor &upper = variables.at(0), &lower = variables.at(1);
+    check_same("clip", high_, d.scale);
+    check_same("clip", high_, d.zero_point);
+    Tensor d_upper(upper.shape(), upper.dtype(), upper.device());
+    Tensor d_lower(upper.shape(), upper.dtype(), upper.device());
+    detail::dispatch_scale("clip", upper.dtype(), [&]<class A>() {
+      map("clip", upper.device(), upper.count(),
+          ClipGradient<A>{high_.data<A>(), low_.data<A>(), upper.data<A>(), lower.data<A>(),
+                          d.scale.data<A>(), d.zero_point.data<A>(), d_upper.data<A>(),
+                          d_lower.data<A>(), rule<A>()});
+    });
+    return {d_upper, d_lower};
+  }
+
+ private:
+  template <class A>
+  GridRule<A> rule() const {
+    return GridRule<A>(config_.bits, config_.symmetric, config_.form);
+  }
+
+  WeightConfig config_;
+  Tensor high_, low_;  // of the weights, like the scale
+};
+
+[[maybe_unused]] const bool registered =
+    grid_schemes().add("clip", [] { return std::make_unique<ClippedGrid>(); });
+
+}  // namespace
+}  // namespace cbq

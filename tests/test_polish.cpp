@@ -1,0 +1,245 @@
+// The last stage: gradients of scales of fixed codes, and what polish() promises.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cbq/pipeline.h"
+#include "cbq/quantized_folder.h"
+#include "cbq/quantizers.h"
+#include "kernels/ops.h"
+#include "tests/test_cli_support.h"
+#include "tests/test_data.h"
+#include "tests/tiny_model.h"
+
+namespace cbq {
+namespace {
+
+using namespace cbq::test;
+namespace fs = std::filesystem;
+
+/// The gradient of s (q - z) by loops over single weights.
+TEST(CodeSums, AreTheGradientOfTheScales) {
+  for (const int bits : {1, 2, 3, 5, 8}) {
+    for (const int64_t group : {int64_t{0}, int64_t{8}, int64_t{24}}) {  // 0: one for all
+      constexpr int64_t out = 5, in = 24;
+      const int64_t groups = group == 0 ? 1 : in / group, rows = group == 0 ? 1 : out;
+      std::vector<uint8_t> codes, zero;
+      std::vector<double> dw, want(static_cast<size_t>(rows * groups), 0.0);
+      for (int64_t i = 0; i < out * in; ++i) {
+        codes.push_back(static_cast<uint8_t>((i * 7 + i / 5) % (1 << bits)));
+        dw.push_back(std::sin(static_cast<double>(i)));
+      }
+      for (int64_t g = 0; g < rows * groups; ++g)
+        zero.push_back(static_cast<uint8_t>(g % (1 << bits)));
+      for (int64_t i = 0; i < out * in; ++i) {
+        const int64_t g = group == 0 ? 0 : i / in * groups + i % in / group;
+        want[static_cast<size_t>(g)] +=
+            dw[static_cast<size_t>(i)] * (static_cast<double>(codes[static_cast<size_t>(i)]) -
+                                          static_cast<double>(zero[static_cast<size_t>(g)]));
+      }
+      const Shape shape{rows, groups};
+      const PackedWeight packed{bits,
+                                out,
+                                in,
+                                group == 0 ? in : group,
+                                pack_codes(Tensor::from(codes, {out, in}), bits),
+                                Tensor::from(std::vector<float>(want.size(), 0.5f), shape),
+                                Tensor::from(zero, shape)};
+      for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::bf16}) {
+        const Tensor found = code_sums(packed, Tensor::from(dw, {out, in}, dtype));
+        EXPECT_EQ(found.shape(), shape);
+        const auto values = found.to_vector<double>();
+        const double tolerance = dtype == Dtype::f64 ? 1e-12 : dtype == Dtype::f32 ? 1e-5 : 5e-3;
+        for (size_t g = 0; g < want.size(); ++g) {
+          EXPECT_NEAR(values[g], want[g], tolerance * 255 * 24) << bits << " bits, group " << group;
+        }
+      }
+    }
+  }
+  PackedWeight bad{2,
+                   2,
+                   8,
+                   8,
+                   Tensor::zeros({2, 2}, Dtype::u8),
+                   Tensor::zeros({2, 1}, Dtype::f32),
+                   Tensor::zeros({2, 1}, Dtype::u8)};
+  expect_error<std::invalid_argument>(
+      [&] {
+        code_sums(bad, Tensor::zeros({2, 7}, Dtype::f32));
+      },
+      {"code_sums", "[2, 8]"});
+}
+
+Settings polished(const nlohmann::json& changes = {}) {
+  Settings s;
+  s.wbits = 2;
+  s.reconstruct = "none";
+  s.batch = 2;
+  s.polish_epochs = 3;
+  s.rate_polish = 5e-3;
+  if (!changes.is_null()) apply_json(s, changes);
+  return s;
+}
+
+/// Mean KL(original || quantized) over all tokens, by plain loops over logits.
+double divergence(Transformer& original, Transformer& quantized,
+                  const std::vector<std::vector<int32_t>>& segments) {
+  NoGrad none;
+  double sum = 0.0;
+  int64_t tokens = 0;
+  for (const auto& segment : segments) {
+    const auto length = static_cast<int64_t>(segment.size());
+    const Tensor ids = Tensor::from(segment, {length}, Dtype::i32);
+    const auto p = original.forward(ids, {1, length}).value().to_vector<double>();
+    const auto q = quantized.forward(ids, {1, length}).value().to_vector<double>();
+    const size_t width = p.size() / segment.size();
+    for (size_t begin = 0; begin < p.size(); begin += width, ++tokens) {
+      double zp = 0.0, zq = 0.0;
+      for (size_t j = begin; j < begin + width; ++j) {
+        zp += std::exp(p[j]);
+        zq += std::exp(q[j]);
+      }
+      for (size_t j = begin; j < begin + width; ++j) {
+        const double log_p = p[j] - std::log(zp), log_q = q[j] - std::log(zq);
+        sum += std::exp(log_p) * (log_p - log_q);
+      }
+    }
+  }
+  return sum / static_cast<double>(tokens);
+}
+
+TEST(Polish, LowersTheDivergenceAndMovesScalesAlone) {
+  const auto segments = cbq::tiny_segments(24, 12);
+  const std::vector<std::vector<int32_t>> held_out = {segments[0], segments[8], segments[16]};
+  for (const char* changes :
+       {R"({})", R"({"abits": 4})", R"({"granularity": "g8"})", R"({"granularity": "g4"})",
+        R"({"solver": "gptq"})", R"({"reconstruct": "cbq", "epochs": 1})"}) {
+    SCOPED_TRACE(changes);
+    Settings without = polished(nlohmann::json::parse(changes)), with = without;
+    without.polish_epochs = 0;
+    const auto original = cbq::tiny_model(3), plain = cbq::tiny_model(3),
+               better = cbq::tiny_model(3);
+    const RunResult before = quantize(*plain, segments, without, nullptr, {});
+    EXPECT_FALSE(before.polish.has_value());
+    const RunResult after = quantize(*better, segments, with, nullptr, {});
+    ASSERT_TRUE(after.polish.has_value());
+    const PolishReport& report = *after.polish;
+    EXPECT_EQ(report.held_out, 3);
+    EXPECT_EQ(report.trained, 21);
+    EXPECT_EQ(report.steps, 3 * 11);
+    EXPECT_TRUE(report.kept);
+    EXPECT_NEAR(report.before, divergence(*original, *plain, held_out), 1e-4 * report.before);
+    EXPECT_NEAR(report.after, divergence(*original, *better, held_out), 1e-4 * report.before);
+    EXPECT_LT(report.after, report.before);
+    EXPECT_LT(divergence(*original, *better, segments),
+              0.97 * divergence(*original, *plain, segments));
+    const auto a = linears_of(*plain, {0, 3}), b = linears_of(*better, {0, 3});
+    for (size_t i = 0; i < a.size(); ++i) {
+      const PackedWeight& x = a[i].quantizers()->weight_quantizer->packed();
+      const PackedWeight& y = b[i].quantizers()->weight_quantizer->packed();
+      EXPECT_EQ(x.codes.to_vector<int>(), y.codes.to_vector<int>());
+      EXPECT_EQ(x.zero_point.to_vector<int>(), y.zero_point.to_vector<int>());
+      EXPECT_NE(x.scale.to_vector<float>(), y.scale.to_vector<float>());
+    }
+  }
+}
+
+TEST(Polish, WhatDoesNotHelpIsUndone) {
+  const auto segments = cbq::tiny_segments(9, 12);
+  for (const char* changes : {R"({"rate_polish": 30.0})", R"({"rate_polish": 1e30, "abits": 4})"}) {
+    SCOPED_TRACE(changes);
+    Settings with = polished(nlohmann::json::parse(changes)), without = with;
+    without.polish_epochs = 0;
+    const auto plain = cbq::tiny_model(2), undone = cbq::tiny_model(2);
+    quantize(*plain, segments, without, nullptr, {});
+    const RunResult result = quantize(*undone, segments, with, nullptr, {});
+    EXPECT_FALSE(result.polish->kept);
+    EXPECT_NE(result.notes.back().find("undone"), std::string::npos);
+    const auto x = quantizer_state(*plain, {0, 2}), y = quantizer_state(*undone, {0, 2});
+    ASSERT_EQ(x.size(), y.size());
+    for (const auto& [name, value] : x) {
+      EXPECT_EQ(value.to_vector<double>(), y.at(name).to_vector<double>()) << name;
+    }
+  }
+}
+
+/// The folder that a run writes, block by block from the disk or with the model in memory.
+std::string folder_of(const fs::path& model_folder, const fs::path& to, const Settings& settings,
+                      bool on_demand, RunHooks hooks = {}) {
+  const auto segments = cbq::tiny_segments(10, 12);
+  const auto model = on_demand ? open_model(model_folder, Dtype::f32, Device::cpu())
+                               : load_model(model_folder, Dtype::f32, Device::cpu());
+  hooks.keep_originals = !on_demand;
+  if (on_demand) hooks.keep_block = [](int64_t) {};
+  std::map<std::string, std::vector<double>> state;
+  const auto keep = hooks.keep_block;
+  hooks.keep_block = [&](int64_t b) {
+    for (const auto& [name, value] : quantizer_state(*model, {b, 1})) {
+      state[name] = value.to_vector<double>();
+    }
+    if (keep) keep(b);
+  };
+  quantize(*model, segments, settings, nullptr, hooks);
+  (void)to;
+  return nlohmann::json(state).dump();
+}
+
+TEST(Polish, IsTheSameBlockByBlockAndAfterAnInterruption) {
+  const TemporaryFolder folder;
+  save_model(*cbq::tiny_model(3), folder / "m", Dtype::f32);
+  for (const char* changes : {R"({"abits": 4, "solver": "gptq", "granularity": "g8"})",
+                              R"({"abits": 4, "reconstruct": "cbq", "epochs": 1})"}) {
+    SCOPED_TRACE(changes);
+    const Settings settings = polished(nlohmann::json::parse(changes));
+    const std::string whole = folder_of(folder / "m", folder / "w", settings, false);
+    Settings without = settings;
+    without.polish_epochs = 0;
+    EXPECT_NE(whole, folder_of(folder / "m", folder / "w", without, false));
+    EXPECT_EQ(folder_of(folder / "m", folder / "q", settings, true), whole);
+    // Stopped in the middle of the last stage; all windows are behind it.
+    RunHooks hooks;
+    hooks.resume_folder = folder / concat("state", std::string(changes).size());
+    bool stop = false;
+    hooks.preparation = [&](int64_t done, int64_t, const std::string& what) {
+      stop = what.find("polishing") != std::string::npos && done == 4;
+    };
+    hooks.interrupted = [&] { return stop; };
+    EXPECT_THROW(folder_of(folder / "m", folder / "r", settings, true, hooks), Interrupted);
+    stop = false;
+    hooks.preparation = nullptr;
+    std::string said;
+    hooks.say = [&](const std::string& line) { said += line + "\n"; };
+    EXPECT_EQ(folder_of(folder / "m", folder / "r", settings, true, hooks), whole);
+    EXPECT_NE(said.find("resumed"), std::string::npos) << said;
+  }
+}
+
+// The only segment is trained on and decides, so every granularity must gain.
+TEST(Polish, DescendsOnASegmentOfItsOwn) {
+  for (const char* granularity : {"per_tensor", "per_channel", "g8"}) {
+    SCOPED_TRACE(granularity);
+    const auto model = cbq::tiny_model(2);
+    const Settings settings =
+        polished({{"granularity", granularity}, {"rate_polish", 1e-4}, {"polish_epochs", 20}});
+    const RunResult result = quantize(*model, cbq::tiny_segments(1, 30), settings, nullptr, {});
+    EXPECT_TRUE(result.polish->kept);
+    EXPECT_LT(result.polish->after, result.polish->before);
+  }
+}
+
+TEST(Polish, NeedsFewSegments) {
+  const auto model = cbq::tiny_model(2);
+  const RunResult result = quantize(*model, cbq::tiny_segments(1, 12), polished(), nullptr, {});
+  EXPECT_EQ(result.polish->trained, 1);
+  EXPECT_EQ(result.polish->held_out, 1);
+}
+
+TEST(Polish, WithoutQuantizersThereIsNothingToDo) {
+  Settings s = polished();
+  s.wbits = 16;
+  const auto model = cbq::tiny_model(2);
+  EXPECT_FALSE(quantize(*model, cbq::tiny_segments(2, 12), s, nullptr, {}).polish.has_value());
+}
+
+}  // namespace
+}  // namespace cbq
