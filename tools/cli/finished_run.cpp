@@ -50,17 +50,6 @@ class FinishedRun {
   json recipe_;
 };
 
-/// Earlier programs wrote neither identities nor checksums.
-bool of_an_earlier_program(const fs::path& recipe) {
-  try {
-    const json object = read_json_file(recipe, size_t{16} << 20);
-    return object.is_object() && object.contains("settings_hash") && !object.contains("identity") &&
-           !object.contains("checksum");
-  } catch (const std::exception&) {
-    return false;
-  }
-}
-
 void FinishedRun::refuse(const std::string& why) const {
   std::error_code ignored;
   const char* state = fs::exists(state_, ignored)
@@ -185,6 +174,16 @@ bool is_finished_run(const QuantizeOptions& o) {
     if (fs::exists(fs::path(o.output) / name, ignored)) return true;
   }
   return false;
+}
+
+bool of_an_earlier_program(const fs::path& recipe) {
+  try {
+    const json object = read_json_file(recipe, size_t{16} << 20);
+    return object.is_object() && object.contains("settings_hash") && !object.contains("identity") &&
+           !object.contains("checksum");
+  } catch (const std::exception&) {
+    return false;
+  }
 }
 
 void run_finished(const QuantizeOptions& options) { FinishedRun(options).run(); }
