@@ -14,7 +14,9 @@ function(cbq_tutorial_source out page name)
   string(SUBSTRING "${text}" 0 ${end} text)
   set(source ${CMAKE_BINARY_DIR}/tutorial/${name})
   file(CONFIGURE OUTPUT ${source} CONTENT "${text}" @ONLY)  # written only when it changes
-  if(NOT CBQ_CUDA)
+  if(NOT name MATCHES "\\.cu$")
+    # Plain C++ in every build.
+  elseif(NOT CBQ_CUDA)
     set_source_files_properties(${source} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS -Wno-unknown-pragmas)
   else()
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS --fmad=false)
