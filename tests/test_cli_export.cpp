@@ -96,7 +96,7 @@ TEST_F(ExportTest, TheDefaultTypeIsTheFirstOneThatTheHelpNames) {
   std::istringstream in(help.out);
   for (std::string word; in >> word;) words += word + " ";
   expect_in(words, {"dense: a Hugging Face folder of dequantized weights", "packed: integer codes",
-                    "by default the first (dense: f32, bf16, f16)"});
+                    "by default the first (", "dense: f32, bf16, f16"});
 }
 
 TEST_F(ExportTest, ScoresAreThoseOfTheFolder) {

@@ -241,16 +241,16 @@ TEST_F(FormatTutorialProgram, ItsObstacleIsFoundBeforeTheWork) {
   const RunOfCbq run_refused =
       run(quantize("q", {"--export", "unpacked", "--layer-bits", "down_proj=16"}));
   EXPECT_EQ(run_refused.code, 1);
-  expect_in(run_refused.err, {"--export unpacked", "model.layers.0.mlp.down_proj has no codes",
-                              "--export dense or packed"});
+  expect_in(run_refused.err,
+            {"--export unpacked", "model.layers.0.mlp.down_proj has no codes", "dense or packed"});
   EXPECT_EQ(run_refused.err.find("calibration:"), std::string::npos) << run_refused.err;
   EXPECT_EQ(listing(), before);
   ASSERT_EQ(run(quantize("q", {"--layer-bits", "down_proj=16"})).code, 0);
   const auto with_result = listing();
   const RunOfCbq refused = run({"export", path("q"), "-f", "unpacked", "-o", path("o")});
   EXPECT_EQ(refused.code, 1);
-  expect_in(refused.err, {"--format unpacked", "model.layers.0.mlp.down_proj has no codes",
-                          "--format dense or packed"});
+  expect_in(refused.err,
+            {"--format unpacked", "model.layers.0.mlp.down_proj has no codes", "dense or packed"});
   EXPECT_EQ(listing(), with_result);
 }
 

@@ -13,6 +13,7 @@ class DenseExporter final : public Exporter {
   std::string name() const override { return "dense"; }
   std::string help() const override { return "a Hugging Face folder of dequantized weights"; }
   std::vector<Dtype> dtypes() const override { return {Dtype::f32, Dtype::bf16, Dtype::f16}; }
+  bool is_read_here() const override { return true; }
   std::string obstacle(const ExportPlan& plan) const override {
     if (!plan.quantizes_activations()) return "";
     return "it stores weights alone, so the quantization of activations would be lost (with "

@@ -42,8 +42,11 @@ class Exporter {
   virtual std::vector<Dtype> dtypes() const { return {}; }
   /// Why this format cannot hold the result, in a sentence; "" if it can.
   virtual std::string obstacle(const ExportPlan& plan) const = 0;
-  /// Whether weights of a model that computes in `computed` lose digits when they are written in
-  /// `written`: the scores are then those of the folder, read back.
+  /// Whether this program reads the folder back.
+  virtual bool is_read_here() const { return false; }
+  /// Whether the folder's weights have other digits than those of a model that computes in
+  /// `computed`, where it is written in `written`. A run's scores are then those of the folder, if
+  /// it is read here.
   virtual bool rounds(Dtype /*computed*/, Dtype /*written*/) const { return false; }
 
   /// `model` must live until finish(). All three throw std::runtime_error, naming the file, where

@@ -4,7 +4,7 @@
 
 #include "cbq/quantized_folder.h"
 #include "nn/atomic_file.h"
-#include "nn/safetensors.h"
+#include "nn/model_files.h"
 #include "quant/quantized_linear.h"
 
 namespace fs = std::filesystem;
@@ -50,8 +50,9 @@ WeightFiles::WeightFiles(const ExportTarget& target, int64_t parts) : folder_(ta
   if (target.sharded) shards_.emplace(folder_, parts);
 }
 
-void WeightFiles::add(NamedTensors tensors) {
-  if (shards_) return shards_->add(tensors);
+void WeightFiles::add(NamedTensors tensors, const std::set<std::string>& as_i64) {
+  if (shards_) return shards_->add(tensors, as_i64);
+  as_i64_.insert(as_i64.begin(), as_i64.end());
   all_.merge(tensors);
   check(tensors.empty(), "WeightFiles: tensor \"", tensors.empty() ? "" : tensors.begin()->first,
         "\" was added before");
@@ -60,7 +61,7 @@ void WeightFiles::add(NamedTensors tensors) {
 void WeightFiles::finish() {
   if (shards_) return shards_->finish();
   fs::create_directories(folder_);
-  write_safetensors(folder_ / "model.safetensors", all_, {{"format", "pt"}});
+  write_safetensors_with_i64(folder_ / "model.safetensors", all_, {{"format", "pt"}}, as_i64_);
   all_.clear();
 }
 

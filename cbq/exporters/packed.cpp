@@ -52,6 +52,7 @@ class PackedExporter final : public Exporter {
  public:
   std::string name() const override { return packed_format; }
   std::string help() const override { return "integer codes, which this program reads back"; }
+  bool is_read_here() const override { return true; }
   std::string obstacle(const ExportPlan&) const override { return ""; }
 
   void begin(Transformer& model, const ExportTarget& target) override {

@@ -149,8 +149,9 @@ void FinishedRun::score() {
     std::cout << o_.output << ": finished already, by this very command\n";
     return;
   }
-  if (const auto method = quantization_of(folder_); method && *method != quantization_method) {
-    fail(o_.output, " is in the format ", *method, ", which is not read back here, so no further ",
+  if (!job_.exporter->is_read_here()) {
+    fail(o_.output, " is in the format ", o_.format,
+         ", which is not read back here, so no further ",
          "texts can be scored; score a result in the format ", packed_format);
   }
   const auto score = [&](Transformer& model, const char* key) {

@@ -140,9 +140,14 @@ void QuantizeRun::steps() {
   const auto score = [this] { return evaluate(*job_.model, job_.evaluation, o_.evaluation.batch); };
   const std::vector<Score> before = score();
   print(std::cout, "original", before);
-  const RunResult result = reconstruct();
+  RunResult result = reconstruct();
   // Weights that are rounded to another type score differently: what counts is what is written.
-  const bool is_rounded = job_.exporter->rounds(job_.dtype, job_.export_dtype);
+  const bool has_other_digits = job_.exporter->rounds(job_.dtype, job_.export_dtype);
+  const bool is_rounded = has_other_digits && job_.exporter->is_read_here();
+  if (has_other_digits && !is_rounded) {
+    result.notes.push_back(concat("scores are those of the model in ", job_.dtype,
+                                  ", before it was written in ", job_.export_dtype));
+  }
   if (is_rounded) {
     write_model();
     job_.model = o_.loading.open(folder_.partial(), job_.dtype, job_.device,
