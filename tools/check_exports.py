@@ -8,7 +8,9 @@ writes it as dense (the reference: s (q - z), in f32) and as compressed-tensors.
 
   1. the package compressed-tensors decompresses every layer; all weights must be those of the dense folder, bit for bit;
   2. the package packs the integers again; words and zero points must be the folder's;
-  3. transformers loads both folders; the largest difference of their logits must stay below --tolerance.
+  3. transformers loads both folders, of symmetric grids; the largest difference of their logits must stay below --tolerance.
+     transformers 5.24 with versions 0.18 and 0.20 of the package refuses asymmetric ones, those that the package wrote itself
+     included: while it loads, it expects zero points that are not packed.
 
 Needs torch, transformers, compressed-tensors (0.18 or later) and safetensors. Prints a line per case; exits 1 for any
 difference.
@@ -31,7 +33,7 @@ from safetensors import safe_open
 GRIDS = [["--wbits", str(bits)] + more
          for bits in (2, 3, 4, 8)
          for more in ([], ["--symmetric"], ["--group-size", "8"], ["--group-size", "8", "--symmetric"])]
-GRIDS.append(["--wbits", "4", "--layer-bits", "*.0.*=8"])
+GRIDS += [["--wbits", "4", "--layer-bits", "*.0.*=8"] + more for more in ([], ["--symmetric"])]
 
 
 def run(*arguments):
@@ -105,12 +107,16 @@ def main():
                 for name in ("dense", "compressed-tensors"):
                     run(options.cbq, "export", place / "q", "--format", name, "-o", place / name, "--device", "cpu")
                 layers = check_layers(place / "compressed-tensors", place / "dense")
+                case = f"{model.name} {' '.join(grid)}: {layers} layers equal"
+                if "--symmetric" not in grid:
+                    print(case, flush=True)
+                    continue
                 ids = torch.arange(2 * 8).reshape(2, 8) % 30
                 expected = logits_of(place / "dense", ids)
                 found = logits_of(place / "compressed-tensors", ids)
                 difference = ((found - expected).abs().max() / expected.abs().max()).item()
                 worst = max(worst, difference)
-                print(f"{model.name} {' '.join(grid)}: {layers} layers equal, logits differ by {difference:.2g}", flush=True)
+                print(f"{case}, logits differ by {difference:.2g}", flush=True)
                 if difference > options.tolerance:
                     sys.exit(f"logits differ by {difference:.2g}, more than {options.tolerance:g}")
     print(f"all equal; logits differ by at most {worst:.2g}")
