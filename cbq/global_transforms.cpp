@@ -3,6 +3,8 @@
 #include <memory>
 
 #include "quant/transforms/global_transform.h"
+#include "quant/transforms/online_hadamard.h"
+#include "quant/transforms/rotation.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -43,6 +45,10 @@ std::vector<std::string> apply_global_transforms(Transformer& model, const Setti
     model.transforms.push_back(request.text());
   }
   return notes;
+}
+
+std::string online_kind(const Settings& settings) {
+  return rotation_parts(settings.rotation).r4 ? OnlineHadamard::kind_name : "";
 }
 
 void check_global_transforms(const Transformer& model, const Settings& settings) {

@@ -15,6 +15,10 @@ namespace cbq {
 /// for a model that has been transformed before.
 std::vector<std::string> apply_global_transforms(Transformer& model, const Settings& settings);
 
+/// The kind of StoredTransform that these settings leave before the last linear of every
+/// feed-forward part; "" for none.
+std::string online_kind(const Settings& settings);
+
 /// Throws std::invalid_argument unless `model` was transformed as `settings` ask: with another
 /// model they would describe something that did not happen.
 void check_global_transforms(const Transformer& model, const Settings& settings);

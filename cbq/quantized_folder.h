@@ -18,8 +18,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "cbq/exporters/export_plan.h"
 #include "cbq/watch.h"
-#include "nn/sharded_writer.h"
 #include "nn/transformer.h"
 #include "quant/activation_quantizer.h"
 #include "quant/packed.h"
@@ -27,6 +27,9 @@
 namespace cbq {
 
 inline constexpr const char* quantization_section = "quantization_config";  // of config.json
+inline constexpr const char* quantization_method = "cbq";                   // its "quant_method"
+/// The exporter (cbq/exporters/) that writes such a folder.
+inline constexpr const char* packed_format = "packed";
 /// Written for a model without and with online transforms: earlier programs would not see those.
 inline constexpr int64_t quantized_format = 1, quantized_format_online = 2;
 
@@ -51,32 +54,17 @@ class PackedTransform final : public LinearTransform {
   std::unique_ptr<ActivationQuantizer> activation_quantizer;  // null: so did the input
 };
 
+/// Who quantized the model in this folder: "quant_method" of config.json's quantization section;
+/// none for a floating-point model. Throws std::runtime_error for a missing or broken config.json.
+std::optional<std::string> quantization_of(const std::filesystem::path& folder);
 /// True if config.json has a quantization section of this project. Throws std::runtime_error for a
 /// missing or broken config.json, and for a folder that another program quantized.
 bool is_quantized_folder(const std::filesystem::path& folder);
 
-/// Writes such a folder while its model is being quantized, block after block: a block's memory can
-/// be released as soon as it was added.
-class QuantizedFolderWriter {
- public:
-  QuantizedFolderWriter(Transformer& model, std::filesystem::path folder);
-  /// The file of a block in memory; each block once, in order. Throws std::invalid_argument naming
-  /// a layer that is not hardened.
-  void add_block(int64_t block);
-  /// The rest, after the last block; before that the folder cannot be read.
-  void finish();
-
- private:
-  Transformer& model_;
-  std::filesystem::path folder_;
-  ShardedWriter shards_;
-  nlohmann::json layers_ = nlohmann::json::object();
-  std::optional<ActivationConfig> attention_;
-};
-
-/// Writes config.json and the weights of a model whose quantizers are hardened, or that was read
-/// from such a folder; in one file, or a file per block where blocks are loaded on demand. Throws
-/// std::invalid_argument naming a layer that is not hardened. `poll` is called before every block.
+/// The exporter "packed": config.json and the weights of a model whose quantizers are hardened, or
+/// that was read from such a folder; in one file, or a file per block where blocks are loaded on
+/// demand. Throws std::invalid_argument naming a layer that is not hardened. `poll` is called
+/// before every block.
 void save_quantized(Transformer& model, const std::filesystem::path& folder, const Poll& poll = {});
 
 /// Reads such a folder; `dtype` must be the one the model had when it was saved for the results to
@@ -88,6 +76,10 @@ std::unique_ptr<Transformer> open_quantized(const std::filesystem::path& folder,
 std::unique_ptr<Transformer> load_quantized(const std::filesystem::path& folder, Dtype dtype,
                                             Device device);
 
+/// What the folder consists of, by config.json, which is compared with the headers of its files; no
+/// tensor is read. Throws as open_quantized does.
+ExportPlan export_plan_of(const std::filesystem::path& folder);
+
 /// open_quantized or open_model, whichever the folder is.
 std::unique_ptr<Transformer> open_any_model(const std::filesystem::path& folder, Dtype dtype,
                                             Device device);
@@ -95,10 +87,10 @@ std::unique_ptr<Transformer> open_any_model(const std::filesystem::path& folder,
 std::unique_ptr<Transformer> load_any_model(const std::filesystem::path& folder, Dtype dtype,
                                             Device device);
 
-/// Writes the model as a plain Hugging Face folder whose linear weights are s (q - z), in `dtype`:
-/// what other programs can load (a file per block where blocks are loaded on demand). Quantizers of
-/// activations have no place in it; an online transform T becomes a part of the weight, W T. `poll`
-/// is called before every block.
+/// The exporter "dense": the model as a plain Hugging Face folder whose linear weights are s (q -
+/// z), in `dtype`: what other programs can load (a file per block where blocks are loaded on
+/// demand). Quantizers of activations have no place in it; an online transform T becomes a part of
+/// the weight, W T. `poll` is called before every block.
 void save_dense(Transformer& model, const std::filesystem::path& folder, Dtype dtype,
                 const Poll& poll = {});
 

@@ -107,6 +107,8 @@ class FolderReader : public BlockSource {
   }
   /// Names, shapes and dtypes of all tensors, from config.json and the headers alone.
   void check_headers(Transformer& model) const;
+  /// After check_headers().
+  ExportPlan plan(Transformer& model) const;
   /// Reads parameters that are not quantized.
   ParameterVisitor reader() const {
     return [this](const std::string& path, Var& p) {
@@ -231,6 +233,32 @@ void FolderReader::check_headers(Transformer& model) const {
   model.visit_head("", check_shape);
 }
 
+ExportPlan FolderReader::plan(Transformer& model) const {
+  ExportPlan plan;
+  plan.model = model_config();
+  plan.attention = attention_;
+  const std::unique_ptr<Block> any = model.make_block();
+  for (int64_t b = 0; b < model.block_count(); ++b) {
+    for (const NamedLinear& named : any->linears()) {
+      PlannedLayer layer{.path = model.block_prefix(b) + named.name,
+                         .out = named.linear->out_features(),
+                         .in = named.linear->in_features()};
+      layer.weight.bits = float_bits;
+      if (const json& section = section_of(layer.path, "weight"); !section.is_null()) {
+        layer.weight = layout_of(layer.path, *named.linear, section).config;
+      }
+      if (const json& section = section_of(layer.path, "input"); !section.is_null()) {
+        layer.input = input_config(layer.path, section);
+      }
+      if (const json& section = section_of(layer.path, "online"); !section.is_null()) {
+        layer.online = json_string(json_at(section, "kind", where_), "kind", where_);
+      }
+      plan.layers.push_back(std::move(layer));
+    }
+  }
+  return plan;
+}
+
 void FolderReader::fill(Block& block, const std::string& prefix) const {
   std::set<std::string> from_codes;  // parameters
   for (const NamedLinear& named : block.linears()) {
@@ -290,19 +318,32 @@ std::unique_ptr<ActivationQuantizer> FolderReader::read_input(
   return quantizer;
 }
 
+/// The folder's model without memory, after the folder was checked against it: nobody has compared
+/// config.json's sizes with the files before.
+std::unique_ptr<Transformer> checked_shapes(const FolderReader& reader) {
+  const ModelConfig config = reader.model_config();
+  reader.check_count(config.num_layers);
+  const ShapesOnly without_memory;
+  std::unique_ptr<Transformer> shapes = make_without_blocks(config, Dtype::f32, Device::cpu());
+  shapes->open_blocks(config.num_layers, nullptr);
+  reader.check_headers(*shapes);
+  return shapes;
+}
+
 }  // namespace
+
+ExportPlan export_plan_of(const fs::path& folder) {
+  const FolderReader reader(folder, Dtype::f32, Device::cpu());
+  const std::unique_ptr<Transformer> model = checked_shapes(reader);
+  const ShapesOnly without_memory;
+  return reader.plan(*model);
+}
 
 std::unique_ptr<Transformer> open_quantized(const fs::path& folder, Dtype dtype, Device device) {
   auto owned = std::make_unique<FolderReader>(folder, dtype, device);
   const FolderReader& reader = *owned;
   const ModelConfig config = reader.model_config();
-  reader.check_count(config.num_layers);
-  {
-    const ShapesOnly without_memory;  // nobody has compared config.json's sizes with the files yet
-    const std::unique_ptr<Transformer> shapes = make_without_blocks(config, dtype, device);
-    shapes->open_blocks(config.num_layers, nullptr);
-    reader.check_headers(*shapes);
-  }
+  checked_shapes(reader);
   std::unique_ptr<Transformer> model = make_without_blocks(config, dtype, device);
   model->transforms = reader.transforms();
   model->open_blocks(config.num_layers, std::move(owned));

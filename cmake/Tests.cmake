@@ -17,14 +17,21 @@ if(test_sources AND TARGET cbq_objects)
   if(NOT EXISTS ${CMAKE_SOURCE_DIR}/quant/solvers/output_clip.cpp)
     cbq_tutorial_source(tutorial_solver docs/add-a-solver.md output_clip.cpp)
   endif()
-  add_executable(cbq_tests ${test_sources} ${tutorial_rounding} ${tutorial_grid} ${tutorial_solver})
+  if(NOT EXISTS ${CMAKE_SOURCE_DIR}/cbq/exporters/unpacked.cpp)
+    cbq_tutorial_source(tutorial_format docs/add-a-format.md unpacked.cpp)
+  endif()
+  add_executable(cbq_tests ${test_sources} ${tutorial_rounding} ${tutorial_grid} ${tutorial_solver}
+                 ${tutorial_format})
+  # The program cbq and that one file: the page says that no other edit is needed.
+  cbq_executable(cbq_with_format tools/cbq.cpp tools/cli)
+  target_sources(cbq_with_format PRIVATE ${tutorial_format})
   target_link_libraries(cbq_tests PRIVATE cbq_objects GTest::gtest GTest::gtest_main)
   cbq_compile_fast(cbq_tests)
   target_compile_definitions(cbq_tests PRIVATE
     CBQ_SOURCE_DIR="${CMAKE_SOURCE_DIR}" CBQ_BINARY_DIR="${CMAKE_BINARY_DIR}")
   include(Fuzz)
   # Tests of the command line run the programs themselves.
-  foreach(program cbq_cli run_ablation check_reference bench cbq_fuzz)
+  foreach(program cbq_cli cbq_with_format run_ablation check_reference bench cbq_fuzz)
     if(TARGET ${program})
       add_dependencies(cbq_tests ${program})
     endif()

@@ -12,7 +12,7 @@
 namespace cbq {
 
 int64_t PlannedTensor::bytes() const {
-  int64_t count = size_of(dtype);
+  int64_t count = as_i64 ? 8 : size_of(dtype);
   for (const int64_t extent : shape) count *= extent;
   return count;
 }
@@ -32,7 +32,7 @@ std::string safetensors_beginning(const std::filesystem::path& path,
     check(is_utf8(tensor.name) && tensor.name != "__metadata__", path, ": impossible name \"",
           tensor.name, "\" of a tensor");
     const int64_t end = at + tensor.bytes();
-    add(tensor.name, {{"dtype", safetensors_name_of(tensor.dtype)},
+    add(tensor.name, {{"dtype", tensor.as_i64 ? "I64" : safetensors_name_of(tensor.dtype)},
                       {"shape", tensor.shape},
                       {"data_offsets", {at, end}}});
     at = end;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@ struct PlannedTensor {
   std::string name;
   Dtype dtype = Dtype::f32;
   Shape shape;
+  bool as_i64 = false;  // i32 values, written as I64
   int64_t bytes() const;
 };
 
@@ -29,6 +31,14 @@ inline constexpr uint64_t max_safetensors_header = 100'000'000;
 std::string safetensors_beginning(const std::filesystem::path& path,
                                   const std::vector<PlannedTensor>& tensors,
                                   const std::map<std::string, std::string>& metadata);
+
+/// write_safetensors (nn/safetensors.h), where the i32 tensors named in `as_i64` are written as
+/// I64, a type that no tensor has here and that other programs expect of shapes. Throws
+/// std::invalid_argument for a name that no i32 tensor has.
+void write_safetensors_with_i64(const std::filesystem::path& path,
+                                const std::map<std::string, Tensor>& tensors,
+                                const std::map<std::string, std::string>& metadata,
+                                const std::set<std::string>& as_i64);
 
 /// "model-00001-of-00003.safetensors": the name of file `number`, from 1, of `files` with an index.
 std::string shard_name(int64_t number, int64_t files);

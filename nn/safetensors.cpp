@@ -320,6 +320,18 @@ int64_t metadata_int(const SafetensorsFile& file, const std::string& key, int64_
 void write_safetensors(const std::filesystem::path& path,
                        const std::map<std::string, Tensor>& tensors,
                        const std::map<std::string, std::string>& metadata) {
+  write_safetensors_with_i64(path, tensors, metadata, {});
+}
+
+void write_safetensors_with_i64(const std::filesystem::path& path,
+                                const std::map<std::string, Tensor>& tensors,
+                                const std::map<std::string, std::string>& metadata,
+                                const std::set<std::string>& as_i64) {
+  for (const std::string& name : as_i64) {
+    const auto found = tensors.find(name);
+    check(found != tensors.end() && found->second.defined() && found->second.dtype() == Dtype::i32,
+          "write_safetensors: \"", name, "\" is no i32 tensor, so it is not written as I64");
+  }
   for (const auto& [name, tensor] : tensors) {
     check(tensor.defined(), "write_safetensors: tensor \"", name, "\" is undefined");
   }
@@ -331,17 +343,27 @@ void write_safetensors(const std::filesystem::path& path,
   check(text <= max_header, "write_safetensors: ", path, ": metadata of ", text,  // not copied
         " bytes do not fit the header, which may have ", max_header, "; store less metadata");
   std::vector<std::pair<std::string, Tensor>> sorted(tensors.begin(), tensors.end());
-  std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
-    return find_dtype(a.second.dtype()) > find_dtype(b.second.dtype());
-  });
+  const auto place = [&](const auto& entry) {
+    return as_i64.contains(entry.first) ? find_dtype("I64") : find_dtype(entry.second.dtype());
+  };
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [&](const auto& a, const auto& b) { return place(a) > place(b); });
   std::vector<PlannedTensor> plan;
-  for (const auto& [name, tensor] : sorted) plan.push_back({name, tensor.dtype(), tensor.shape()});
+  for (const auto& [name, tensor] : sorted) {
+    plan.push_back({name, tensor.dtype(), tensor.shape(), as_i64.contains(name)});
+  }
   const std::string beginning = safetensors_beginning(path, plan, metadata);
   AtomicFile file(path);
   file.write(beginning);
   for (const auto& [name, tensor] : sorted) {
     const Tensor host = tensor.to(Device::cpu());
-    file.write(host.raw(), static_cast<size_t>(host.bytes()));
+    if (as_i64.contains(name)) {
+      const std::vector<int32_t> values = host.to_vector<int32_t>();
+      const std::vector<int64_t> wide(values.begin(), values.end());
+      file.write(wide.data(), wide.size() * sizeof(int64_t));
+    } else {
+      file.write(host.raw(), static_cast<size_t>(host.bytes()));
+    }
   }
   file.publish();
 }

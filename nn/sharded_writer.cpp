@@ -11,15 +11,16 @@ ShardedWriter::ShardedWriter(std::filesystem::path folder, int64_t files)
   std::filesystem::create_directories(folder_);
 }
 
-void ShardedWriter::add(const std::map<std::string, Tensor>& tensors) {
+void ShardedWriter::add(const std::map<std::string, Tensor>& tensors,
+                        const std::set<std::string>& as_i64) {
   check(written_ < files_, "ShardedWriter: ", folder_, " has all its ", files_, " files");
   const std::string file = shard_name(written_ + 1, files_);
   for (const auto& [name, tensor] : tensors) {
     check(file_of_.emplace(name, file).second, "ShardedWriter: tensor \"", name,
           "\" is in an earlier file of ", folder_);
-    bytes_ += tensor.bytes();
+    bytes_ += as_i64.contains(name) ? 2 * tensor.bytes() : tensor.bytes();
   }
-  write_safetensors(folder_ / file, tensors, {{"format", "pt"}});
+  write_safetensors_with_i64(folder_ / file, tensors, {{"format", "pt"}}, as_i64);
   ++written_;
 }
 

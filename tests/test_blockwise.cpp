@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "cbq/exporters/exporter.h"
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
@@ -205,17 +206,18 @@ void quantize_blockwise(const fs::path& from, const fs::path& to, const Settings
                         const std::vector<std::vector<int32_t>>& segments, RunHooks hooks = {},
                         int64_t most_blocks = 0) {
   const auto model = open_model(from, Dtype::f32, cpu());
-  QuantizedFolderWriter writer(*model, to);
+  const std::unique_ptr<Exporter> writer = exporters().make(packed_format);
+  writer->begin(*model, {to, Dtype::f32, true});
   int64_t next = 0;
   hooks.keep_block = [&](int64_t b) {
     EXPECT_EQ(b, next++);
     if (most_blocks > 0) {
       EXPECT_LE(blocks_in_memory(*model), most_blocks);
     }
-    writer.add_block(b);
+    writer->add_block(b);
   };
   quantize(*model, segments, settings, nullptr, hooks);
-  writer.finish();
+  writer->finish();
   EXPECT_EQ(next, model->block_count());
   EXPECT_EQ(blocks_in_memory(*model), 0);
 }

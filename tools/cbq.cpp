@@ -22,6 +22,7 @@ using namespace cbq::cli;
 constexpr Command commands[] = {
     {"quantize", "Quantize a model by cross-block reconstruction", setup_quantize},
     {"evaluate", "Perplexity and zero-shot tasks of a model, quantized or not", setup_evaluate},
+    {"export", "A quantized model to another format", setup_export},
     {"convert", "A GGUF file to a model folder", setup_convert},
     {"inspect", "What is in a model folder, layer by layer", setup_inspect},
     {"data", "Known data sets to files of token ids, by published protocols", setup_data},
@@ -44,6 +45,12 @@ CommandAdvice advice_of(const std::string& command) {
     return {
         "--batch 1, a shorter --segment-length, fewer --pass-tokens for tasks and "
         "--load blockwise need less memory",
+        ""};
+  }
+  if (command == "export") {
+    return {
+        "a result of one file is exported in one piece; of a result that `cbq quantize --load "
+        "blockwise` wrote, one block at a time is in memory",
         ""};
   }
   if (command == "sample") return {"a shorter --segment-length needs less memory", ""};

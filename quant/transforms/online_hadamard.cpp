@@ -85,7 +85,7 @@ class Reader : public StoredTransformReader {
 };
 
 [[maybe_unused]] const bool registered =
-    stored_transforms().add("hadamard", [] { return std::make_unique<Reader>(); });
+    stored_transforms().add(OnlineHadamard::kind_name, [] { return std::make_unique<Reader>(); });
 
 }  // namespace
 }  // namespace cbq

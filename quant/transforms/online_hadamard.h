@@ -17,7 +17,8 @@ class OnlineHadamard : public StoredTransform {
   /// be 1.
   static std::shared_ptr<const OnlineHadamard> of_width(int64_t width, Device device);
 
-  std::string kind() const override { return "hadamard"; }
+  static constexpr const char* kind_name = "hadamard";
+  std::string kind() const override { return kind_name; }
   nlohmann::json record() const override;
   std::vector<std::pair<std::string, Tensor>> tensors() const override;
   Var apply(const Var& x) const override;

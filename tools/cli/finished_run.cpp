@@ -50,17 +50,6 @@ class FinishedRun {
   json recipe_;
 };
 
-/// Earlier programs wrote neither identities nor checksums.
-bool of_an_earlier_program(const fs::path& recipe) {
-  try {
-    const json object = read_json_file(recipe, size_t{16} << 20);
-    return object.is_object() && object.contains("settings_hash") && !object.contains("identity") &&
-           !object.contains("checksum");
-  } catch (const std::exception&) {
-    return false;
-  }
-}
-
 void FinishedRun::refuse(const std::string& why) const {
   std::error_code ignored;
   const char* state = fs::exists(state_, ignored)
@@ -160,6 +149,11 @@ void FinishedRun::score() {
     std::cout << o_.output << ": finished already, by this very command\n";
     return;
   }
+  if (!job_.exporter->is_read_here()) {
+    fail(o_.output, " is in the format ", o_.format,
+         ", which is not read back here, so no further ",
+         "texts can be scored; score a result in the format ", packed_format);
+  }
   const auto score = [&](Transformer& model, const char* key) {
     const std::vector<Score> scores = evaluate(model, job_.evaluation, o_.evaluation.batch);
     progress_.finish();
@@ -185,6 +179,16 @@ bool is_finished_run(const QuantizeOptions& o) {
     if (fs::exists(fs::path(o.output) / name, ignored)) return true;
   }
   return false;
+}
+
+bool of_an_earlier_program(const fs::path& recipe) {
+  try {
+    const json object = read_json_file(recipe, size_t{16} << 20);
+    return object.is_object() && object.contains("settings_hash") && !object.contains("identity") &&
+           !object.contains("checksum");
+  } catch (const std::exception&) {
+    return false;
+  }
 }
 
 void run_finished(const QuantizeOptions& options) { FinishedRun(options).run(); }

@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "cbq/exporters/layer_parts.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/stream.h"
 #include "tools/cli/command.h"
@@ -86,10 +87,6 @@ Distance distance_of(const PackedWeight& p, const std::vector<uint8_t>& codes, c
   return {d.error / norm, d.nearest_error / norm, d.moved / static_cast<double>(codes.size())};
 }
 
-const PackedTransform* packed_of(const WindowLinear& l) {
-  return dynamic_cast<const PackedTransform*>(l.linear->transform.get());
-}
-
 /// The weights of the linears, and what they occupy.
 struct Totals {
   int64_t weights = 0, bits = 0;
@@ -102,15 +99,15 @@ struct Totals {
 
 std::string layer_line(const WindowLinear& l, const Linear* original, Totals& totals) {
   const Shape& shape = l.linear->weight.shape();
-  const PackedTransform* transform = packed_of(l);
+  const LayerParts parts = parts_of(*l.linear, l.path);
   std::string line = fmt::format("{:<40} {:<13}", l.path, cbq::to_string(shape));
   totals.weights += element_count(shape);
-  if (!transform || !transform->packed_weight) {
+  if (!parts.packed) {
     totals.bits += element_count(shape) * 32;
     line +=
         fmt::format(" {:>4} {:>6} {:<22}", 32, "-", to_string(range_of(l.linear->weight.value())));
   } else {
-    const PackedWeight& p = *transform->packed_weight;
+    const PackedWeight& p = *parts.packed;
     totals.bits += 8 * (p.codes.bytes() + p.scale.bytes() + p.zero_point.bytes());
     const auto codes = unpack_codes(p.codes.to(Device::cpu()), p.bits, p.in).to_vector<uint8_t>();
     line += fmt::format(" {:>4} {:>6} {:<22} {:<8} {:>5.1f} %", p.bits, p.group,
@@ -121,8 +118,8 @@ std::string layer_line(const WindowLinear& l, const Linear* original, Totals& to
       line += fmt::format("  {:.5f} {:.5f} {:>5.1f} %", d.error, d.nearest_error, 100.0 * d.moved);
     }
   }
-  if (transform && transform->activation_quantizer) {
-    const ActivationQuantizer& a = *transform->activation_quantizer;
+  if (parts.activation) {
+    const ActivationQuantizer& a = *parts.activation;
     const double clip = a.variables().empty() ? 0.0 : a.variables()[0].value().item();
     line += fmt::format("  inputs {} bits, clip {:.4f}", a.config().bits, std::exp(clip));
   }

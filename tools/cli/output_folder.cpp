@@ -62,6 +62,8 @@ bool OutputFolder::is_mark(const std::string& file_name) {
   return file_name == replaced_mark || file_name == partial_mark;
 }
 
+bool OutputFolder::is_partial(const fs::path& folder) { return is_marked(folder, partial_mark); }
+
 OutputFolder::OutputFolder(const fs::path& path, bool overwrite)
     : path_(resolved_output(path)),
       partial_(with_suffix(path_, ".partial")),

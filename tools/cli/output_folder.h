@@ -28,6 +28,8 @@ class OutputFolder {
   const std::filesystem::path& partial() const { return partial_; }
   /// Whether a file in partial() is this class's own, which publish() removes.
   static bool is_mark(const std::string& file_name);
+  /// Whether `folder` is one that a command is writing, or was writing when it was killed.
+  static bool is_partial(const std::filesystem::path& folder);
   /// Gives the folder its name; an older one is removed. At every moment the name belongs to one of
   /// the two, where the file system can exchange names. Else a kill between two renames leaves
   /// `path`.old, which the next OutputFolder of this path moves back.

@@ -7,7 +7,6 @@
 #include <memory>
 
 #include "cbq/pipeline.h"
-#include "cbq/quantized_folder.h"
 #include "cbq/resume.h"
 #include "experiments/progress.h"
 #include "nn/atomic_file.h"
@@ -79,7 +78,7 @@ class QuantizeRun {
   json recipe();
   /// Where blocks are written that do not stay in memory: the result, or what becomes it.
   fs::path packed_folder() const {
-    return o_.format == "packed" ? folder_.partial() : folder_.partial() / "packed";
+    return o_.format == packed_format ? folder_.partial() : folder_.partial() / packed_format;
   }
 
   const QuantizeOptions& o_;
@@ -144,9 +143,14 @@ void QuantizeRun::steps() {
   const auto score = [this] { return evaluate(*job_.model, job_.evaluation, o_.evaluation.batch); };
   const std::vector<Score> before = score();
   print(std::cout, "original", before);
-  const RunResult result = reconstruct();
+  RunResult result = reconstruct();
   // Weights that are rounded to another type score differently: what counts is what is written.
-  const bool is_rounded = o_.format == "dense" && dtype_from_name(o_.dense_dtype) != job_.dtype;
+  const bool has_other_digits = job_.exporter->rounds(job_.dtype, job_.export_dtype);
+  const bool is_rounded = has_other_digits && job_.exporter->is_read_here();
+  if (has_other_digits && !is_rounded) {
+    result.notes.push_back(concat("scores are those of the model in ", job_.dtype,
+                                  ", before it was written in ", job_.export_dtype));
+  }
   if (is_rounded) {
     write_model();
     job_.model = o_.loading.open(folder_.partial(), job_.dtype, job_.device,
@@ -231,11 +235,12 @@ RunResult QuantizeRun::reconstruct() {
 /// Finished blocks go to the folder at once, from where the quantized model is opened again.
 RunResult QuantizeRun::quantize_blockwise(std::shared_ptr<ActivationCache> original,
                                           RunHooks hooks) {
-  QuantizedFolderWriter writer(*job_.model, packed_folder());
-  hooks.keep_block = [&](int64_t block) { writer.add_block(block); };
+  const std::unique_ptr<Exporter> writer = exporters().make(packed_format);
+  writer->begin(*job_.model, {packed_folder(), job_.dtype, true});
+  hooks.keep_block = [&](int64_t block) { writer->add_block(block); };
   RunResult result =
       quantize(*job_.model, job_.calibration.segments, job_.settings, std::move(original), hooks);
-  writer.finish();
+  writer->finish();
   job_.model = open_quantized(packed_folder(), job_.dtype, job_.device);
   return result;
 }
@@ -245,10 +250,9 @@ void QuantizeRun::write_model() {
   const fs::path& to = folder_.partial();
   const Watch watched = watch();
   const Poll poll = watched.poll_of("writing the result");
-  if (o_.format == "dense") {
-    save_dense(*job_.model, to, dtype_from_name(o_.dense_dtype), poll);
-  } else if (!job_.model->on_demand()) {
-    save_quantized(*job_.model, to, poll);
+  const bool on_demand = job_.model->on_demand();
+  if (!on_demand || packed_folder() != to) {
+    export_model(*job_.exporter, *job_.model, {to, job_.export_dtype, on_demand}, poll);
   }
   job_.model = nullptr;  // its files go, unless they are the result
   std::error_code ignored;
@@ -306,11 +310,10 @@ Action setup_quantize(CLI::App& app) {
   o->evaluation.length_option = "--evaluate-length";
   app.add_option("--evaluate-length", o->evaluation.segment_length,
                  "tokens per segment; 0: the model's context, at most 2,048");
-  app.add_option("--export", o->format,
-                 "packed: integer codes; dense: a Hugging Face folder of dequantized weights")
-      ->capture_default_str();
-  app.add_option("--export-dtype", o->dense_dtype, "of dense weights: f32, bf16, f16")
-      ->capture_default_str();
+  app.add_option("--export", o->format, formats_help())->capture_default_str();
+  app.add_option("--export-dtype", o->export_dtype,
+                 "type of the weights, where the format has a choice; by default the first (" +
+                     format_dtypes_help() + ")");
   app.add_option(
       "--cache", o->cache,
       "folder for activations of the original model, shared by runs with other settings");

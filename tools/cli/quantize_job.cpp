@@ -1,7 +1,6 @@
 #include "tools/cli/quantize_job.h"
 
 #include "cbq/global_transforms.h"
-#include "cbq/quantized_folder.h"
 #include "kernels/ops.h"
 #include "nn/output_lock.h"
 #include "nn/sealed_files.h"
@@ -25,6 +24,11 @@ fs::path resume_folder_of(const QuantizeOptions& o) {
   return path += ".resume";
 }
 
+json file_record(const fs::path& file, const std::function<void(int64_t)>& progress) {
+  return {{"bytes", static_cast<int64_t>(fs::file_size(file))},
+          {"crc32", checksum_of_file(file, progress)}};
+}
+
 json files_of(const fs::path& folder, const Watch& watch) {
   std::vector<std::string> names;
   int64_t total = 0, done = 0;
@@ -38,11 +42,10 @@ json files_of(const fs::path& folder, const Watch& watch) {
   json files = json::object();
   for (const std::string& name : names) {
     const auto bytes = static_cast<int64_t>(fs::file_size(folder / name));
-    const std::string checksum = checksum_of_file(folder / name, [&](int64_t read) {
+    files[name] = file_record(folder / name, [&](int64_t read) {
       watch.step(done + read, total, "computing checksums of the result");
     });
     done += bytes;
-    files[name] = {{"bytes", bytes}, {"crc32", checksum}};
   }
   return files;
 }
@@ -54,21 +57,18 @@ json digests_of(const std::vector<NamedTokens>& sets) {
 }
 
 void QuantizeJob::load() {
-  check(o_.format == "packed" || o_.format == "dense", "--export: unknown '", o_.format,
-        "'; known: packed, dense");
+  exporter = exporters().make(o_.format);
   if (is_quantized_folder(o_.model)) {
     fail(o_.model, " is quantized already; give the floating-point model");
   }
   std::error_code absent;
   check(!fs::equivalent(o_.model, o_.output, absent),
         "--output is the model's own folder, which --overwrite would destroy; name another");
-  check(
-      o_.format == "packed" || settings.abits >= float_bits,
-      "--export dense stores weights alone, so the quantization of activations would be lost; use "
-      "--export packed, or --abits 16");
-  if (o_.format == "dense") weight_dtype("--export-dtype", o_.dense_dtype);
+  export_dtype = cbq::export_dtype(*exporter, "--export-dtype", o_.export_dtype);
   dtype = o_.compute.quantization_dtype_for(o_.model, device, say_);
-  validate(settings, ModelConfig::load(o_.model).num_layers);
+  const ModelConfig config = ModelConfig::load(o_.model);
+  validate(settings, config.num_layers);
+  check_exportable(*exporter, export_plan(config, settings), "--export");
   model = o_.loading.open(
       o_.model, dtype, device, say_,
       samples() ? "--calibration model, which samples from the model token by token," : "");
@@ -120,7 +120,7 @@ void QuantizeJob::check_parameters() {
 JobIdentity QuantizeJob::identity() const {
   JobIdentity identity = identity_of_run(*model, model_digest, calibration.segments, settings);
   identity.export_format = o_.format;
-  if (o_.format == "dense") identity.export_dtype = o_.dense_dtype;
+  if (!exporter->dtypes().empty()) identity.export_dtype = name_of(export_dtype);
   return identity;
 }
 

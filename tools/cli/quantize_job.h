@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "cbq/exporters/exporter.h"
 #include "cbq/job_identity.h"
+#include "cbq/quantized_folder.h"
 #include "cbq/watch.h"
 #include "nn/tokens.h"
 #include "nn/transformer.h"
@@ -20,8 +22,8 @@ namespace cbq::cli {
 
 /// The options of `cbq quantize`.
 struct QuantizeOptions {
-  std::string model, output, tokenizer, calibration = "model", format = "packed";
-  std::string dense_dtype = "f32", cache;
+  std::string model, output, tokenizer, calibration = "model", format = packed_format;
+  std::string export_dtype, cache;  // export_dtype "": the format's default
   int64_t segments = 0, segment_length = 0;
   bool overwrite = false, resume = false;
   EvaluationOptions evaluation;
@@ -33,7 +35,11 @@ struct QuantizeOptions {
 /// The folder of the state of an interrupted run, beside the output.
 std::filesystem::path resume_folder_of(const QuantizeOptions& options);
 
-/// {name: {"bytes", "crc32"}} of all files of a result in `folder`.
+/// {"bytes", "crc32"} of a file.
+nlohmann::json file_record(const std::filesystem::path& file,
+                           const std::function<void(int64_t bytes)>& progress);
+
+/// {name: file_record} of all files of a result in `folder`.
 nlohmann::json files_of(const std::filesystem::path& folder, const Watch& watch);
 
 /// Which ids were scored, by the name of their source.
@@ -50,8 +56,8 @@ class QuantizeJob {
         watch_(std::move(watch)),
         say_(std::move(say)) {}
 
-  /// Opens the model, rewrites it where the settings ask for that, reads all its parameters once,
-  /// and the tokens to score.
+  /// Asks whether the format can hold the result, opens the model, rewrites it where the settings
+  /// ask for that, reads all its parameters once, and the tokens to score.
   void load();
   void load_calibration();
   bool needs_calibration() const;
@@ -64,7 +70,9 @@ class QuantizeJob {
 
   Settings settings;
   Device device;
-  Dtype dtype = Dtype::f32;  // that the model computes in
+  Dtype dtype = Dtype::f32;            // that the model computes in
+  std::unique_ptr<Exporter> exporter;  // of --export
+  Dtype export_dtype = Dtype::f32;     // of --export-dtype
   std::unique_ptr<Transformer> model;
   std::vector<std::string> notes;  // of transforms of the whole model
   std::string model_digest;

@@ -1,0 +1,31 @@
+#include "cbq/exporters/export_plan.h"
+
+#include <memory>
+
+#include "cbq/global_transforms.h"
+#include "cbq/quantizers.h"
+#include "tensor/shapes_only.h"
+
+namespace cbq {
+
+ExportPlan export_plan(const ModelConfig& config, const Settings& settings) {
+  const ShapesOnly without_memory;
+  const auto model = make_without_blocks(config, Dtype::f32, Device::cpu());
+  model->open_blocks(config.num_layers, nullptr);
+  const std::unique_ptr<Block> any = model->make_block();
+  const std::string online = online_kind(settings);
+  const ActivationConfig input = settings.activation_config();
+  ExportPlan plan;
+  plan.model = config;
+  for (int64_t b = 0; b < model->block_count(); ++b) {
+    for (const WindowLinear& l : linears_of(*model, *any, b)) {
+      plan.layers.push_back({l.path, l.linear->out_features(), l.linear->in_features(),
+                             weight_config_of(*model, settings, l), input,
+                             l.fc2 ? online : std::string()});
+    }
+  }
+  if (settings.quantize_attention && input.quantizes()) plan.attention = input;
+  return plan;
+}
+
+}  // namespace cbq

@@ -1,0 +1,45 @@
+// What a result consists of, known from the settings before a run and from config.json after it.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cbq/settings.h"
+#include "nn/config.h"
+#include "quant/config.h"
+
+namespace cbq {
+
+/// One linear layer.
+struct PlannedLayer {
+  std::string path;  // "model.layers.0.mlp.down_proj"
+  int64_t out = 0, in = 0;
+  WeightConfig weight;      // bits: float_bits where the weight stays in floating point
+  ActivationConfig input;   // likewise
+  std::string online = "";  // kind of the StoredTransform before the layer; "": none
+};
+
+struct ExportPlan {
+  ModelConfig model;
+  std::vector<PlannedLayer> layers;           // of all blocks, in order
+  std::optional<ActivationConfig> attention;  // of queries, keys and values; none: floating point
+
+  /// The first layer for which `is(layer)` holds; null if there is none.
+  template <class F>
+  const PlannedLayer* first_layer(F&& is) const {
+    for (const PlannedLayer& layer : layers) {
+      if (is(layer)) return &layer;
+    }
+    return nullptr;
+  }
+  /// Whether anything but weights is quantized.
+  bool quantizes_activations() const {
+    return attention || first_layer([](const PlannedLayer& l) { return l.input.quantizes(); });
+  }
+};
+
+/// What `quantize` will make of a model with these settings. No weight is read.
+ExportPlan export_plan(const ModelConfig& config, const Settings& settings);
+
+}  // namespace cbq

@@ -1,0 +1,80 @@
+#include "cbq/exporters/layer_parts.h"
+
+#include <utility>
+
+#include "cbq/quantized_folder.h"
+#include "nn/atomic_file.h"
+#include "nn/model_files.h"
+#include "quant/quantized_linear.h"
+
+namespace fs = std::filesystem;
+
+namespace cbq {
+
+LayerParts parts_of(const Linear& linear, const std::string& path) {
+  LayerParts parts;
+  const LinearTransform* transform = linear.transform.get();
+  if (const auto* loaded = dynamic_cast<const PackedTransform*>(transform)) {
+    if (loaded->packed_weight) parts.packed = &*loaded->packed_weight;
+    parts.weight = loaded->weight_config;
+    parts.activation = loaded->activation_quantizer.get();
+  } else if (const auto* made = dynamic_cast<const QuantizedTransform*>(transform)) {
+    if (made->weight_quantizer) {
+      check(made->weight_quantizer->hardened(), "export: ", path,
+            " is not hardened; its reconstruction has not finished");
+      parts.packed = &made->weight_quantizer->packed();
+      parts.weight = made->weight_quantizer->config();
+    }
+    parts.activation = made->activation_quantizer.get();
+  }
+  if (parts.activation && !parts.activation->config().quantizes()) parts.activation = nullptr;
+  return parts;
+}
+
+NamedTensors block_parameters(Transformer& model, int64_t block) {
+  NamedTensors tensors;
+  model.block(block).visit(model.block_prefix(block),
+                           [&](const std::string& path, Var& p) { tensors[path] = p.value(); });
+  return tensors;
+}
+
+NamedTensors outer_parameters(Transformer& model) {
+  NamedTensors tensors;
+  const ParameterVisitor keep = [&](const std::string& path, Var& p) { tensors[path] = p.value(); };
+  model.visit_embedding("", keep);
+  model.visit_head("", keep);
+  return tensors;
+}
+
+WeightFiles::WeightFiles(const ExportTarget& target, int64_t parts) : folder_(target.folder) {
+  if (target.sharded) shards_.emplace(folder_, parts);
+}
+
+void WeightFiles::add(NamedTensors tensors, const std::set<std::string>& as_i64) {
+  if (shards_) return shards_->add(tensors, as_i64);
+  as_i64_.insert(as_i64.begin(), as_i64.end());
+  all_.merge(tensors);
+  check(tensors.empty(), "WeightFiles: tensor \"", tensors.empty() ? "" : tensors.begin()->first,
+        "\" was added before");
+}
+
+void WeightFiles::finish() {
+  if (shards_) return shards_->finish();
+  fs::create_directories(folder_);
+  write_safetensors_with_i64(folder_ / "model.safetensors", all_, {{"format", "pt"}}, as_i64_);
+  all_.clear();
+}
+
+nlohmann::json plain_config(const Transformer& model, Dtype dtype) {
+  ModelConfig config = model.config;
+  config.dtype = name_of(dtype);
+  nlohmann::json result = config.to_json();
+  result.erase(quantization_section);
+  return result;
+}
+
+void write_config(const fs::path& folder, const nlohmann::json& config) {
+  write_text_atomically(folder / "config.json", config.dump(2) + "\n");
+}
+
+}  // namespace cbq

@@ -1,0 +1,137 @@
+// "packed": the folder that this program reads back (cbq/quantized_folder.h).
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "cbq/exporters/layer_parts.h"
+#include "cbq/quantized_folder.h"
+#include "cbq/quantizers.h"
+#include "kernels/ops.h"
+#include "tensor/program_version.h"
+
+using nlohmann::json;
+
+namespace cbq {
+namespace {
+
+json weight_json(const PackedWeight& packed, const WeightConfig& config) {
+  return {{"bits", packed.bits},
+          {"symmetric", config.symmetric},
+          {"granularity", name_of(config.granularity)},
+          {"group_size", packed.group},
+          {"shape", {packed.out, packed.in}}};
+}
+
+json activation_json(const ActivationConfig& config) {
+  return {{"bits", config.bits},
+          {"symmetric", config.symmetric},
+          {"symmetric_form", name_of(config.form)},
+          {"granularity", name_of(config.granularity)},
+          {"dynamic", config.dynamic}};
+}
+
+bool same_bytes(const Tensor& a, const Tensor& b) {
+  const Tensor x = a.to(Device::cpu()), y = b.to(Device::cpu());
+  return x.bytes() == y.bytes() &&
+         std::memcmp(x.raw(), y.raw(), static_cast<size_t>(x.bytes())) == 0;
+}
+
+/// `t` in the half type of the checkpoint or of the model, if that changes no value, else in f32:
+/// what was read as bf16 or f16 and not changed since takes as many bytes as it did there.
+Tensor without_loss(const Transformer& model, const Tensor& t) {
+  const Tensor full = kernels::cast(t, Dtype::f32);
+  for (const Dtype dtype : {dtype_from_name(model.config.dtype), model.dtype()}) {
+    if (dtype != Dtype::bf16 && dtype != Dtype::f16) continue;
+    Tensor half = kernels::cast(full, dtype);
+    if (same_bytes(kernels::cast(half, Dtype::f32), full)) return half;
+  }
+  return full;
+}
+
+class PackedExporter final : public Exporter {
+ public:
+  std::string name() const override { return packed_format; }
+  std::string help() const override { return "integer codes, which this program reads back"; }
+  bool is_read_here() const override { return true; }
+  std::string obstacle(const ExportPlan&) const override { return ""; }
+
+  void begin(Transformer& model, const ExportTarget& target) override {
+    model_ = &model;
+    folder_ = target.folder;
+    files_.emplace(target, model.block_count() + 1);
+  }
+  void add_block(int64_t block) override {
+    files_->add(block_tensors(block));
+    attention_ = attention_config_of(model_->block(block));
+  }
+  void finish() override {
+    NamedTensors tensors = outer_parameters(*model_);
+    for (auto& [path, tensor] : tensors) tensor = without_loss(*model_, tensor);
+    files_->add(std::move(tensors));
+    files_->finish();
+    write_config(folder_, config());
+  }
+
+ private:
+  /// A block's tensors; the layers' entries of config.json go to layers_.
+  NamedTensors block_tensors(int64_t block);
+  json config();
+
+  Transformer* model_ = nullptr;
+  std::filesystem::path folder_;
+  std::optional<WeightFiles> files_;
+  json layers_ = json::object();
+  std::optional<ActivationConfig> attention_;
+};
+
+NamedTensors PackedExporter::block_tensors(int64_t block) {
+  NamedTensors tensors;
+  std::set<std::string> as_codes;
+  for (const WindowLinear& l : linears_of(*model_, {block, 1})) {
+    const LayerParts parts = parts_of(*l.linear, l.path);
+    if (parts.packed) {
+      layers_[l.path]["weight"] = weight_json(*parts.packed, parts.weight);
+      tensors[l.path + ".codes"] = parts.packed->codes;
+      tensors[l.path + ".scale"] = kernels::cast(parts.packed->scale, Dtype::f32);
+      tensors[l.path + ".zero_point"] = parts.packed->zero_point;
+      as_codes.insert(l.path + ".weight");
+    }
+    if (parts.activation) {
+      layers_[l.path]["input"] = activation_json(parts.activation->config());
+      for (const auto& [name, tensor] : parts.activation->snapshot()) {
+        tensors[l.path + ".input_" + name] = kernels::cast(tensor, Dtype::f32);
+      }
+    }
+    if (const StoredTransform* online = l.linear->online.get()) {
+      json& record = layers_[l.path]["online"];
+      record = online->record();
+      record["kind"] = online->kind();
+      for (const auto& [name, tensor] : online->tensors()) {
+        tensors[l.path + ".online_" + name] = kernels::cast(tensor, Dtype::f32);
+      }
+    }
+  }
+  for (const auto& [path, tensor] : block_parameters(*model_, block)) {
+    if (!as_codes.contains(path)) tensors[path] = without_loss(*model_, tensor);
+  }
+  return tensors;
+}
+
+json PackedExporter::config() {
+  json config = plain_config(*model_, dtype_from_name(model_->config.dtype));
+  const bool has_online = std::any_of(layers_.begin(), layers_.end(),
+                                      [](const json& layer) { return layer.contains("online"); });
+  config[quantization_section] = {
+      {"quant_method", "cbq"},
+      {"format_version", has_online ? quantized_format_online : quantized_format},
+      {"cbq_version", program_version()},
+      {"layers", std::move(layers_)}};
+  if (!model_->transforms.empty()) config[quantization_section]["transforms"] = model_->transforms;
+  if (attention_) config[quantization_section]["attention"] = activation_json(*attention_);
+  return config;
+}
+
+[[maybe_unused]] const bool registered = register_exporter<PackedExporter>();
+
+}  // namespace
+}  // namespace cbq
