@@ -6,6 +6,7 @@
 
 #include "cbq/exporters/exporter.h"
 #include "cbq/global_transforms.h"
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "tests/fixtures.h"
@@ -20,7 +21,7 @@ using nlohmann::json;
 constexpr const char* format = "compressed-tensors";
 
 Settings settings_of(const json& changes) {
-  Settings settings = profile_settings("tuned", 4, float_bits);
+  Settings settings = method_settings("cbq", 4, float_bits);
   settings.reconstruct = "none";
   apply_json(settings, changes);
   return settings;

@@ -8,6 +8,7 @@
 #include "cbq/exporters/exporter.h"
 #include "cbq/exporters/layer_parts.h"
 #include "cbq/global_transforms.h"
+#include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "kernels/ops.h"
@@ -28,7 +29,7 @@ struct Result {
 };
 
 Settings settings_of(const Result& result) {
-  Settings settings = profile_settings("tuned", 3, float_bits);
+  Settings settings = method_settings("cbq", 3, float_bits);
   settings.epochs = 1;
   apply_json(settings, nlohmann::json::parse(result.settings));
   return settings;
