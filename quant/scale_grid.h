@@ -68,7 +68,7 @@ class ScaleGrid : public GridScheme {
     check_same(Form::name, start_.scale, x);
     Tensor s(x.shape(), x.dtype(), x.device());
     detail::dispatch_scale(Form::name, x.dtype(), [&]<class T>() {
-      map(Form::name, x.device(), x.count(),
+      map("scale_of", x.device(), x.count(),
           detail::ScaleOf<Form, T>{start_.scale.data<T>(), x.data<T>(), s.data<T>()});
     });
     return {s, start_.zero_point};
@@ -81,7 +81,7 @@ class ScaleGrid : public GridScheme {
     check_same(Form::name, start_.scale, d.scale);
     Tensor dx(s.shape(), s.dtype(), s.device());
     detail::dispatch_scale(Form::name, s.dtype(), [&]<class T>() {
-      map(Form::name, s.device(), s.count(),
+      map("scale_gradient", s.device(), s.count(),
           detail::ScaleGradient<Form, T>{start_.scale.data<T>(), s.data<T>(), d.scale.data<T>(),
                                          dx.data<T>()});
     });

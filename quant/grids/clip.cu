@@ -178,7 +178,7 @@ class ClippedGrid : public GridScheme {
     GridValues now{Tensor(upper.shape(), upper.dtype(), upper.device()),
                    Tensor(upper.shape(), upper.dtype(), upper.device())};
     detail::dispatch_scale("clip", upper.dtype(), [&]<class A>() {
-      map("clip", upper.device(), upper.count(),
+      map("clip_of", upper.device(), upper.count(),
           ClipGrid<A>{high_.data<A>(), low_.data<A>(), upper.data<A>(), lower.data<A>(),
                       now.scale.data<A>(), now.zero_point.data<A>(), rule<A>()});
     });
@@ -193,7 +193,7 @@ class ClippedGrid : public GridScheme {
     Tensor d_upper(upper.shape(), upper.dtype(), upper.device());
     Tensor d_lower(upper.shape(), upper.dtype(), upper.device());
     detail::dispatch_scale("clip", upper.dtype(), [&]<class A>() {
-      map("clip", upper.device(), upper.count(),
+      map("clip_gradient", upper.device(), upper.count(),
           ClipGradient<A>{high_.data<A>(), low_.data<A>(), upper.data<A>(), lower.data<A>(),
                           d.scale.data<A>(), d.zero_point.data<A>(), d_upper.data<A>(),
                           d_lower.data<A>(), rule<A>()});

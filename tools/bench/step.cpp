@@ -35,6 +35,9 @@ std::string part_of(const std::string& op) {
       {"rope", "attention"},
       {"scale_of", "weight_quant"},
       {"scale_gradient", "weight_quant"},
+      {"clip_of", "weight_quant"},
+      {"clip_gradient", "weight_quant"},
+      {"moved_zero_point", "weight_quant"},
       {"quantize_activation", "activation_quant"},
       {"quantize_rms_norm", "activation_quant"},  // these with the norm or function before it
       {"quantize_layer_norm", "activation_quant"},
