@@ -80,7 +80,7 @@ TEST_F(OutputsTest, ASecondCommandIsRefusedAndChangesNothing) {
     }
     ::kill(child, SIGSTOP);  // so that what changes is the second command's doing
     const auto before = contents("");
-    for (const char* way : {"--overwrite", "--resume", "--no-learn-scale"}) {
+    for (const char* way : {"--overwrite", "--resume", "--no-learn-activation"}) {
       const RunOfCbq second = cbq(quantize("q", {way}));
       EXPECT_EQ(second.code, 1) << way;
       expect_in(second.err, {"q is being written by process", std::to_string(child).c_str(),
