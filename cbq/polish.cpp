@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <cmath>
-#include <map>
 #include <memory>
 
 #include "autograd/optim.h"
@@ -83,6 +82,7 @@ class PolishedModel {
   PolishedModel(const PolishedModel&) = delete;
   PolishedModel& operator=(const PolishedModel&) = delete;
 
+  /// What is learned; groups of nothing are left out.
   std::vector<ParameterGroup> groups(const Settings& settings) const {
     ParameterGroup scales, clips;
     scales.settings.rate = settings.rate_polish;
@@ -95,7 +95,11 @@ class PolishedModel {
         if (settings.learn_activation) clips.variables.push_back(a);
       }
     }
-    return {scales, clips};
+    std::vector<ParameterGroup> all;
+    for (const ParameterGroup& group : {scales, clips}) {
+      if (!group.variables.empty()) all.push_back(group);
+    }
+    return all;
   }
   /// The quantizers take over what was learned.
   void keep() {
@@ -106,7 +110,6 @@ class PolishedModel {
           {{"codes", now.codes}, {"scale", now.scale}, {"zero_point", now.zero_point}});
     }
   }
-  bool empty() const { return places_.empty() && clips_.empty(); }
 
  private:
   struct Place {
@@ -145,9 +148,10 @@ class Polish {
     if (!std::isfinite(report.before)) {
       throw NonFiniteError(concat(doing, ": KL to the original model is ", report.before));
     }
-    if (!polished_.empty()) {
+    const std::vector<ParameterGroup> groups = polished_.groups(settings_);
+    if (!groups.empty()) {
       try {
-        train(report);
+        train(groups, report);
       } catch (const NonFiniteError&) {  // held_out_loss() decides
       }
       report.after = held_out_loss();
@@ -207,8 +211,8 @@ class Polish {
     return sum / static_cast<double>(held_out_.size());
   }
 
-  void train(PolishReport& report) {
-    Adam adam(polished_.groups(settings_));
+  void train(const std::vector<ParameterGroup>& groups, PolishReport& report) {
+    Adam adam(groups);
     const auto per_step = static_cast<size_t>(settings_.batch);
     const auto steps_per_epoch = static_cast<int64_t>((trained_.size() + per_step - 1) / per_step);
     const int64_t total = settings_.polish_epochs * steps_per_epoch;

@@ -28,9 +28,9 @@ struct PolishReport {
 /// over x and a: W^ = s0 e^x (q - z) with s0, q, z of every frozen weight, one x per scale, and the
 /// clip variables a of the activation quantizers (quant/activation_quantizer.h), by Adam over
 /// Settings::polish_epochs passes, Settings::batch segments a step, rates rate_polish and
-/// rate_activation with cosine annealing. Every eighth segment is held out and decides: what
-/// did not lower its loss is undone. With fewer than 8 segments the last one is held out; with one
-/// it decides and is trained on.
+/// rate_activation with cosine annealing. Every eighth segment is held out of this stage (the
+/// windows were trained on it) and decides: what did not lower its loss is undone. With fewer than
+/// 8 segments the last one is held out; with one it decides and is trained on.
 ///
 /// All blocks of `model` are in memory with frozen quantizers. `original`: the original model's
 /// activations, of which the boundary behind the last block is read once. Deterministic in the

@@ -33,9 +33,10 @@ class GridScheme {
   /// True if the zero point depends on the variables.
   virtual bool moves_zero_point() const { return false; }
 
-  /// Takes the start: `grid` fits the weight `w` [out, in] under `config`. Returns the variables'
-  /// names and start values, in the order in which values() and gradients() take them. May be
-  /// called again, for another weight of the same shape. Each variable is like grid.scale.
+  /// Takes the start: `grid` is for the weight `w` [out, in] under `config`; with config.search
+  /// min_max it is that of the range of w, else one that was searched or solved for. Returns the
+  /// variables' names and start values, in the order in which values() and gradients() take them.
+  /// May be called again, for another weight of the same shape. Each variable is like grid.scale.
   virtual std::vector<std::pair<std::string, Tensor>> start(const Tensor& w, const WeightGrid& grid,
                                                             const WeightConfig& config) = 0;
   /// The grid at these variables; every scale is positive. Launches kernels and nothing else, so

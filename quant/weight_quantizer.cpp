@@ -71,7 +71,7 @@ WeightQuantizer::WeightQuantizer(const Tensor& w, const WeightConfig& weight,
         "' gives no gradient of the zero point, which ",
         rounding.learn_zero_point ? "learn_zero_point" : "grid '" + rounding.grid + "'",
         " needs; choose another rounding scheme");
-  start_grid_scheme(w);
+  start_grid_scheme(w, config_);
   if (rounding.learn_zero_point) {
     zero_point_variable_ = Var(Tensor::zeros(grid_.scale.shape(), dtype, w.device()), true);
   }
@@ -86,8 +86,8 @@ WeightQuantizer::WeightQuantizer(const Tensor& w, const WeightConfig& weight,
   }
 }
 
-void WeightQuantizer::start_grid_scheme(const Tensor& rounded) {
-  const auto starts = grid_scheme_->start(rounded, grid_, config_);
+void WeightQuantizer::start_grid_scheme(const Tensor& rounded, const WeightConfig& config) {
+  const auto starts = grid_scheme_->start(rounded, grid_, config);
   if (grid_variables_.empty()) {
     for (const auto& [name, value] : starts) grid_variables_.emplace_back(name, Var(value, true));
     return;
@@ -161,7 +161,9 @@ void WeightQuantizer::start_from(const Tensor& weight, const WeightGrid& grid) {
         ", expected ", config_.bits, " bits in groups of ", grid_.group);
   solution_ = weight;
   grid_ = grid;
-  start_grid_scheme(weight);
+  WeightConfig solved = config_;
+  solved.search = ScaleSearch::squared_error;  // whatever it was: the grid is the solver's
+  start_grid_scheme(weight, solved);
 }
 
 std::vector<std::pair<std::string, Tensor>> WeightQuantizer::solution() const {

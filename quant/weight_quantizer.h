@@ -86,8 +86,8 @@ class WeightQuantizer {
   /// The grid scheme's values, to which the learned offset of the zero point is not added yet.
   GridValues grid_before_offset() const;
   Tensor zero_point_of(const GridValues& grid) const;
-  /// Gives the grid scheme its start for `rounded`, and its variables their start values.
-  void start_grid_scheme(const Tensor& rounded);
+  /// Gives the grid scheme its start (GridScheme::start), and its variables their start values.
+  void start_grid_scheme(const Tensor& rounded, const WeightConfig& config);
   void freeze(PackedWeight packed);
   std::vector<std::pair<std::string, Var>> named_variables() const;
 

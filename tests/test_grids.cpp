@@ -386,5 +386,21 @@ TEST(ClippedGrid, StartsWhereOmniQuantDoesOrAtTheSearchedGrid) {
   }
 }
 
+// A solver's grid is not that of the range, even where the weight's own start would be.
+TEST(ClippedGrid, GoesOnFromASolversGrid) {
+  const Tensor w = normal({40, 64}, 0.02, 1, Dtype::f32);
+  WeightConfig config;
+  config.bits = 2;
+  config.search = ScaleSearch::squared_error;
+  const WeightGrid solved = weight_grid(w, config, "layer");
+  config.search = ScaleSearch::min_max;
+  WeightQuantizer q(w, config, rounding_of("clip", false), "layer", 1, 2);
+  q.start_from(w, solved);
+  const auto got = q.grid().scale.to_vector<double>(), want = solved.scale.to_vector<double>();
+  int equal = 0;
+  for (size_t i = 0; i < got.size(); ++i) equal += std::abs(got[i] - want[i]) < 1e-5 * want[i];
+  EXPECT_GT(equal, 30) << "a search at 2 bits clips nearly every row";
+}
+
 }  // namespace
 }  // namespace cbq::test

@@ -234,6 +234,18 @@ TEST(Polish, NeedsFewSegments) {
   EXPECT_EQ(result.polish->held_out, 1);
 }
 
+TEST(Polish, LearnsClipsAlone) {
+  for (const bool learn : {true, false}) {
+    const Settings s =
+        polished({{"wbits", 16}, {"abits", 4}, {"learn_activation", learn}, {"polish_epochs", 20}});
+    const auto model = cbq::tiny_model(2);
+    const RunResult result = quantize(*model, cbq::tiny_segments(1, 30), s, nullptr, {});
+    ASSERT_TRUE(result.polish.has_value());
+    EXPECT_EQ(result.polish->kept, learn);
+    EXPECT_EQ(result.polish->steps, learn ? 20 : 0);
+  }
+}
+
 TEST(Polish, WithoutQuantizersThereIsNothingToDo) {
   Settings s = polished();
   s.wbits = 16;
