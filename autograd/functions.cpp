@@ -48,7 +48,7 @@ Var scale(const Var& x, double c) {
 Var add_row(const Var& x, const Var& b) {
   return differentiable(kernels::add_row(x.value(), b.value()), {&x, &b},
                         [x = x.gradient(), b = b.gradient()](const Tensor& dy) {
-                          if (b.wanted()) b.accumulate(kernels::sum_rows(dy));
+                          if (b.wanted()) b.accumulate(kernels::column_sums(dy));
                           if (x.wanted()) x.accumulate(dy);
                         });
 }
@@ -58,7 +58,8 @@ Var mul_row(const Var& x, const Var& s) {
   return differentiable(kernels::mul_row(x.value(), s.value()), {&x, &s},
                         [x = x.gradient(), s = s.gradient(), rows, factors](const Tensor& dy) {
                           if (x.wanted()) x.accumulate(kernels::mul_row(dy, factors));
-                          if (s.wanted()) s.accumulate(kernels::sum_rows(kernels::mul(dy, rows)));
+                          if (s.wanted())
+                            s.accumulate(kernels::column_sums(kernels::mul(dy, rows)));
                         });
 }
 
@@ -128,7 +129,7 @@ Var layer_norm(const Var& x, const Var& w, const Var& b, double eps) {
                                                                        inverse, dy, w.wanted());
                           if (x.requires_grad()) x.accumulate(dx);
                           if (w.wanted()) w.accumulate(dw);
-                          if (b.wanted()) b.accumulate(kernels::sum_rows(dy));
+                          if (b.wanted()) b.accumulate(kernels::column_sums(dy));
                         });
 }
 

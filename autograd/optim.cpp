@@ -15,7 +15,7 @@ Optimizer::Optimizer(const char* op, std::vector<ParameterGroup> groups, int64_t
       device = variable.device();
     }
   }
-  now_ = Tensor::zeros({static_cast<int64_t>(groups_.size()), numbers}, Dtype::f64, device);
+  schedule_ = Tensor::zeros({static_cast<int64_t>(groups_.size()), numbers}, Dtype::f64, device);
 }
 
 void Optimizer::clear_gradients() {
@@ -40,7 +40,7 @@ void Adam::prepare(double factor) {
     const std::array<double, 3> numbers = group.settings.at_step(factor, steps_);
     values.insert(values.end(), numbers.begin(), numbers.end());
   }
-  kernels::write_values(now_, values);
+  kernels::write_values(schedule_, values);
 }
 
 void Adam::apply() {
@@ -54,9 +54,9 @@ void Adam::apply() {
       }
       ++i;
     }
-    at += now_.size(1);
+    at += schedule_.size(1);
   }
-  kernels::adam_steps(variables, now_);
+  kernels::adam_steps(variables, schedule_);
   clear_gradients();
 }
 
@@ -75,7 +75,7 @@ void SignSgd::prepare(double factor) {
   ++steps_;
   std::vector<double> values;
   for (const ParameterGroup& group : groups_) values.push_back(group.settings.rate * factor);
-  kernels::write_values(now_, values);
+  kernels::write_values(schedule_, values);
 }
 
 void SignSgd::apply() {
@@ -87,7 +87,7 @@ void SignSgd::apply() {
     }
     ++at;
   }
-  kernels::sign_sgd_steps(variables, now_);
+  kernels::sign_sgd_steps(variables, schedule_);
   clear_gradients();
 }
 

@@ -43,7 +43,7 @@ class Optimizer {
   Optimizer(const char* op, std::vector<ParameterGroup> groups, int64_t numbers);
 
   std::vector<ParameterGroup> groups_;
-  Tensor now_;  // f64 [groups, numbers], where the variables live
+  Tensor schedule_;  // f64 [groups, numbers], where the variables live
   int64_t steps_ = 0;
 };
 

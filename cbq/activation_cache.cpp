@@ -6,10 +6,10 @@
 
 #include "cbq/stream.h"
 #include "kernels/ops.h"
-#include "nn/atomic_file.h"
-#include "nn/hdf5.h"
-#include "nn/json.h"
-#include "nn/sealed_files.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/hdf5.h"
+#include "nn/formats/json.h"
+#include "nn/formats/sealed_files.h"
 
 namespace cbq {
 namespace {

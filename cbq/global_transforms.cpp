@@ -2,9 +2,9 @@
 
 #include <memory>
 
-#include "quant/transforms/global_transform.h"
+#include "quant/transforms/global/global_transform.h"
+#include "quant/transforms/global/rotation.h"
 #include "quant/transforms/online_hadamard.h"
-#include "quant/transforms/rotation.h"
 #include "tensor/error.h"
 
 namespace cbq {

@@ -1,4 +1,4 @@
-// Which global transforms the settings ask for (quant/transforms/global_transform.h).
+// Which global transforms the settings ask for (quant/transforms/global/global_transform.h).
 #pragma once
 
 #include <string>

@@ -1,10 +1,10 @@
 #include "cbq/job_identity.h"
 
-#include "kernels/blas.h"
-#include "nn/hash.h"
-#include "nn/json.h"
-#include "tensor/environment.h"
-#include "tensor/program_version.h"
+#include "kernels/matmul/blas.h"
+#include "nn/formats/hash.h"
+#include "nn/formats/json.h"
+#include "tensor/runtime/environment.h"
+#include "tensor/runtime/program_version.h"
 
 using nlohmann::json;
 

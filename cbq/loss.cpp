@@ -1,6 +1,6 @@
 #include "cbq/loss.h"
 
-#include "tensor/device_profile.h"
+#include "tensor/runtime/device_profile.h"
 
 namespace cbq {
 

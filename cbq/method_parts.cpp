@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <map>
 
-#include "quant/preprocess/preprocessor.h"
 #include "quant/rounding.h"
 #include "quant/solvers/solver.h"
+#include "quant/transforms/local/preprocessor.h"
 
 namespace cbq {
 namespace {

@@ -6,7 +6,7 @@
 #include <initializer_list>
 #include <map>
 
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "tensor/error.h"
 
 namespace cbq {

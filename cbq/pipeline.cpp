@@ -8,7 +8,7 @@
 #include "cbq/quantizers.h"
 #include "cbq/resume.h"
 #include "cbq/solve_block.h"
-#include "quant/preprocess/preprocessor.h"
+#include "quant/transforms/local/preprocessor.h"
 
 namespace cbq {
 

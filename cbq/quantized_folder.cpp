@@ -1,7 +1,7 @@
 #include "cbq/quantized_folder.h"
 
 #include "cbq/exporters/exporter.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;

@@ -4,11 +4,11 @@
 //                      and per linear layer its grid and its input's quantizer
 //   model.safetensors, or shards with an index (a file per block and one for the rest, from a model
 //                      that was not in memory as a whole):
-//                      <layer>.codes u8, <layer>.scale f32, <layer>.zero_point u8 (quant/packed.h);
-//                      <layer>.input_clip, <layer>.input_range f32 where inputs are quantized;
-//                      <layer>.online_* f32 where an online transform stands before a layer (format
-//                      2); every other parameter in the checkpoint's half type where that holds its
-//                      values without a loss, else in f32
+//                      <layer>.codes u8, <layer>.scale f32, <layer>.zero_point u8
+//                      (quant/bit_packed.h); <layer>.input_clip, <layer>.input_range f32 where
+//                      inputs are quantized; <layer>.online_* f32 where an online transform stands
+//                      before a layer (format 2); every other parameter in the checkpoint's half
+//                      type where that holds its values without a loss, else in f32
 //
 // A loaded model computes bit for bit what the model did that was saved.
 #pragma once
@@ -22,7 +22,7 @@
 #include "cbq/watch.h"
 #include "nn/transformer.h"
 #include "quant/activation_quantizer.h"
-#include "quant/packed.h"
+#include "quant/bit_packed.h"
 
 namespace cbq {
 

@@ -6,10 +6,10 @@
 #include "cbq/quantized_folder.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
-#include "nn/json.h"
-#include "nn/safetensors.h"
+#include "nn/formats/json.h"
+#include "nn/formats/safetensors.h"
 #include "quant/transforms/stored_transforms.h"
-#include "tensor/shapes_only.h"
+#include "tensor/runtime/shapes_only.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;

@@ -6,9 +6,9 @@
 #include <map>
 #include <optional>
 
+#include "kernels/formulas/philox.h"
 #include "kernels/ops.h"
-#include "kernels/philox.h"
-#include "tensor/notice.h"
+#include "tensor/runtime/notice.h"
 
 namespace cbq {
 namespace {

@@ -14,7 +14,7 @@
 #include "cbq/settings.h"
 #include "cbq/stream.h"
 #include "cbq/window.h"
-#include "tensor/stream_graph.h"
+#include "tensor/runtime/stream_graph.h"
 
 namespace cbq {
 

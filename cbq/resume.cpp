@@ -1,8 +1,8 @@
 #include "cbq/resume.h"
 
-#include "nn/atomic_file.h"
-#include "nn/json.h"
-#include "nn/sealed_files.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/json.h"
+#include "nn/formats/sealed_files.h"
 
 namespace cbq {
 

@@ -18,7 +18,7 @@
 
 #include "cbq/job_identity.h"
 #include "cbq/reconstructor.h"
-#include "nn/safetensors.h"
+#include "nn/formats/safetensors.h"
 
 namespace cbq {
 

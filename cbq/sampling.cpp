@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "cbq/pipeline.h"
-#include "kernels/parallel_errors.h"
-#include "kernels/philox.h"
+#include "kernels/formulas/philox.h"
+#include "kernels/launch/parallel_errors.h"
 #include "nn/decoder.h"
 
 namespace cbq {

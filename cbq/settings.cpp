@@ -8,7 +8,7 @@
 
 #include "cbq/layer_bits.h"
 #include "cbq/methods.h"
-#include "nn/hash.h"
+#include "nn/formats/hash.h"
 #include "quant/solvers/solver.h"
 
 namespace cbq {

@@ -4,9 +4,9 @@
 
 #include "cbq/layer_bits.h"
 #include "cbq/settings.h"
-#include "quant/preprocess/preprocessor.h"
 #include "quant/solvers/solver.h"
-#include "quant/transforms/rotation.h"
+#include "quant/transforms/global/rotation.h"
+#include "quant/transforms/local/preprocessor.h"
 
 namespace cbq {
 namespace {

@@ -4,7 +4,7 @@
 #include <string>
 #include <utility>
 
-#include "tensor/environment.h"
+#include "tensor/runtime/environment.h"
 
 namespace cbq {
 

@@ -11,7 +11,7 @@
 #include "cbq/window.h"
 #include "nn/transformer.h"
 #include "quant/quantized_linear.h"
-#include "tensor/device_memory.h"
+#include "tensor/runtime/device_memory.h"
 
 namespace cbq {
 

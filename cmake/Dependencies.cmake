@@ -12,7 +12,7 @@ pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)  # their normal
 find_package(ZLIB REQUIRED)                                       # compressed data sets
 
 # The OpenMP build of OpenBLAS, by its own folder: Debian's default alternative may be the pthread build, whose second
-# thread pool fights with our OpenMP loops. It is not linked: kernels/blas.cpp loads it when it is needed (and says why).
+# thread pool fights with our OpenMP loops. It is not linked: kernels/matmul/blas.cpp loads it when it is needed (and says why).
 find_library(OPENBLAS_LIBRARY NAMES openblas REQUIRED NO_DEFAULT_PATH
              PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp)
 find_path(OPENBLAS_INCLUDE cblas.h REQUIRED NO_DEFAULT_PATH
@@ -22,7 +22,7 @@ target_link_libraries(openblas INTERFACE ${CMAKE_DL_LIBS})
 target_include_directories(openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE})
 cmake_path(GET OPENBLAS_LIBRARY PARENT_PATH openblas_folder)
 # By its soname: the name without a number is a part of the development package.
-set_source_files_properties(kernels/blas.cpp PROPERTIES
+set_source_files_properties(kernels/matmul/blas.cpp PROPERTIES
   COMPILE_DEFINITIONS "CBQ_OPENBLAS=\"${openblas_folder}/libopenblas.so.0\"")
 
 add_library(cbq_dependencies INTERFACE)

@@ -1,4 +1,4 @@
-# program_version() (tensor/program_version.h): the project's version and a digest of the sources of the programs cbq and
+# program_version() (tensor/runtime/program_version.h): the project's version and a digest of the sources of the programs cbq and
 # run_ablation and of how they are compiled. The sources, not the commit: uncommitted changes count, changes of documents do not, and a source archive
 # without git has its version, too. Only the generated file is compiled again when a source changes.
 

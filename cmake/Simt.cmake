@@ -1,6 +1,6 @@
 # The tests once more, with every kernel of the .cu files run as a CUDA grid on the host (tests/simt/simt.h).
 #
-# cbq_simt_tests takes any --gtest_filter of cbq_tests; ctest runs what kernels/fast, the ops and the rounding schemes
+# cbq_simt_tests takes any --gtest_filter of cbq_tests; ctest runs what the tuned kernels, the ops and the rounding schemes
 # need. Not part of "all" (cmake --build build/cpu --target ...): cbq_simt_races, in which ThreadSanitizer looks for races
 # between threads of a block, and cbq_simt_tests of cpu-debug, in which AddressSanitizer looks at every access.
 
@@ -32,9 +32,9 @@ function(cbq_simt_test name filter)
   set_tests_properties(Simt.${name} PROPERTIES TIMEOUT 1200)
 endfunction()
 cbq_simt_test(emulator Simt*:Launch.Map*)
-cbq_simt_test(ops *Op.ValueMatchesTheReference*:Ops.CudaAgreesWithCpu:Pack*:RowElements*)
-cbq_simt_test(quant *RoundingContract*:RoundingSchemes*:ActivationQuantizer*:Packed*:Grid*:*QuantizeTokens.*)
-cbq_simt_test(fast Fast*)
+cbq_simt_test(ops *Op.ValueMatchesTheReference*:Ops.CudaAgreesWithCpu:Vector*:RowElements*)
+cbq_simt_test(quant *RoundingContract*:RoundingSchemes*:ActivationQuantizer*:BitPacked*:Grid*:*QuantizeTokens.*)
+cbq_simt_test(tuned Tuned*)
 cbq_simt_test(agreement *Agreement*)
 
 cbq_simt_program(cbq_simt_races -fsanitize=thread -Wno-tsan)

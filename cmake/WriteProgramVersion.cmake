@@ -9,4 +9,4 @@ endforeach()
 string(SHA256 digest "${all}")
 string(SUBSTRING ${digest} 0 12 short)
 file(WRITE ${FOLDER}/program_version.cpp
-     "#include \"tensor/program_version.h\"\n\nstd::string cbq::program_version() { return \"${VERSION}+${short}\"; }\n")
+     "#include \"tensor/runtime/program_version.h\"\n\nstd::string cbq::program_version() { return \"${VERSION}+${short}\"; }\n")

@@ -7,7 +7,7 @@
 #include <set>
 
 #include "cbq/pipeline.h"
-#include "nn/atomic_file.h"
+#include "nn/formats/atomic_file.h"
 
 namespace cbq {
 namespace {

@@ -5,7 +5,7 @@
 #include "cbq/settings.h"
 #include "cbq/window.h"
 #include "experiments/table_spec.h"
-#include "nn/unicode.h"
+#include "nn/formats/unicode.h"
 #include "quant/grid_scheme.h"
 #include "quant/rounding.h"
 #include "quant/solvers/solver.h"

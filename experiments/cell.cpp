@@ -1,8 +1,8 @@
 #include "experiments/cell.h"
 
 #include "cbq/pipeline.h"
-#include "nn/json.h"
-#include "nn/sealed_files.h"
+#include "nn/formats/json.h"
+#include "nn/formats/sealed_files.h"
 
 namespace cbq {
 Cell make_cell(const Settings& settings, int64_t blocks, const CellWork& work,

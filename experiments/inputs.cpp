@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "nn/hash.h"
+#include "nn/formats/hash.h"
 #include "tensor/error.h"
 
 namespace cbq {

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <string>
 
-#include "nn/tokens.h"
+#include "nn/text/tokens.h"
 
 namespace cbq {
 

@@ -14,12 +14,12 @@
 #include "experiments/command_line.h"
 #include "experiments/inputs.h"
 #include "experiments/workbench.h"
-#include "nn/atomic_file.h"
-#include "nn/json.h"
-#include "nn/output_lock.h"
-#include "tensor/device_error.h"
-#include "tensor/environment.h"
-#include "tensor/program.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/json.h"
+#include "nn/formats/output_lock.h"
+#include "tensor/runtime/device_error.h"
+#include "tensor/runtime/environment.h"
+#include "tensor/runtime/program.h"
 
 namespace cbq {
 namespace {

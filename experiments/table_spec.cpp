@@ -4,7 +4,7 @@
 #include <charconv>
 
 #include "cbq/settings.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "tensor/error.h"
 
 namespace cbq {

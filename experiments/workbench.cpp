@@ -5,10 +5,10 @@
 
 #include "cbq/global_transforms.h"
 #include "cbq/pipeline.h"
-#include "nn/hash.h"
+#include "nn/formats/hash.h"
 #include "nn/perplexity.h"
-#include "quant/preprocess/preprocessor.h"
 #include "quant/solvers/solver.h"
+#include "quant/transforms/local/preprocessor.h"
 
 namespace cbq {
 namespace {

@@ -11,7 +11,7 @@
 
 #include "cbq/activation_cache.h"
 #include "experiments/cell.h"
-#include "nn/tokens.h"
+#include "nn/text/tokens.h"
 
 namespace cbq {
 

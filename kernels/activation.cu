@@ -1,6 +1,6 @@
 // Activation functions and their derivatives, element by element.
+#include "kernels/launch/vector.h"
 #include "kernels/ops.h"
-#include "kernels/pack.h"
 
 namespace cbq::kernels {
 namespace {
@@ -45,7 +45,7 @@ template <class Formula>
 Tensor unary(const char* op, const Tensor& x) {
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), op, [&]<class T>() {
-    map_packs(op, x.device(), x.count(), Unary<T, Formula>{x.data<T>(), y.data<T>()});
+    map_vectors(op, x.device(), x.count(), Unary<T, Formula>{x.data<T>(), y.data<T>()});
   });
   return y;
 }
@@ -55,8 +55,8 @@ Tensor unary_backward(const char* op, const Tensor& x, const Tensor& dy) {
   check_same(op, x, dy);
   Tensor dx(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), op, [&]<class T>() {
-    map_packs(op, x.device(), x.count(),
-              Binary<T, Formula>{x.data<T>(), dy.data<T>(), dx.data<T>()});
+    map_vectors(op, x.device(), x.count(),
+                Binary<T, Formula>{x.data<T>(), dy.data<T>(), dx.data<T>()});
   });
   return dx;
 }

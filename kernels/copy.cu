@@ -1,8 +1,8 @@
 // Ops that move data without arithmetic: parts, transposes, embedding rows.
-#include "kernels/check_device.h"
-#include "kernels/launch.h"
+#include "kernels/launch/check_device.h"
+#include "kernels/launch/launch.h"
+#include "kernels/launch/rows.h"
 #include "kernels/ops.h"
-#include "kernels/rows.h"
 
 namespace cbq::kernels {
 namespace {
@@ -126,7 +126,7 @@ namespace {
 void check_ids(const char* op, const Tensor& ids, int64_t vocabulary) {
   check(ids.dtype() == Dtype::i32 && ids.rank() == 1, op, ": expected i32 ids [n], got ",
         ids.dtype(), ids.shape());
-  if (!host_can_read(ids.device())) return;  // the model checks ids before they travel
+  if (!is_host(ids.device())) return;  // the model checks ids before they travel
   const int32_t* id = ids.data<int32_t>();
   for (int64_t t = 0; t < ids.count(); ++t) {
     check(id[t] >= 0 && id[t] < vocabulary, op, ": token id ", id[t], " at position ", t,

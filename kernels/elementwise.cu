@@ -1,8 +1,8 @@
 // Elementwise ops: each is one functor of a flat index.
-#include "kernels/check_device.h"
-#include "kernels/launch_rows.h"
+#include "kernels/launch/check_device.h"
+#include "kernels/launch/launch_rows.h"
+#include "kernels/launch/vector.h"
 #include "kernels/ops.h"
-#include "kernels/pack.h"
 
 namespace cbq::kernels {
 namespace {
@@ -21,15 +21,15 @@ struct Cast {
   CBQ_HD void operator()(int64_t i) const {
     y[i] = device_math::round_to<To>(static_cast<acc_t<To>>(device_math::widen(x[i])));
   }
-  CBQ_HD void pack(int64_t i) const {
-    const Pack<From> in = load_pack(x + i);
-    acc_t<To> out[pack_width];
-    for (int j = 0; j < pack_width; ++j) {
+  CBQ_HD void vector(int64_t i) const {
+    const Vector<From> in = load_vector(x + i);
+    acc_t<To> out[vector_width];
+    for (int j = 0; j < vector_width; ++j) {
       out[j] = static_cast<acc_t<To>>(in[j]);
     }
-    store_pack(y + i, round_pack<To>(out));
+    store_vector(y + i, round_vector<To>(out));
   }
-  bool packs() const { return half_packs(x, y); }
+  bool vectorizes() const { return half_vectors(x, y); }
 };
 
 struct Plus {
@@ -64,7 +64,7 @@ struct BinaryRow {  // one row of a with the same row b
   const T* b;
   T* y;
   int64_t n;
-  bool packs() const { return aligned(a, b, y); }
+  bool vectorizes() const { return aligned(a, b, y); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
@@ -81,13 +81,13 @@ struct Scale {
   CBQ_HD void operator()(int64_t i) const {
     y[i] = device_math::round_to<T>(c * device_math::widen(x[i]));
   }
-  CBQ_HD void pack(int64_t i) const {
-    const Pack<T> in = load_pack(x + i);
-    acc_t<T> out[pack_width];
-    for (int j = 0; j < pack_width; ++j) out[j] = c * in[j];
-    store_pack(y + i, round_pack<T>(out));
+  CBQ_HD void vector(int64_t i) const {
+    const Vector<T> in = load_vector(x + i);
+    acc_t<T> out[vector_width];
+    for (int j = 0; j < vector_width; ++j) out[j] = c * in[j];
+    store_vector(y + i, round_vector<T>(out));
   }
-  bool packs() const { return half_packs(x, y); }
+  bool vectorizes() const { return half_vectors(x, y); }
 };
 
 template <class T>
@@ -104,12 +104,12 @@ struct SwiGluBackward {
     dgate[i] = device_math::round_to<T>(dg);
     dup[i] = device_math::round_to<T>(du);
   }
-  CBQ_HD void pack(int64_t i) const {
-    const Pack<T> g = load_pack(gate + i), u = load_pack(up + i), d = load_pack(dy + i);
-    acc_t<T> dg[pack_width], du[pack_width];
-    for (int j = 0; j < pack_width; ++j) derivatives(g[j], u[j], d[j], dg[j], du[j]);
-    store_pack(dgate + i, round_pack<T>(dg));
-    store_pack(dup + i, round_pack<T>(du));
+  CBQ_HD void vector(int64_t i) const {
+    const Vector<T> g = load_vector(gate + i), u = load_vector(up + i), d = load_vector(dy + i);
+    acc_t<T> dg[vector_width], du[vector_width];
+    for (int j = 0; j < vector_width; ++j) derivatives(g[j], u[j], d[j], dg[j], du[j]);
+    store_vector(dgate + i, round_vector<T>(dg));
+    store_vector(dup + i, round_vector<T>(du));
   }
   using A = acc_t<T>;
   CBQ_HD static void derivatives(A g, A u, A d, A& dg, A& du) {
@@ -117,7 +117,7 @@ struct SwiGluBackward {
     du = d * g * s;
     dg = d * u * s * (A(1) + g * (A(1) - s));
   }
-  bool packs() const { return half_packs(gate, up, dy, dgate, dup); }
+  bool vectorizes() const { return half_vectors(gate, up, dy, dgate, dup); }
 };
 
 template <class Op>
@@ -125,7 +125,7 @@ Tensor binary(const char* op, const Tensor& a, const Tensor& b) {
   check_same(op, a, b);
   Tensor y(a.shape(), a.dtype(), a.device());
   dispatch_float(a.dtype(), op, [&]<class T>() {
-    map_packs(op, a.device(), a.count(), Binary<T, Op>{a.data<T>(), b.data<T>(), y.data<T>()});
+    map_vectors(op, a.device(), a.count(), Binary<T, Op>{a.data<T>(), b.data<T>(), y.data<T>()});
   });
   return y;
 }
@@ -157,7 +157,7 @@ Tensor cast(const Tensor& x, Dtype dtype) {
   Tensor y(x.shape(), dtype, x.device());
   dispatch_float(x.dtype(), "cast", [&]<class From>() {
     dispatch_float(dtype, "cast", [&]<class To>() {
-      map_packs("cast", x.device(), x.count(), Cast<From, To>{x.data<From>(), y.data<To>()});
+      map_vectors("cast", x.device(), x.count(), Cast<From, To>{x.data<From>(), y.data<To>()});
     });
   });
   return y;
@@ -170,16 +170,16 @@ Tensor mul(const Tensor& a, const Tensor& b) { return binary<Times>("mul", a, b)
 void add_into(const Tensor& acc, const Tensor& x) {
   check_same("add_into", acc, x);
   dispatch_float(acc.dtype(), "add_into", [&]<class T>() {
-    map_packs("add_into", acc.device(), acc.count(),
-              Binary<T, Plus>{acc.data<T>(), x.data<T>(), acc.data<T>()});
+    map_vectors("add_into", acc.device(), acc.count(),
+                Binary<T, Plus>{acc.data<T>(), x.data<T>(), acc.data<T>()});
   });
 }
 
 Tensor scale(const Tensor& x, double c) {
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "scale", [&]<class T>() {
-    map_packs("scale", x.device(), x.count(),
-              Scale<T>{x.data<T>(), y.data<T>(), static_cast<acc_t<T>>(c)});
+    map_vectors("scale", x.device(), x.count(),
+                Scale<T>{x.data<T>(), y.data<T>(), static_cast<acc_t<T>>(c)});
   });
   return y;
 }
@@ -191,8 +191,8 @@ Tensor swiglu(const Tensor& gate, const Tensor& up) {
   check_same("swiglu", gate, up);
   Tensor y(gate.shape(), gate.dtype(), gate.device());
   dispatch_float(gate.dtype(), "swiglu", [&]<class T>() {
-    map_packs("swiglu", gate.device(), gate.count(),
-              Binary<T, SwiGlu>{gate.data<T>(), up.data<T>(), y.data<T>()});
+    map_vectors("swiglu", gate.device(), gate.count(),
+                Binary<T, SwiGlu>{gate.data<T>(), up.data<T>(), y.data<T>()});
   });
   return y;
 }
@@ -203,9 +203,9 @@ std::pair<Tensor, Tensor> swiglu_backward(const Tensor& gate, const Tensor& up, 
   Tensor dgate(gate.shape(), gate.dtype(), gate.device());
   Tensor dup(gate.shape(), gate.dtype(), gate.device());
   dispatch_float(gate.dtype(), "swiglu_backward", [&]<class T>() {
-    map_packs("swiglu_backward", gate.device(), gate.count(),
-              SwiGluBackward<T>{gate.data<T>(), up.data<T>(), dy.data<T>(), dgate.data<T>(),
-                                dup.data<T>()});
+    map_vectors("swiglu_backward", gate.device(), gate.count(),
+                SwiGluBackward<T>{gate.data<T>(), up.data<T>(), dy.data<T>(), dgate.data<T>(),
+                                  dup.data<T>()});
   });
   return {dgate, dup};
 }

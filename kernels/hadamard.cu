@@ -2,9 +2,9 @@
 // across the runs.
 #include <type_traits>
 
-#include "kernels/check_device.h"
-#include "kernels/device_math.h"
-#include "kernels/launch.h"
+#include "kernels/formulas/device_math.h"
+#include "kernels/launch/check_device.h"
+#include "kernels/launch/launch.h"
 #include "kernels/ops.h"
 
 namespace cbq::kernels {

@@ -1,7 +1,7 @@
 // Reconstruction error of a row and its gradient, in one pass over the data (launch_rows.h).
-#include "kernels/launch_rows.h"
+#include "kernels/launch/launch_rows.h"
+#include "kernels/launch/rows.h"
 #include "kernels/ops.h"
-#include "kernels/rows.h"
 
 namespace cbq::kernels {
 namespace {
@@ -19,7 +19,7 @@ struct RowError {
   int64_t n;
   acc_t<T> l2_weight, kl_weight;
   L2Form l2;
-  bool packs() const { return aligned(prediction, target, gradient); }
+  bool vectorizes() const { return aligned(prediction, target, gradient); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;

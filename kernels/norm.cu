@@ -1,8 +1,8 @@
 // Root mean square and layer normalization: rows that are read once (launch_rows.h).
-#include "kernels/check_device.h"
-#include "kernels/launch_rows.h"
+#include "kernels/launch/check_device.h"
+#include "kernels/launch/launch_rows.h"
+#include "kernels/launch/rows.h"
 #include "kernels/ops.h"
-#include "kernels/rows.h"
 
 namespace cbq::kernels {
 namespace {
@@ -15,7 +15,7 @@ struct RmsNorm {
   acc_t<T>* inverse_rms;
   int64_t n;
   acc_t<T> eps;
-  bool packs() const { return aligned(x, w, y); }
+  bool vectorizes() const { return aligned(x, w, y); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
@@ -39,7 +39,7 @@ struct RmsNormBackward {
   const T* dy;
   T* dx;
   int64_t n;
-  bool packs() const { return aligned(x, w, dy, dx); }
+  bool vectorizes() const { return aligned(x, w, dy, dx); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
@@ -66,7 +66,7 @@ struct LayerNorm {
   acc_t<T>* inverse_deviation;
   int64_t n;
   acc_t<T> eps;
-  bool packs() const { return aligned(x, w, b, y); }
+  bool vectorizes() const { return aligned(x, w, b, y); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
@@ -97,7 +97,7 @@ struct LayerNormBackward {
   const T* dy;
   T* dx;
   int64_t n;
-  bool packs() const { return aligned(x, w, dy, dx); }
+  bool vectorizes() const { return aligned(x, w, dy, dx); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
@@ -106,9 +106,9 @@ struct LayerNormBackward {
     const auto weight = row.view_or(w, A(1));
     const auto terms = [=](A w_j, A d_j, A x_j) {
       const A g = w_j * d_j;
-      return Several<A, 2>{{g, g * ((x_j - center) * inverse)}};
+      return MultiReduce<A, 2>{{g, g * ((x_j - center) * inverse)}};
     };
-    const Several<A, 2> sums = row.sum(terms, weight, d, in);
+    const MultiReduce<A, 2> sums = row.sum(terms, weight, d, in);
     const A mean_g = sums.at[0] / A(n), mean_gx = sums.at[1] / A(n);
     const auto derivative = [=](A w_j, A d_j, A x_j) {
       return inverse * (w_j * d_j - mean_g - (x_j - center) * inverse * mean_gx);
@@ -126,7 +126,7 @@ struct WeightTerm {
   const T* dy;
   T* term;
   int64_t n;
-  bool packs() const { return aligned(x, dy, term); }
+  bool vectorizes() const { return aligned(x, dy, term); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
@@ -151,7 +151,7 @@ Tensor weight_gradient(const char* op, const Tensor& x, const acc_t<T>* mean,
   const Tensor term({rows, n}, x.dtype(), x.device());
   map_row_elements<T>(op, x.device(), rows, n,
                       WeightTerm<T>{x.data<T>(), mean, inverse, dy.data<T>(), term.data<T>(), n});
-  return sum_rows(term);
+  return column_sums(term);
 }
 
 void check_row_parameter(const char* op, const char* what, const Tensor& p, const Tensor& x) {

@@ -69,7 +69,7 @@ struct LayerNormResult {
   Tensor inverse_deviation;
 };
 LayerNormResult layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, double eps);
-/// {dx, dw}; dw is undefined unless wanted. (db is sum_rows(dy).)
+/// {dx, dw}; dw is undefined unless wanted. (db is column_sums(dy).)
 std::pair<Tensor, Tensor> layer_norm_backward(const Tensor& x, const Tensor& w, const Tensor& mean,
                                               const Tensor& inverse_deviation, const Tensor& dy,
                                               bool want_dw);
@@ -88,7 +88,7 @@ Tensor cross_entropy_backward(const Tensor& logits, const Tensor& target, const 
 /// Sum of all elements, [1] in the accumulation dtype (f32, f64 for f64); fixed order.
 Tensor sum(const Tensor& x);
 /// Column sums of x [..., n] -> [n] in x's dtype; fixed order.
-Tensor sum_rows(const Tensor& x);
+Tensor column_sums(const Tensor& x);
 /// Minimum and maximum of every row, both [rows], x's dtype; NaN for a row that holds one.
 std::pair<Tensor, Tensor> min_max_rows(const Tensor& x);
 /// max |x| over all rows for every column of x [..., n] -> [n] f32 (calibration statistics); NaN
@@ -127,7 +127,7 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t t
 Tensor hadamard(const Tensor& x, const Tensor& matrix, bool transposed);
 
 // ---- matrix products (OpenBLAS, cuBLASLt) -------------------------------------------------------
-// On the CPU the number of threads does not change a bit of the result (kernels/gemm.cpp).
+// On the CPU the number of threads does not change a bit of the result (kernels/matmul/gemm.cpp).
 
 enum class Trans { no, yes };
 /// op(a) op(b): a [m, k] (or [k, m] with Trans::yes), b [k, n] (or [n, k]) -> [m, n].

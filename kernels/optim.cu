@@ -2,10 +2,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/launch.h"
-#include "kernels/math.h"
+#include "kernels/formulas/math.h"
+#include "kernels/formulas/philox.h"
+#include "kernels/launch/launch.h"
 #include "kernels/ops.h"
-#include "kernels/philox.h"
 
 namespace cbq::kernels {
 namespace {

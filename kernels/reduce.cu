@@ -1,8 +1,8 @@
 // Sums and extrema. Fixed order everywhere: partial results per chunk of a fixed size, then the
 // chunks in order, so the number of threads does not change a bit of the result.
-#include "kernels/launch_rows.h"
+#include "kernels/launch/launch_rows.h"
+#include "kernels/launch/rows.h"
 #include "kernels/ops.h"
-#include "kernels/rows.h"
 
 namespace cbq::kernels {
 namespace {
@@ -131,12 +131,12 @@ struct MinMaxRows {
   T* low;
   T* high;
   int64_t n;
-  bool packs() const { return aligned(x); }
+  bool vectorizes() const { return aligned(x); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
-    const auto ends = [](A v) { return Several<A, 3>{{v, -v, v == v ? A(0) : A(1)}}; };
-    const Several<A, 3> largest = row.max(ends, row.read(x + r * n));
+    const auto ends = [](A v) { return MultiReduce<A, 3>{{v, -v, v == v ? A(0) : A(1)}}; };
+    const MultiReduce<A, 3> largest = row.max(ends, row.read(x + r * n));
     if (!row.first()) return;
     // A NaN anywhere is the row's answer, not a value to pass over.
     const bool nan = largest.at[2] > A(0);
@@ -182,10 +182,10 @@ bool has_non_finite(const Tensor& x) {
   return reduce<NonFinite>("has_non_finite", x).item() != 0.0;
 }
 
-Tensor sum_rows(const Tensor& x) {
-  const auto [rows, n] = row_shape("sum_rows", x);
-  return dispatch_float(x.dtype(), "sum_rows", [&]<class T>() {
-    return fold_columns<T, T, SumOf>("sum_rows", x, rows, n);
+Tensor column_sums(const Tensor& x) {
+  const auto [rows, n] = row_shape("column_sums", x);
+  return dispatch_float(x.dtype(), "column_sums", [&]<class T>() {
+    return fold_columns<T, T, SumOf>("column_sums", x, rows, n);
   });
 }
 

@@ -1,8 +1,8 @@
 // Rotary position embedding: pairs of a head's first and second half are turned by the angles of
 // the token's position.
-#include "kernels/check_device.h"
+#include "kernels/launch/check_device.h"
+#include "kernels/launch/vector.h"
 #include "kernels/ops.h"
-#include "kernels/pack.h"
 
 namespace cbq::kernels {
 namespace {
@@ -17,7 +17,7 @@ struct Rope {
   int64_t heads, tokens, dim;
   A direction;  // +1 forward, -1 inverse
 
-  bool packs() const { return dim / 2 % pack_width == 0 && aligned(x, cosine, sine, y); }
+  bool vectorizes() const { return dim / 2 % vector_width == 0 && aligned(x, cosine, sine, y); }
 
   /// (a, b) -> (a cos - b sin, b cos + a sin); the tables rounded as transformers does.
   CBQ_HD void turn(A a, A b, float c, float s, A& first, A& second) const {
@@ -50,25 +50,25 @@ struct Rope {
 /// The same for a CUDA thread that turns eight neighbouring pairs: of a row's few elements per head
 /// most threads of a block would have none.
 template <class T>
-struct RopePacks {
+struct RopeVectors {
   using A = acc_t<T>;
   Rope<T> rope;
   CBQ_HD void operator()(int64_t i) const {
-    const auto half = static_cast<uint32_t>(rope.dim / 2), of_head = half / pack_width;
-    const auto pack = static_cast<uint32_t>(i), head = pack / of_head;  // of all rows
+    const auto half = static_cast<uint32_t>(rope.dim / 2), of_head = half / vector_width;
+    const auto vector = static_cast<uint32_t>(i), head = vector / of_head;  // of all rows
     const uint32_t position =
         head / static_cast<uint32_t>(rope.heads) % static_cast<uint32_t>(rope.tokens);
-    const uint32_t j = pack % of_head * pack_width;
+    const uint32_t j = vector % of_head * vector_width;
     const int64_t at = head * rope.dim + j, angle = int64_t{position} * half + j;
-    const Pack<T> a = load_pack(rope.x + at), b = load_pack(rope.x + at + half);
-    const Pack<float> c = load_pack(rope.cosine + angle), s = load_pack(rope.sine + angle);
-    A first[pack_width], second[pack_width];
+    const Vector<T> a = load_vector(rope.x + at), b = load_vector(rope.x + at + half);
+    const Vector<float> c = load_vector(rope.cosine + angle), s = load_vector(rope.sine + angle);
+    A first[vector_width], second[vector_width];
     CBQ_UNROLL
-    for (int k = 0; k < pack_width; ++k) {
+    for (int k = 0; k < vector_width; ++k) {
       rope.turn(a[k], b[k], c[k], s[k], first[k], second[k]);
     }
-    store_pack(rope.y + at, round_pack<T>(first));
-    store_pack(rope.y + at + half, round_pack<T>(second));
+    store_vector(rope.y + at, round_vector<T>(first));
+    store_vector(rope.y + at + half, round_vector<T>(second));
   }
 };
 
@@ -96,9 +96,9 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t t
                        tokens,
                        dim,
                        static_cast<acc_t<T>>(inverse ? -1 : 1)};
-    const int64_t packs = x.count() / 2 / pack_width;
-    if (runs_on_grid(x.device()) && turn.packs() && packs <= UINT32_MAX) {
-      map("rope", x.device(), packs, RopePacks<T>{turn});
+    const int64_t vectors = x.count() / 2 / vector_width;
+    if (runs_on_grid(x.device()) && turn.vectorizes() && vectors <= UINT32_MAX) {
+      map("rope", x.device(), vectors, RopeVectors<T>{turn});
     } else {
       map_rows("rope", x.device(), x.size(0), x.size(1), turn);
     }

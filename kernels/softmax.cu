@@ -1,8 +1,8 @@
 // Softmax and cross entropy: rows that are read once (launch_rows.h).
-#include "kernels/check_device.h"
-#include "kernels/launch_rows.h"
+#include "kernels/launch/check_device.h"
+#include "kernels/launch/launch_rows.h"
+#include "kernels/launch/rows.h"
 #include "kernels/ops.h"
-#include "kernels/rows.h"
 
 namespace cbq::kernels {
 namespace {
@@ -12,7 +12,7 @@ struct Softmax {
   const T* x;
   T* y;
   int64_t n;
-  bool packs() const { return aligned(x, y); }
+  bool vectorizes() const { return aligned(x, y); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
@@ -34,7 +34,7 @@ struct SoftmaxBackward {
   const T* dy;
   T* dx;
   int64_t n;
-  bool packs() const { return aligned(y, dy, dx); }
+  bool vectorizes() const { return aligned(y, dy, dx); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
@@ -51,7 +51,7 @@ struct CrossEntropy {
   const int32_t* target;
   acc_t<T>* nll;
   int64_t n;
-  bool packs() const { return aligned(logits); }
+  bool vectorizes() const { return aligned(logits); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
@@ -75,7 +75,7 @@ struct CrossEntropyBackward {
   const acc_t<T>* dnll;
   T* dlogits;
   int64_t n;
-  bool packs() const { return aligned(logits, dlogits); }
+  bool vectorizes() const { return aligned(logits, dlogits); }
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
@@ -99,7 +99,7 @@ void check_targets(const char* op, const Tensor& logits, const Tensor& target) {
         op, ": logits ", logits.shape(), " need i32 targets [rows], got ", target.dtype(),
         target.shape());
   check_device(op, "target", target, logits.device());
-  if (!host_can_read(target.device())) return;  // the model checks ids before they travel
+  if (!is_host(target.device())) return;  // the model checks ids before they travel
   const int32_t* ids = target.data<int32_t>();
   for (int64_t r = 0; r < target.count(); ++r) {
     check(ids[r] >= 0 && ids[r] < logits.size(1), op, ": target ", ids[r], " at row ", r,

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "tensor/shapes_only.h"
+#include "tensor/runtime/shapes_only.h"
 
 namespace cbq {
 

@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "autograd/functions.h"
-#include "kernels/cached_attention.h"
+#include "kernels/attention/cached_attention.h"
+#include "kernels/attention/varlen_attention.h"
 #include "kernels/ops.h"
-#include "kernels/packed_attention.h"
 #include "nn/decoder.h"
 #include "nn/rope.h"
 
@@ -59,7 +59,7 @@ Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, i
   }
   if (s.packed == nullptr) return ag::attention(a, b, c, s.batch, heads, kv_heads, slopes);
   check(!should_record({&a, &b, &c}), "attend: packed rows have no backward pass");
-  return Var(kernels::packed_attention(a.value(), b.value(), c.value(), *s.packed, heads, kv_heads,
+  return Var(kernels::varlen_attention(a.value(), b.value(), c.value(), *s.packed, heads, kv_heads,
                                        slopes));
 }
 

@@ -10,7 +10,7 @@
 namespace cbq {
 
 struct BlockCache;
-class PackedRows;
+class VarlenRows;
 class Rope;
 
 /// How the rows of a [batch * tokens, hidden] activation divide.
@@ -18,9 +18,9 @@ struct Sequence {
   int64_t batch = 1;
   int64_t tokens = 0;
   /// If given, all rows are one batch, and this says what each of them reads
-  /// (kernels/packed_rows.h): sequences of any lengths that share beginnings. For inference only;
-  /// outlives the forward pass.
-  const PackedRows* packed = nullptr;
+  /// (kernels/attention/varlen_rows.h): sequences of any lengths that share beginnings. For
+  /// inference only; outlives the forward pass.
+  const VarlenRows* packed = nullptr;
   /// If given, `tokens` are the next ones of sequences that have read `past` before, whose keys and
   /// values are in the cache; those of the new ones are added (nn/decoder.h). For inference only.
   BlockCache* cache = nullptr;
@@ -82,7 +82,7 @@ class Block : public Module {
  protected:
   /// Rotary embedding of x [rows, heads * head_dim] at the rows' positions.
   static Var rotate(const Var& x, const Rope& rope, const Sequence& sequence, int64_t head_dim);
-  /// Causal attention (ag::attention, kernels::packed_attention, kernels::cached_attention) of what
+  /// Causal attention (ag::attention, kernels::varlen_attention, kernels::cached_attention) of what
   /// attention_transform makes of q [rows, heads * head_dim], k and v [rows, kv_heads * head_dim].
   Var attend(const Var& q, const Var& k, const Var& v, const Sequence& sequence, int64_t heads,
              int64_t kv_heads, const Tensor& slopes = Tensor()) const;

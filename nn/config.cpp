@@ -6,8 +6,8 @@
 
 #include "nn/config_fields.h"
 #include "nn/families/family.h"
-#include "nn/json.h"
-#include "tensor/notice.h"
+#include "nn/formats/json.h"
+#include "tensor/runtime/notice.h"
 
 namespace cbq {
 namespace {

@@ -80,7 +80,7 @@ struct ModelConfig {
   /// rope_parameters; torch_dtype or dtype; null for "the default". The sizes that determine
   /// the weights (vocabulary, hidden, intermediate, layers, heads) must be there.
   /// Where two fields state the same fact differently, transformers 5 decides which one counts, and
-  /// a notice (tensor/notice.h) says so.
+  /// a notice (tensor/runtime/notice.h) says so.
   static ModelConfig from_json(const nlohmann::json& json, const std::string& what);
 
   /// Whether `source` names the dtype of the weights; if not, `dtype` is a guess ("f32"), which a

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "tensor/error.h"
-#include "tensor/notice.h"
+#include "tensor/runtime/notice.h"
 
 namespace cbq {
 

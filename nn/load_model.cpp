@@ -4,11 +4,11 @@
 
 #include "kernels/ops.h"
 #include "nn/families/family.h"
-#include "nn/json.h"
-#include "nn/safetensors.h"
+#include "nn/formats/json.h"
+#include "nn/formats/safetensors.h"
 #include "nn/transformer.h"
-#include "tensor/notice.h"
-#include "tensor/shapes_only.h"
+#include "tensor/runtime/notice.h"
+#include "tensor/runtime/shapes_only.h"
 
 namespace cbq {
 namespace {

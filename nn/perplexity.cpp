@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "kernels/ops.h"
-#include "tensor/device_memory.h"
+#include "tensor/runtime/device_memory.h"
 
 namespace cbq {
 namespace {

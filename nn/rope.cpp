@@ -5,8 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/attention/varlen_rows.h"
 #include "kernels/ops.h"
-#include "kernels/packed_rows.h"
 
 namespace cbq {
 namespace {
@@ -165,7 +165,7 @@ RopeTables Rope::tables(int64_t length) const {
   return entries_.front().tables;
 }
 
-RopeTables Rope::tables(const PackedRows& packed) const {
+RopeTables Rope::tables(const VarlenRows& packed) const {
   if (variant_of(packed.longest()) == 0) {
     const RopeTables all = tables(packed.longest());
     return {kernels::embedding(packed.positions(), all.cosine),

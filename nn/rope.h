@@ -11,7 +11,7 @@
 
 namespace cbq {
 
-class PackedRows;
+class VarlenRows;
 
 struct RopeTables {
   Tensor cosine;  // [positions, head_dim / 2] f32
@@ -51,7 +51,7 @@ class Rope {
   RopeTables tables(int64_t length) const;
   /// Tables with a row for each row of `packed`. Where the frequencies depend on the length, the
   /// sequences of a group take those of the group's longest.
-  RopeTables tables(const PackedRows& packed) const;
+  RopeTables tables(const VarlenRows& packed) const;
 
  private:
   /// What the frequencies of a sequence depend on beside the config: the length (dynamic), or which

@@ -10,8 +10,8 @@
 
 #include "autograd/functions.h"
 #include "autograd/optim.h"
-#include "kernels/philox.h"
-#include "nn/sealed_files.h"
+#include "kernels/formulas/philox.h"
+#include "nn/formats/sealed_files.h"
 
 namespace cbq {
 namespace {

@@ -4,11 +4,11 @@
 #include <map>
 #include <set>
 
+#include "kernels/attention/varlen_rows.h"
 #include "kernels/ops.h"
-#include "kernels/packed_rows.h"
 #include "nn/families/family.h"
-#include "nn/json.h"
-#include "nn/safetensors.h"
+#include "nn/formats/json.h"
+#include "nn/formats/safetensors.h"
 
 namespace cbq {
 

@@ -1,7 +1,7 @@
-#include "kernels/check_device.h"
-#include "kernels/launch.h"
+#include "kernels/launch/check_device.h"
+#include "kernels/launch/launch.h"
+#include "kernels/launch/rows.h"
 #include "kernels/ops.h"
-#include "kernels/rows.h"
 #include "quant/activation_kernels.h"
 #include "quant/grid_rule.h"
 

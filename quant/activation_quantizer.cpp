@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "autograd/outputs.h"
-#include "kernels/fast/switch.h"
+#include "kernels/launch/tuned_switch.h"
 #include "kernels/ops.h"
 #include "quant/activation_kernels.h"
 #include "quant/quantize_tokens.h"
@@ -58,7 +58,7 @@ Var ActivationQuantizer::fake_quant(const Var& x) const {
 std::vector<Var> ActivationQuantizer::inputs(const Deferred& y,
                                              const std::vector<const FusedInput*>& readers) const {
   const bool trains_norm = should_record({&y.weight, &y.bias});
-  if (!fast::enabled() || trains_norm || !quantize_tokens_takes(readers.size())) return {};
+  if (!tuned::enabled() || trains_norm || !quantize_tokens_takes(readers.size())) return {};
   const Dtype dtype = y.x.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
   std::vector<TokenQuantizer> quantizers;
   std::vector<Var> clips, variables{y.x, y.up};

@@ -31,7 +31,7 @@ class ActivationQuantizer : public FusedInput {
   Var fake_quant(const Var& x) const;
   /// fake_quant(y) of several quantizers in one pass with what makes y (quantize_tokens): where all
   /// take their ranges per token, and the gradient of a norm's weight is not asked for. Empty
-  /// elsewhere, and with CBQ_FAST=0 (kernels/fast/switch.h).
+  /// elsewhere, and with CBQ_FAST=0 (kernels/launch/tuned_switch.h).
   std::vector<Var> inputs(const Deferred& y,
                           const std::vector<const FusedInput*>& readers) const override;
 

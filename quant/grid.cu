@@ -1,5 +1,5 @@
 // Where scales and zero points of a weight start.
-#include "kernels/launch.h"
+#include "kernels/launch/launch.h"
 #include "kernels/ops.h"
 #include "quant/grid.h"
 #include "quant/grid_rule.h"

@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "kernels/math.h"
+#include "kernels/formulas/math.h"
 #include "quant/config.h"
 #include "quant/grid.h"
 

@@ -1,5 +1,5 @@
-#include "kernels/launch.h"
-#include "kernels/math.h"
+#include "kernels/formulas/math.h"
+#include "kernels/launch/launch.h"
 #include "quant/grid_scheme.h"
 #include "quant/scale_grid.h"
 

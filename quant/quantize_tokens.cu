@@ -1,9 +1,9 @@
-#include "kernels/check_device.h"
+#include "kernels/launch/check_device.h"
+#include "kernels/launch/rows.h"
 #include "kernels/ops.h"
-#include "kernels/rows.h"
 #include "quant/quantize_tokens.h"
-#include "quant/token_fast.h"
 #include "quant/token_rows.h"
+#include "quant/token_tuned.h"
 
 namespace cbq {
 namespace {
@@ -11,24 +11,24 @@ namespace {
 using Function = Deferred::Function;
 constexpr const char* op = "quantize_tokens";
 
-/// Calls f.template operator()<Source>() for the function and the dtype of y.
+/// Calls f.template operator()<Prologue>() for the function and the dtype of y.
 template <class F>
 void dispatch_source(const Deferred& y, F&& f) {
   dispatch_float(y.x.dtype(), op, [&]<class T>() {
     switch (y.function) {
       case Function::identity:
-        return f.template operator()<detail::IdentitySource<T>>();
+        return f.template operator()<detail::IdentityPrologue<T>>();
       case Function::rms_norm:
-        return f.template operator()<detail::RmsNormSource<T>>();
+        return f.template operator()<detail::RmsNormPrologue<T>>();
       case Function::layer_norm:
-        if (y.weight.defined()) return f.template operator()<detail::AffineLayerNormSource<T>>();
-        return f.template operator()<detail::LayerNormSource<T>>();
+        if (y.weight.defined()) return f.template operator()<detail::AffineLayerNormPrologue<T>>();
+        return f.template operator()<detail::LayerNormPrologue<T>>();
       case Function::swiglu:
-        return f.template operator()<detail::SwiGluSource<T>>();
+        return f.template operator()<detail::SwiGluPrologue<T>>();
       case Function::relu:
-        return f.template operator()<detail::ReluSource<T>>();
+        return f.template operator()<detail::ReluPrologue<T>>();
       case Function::gelu:
-        return f.template operator()<detail::GeluSource<T>>();
+        return f.template operator()<detail::GeluPrologue<T>>();
     }
   });
 }
@@ -65,15 +65,15 @@ const T* data_or_null(const Var& v) {
   return v.defined() ? v.value().data<T>() : nullptr;
 }
 
-template <class Source>
-detail::SourceView<Source> view_of(const Deferred& y, const Tensor& statistics) {
-  using T = typename Source::Element;
+template <class Prologue>
+detail::PrologueView<Prologue> view_of(const Deferred& y, const Tensor& statistics) {
+  using T = typename Prologue::Element;
   using A = acc_t<T>;
   const Tensor& x = y.x.value();
   return {x.data<T>(),
-          data_or_null<T>(Source::second_is_tensor ? y.up : y.weight),
+          data_or_null<T>(Prologue::second_is_tensor ? y.up : y.weight),
           data_or_null<T>(y.bias),
-          Source::statistics > 0 ? statistics.data<A>() : nullptr,
+          Prologue::statistics > 0 ? statistics.data<A>() : nullptr,
           row_shape(op, x).width,
           static_cast<A>(y.eps)};
 }
@@ -106,19 +106,19 @@ QuantizedTokens quantize_tokens(const Deferred& y, const std::vector<TokenQuanti
   for (size_t i = 0; i < quantizers.size(); ++i) {
     result.outputs.emplace_back(x.shape(), x.dtype(), x.device());
   }
-  dispatch_source(y, [&]<class Source>() {
-    using T = typename Source::Element;
+  dispatch_source(y, [&]<class Prologue>() {
+    using T = typename Prologue::Element;
     using A = acc_t<T>;
     result.range = Tensor({rows, 2}, dtype_of<A>::value, x.device());
-    if (Source::statistics > 0) {
-      result.statistics = Tensor({rows, Source::statistics}, dtype_of<A>::value, x.device());
+    if (Prologue::statistics > 0) {
+      result.statistics = Tensor({rows, Prologue::statistics}, dtype_of<A>::value, x.device());
     }
-    const auto view = view_of<Source>(y, result.statistics);
+    const auto view = view_of<Prologue>(y, result.statistics);
     const auto readers = readers_of<T>(quantizers, result.outputs, {});
     A* range = result.range.data<A>();
-    if (detail::fast_forward<Source>(view, readers, range, x.device(), rows)) return;
-    map_rows(Source::name, x.device(), rows, n,
-             detail::QuantizeTokens<Source>{view, readers, range});
+    if (detail::fast_forward<Prologue>(view, readers, range, x.device(), rows)) return;
+    map_rows(Prologue::name, x.device(), rows, n,
+             detail::QuantizeTokens<Prologue>{view, readers, range});
   });
   return result;
 }
@@ -136,30 +136,30 @@ TokenGradients quantize_tokens_backward(const Deferred& y,
   check_shape(op, "range", forward.range, {rows, 2});
   check_device(op, "range", forward.range, x.device());
   TokenGradients result;
-  dispatch_source(y, [&]<class Source>() {
-    using T = typename Source::Element;
+  dispatch_source(y, [&]<class Prologue>() {
+    using T = typename Prologue::Element;
     using A = acc_t<T>;
-    if (Source::statistics > 0) {
-      check_shape(op, "statistics", forward.statistics, {rows, Source::statistics});
+    if (Prologue::statistics > 0) {
+      check_shape(op, "statistics", forward.statistics, {rows, Prologue::statistics});
       check_device(op, "statistics", forward.statistics, x.device());
     }
-    const OpTimer timer(Source::name, x.device());  // the sums at the end, too
+    const OpTimer timer(Prologue::name, x.device());  // the sums at the end, too
     const auto like_x = [&](bool wanted) {
       return wanted ? Tensor(x.shape(), x.dtype(), x.device()) : Tensor();
     };
     result.x = like_x(want_x);
-    result.up = like_x(want_x && Source::second_is_tensor);
+    result.up = like_x(want_x && Prologue::second_is_tensor);
     const Tensor d_clip({static_cast<int64_t>(dy.size()), rows}, dtype_of<A>::value, x.device());
-    const auto view = view_of<Source>(y, forward.statistics);
+    const auto view = view_of<Prologue>(y, forward.statistics);
     const auto readers = readers_of<T>(quantizers, {}, dy);
     const A* range = forward.range.data<A>();
     const detail::GradientView<T> d{want_x ? result.x.data<T>() : nullptr,
                                     result.up.defined() ? result.up.data<T>() : nullptr,
                                     d_clip.data<A>()};
-    if (!detail::fast_backward<Source>(view, readers, range, d, x.device(), rows)) {
-      map_rows(Source::name, x.device(), rows, n,
-               detail::QuantizeTokensBackward<Source>{view, readers, range, d.x, d.second, d.clip,
-                                                      rows});
+    if (!detail::fast_backward<Prologue>(view, readers, range, d, x.device(), rows)) {
+      map_rows(Prologue::name, x.device(), rows, n,
+               detail::QuantizeTokensBackward<Prologue>{view, readers, range, d.x, d.second, d.clip,
+                                                        rows});
     }
     for (int64_t i = 0; i < d_clip.size(0); ++i) {
       result.clips.push_back(kernels::sum(d_clip.slice(i, i + 1)));

@@ -30,7 +30,8 @@ bool quantize_tokens_takes(size_t quantizers);
 ///   x^ = s (clamp(round(y/s) + z, 0, 2^b - 1) - z),   s, z from the row's range, s = e^a s0
 /// (GridRule). x [..., n]. The same as quantize_activation of f(x): on the CPU the same bits, on
 /// CUDA up to the order in which a norm's sums are taken, contraction, which quant/ does without,
-/// and the sigmoid of SwiGLU and GELU, which elsewhere is the hardware's (kernels/device_math.h).
+/// and the sigmoid of SwiGLU and GELU, which elsewhere is the hardware's
+/// (kernels/formulas/device_math.h).
 QuantizedTokens quantize_tokens(const Deferred& y, const std::vector<TokenQuantizer>& quantizers);
 
 struct TokenGradients {

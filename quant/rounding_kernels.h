@@ -8,8 +8,8 @@
 #include <string>
 
 #include "kernels/ops.h"
-#include "quant/rounding_fast.h"
 #include "quant/rounding_part.h"
+#include "quant/rounding_tuned.h"
 
 namespace cbq {
 

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <type_traits>
 
-#include "kernels/launch.h"
-#include "kernels/math.h"
+#include "kernels/formulas/math.h"
+#include "kernels/launch/launch.h"
 #include "quant/rounding.h"
 
 namespace cbq::detail {

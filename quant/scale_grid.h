@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/launch.h"
-#include "kernels/math.h"
+#include "kernels/formulas/math.h"
+#include "kernels/launch/launch.h"
 #include "quant/grid_scheme.h"
 
 namespace cbq {

@@ -1,10 +1,10 @@
-// Fake quantization of tokens with what stands before it, row by row (kernels/launch.h): what
-// quantize_tokens runs wherever kernels/fast does not.
+// Fake quantization of tokens with what stands before it, row by row (kernels/launch/launch.h):
+// what quantize_tokens runs wherever the tuned kernels do not.
 #pragma once
 
-#include "kernels/launch.h"
+#include "kernels/launch/launch.h"
 #include "quant/grid_rule.h"
-#include "quant/token_sources.h"
+#include "quant/token_prologues.h"
 
 namespace cbq::detail {
 
@@ -13,7 +13,7 @@ constexpr int max_readers = 4;
 
 /// What one quantizer is and where its results go.
 template <class T>
-struct Reader {
+struct OutputQuantizer {
   using A = acc_t<T>;
   const A* clip;  // [1]
   T* y;           // forward: x^ [rows, n]
@@ -31,16 +31,16 @@ struct Reader {
 
 template <class T>
 struct Readers {
-  Reader<T> at[max_readers];
+  OutputQuantizer<T> at[max_readers];
   int count;
 };
 
 /// y is computed once; it waits in the last reader's row for the others.
-template <class Source>
+template <class Prologue>
 struct QuantizeTokens {
-  using T = typename Source::Element;
+  using T = typename Prologue::Element;
   using A = acc_t<T>;
-  SourceView<Source> source;
+  PrologueView<Prologue> source;
   Readers<T> readers;
   A* range;  // [rows, 2]: max(0, -min y), max(0, max y)
 
@@ -54,7 +54,7 @@ struct QuantizeTokens {
 #pragma omp simd reduction(max : largest, negated_smallest)
     for (int64_t j = row.lane(); j < n; j += row.lanes()) {
       const T y = in.value(of, j);
-      if constexpr (!Source::identity) waiting[j] = y;
+      if constexpr (!Prologue::identity) waiting[j] = y;
       const A value = A(y);
       largest = value > largest ? value : largest;
       negated_smallest = -value > negated_smallest ? -value : negated_smallest;
@@ -66,8 +66,8 @@ struct QuantizeTokens {
       range[2 * r + 1] = largest;
     }
     for (int i = 0; i < readers.count; ++i) {
-      const Reader<T>& reader = readers.at[i];
-      quantize(row, Source::identity ? in.a : waiting, reader.y + r * n, n,
+      const OutputQuantizer<T>& reader = readers.at[i];
+      quantize(row, Prologue::identity ? in.a : waiting, reader.y + r * n, n,
                reader.grid(negated_smallest, largest), reader.rule.largest_code);
     }
   }
@@ -85,13 +85,13 @@ struct QuantizeTokens {
 
 /// y is computed again for every reader; dL/dy gathers, rounded after every reader as a sum of
 /// tensors is, where dL/dx goes.
-template <class Source>
+template <class Prologue>
 struct QuantizeTokensBackward {
-  using T = typename Source::Element;
+  using T = typename Prologue::Element;
   using A = acc_t<T>;
-  using Operands = typename SourceView<Source>::Operands;
-  using Statistics = typename Source::Statistics;
-  SourceView<Source> source;
+  using Operands = typename PrologueView<Prologue>::Operands;
+  using Statistics = typename Prologue::Statistics;
+  PrologueView<Prologue> source;
   Readers<T> readers;
   const A* range;
   T* dx;        // [rows, n], or nullptr where nobody wants it
@@ -107,14 +107,14 @@ struct QuantizeTokensBackward {
     T* g = dx == nullptr ? nullptr : dx + r * n;
     T* other = d_second == nullptr ? nullptr : d_second + r * n;
     for (int i = 0; i < readers.count; ++i) {
-      const Reader<T>& reader = readers.at[i];
+      const OutputQuantizer<T>& reader = readers.at[i];
       const GridPoint<A> point = reader.grid(range[2 * r], range[2 * r + 1]);
       const Through through{reader.dy + r * n, point.scale, point.zero_point,
                             reader.rule.largest_code};
       A ds = 0;
       if (g == nullptr) {
         ds = differentiate<Into::nothing>(row, in, of, through, g, other, n);
-      } else if (Source::sums == 0 && readers.count == 1) {
+      } else if (Prologue::sums == 0 && readers.count == 1) {
         ds = differentiate<Into::x>(row, in, of, through, g, other, n);
       } else if (i == 0) {
         ds = differentiate<Into::first>(row, in, of, through, g, other, n);
@@ -124,8 +124,8 @@ struct QuantizeTokensBackward {
       ds = row.sum(ds);
       if (row.lane() == 0) d_clip[i * rows + r] = ds * point.scale;
     }
-    if constexpr (!Source::identity) {
-      if (g != nullptr && (Source::sums > 0 || readers.count > 1)) {
+    if constexpr (!Prologue::identity) {
+      if (g != nullptr && (Prologue::sums > 0 || readers.count > 1)) {
         finish(row, in, of, g, other, n);
       }
     }
@@ -165,26 +165,26 @@ struct QuantizeTokensBackward {
 
   /// dL/dx, and a second tensor's gradient, of one element for d = dL/dy.
   CBQ_HD static void store(const Operands& in, const Statistics& of,
-                           const typename Source::Means& mean, int64_t j, A d, T* g, T* other) {
+                           const typename Prologue::Means& mean, int64_t j, A d, T* g, T* other) {
     const A a = in.first(j), b = in.second(j);
-    if constexpr (Source::second_is_tensor) other[j] = T(Source::second_gradient(a, b, d));
-    g[j] = T(Source::gradient(of, mean, a, b, d));
+    if constexpr (Prologue::second_is_tensor) other[j] = T(Prologue::second_gradient(a, b, d));
+    g[j] = T(Prologue::gradient(of, mean, a, b, d));
   }
 
   /// g = dL/dy becomes dL/dx.
   template <class Row>
   CBQ_HD static void finish(Row& row, const Operands& in, const Statistics& of, T* g, T* other,
                             int64_t n) {
-    typename Source::Means mean;
-    if constexpr (Source::sums > 0) {
+    typename Prologue::Means mean;
+    if constexpr (Prologue::sums > 0) {
       A first = 0, second = 0;
 #pragma omp simd reduction(+ : first, second)
       for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-        Source::add_sums(of, in.first(j), in.second(j), A(g[j]), first, second);
+        Prologue::add_sums(of, in.first(j), in.second(j), A(g[j]), first, second);
       }
       first = row.sum(first);
-      if (Source::sums > 1) second = row.sum(second);
-      mean = Source::means(of, first, second, n);
+      if (Prologue::sums > 1) second = row.sum(second);
+      mean = Prologue::means(of, first, second, n);
     }
 #pragma omp simd
     for (int64_t j = row.lane(); j < n; j += row.lanes()) store(in, of, mean, j, A(g[j]), g, other);

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "autograd/var.h"
+#include "quant/bit_packed.h"
 #include "quant/grid_scheme.h"
-#include "quant/packed.h"
 #include "quant/rounding.h"
 
 namespace cbq {

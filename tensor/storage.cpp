@@ -2,15 +2,15 @@
 
 #include <cstring>
 
-#include "tensor/device_error.h"
-#include "tensor/device_profile.h"
 #include "tensor/error.h"
-#include "tensor/memory_pool.h"
-#include "tensor/notice.h"
-#include "tensor/recording.h"
-#include "tensor/shapes_only.h"
-#include "tensor/storage_allocator.h"
-#include "tensor/stream.h"
+#include "tensor/runtime/cpu_recording.h"
+#include "tensor/runtime/device_error.h"
+#include "tensor/runtime/device_profile.h"
+#include "tensor/runtime/memory_pool.h"
+#include "tensor/runtime/notice.h"
+#include "tensor/runtime/shapes_only.h"
+#include "tensor/runtime/storage_allocator.h"
+#include "tensor/runtime/stream.h"
 
 namespace cbq {
 

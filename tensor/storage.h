@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "tensor/device.h"
+#include "tensor/runtime/device.h"
 
 namespace cbq {
 
@@ -18,7 +18,7 @@ struct MemoryStatistics {
   int64_t system_allocations = 0;  // of them, those that the system had to answer
 };
 
-class PoolBlocks;  // tensor/memory_pool.h
+class PoolBlocks;  // tensor/runtime/memory_pool.h
 
 class Storage {
  public:
@@ -71,7 +71,8 @@ void zero_bytes(void* at, Device device, int64_t bytes);
 
 /// How often this thread has moved elements between host code and tensors: Tensor::from, to,
 /// to_vector, item, and copies from one device to another. Each makes the host wait for a GPU, so
-/// what is to be captured (tensor/stream_graph.h) may have none, and on a CPU they show here.
+/// what is to be captured (tensor/runtime/stream_graph.h) may have none, and on a CPU they show
+/// here.
 int64_t host_transfers();
 void count_host_transfer();
 

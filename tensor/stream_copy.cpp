@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "tensor/stream.h"
+#include "tensor/runtime/stream.h"
 
 namespace cbq {
 

@@ -56,7 +56,7 @@ int64_t Tensor::size(int64_t axis) const {
 void* Tensor::raw() const {
   check(defined(), "Tensor: use of an undefined tensor");
   check(storage_->data() != nullptr, "Tensor: use of the elements of a ", to_string(shape_),
-        " tensor that was made without memory (tensor/shapes_only.h)");
+        " tensor that was made without memory (tensor/runtime/shapes_only.h)");
   return static_cast<char*>(storage_->data()) + offset_;
 }
 

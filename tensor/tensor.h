@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "tensor/device.h"
 #include "tensor/dtype.h"
+#include "tensor/runtime/device.h"
 #include "tensor/storage.h"
 
 namespace cbq {

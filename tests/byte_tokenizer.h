@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "nn/tokenizer.h"
+#include "nn/text/tokenizer.h"
 
 namespace cbq {
 

@@ -1,4 +1,4 @@
-#include "kernels/launch.h"
+#include "kernels/launch/launch.h"
 #include "tests/compared_device.h"
 
 namespace cbq::test {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "autograd/worst_error.h"
-#include "nn/safetensors.h"
+#include "nn/formats/safetensors.h"
 #include "nn/transformer.h"
 
 namespace cbq::test {

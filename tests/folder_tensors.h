@@ -5,7 +5,7 @@
 #include <map>
 #include <string>
 
-#include "nn/safetensors.h"
+#include "nn/formats/safetensors.h"
 
 namespace cbq::test {
 

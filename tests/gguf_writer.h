@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "nn/formats/gguf.h"
+#include "nn/gguf/gguf.h"
 
 namespace cbq::test {
 

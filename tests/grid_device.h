@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "kernels/launch.h"
+#include "kernels/launch/launch.h"
 
 namespace cbq::test {
 

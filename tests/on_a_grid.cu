@@ -1,4 +1,4 @@
-#include "kernels/launch.h"
+#include "kernels/launch/launch.h"
 #include "tests/on_a_grid.h"
 
 namespace cbq::test {

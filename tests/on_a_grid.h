@@ -1,4 +1,5 @@
-// Whether this program runs functors of kernels/launch.h as emulated grids (tests/simt/simt.h).
+// Whether this program runs functors of kernels/launch/launch.h as emulated grids
+// (tests/simt/simt.h).
 #pragma once
 
 namespace cbq::test {

@@ -154,7 +154,7 @@ OpCase gemm_strided_case(Flags f, double alpha, double beta, bool wide_result) {
 }
 
 /// How a case of attention divides heads and queries.
-struct AttentionForm {
+struct AttentionShapes {
   kernels::AttentionHeads heads;
   kernels::AttentionTiles tiles = {};
   bool alibi = false;
@@ -189,7 +189,7 @@ struct AttentionForm {
 };
 
 /// Shapes that do not fit each other, for a form with four heads on two.
-std::vector<Shapes> wrong_attention(const AttentionForm& f, bool gradient) {
+std::vector<Shapes> wrong_attention(const AttentionShapes& f, bool gradient) {
   const Shapes good = f.shapes(3, 4, gradient), longer = f.shapes(4, 4, gradient);
   const Shapes wider = f.shapes(3, 5, gradient);
   std::vector<Shapes> wrong = {good, good, good};
@@ -201,7 +201,7 @@ std::vector<Shapes> wrong_attention(const AttentionForm& f, bool gradient) {
   return wrong;
 }
 
-OpCase attention_case(const AttentionForm& f) {
+OpCase attention_case(const AttentionShapes& f) {
   return {.name = "kernels::attention",
           .variant = f.text(),
           .sizes = f.sizes(false),
@@ -238,7 +238,7 @@ OpCase attention_case(const AttentionForm& f) {
                           }}};
 }
 
-OpCase attention_backward_case(const AttentionForm& f) {
+OpCase attention_backward_case(const AttentionShapes& f) {
   return {.name = "kernels::attention_backward",
           .variant = f.text(),
           .sizes = f.sizes(true),
@@ -298,9 +298,9 @@ std::vector<OpCase> matmul_cases() {
   cases.push_back(gemm_strided_case({Trans::no, Trans::no}, 1.0, 0.5, false));
   cases.push_back(gemm_strided_case({Trans::yes, Trans::no}, 0.5, 1.0, true));
   cases.push_back(gemm_strided_case({Trans::yes, Trans::yes}, 1.0, 0.0, false));
-  for (const AttentionForm& form :
-       {AttentionForm{{2, 4, 2}}, AttentionForm{{1, 3, 3}, {7, 2}, true},
-        AttentionForm{{2, 4, 2}, {16, 2}}, AttentionForm{{1, 6, 2}, {8, 1}, true}}) {
+  for (const AttentionShapes& form :
+       {AttentionShapes{{2, 4, 2}}, AttentionShapes{{1, 3, 3}, {7, 2}, true},
+        AttentionShapes{{2, 4, 2}, {16, 2}}, AttentionShapes{{1, 6, 2}, {8, 1}, true}}) {
     cases.push_back(attention_case(form));
     cases.push_back(attention_backward_case(form));
   }

@@ -22,10 +22,10 @@ OpCase sum_case() {
 }
 
 OpCase sum_rows_case() {
-  return {.name = "kernels::sum_rows",
+  return {.name = "kernels::column_sums",
           .sizes = matrices,
-          .run = [](const Tensors& in) { return Tensors{kernels::sum_rows(in[0])}; },
-          .expected = [](const Arrays& in) { return Arrays{reference::sum_rows(in[0])}; },
+          .run = [](const Tensors& in) { return Tensors{kernels::column_sums(in[0])}; },
+          .expected = [](const Arrays& in) { return Arrays{reference::column_sums(in[0])}; },
           .wrong = {{{}}},
           .bench = {{wide}}};
 }

@@ -3,8 +3,8 @@
 
 #include "cbq/activation_cache.h"
 #include "cbq/stream.h"
-#include "nn/atomic_file.h"
-#include "nn/hdf5.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/hdf5.h"
 #include "tests/flipped_bits.h"
 #include "tests/no_more_descriptors.h"
 #include "tests/test_data.h"

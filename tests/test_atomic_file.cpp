@@ -15,9 +15,9 @@
 #include <utility>
 #include <vector>
 
-#include "nn/atomic_file.h"
-#include "nn/hdf5.h"
-#include "nn/output_lock.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/hdf5.h"
+#include "nn/formats/output_lock.h"
 #include "tests/test_data.h"
 
 namespace cbq {

@@ -8,7 +8,7 @@
 
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
-#include "nn/safetensors.h"
+#include "nn/formats/safetensors.h"
 #include "tests/test_cli_support.h"
 
 namespace cbq {

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/ops.h"
-#include "tensor/device_profile.h"
+#include "tensor/runtime/device_profile.h"
 #include "tests/test_data.h"
 
 namespace cbq {

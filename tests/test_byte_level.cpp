@@ -2,12 +2,12 @@
 // (tools/fixtures/make_tokenizer_fixtures.py).
 #include <nlohmann/json.hpp>
 
-#include "nn/hash.h"
-#include "nn/json.h"
-#include "nn/tokenizer.h"
-#include "nn/tokenizers/byte_alphabet.h"
-#include "nn/tokenizers/regex.h"
-#include "nn/tokens.h"
+#include "nn/formats/hash.h"
+#include "nn/formats/json.h"
+#include "nn/text/tokenizer.h"
+#include "nn/text/tokenizers/byte_alphabet.h"
+#include "nn/text/tokenizers/regex.h"
+#include "nn/text/tokens.h"
 #include "tests/test_data.h"
 
 namespace cbq {

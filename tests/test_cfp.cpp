@@ -4,8 +4,8 @@
 #include <cmath>
 #include <random>
 
-#include "quant/preprocess/arithmetic.h"
-#include "quant/preprocess/outlier_split.h"
+#include "quant/transforms/local/arithmetic.h"
+#include "quant/transforms/local/outlier_split.h"
 #include "tests/test_data.h"
 #include "tests/test_preprocess_model.h"
 

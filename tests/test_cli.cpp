@@ -4,8 +4,8 @@
 #include <chrono>
 #include <thread>
 
-#include "nn/safetensors.h"
-#include "nn/tokens.h"
+#include "nn/formats/safetensors.h"
+#include "nn/text/tokens.h"
 #include "tests/test_cli_support.h"
 
 namespace cbq {
@@ -423,7 +423,7 @@ TEST_F(CliTextTest, TokenizeWritesWhatEvaluateAndQuantizeRead) {
 // ---- figures
 // --------------------------------------------------------------------------------------
 
-TEST(CheckReference, FastRowsAreMet) {
+TEST(CheckReference, TunedRowsAreMet) {
   SKIP_WITHOUT_TEST_DATA();
   const std::string program = std::string(CBQ_BINARY_DIR) + "/bin/check_reference";
   ASSERT_TRUE(fs::exists(program)) << "build the target check_reference";

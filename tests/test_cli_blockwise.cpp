@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include "nn/safetensors.h"
-#include "nn/sharded_writer.h"
+#include "nn/formats/safetensors.h"
+#include "nn/formats/sharded_writer.h"
 #include "tests/folder_tensors.h"
 #include "tests/test_cli_support.h"
 

@@ -3,8 +3,8 @@
 #include <map>
 #include <thread>
 
-#include "nn/output_lock.h"
-#include "nn/sealed_files.h"
+#include "nn/formats/output_lock.h"
+#include "nn/formats/sealed_files.h"
 #include "tests/flipped_bits.h"
 #include "tests/test_cli_support.h"
 

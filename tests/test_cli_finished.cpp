@@ -1,7 +1,7 @@
 // --resume where the result is there already, and what of a run is damaged on the disk.
 #include "cbq/resume.h"
-#include "nn/output_lock.h"
-#include "nn/sealed_files.h"
+#include "nn/formats/output_lock.h"
+#include "nn/formats/sealed_files.h"
 #include "tests/flipped_bits.h"
 #include "tests/test_cli_support.h"
 

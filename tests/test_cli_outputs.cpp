@@ -15,7 +15,7 @@
 #include <map>
 #include <thread>
 
-#include "nn/output_lock.h"
+#include "nn/formats/output_lock.h"
 #include "tests/test_cli_support.h"
 
 namespace cbq {

@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/formulas/philox.h"
 #include "kernels/ops.h"
-#include "kernels/philox.h"
 #include "nn/transformer.h"
 #include "tests/test_data.h"
 

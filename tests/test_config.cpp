@@ -1,6 +1,6 @@
 #include "nn/config.h"
-#include "nn/json.h"
-#include "tensor/notice.h"
+#include "nn/formats/json.h"
+#include "tensor/runtime/notice.h"
 #include "tests/test_data.h"
 
 namespace cbq {

@@ -4,8 +4,8 @@
 
 #include "cbq/segment_feed.h"
 #include "kernels/ops.h"
+#include "tensor/runtime/stream_graph.h"
 #include "tensor/stream_copy.h"
-#include "tensor/stream_graph.h"
 #include "tests/compared_device.h"
 #include "tests/test_data.h"
 
@@ -141,7 +141,7 @@ TEST_P(Queued, StagedSegmentsArriveInTheirOrder) {
     feed.load(next(i));
     kernels::matmul(busy, kernels::Trans::no, busy, kernels::Trans::no);
     const Tensor both = kernels::add(feed.inputs(), feed.targets()[0]);
-    found.push_back(kernels::sum_rows(both));
+    found.push_back(kernels::column_sums(both));
     for (const int64_t s : next(i)) wanted.push_back(static_cast<float>(2 * s + 100));
     if (i % 3 != 2) feed.announce(next(i % 5 == 0 ? i + 2 : i + 1));  // now and then in vain
   }

@@ -4,9 +4,9 @@
 #include <cmath>
 
 #include "cbq/pipeline.h"
-#include "kernels/cached_attention.h"
+#include "kernels/attention/cached_attention.h"
+#include "kernels/formulas/philox.h"
 #include "kernels/ops.h"
-#include "kernels/philox.h"
 #include "nn/decoder.h"
 #include "nn/perplexity.h"
 #include "nn/rope.h"
@@ -31,7 +31,7 @@ Tensor normal(const Shape& shape, Dtype dtype, uint64_t stream) {
   return t;
 }
 
-/// The equation of kernels/cached_attention.h, one number at a time, in double.
+/// The equation of kernels/attention/cached_attention.h, one number at a time, in double.
 std::vector<double> expected_attention(const AttentionCase& c, const std::vector<double>& q,
                                        const std::vector<double>& k, const std::vector<double>& v,
                                        const std::vector<double>& slopes) {

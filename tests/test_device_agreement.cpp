@@ -17,7 +17,7 @@
 #include "nn/perplexity.h"
 #include "nn/trainer.h"
 #include "quant/activation_kernels.h"
-#include "quant/preprocess/preprocessor.h"
+#include "quant/transforms/local/preprocessor.h"
 #include "tests/compared_device.h"
 #include "tests/fixtures.h"
 #include "tests/tiny_model.h"

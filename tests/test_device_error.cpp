@@ -1,9 +1,9 @@
 // What an error of the device says. The table's left column are CUDA's numbers, which a build with
-// CUDA compares with its headers (tensor/device.cpp).
+// CUDA compares with its headers (tensor/runtime/device.cpp).
 #include <gtest/gtest.h>
 
-#include "tensor/device_error.h"
-#include "tensor/notice.h"
+#include "tensor/runtime/device_error.h"
+#include "tensor/runtime/notice.h"
 
 namespace cbq {
 namespace {

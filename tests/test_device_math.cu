@@ -1,6 +1,6 @@
-// kernels/device_math.h against the host's own conversions, over every number of the half types. It
-// has branches for CUDA that no other compiler sees: this passes by itself on the CPU, emulated
-// grids included, and decides on a GPU.
+// kernels/formulas/device_math.h against the host's own conversions, over every number of the half
+// types. It has branches for CUDA that no other compiler sees: this passes by itself on the CPU,
+// emulated grids included, and decides on a GPU.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "autograd/worst_error.h"
-#include "kernels/device_math.h"
-#include "kernels/launch.h"
-#include "kernels/pack.h"
+#include "kernels/formulas/device_math.h"
+#include "kernels/launch/launch.h"
+#include "kernels/launch/vector.h"
 #include "tensor/tensor.h"
 #include "tests/grid_device.h"
 
@@ -58,24 +58,24 @@ void expect_as_on_host(const std::vector<From>& from, const Tensor& got, F&& on_
   EXPECT_EQ(differ, 0) << what << " of " << from.size();
 }
 
-/// Every way to make numbers of halves; element i of this functor is a pack of them.
+/// Every way to make numbers of halves; element i of this functor is a vector of them.
 template <class T>
 struct WidenAll {
   const T* x;
-  float *converted, *widened, *in_pairs, *in_packs, *alone, *waited;
+  float *converted, *widened, *in_pairs, *in_vectors, *alone, *waited;
   CBQ_HD void operator()(int64_t i) const {
-    const int64_t begin = i * pack_width;
-    const Pack<T> pack = load_pack(x + begin);
-    device_math::Words<Pack<T>> words;
-    words.set(pack);
-    const Pack<T> kept = words.get();
-    for (int j = 0; j < pack_width; ++j) {
+    const int64_t begin = i * vector_width;
+    const Vector<T> vector = load_vector(x + begin);
+    device_math::Words<Vector<T>> words;
+    words.set(vector);
+    const Vector<T> kept = words.get();
+    for (int j = 0; j < vector_width; ++j) {
       const int64_t at = begin + j;
       converted[at] = static_cast<float>(x[at]);
       widened[at] = device_math::widen(x[at]);
-      in_pairs[at] = load_pack<2>(x + (at & ~int64_t{1}))[j & 1];
-      in_packs[at] = pack[j];
-      alone[at] = load_pack<1>(x + at)[0];
+      in_pairs[at] = load_vector<2>(x + (at & ~int64_t{1}))[j & 1];
+      in_vectors[at] = vector[j];
+      alone[at] = load_vector<1>(x + at)[0];
       waited[at] = kept[j];
     }
   }
@@ -90,7 +90,7 @@ void check_widening() {
                                "widen_at of 8", "widen_at of 1", "Words"};
   Tensor got[6];
   for (Tensor& t : got) t = like<float>(x);
-  map("widen_all", device(), x.count() / pack_width,
+  map("widen_all", device(), x.count() / vector_width,
       WidenAll<T>{x.data<T>(), got[0].data<float>(), got[1].data<float>(), got[2].data<float>(),
                   got[3].data<float>(), got[4].data<float>(), got[5].data<float>()});
   for (size_t i = 0; i < 6; ++i) {
@@ -108,13 +108,13 @@ TEST(DeviceMath, CudaWidensEveryHalfAsTheHost) {
 template <class T>
 struct RoundAll {
   const float* x;
-  T *converted, *one, *pairs, *packs;
+  T *converted, *one, *pairs, *vectors;
   float* wide;
   CBQ_HD void operator()(int64_t i) const {
     const int64_t begin = 2 * i;
     device_math::round_pair(x[begin], x[begin + 1], pairs + begin);
     const float two[2] = {x[begin], x[begin + 1]};
-    store_pack(packs + begin, round_pack<T>(two));
+    store_vector(vectors + begin, round_vector<T>(two));
     for (int64_t at = begin; at < begin + 2; ++at) {
       converted[at] = T(x[at]);
       one[at] = device_math::round_to<T>(x[at]);
@@ -166,16 +166,16 @@ void check_rounding() {
   ASSERT_EQ(all.size() % 2, 0u);
   ASSERT_GT(all.size(), 300000u);
   const Tensor x = tensor_of(all);
-  const Tensor converted = like<T>(x), one = like<T>(x), pairs = like<T>(x), packs = like<T>(x);
+  const Tensor converted = like<T>(x), one = like<T>(x), pairs = like<T>(x), vectors = like<T>(x);
   const Tensor wide = like<float>(x);
   map("round_all", device(), x.count() / 2,
       RoundAll<T>{x.data<float>(), converted.data<T>(), one.data<T>(), pairs.data<T>(),
-                  packs.data<T>(), wide.data<float>()});
+                  vectors.data<T>(), wide.data<float>()});
   const auto round = [](float v) { return T(v); };
   expect_as_on_host<float, T>(all, converted, round, "conversion");
   expect_as_on_host<float, T>(all, one, round, "round_to");
   expect_as_on_host<float, T>(all, pairs, round, "round_pair");
-  expect_as_on_host<float, T>(all, packs, round, "round_pack");
+  expect_as_on_host<float, T>(all, vectors, round, "round_vector");
   expect_as_on_host<float, float>(
       all, wide, [](float v) { return float(T(v)); }, "rounded");
 }

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <thread>
 
-#include "tensor/device.h"
+#include "tensor/runtime/device.h"
 #include "tests/test_cli_support.h"
 
 namespace cbq::test {

@@ -1,8 +1,8 @@
 // Switches in the environment: known values, known names, and one table of both.
 #include <gtest/gtest.h>
 
-#include "nn/atomic_file.h"
-#include "tensor/environment.h"
+#include "nn/formats/atomic_file.h"
+#include "tensor/runtime/environment.h"
 #include "tests/environment.h"
 #include "tests/test_data.h"
 

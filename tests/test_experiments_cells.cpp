@@ -7,8 +7,8 @@
 #include "experiments/inputs.h"
 #include "experiments/plan.h"
 #include "experiments/workbench.h"
-#include "nn/json.h"
-#include "nn/sealed_files.h"
+#include "nn/formats/json.h"
+#include "nn/formats/sealed_files.h"
 #include "tests/test_data.h"
 
 using namespace cbq;

@@ -7,7 +7,7 @@
 #include "experiments/ablation.h"
 #include "experiments/grid.h"
 #include "experiments/workbench.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "tests/test_data.h"
 
 using namespace cbq;

@@ -2,7 +2,7 @@
 
 #include "cbq/settings.h"
 #include "experiments/table_spec.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "quant/rounding.h"
 #include "tests/test_data.h"
 

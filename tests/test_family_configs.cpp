@@ -3,8 +3,8 @@
 
 #include <map>
 
-#include "nn/json.h"
-#include "tensor/notice.h"
+#include "nn/formats/json.h"
+#include "tensor/runtime/notice.h"
 #include "tests/fixtures.h"
 #include "tests/test_data.h"
 

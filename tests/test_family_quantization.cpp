@@ -7,8 +7,8 @@
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/quantizers.h"
-#include "quant/preprocess/preprocessor.h"
-#include "quant/preprocess/sites.h"
+#include "quant/transforms/local/preprocessor.h"
+#include "quant/transforms/local/sites.h"
 #include "tests/fixtures.h"
 #include "tests/test_cli_support.h"
 

@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "autograd/functions.h"
-#include "nn/json.h"
-#include "nn/safetensors.h"
-#include "tensor/notice.h"
+#include "nn/formats/json.h"
+#include "nn/formats/safetensors.h"
+#include "tensor/runtime/notice.h"
 #include "tests/fixtures.h"
 #include "tests/test_data.h"
 

@@ -5,7 +5,7 @@
 #include "autograd/functions.h"
 #include "cbq/methods.h"
 #include "cbq/quantizers.h"
-#include "kernels/fast/switch.h"
+#include "kernels/launch/tuned_switch.h"
 #include "quant/quantized_linear.h"
 #include "tests/fixtures.h"
 #include "tests/token_quantizers.h"
@@ -104,7 +104,7 @@ TEST_P(QuantizeTokensInModels, GivesTheSameValuesAndGradients) {
       Settings settings = method_settings("cbq", 4, 4);
       settings.act_symmetric = symmetric;
       const std::vector<Tensor> fused = run_model(GetParam(), dtype, settings);
-      const fast::PlainTwins plain;
+      const tuned::ReferenceKernels plain;
       const std::vector<Tensor> steps = run_model(GetParam(), dtype, settings);
       expect_same(fused[0], steps[0], "output");
       expect_close(fused[1], steps[1], 3 * tolerance_of(dtype), "gradient of the input");

@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdio>
 
-#include "nn/atomic_file.h"
+#include "nn/formats/atomic_file.h"
 #include "tests/test_data.h"
 
 namespace cbq {

@@ -5,9 +5,9 @@
 #include <cmath>
 
 #include "autograd/worst_error.h"
-#include "kernels/blas.h"
+#include "kernels/matmul/blas.h"
 #include "kernels/ops.h"
-#include "tensor/notice.h"
+#include "tensor/runtime/notice.h"
 
 namespace cbq {
 namespace {

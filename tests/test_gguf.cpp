@@ -3,8 +3,8 @@
 
 #include <cstring>
 
-#include "nn/formats/gguf.h"
-#include "nn/safetensors.h"
+#include "nn/formats/safetensors.h"
+#include "nn/gguf/gguf.h"
 #include "tests/gguf_writer.h"
 #include "tests/test_data.h"
 

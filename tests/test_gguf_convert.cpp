@@ -5,11 +5,11 @@
 #include <cstring>
 
 #include "nn/formats/checkpoint_writer.h"
-#include "nn/formats/gguf_model.h"
-#include "nn/formats/gguf_tokenizer.h"
-#include "nn/json.h"
-#include "nn/safetensors.h"
-#include "nn/tokenizer.h"
+#include "nn/formats/json.h"
+#include "nn/formats/safetensors.h"
+#include "nn/gguf/gguf_model.h"
+#include "nn/gguf/gguf_tokenizer.h"
+#include "nn/text/tokenizer.h"
 #include "tests/gguf_writer.h"
 #include "tests/test_cli_support.h"
 

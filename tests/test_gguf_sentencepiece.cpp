@@ -5,9 +5,9 @@
 
 #include <map>
 
-#include "nn/formats/gguf_tokenizer.h"
-#include "nn/json.h"
-#include "nn/tokenizer.h"
+#include "nn/formats/json.h"
+#include "nn/gguf/gguf_tokenizer.h"
+#include "nn/text/tokenizer.h"
 #include "tests/gguf_writer.h"
 #include "tests/test_data.h"
 

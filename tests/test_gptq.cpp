@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "kernels/ops.h"
-#include "nn/safetensors.h"
+#include "nn/formats/safetensors.h"
 #include "quant/rounding.h"
 #include "quant/solvers/cholesky.h"
 #include "quant/solvers/solver.h"

@@ -3,9 +3,9 @@
 #include <ctime>
 #include <numeric>
 
-#include "nn/gptq_samples.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "nn/perplexity.h"
+#include "nn/text/gptq_samples.h"
 #include "tests/byte_tokenizer.h"
 #include "tests/test_data.h"
 

@@ -8,7 +8,7 @@
 #include "autograd/optim.h"
 #include "kernels/ops.h"
 #include "quant/grid_scheme.h"
-#include "tensor/threads.h"
+#include "tensor/runtime/threads.h"
 #include "tests/rounding_contract.h"
 #include "tests/test_data.h"
 

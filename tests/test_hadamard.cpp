@@ -7,9 +7,9 @@
 #include "autograd/functions.h"
 #include "autograd/gradcheck.h"
 #include "kernels/ops.h"
+#include "quant/transforms/global/orthogonal.h"
 #include "quant/transforms/hadamard_matrix.h"
 #include "quant/transforms/online_hadamard.h"
-#include "quant/transforms/orthogonal.h"
 #include "tests/test_data.h"
 
 namespace cbq {

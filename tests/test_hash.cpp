@@ -1,12 +1,12 @@
 // Hashes that are in files of earlier runs: caches, runs to resume, token files.
 #include <gtest/gtest.h>
 
-#include "nn/hash.h"
+#include "nn/formats/hash.h"
 
 namespace cbq {
 namespace {
 
-// Computed by a second program from the definitions (nn/hash.h).
+// Computed by a second program from the definitions (nn/formats/hash.h).
 TEST(Hash, IsWhatFilesHold) {
   struct Row {
     const char *text, *hash, *digest;

@@ -6,8 +6,8 @@
 #include <optional>
 #include <thread>
 
-#include "nn/atomic_file.h"
-#include "nn/hdf5.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/hdf5.h"
 #include "tests/test_data.h"
 
 namespace cbq {

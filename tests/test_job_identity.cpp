@@ -3,9 +3,9 @@
 #include "cbq/job_identity.h"
 #include "cbq/resume.h"
 #include "experiments/cell.h"
-#include "nn/atomic_file.h"
-#include "nn/json.h"
-#include "tensor/program_version.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/json.h"
+#include "tensor/runtime/program_version.h"
 #include "tests/environment.h"
 #include "tests/flipped_bits.h"
 #include "tests/no_more_descriptors.h"
@@ -108,7 +108,7 @@ TEST(ProgramVersion, CoversTheCommandLine) {
   const std::string sources =
       read_text_file(std::filesystem::path(CBQ_BINARY_DIR) / "generated/program_version.sources");
   for (const char* file :
-       {"kernels/gemm.cpp", "nn/json.h", "cbq/pipeline.cpp", "tools/cbq.cpp",
+       {"kernels/matmul/gemm.cpp", "nn/formats/json.h", "cbq/pipeline.cpp", "tools/cbq.cpp",
         "tools/cli/token_source.cpp", "tools/cli/quantize_job.h", "experiments/run_ablation.cpp"}) {
     EXPECT_NE(sources.find(std::string(file) + "\n"), std::string::npos) << file;
   }

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <csignal>
 
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "tensor/error.h"
-#include "tensor/notice.h"
+#include "tensor/runtime/notice.h"
 #include "tests/test_data.h"
 
 namespace cbq {

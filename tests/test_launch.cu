@@ -1,7 +1,7 @@
 // launch.h: every index once, rows shared by their workers, errors that name the op.
 #include <gtest/gtest.h>
 
-#include "kernels/launch.h"
+#include "kernels/launch/launch.h"
 #include "tensor/tensor.h"
 
 namespace cbq {
@@ -64,7 +64,7 @@ TEST(Launch, RowsAreSharedByTheirWorkers) {
       for (int64_t n : {1, 3, 32, 33, 129, 2047}) {
         const Tensor visits = Tensor::zeros({rows, n}, Dtype::i32, device);
         const Tensor sums({rows}, Dtype::f32, device), largest({rows}, Dtype::f32, device);
-        map_rows("share_row", device, rows, n,
+        map_rows("row_launch", device, rows, n,
                  ShareRow{visits.data<int32_t>(), sums.data<float>(), largest.data<float>(), n});
         expect_ones(visits);
         // Sums of integers below 2^24: exact in any order.

@@ -1,7 +1,7 @@
 // Methods as a user meets them: cbq methods, --method with a name or a file, and the page about
 // adding one.
 #include "cbq/methods.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "tests/test_cli_support.h"
 
 namespace cbq::test {

@@ -4,7 +4,7 @@
 
 #include "cbq/method_parts.h"
 #include "cbq/methods.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "tests/test_data.h"
 
 namespace cbq {

@@ -5,9 +5,9 @@
 #include <stdexcept>
 #include <vector>
 
+#include "kernels/attention/varlen_attention.h"
+#include "kernels/launch/parallel_errors.h"
 #include "kernels/ops.h"
-#include "kernels/packed_attention.h"
-#include "kernels/parallel_errors.h"
 #include "tests/failing_allocations.h"
 
 namespace cbq::test {
@@ -49,11 +49,11 @@ TEST(ParallelErrors, OneExceptionIsThrownAfterTheRegion) {
 TEST(ParallelErrors, AttentionOfPackedRowsSurvivesAFailedAllocation) {
   const Threads threads(3);
   constexpr int64_t heads = 4, dim = 8;
-  const PackedRows rows({{20, {5, 300, 7}}, {0, {9, 1}}, {3, {4}}}, Device::cpu());
+  const VarlenRows rows({{20, {5, 300, 7}}, {0, {9, 1}}, {3, {4}}}, Device::cpu());
   const Tensor q = normal({rows.rows(), heads * dim}, 1), k = normal({rows.rows(), heads * dim}, 2),
                v = normal({rows.rows(), heads * dim}, 3);
   const auto attend = [&] {
-    return kernels::packed_attention(q, k, v, rows, heads, heads, Tensor()).to_vector<double>();
+    return kernels::varlen_attention(q, k, v, rows, heads, heads, Tensor()).to_vector<double>();
   };
   const std::vector<double> expected = attend();
   EXPECT_GT(with_each_allocation_failing(attend), 10);

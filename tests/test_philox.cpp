@@ -9,9 +9,9 @@
 #include <set>
 
 #include "autograd/worst_error.h"
-#include "kernels/math.h"
+#include "kernels/formulas/math.h"
+#include "kernels/formulas/philox.h"
 #include "kernels/ops.h"
-#include "kernels/philox.h"
 #include "tests/reference/random_optim.h"
 
 namespace cbq {

@@ -6,7 +6,7 @@
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantizers.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "nn/perplexity.h"
 #include "tests/environment.h"
 #include "tests/flipped_bits.h"

@@ -2,7 +2,7 @@
 // table's can change a cell unnoticed.
 #include "cbq/methods.h"
 #include "experiments/plan.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "tests/test_data.h"
 
 namespace cbq {

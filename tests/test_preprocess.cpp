@@ -5,7 +5,7 @@
 
 #include "autograd/worst_error.h"
 #include "nn/block.h"
-#include "quant/preprocess/sites.h"
+#include "quant/transforms/local/sites.h"
 #include "tests/test_data.h"
 #include "tests/test_preprocess_model.h"
 

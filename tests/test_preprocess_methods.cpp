@@ -5,9 +5,9 @@
 #include <cmath>
 
 #include "autograd/worst_error.h"
-#include "quant/outlier_transform.h"
-#include "quant/preprocess/arithmetic.h"
-#include "quant/preprocess/tools.h"
+#include "quant/transforms/global/outlier_transform.h"
+#include "quant/transforms/local/arithmetic.h"
+#include "quant/transforms/local/tools.h"
 #include "tests/test_preprocess_model.h"
 
 namespace cbq {

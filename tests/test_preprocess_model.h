@@ -9,8 +9,8 @@
 
 #include "kernels/ops.h"
 #include "nn/transformer.h"
-#include "quant/outlier_transform.h"
-#include "quant/preprocess/preprocessor.h"
+#include "quant/transforms/global/outlier_transform.h"
+#include "quant/transforms/local/preprocessor.h"
 
 namespace cbq::test {
 

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "quant/statistics.h"
+#include "quant/transforms/local/statistics.h"
 #include "tests/test_data.h"
 #include "tests/test_preprocess_model.h"
 

@@ -1,5 +1,5 @@
 // Vectors printed by CPython 3.11: random.Random(seed).getrandbits(n), .randint(0, high).
-#include "nn/python_random.h"
+#include "nn/text/python_random.h"
 #include "tests/test_data.h"
 
 namespace cbq {

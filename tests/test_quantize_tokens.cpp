@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "autograd/functions.h"
-#include "kernels/fast/switch.h"
+#include "kernels/launch/tuned_switch.h"
 #include "quant/activation_quantizer.h"
 #include "quant/quantize_tokens.h"
 #include "tests/on_a_grid.h"
@@ -22,20 +22,20 @@ using Doubles = std::vector<double>;
 constexpr double eps = 1e-5;
 
 /// What stands before the quantizers. A layer norm with and without weights are two.
-struct Source {
+struct Prologue {
   const char* name;
   Function function;
   bool affine = false;
 };
-constexpr Source sources[] = {{"identity", Function::identity},
-                              {"rms_norm", Function::rms_norm, true},
-                              {"layer_norm", Function::layer_norm},
-                              {"affine_layer_norm", Function::layer_norm, true},
-                              {"swiglu", Function::swiglu},
-                              {"relu", Function::relu},
-                              {"gelu", Function::gelu}};
+constexpr Prologue sources[] = {{"identity", Function::identity},
+                                {"rms_norm", Function::rms_norm, true},
+                                {"layer_norm", Function::layer_norm},
+                                {"affine_layer_norm", Function::layer_norm, true},
+                                {"swiglu", Function::swiglu},
+                                {"relu", Function::relu},
+                                {"gelu", Function::gelu}};
 
-Deferred deferred(const Source& source, const Var& x, const Var& up, const Var& weight,
+Deferred deferred(const Prologue& source, const Var& x, const Var& up, const Var& weight,
                   const Var& bias) {
   switch (source.function) {
     case Function::identity:
@@ -56,7 +56,7 @@ Deferred deferred(const Source& source, const Var& x, const Var& up, const Var& 
 }
 
 /// One row of y in double, from the definitions.
-Doubles naive(const Source& source, const Doubles& x, const Doubles& up, const Doubles& weight,
+Doubles naive(const Prologue& source, const Doubles& x, const Doubles& up, const Doubles& weight,
               const Doubles& bias) {
   const auto n = static_cast<double>(x.size());
   double mean = 0, power = 0, variance = 0;
@@ -114,7 +114,7 @@ struct Grid {
 };
 
 struct Reference {
-  Source source;
+  Prologue source;
   std::vector<ActivationConfig> configs;
   Doubles clips, weight, bias;
   std::vector<Doubles> dy;  // per quantizer
@@ -185,10 +185,10 @@ void backward(Tape& tape, const std::vector<Var>& outputs, const std::vector<Ten
   tape.backward(total);
 }
 
-class QuantizeTokens : public ::testing::TestWithParam<Source> {
+class QuantizeTokens : public ::testing::TestWithParam<Prologue> {
  protected:
   void SetUp() override {
-    if (!fast::enabled()) GTEST_SKIP() << "CBQ_FAST=0";
+    if (!tuned::enabled()) GTEST_SKIP() << "CBQ_FAST=0";
   }
 };
 
@@ -272,8 +272,9 @@ struct Operands {
   }
 };
 
-Results run(const Source& source, const Operands& in, const std::vector<ActivationConfig>& configs,
-            bool fused, bool differentiable_x = true) {
+Results run(const Prologue& source, const Operands& in,
+            const std::vector<ActivationConfig>& configs, bool fused,
+            bool differentiable_x = true) {
   const auto quantizers = quantizers_of(configs, {-0.25, 0.25, 0.0, -0.5});
   const Var x(in.x, differentiable_x), up(in.up, differentiable_x), weight(in.weight),
       bias(in.bias);
@@ -286,7 +287,7 @@ Results run(const Source& source, const Operands& in, const std::vector<Activati
     EXPECT_EQ(outputs.size(), configs.size()) << "was not fused";
     if (outputs.size() != configs.size()) return results;
   } else {
-    const fast::PlainTwins plain;
+    const tuned::ReferenceKernels plain;
     const Var computed = y.value();
     for (size_t i = configs.size(); i-- > 0;) outputs[i] = quantizers[i]->fake_quant(computed);
   }
@@ -311,7 +312,7 @@ void expect_close_codes(const Tensor& a, const Tensor& b, double tolerance,
   EXPECT_LE(others, u.size() / 20) << what;
 }
 
-void expect_equal(const Source& source, const Results& fused, const Results& plain) {
+void expect_equal(const Prologue& source, const Results& fused, const Results& plain) {
   ASSERT_EQ(fused.values.size(), plain.values.size());
   const bool norm =
       source.function == Function::rms_norm || source.function == Function::layer_norm;
@@ -407,7 +408,7 @@ TEST_P(QuantizeTokens, KeepsNoOutputOfTheFunction) {
     if (fused) {
       outputs = quantizers[0]->inputs(y, readers_of(quantizers));
     } else {
-      const fast::PlainTwins plain;
+      const tuned::ReferenceKernels plain;
       const Var computed = y.value();
       for (const auto& q : quantizers) outputs.push_back(q->fake_quant(computed));
     }
@@ -420,7 +421,7 @@ INSTANTIATE_TEST_SUITE_P(Sources, QuantizeTokens, ::testing::ValuesIn(sources),
                          [](const auto& one) { return one.param.name; });
 
 TEST(QuantizeTokensCovers, NothingElse) {
-  if (!fast::enabled()) GTEST_SKIP() << "CBQ_FAST=0";
+  if (!tuned::enabled()) GTEST_SKIP() << "CBQ_FAST=0";
   const Var x(normal({3, 16}, 0.0, 1.0, 1, Dtype::f32), true);
   const Deferred y = Deferred::relu(x);
   const auto fuses = [&](const std::vector<ActivationConfig>& configs, const Deferred& deferred) {
@@ -436,7 +437,7 @@ TEST(QuantizeTokensCovers, NothingElse) {
   EXPECT_FALSE(fuses({config_of(4), per_tensor}, y));
   EXPECT_FALSE(fuses({per_tensor}, y));
   {
-    const fast::PlainTwins plain;
+    const tuned::ReferenceKernels plain;
     EXPECT_FALSE(fuses({config_of(4)}, y));
   }
   const Var weight(normal({16}, 1.0, 0.3, 2, Dtype::f32), true);

@@ -8,9 +8,9 @@
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
-#include "nn/atomic_file.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/safetensors.h"
 #include "nn/perplexity.h"
-#include "nn/safetensors.h"
 #include "tests/test_cli_support.h"
 
 namespace cbq {

@@ -3,7 +3,7 @@
 
 #include "experiments/inputs.h"
 #include "nn/perplexity.h"
-#include "nn/tokens.h"
+#include "nn/text/tokens.h"
 #include "tests/test_data.h"
 
 namespace cbq {

@@ -1,6 +1,6 @@
 // The two halves of a reconstruction step: what differs between steps is put where the launches
 // read it, so that they can be captured once and replayed. On the CPU the capture is a Recording
-// (tensor/recording.h), which freezes arguments and addresses as a CUDA graph does.
+// (tensor/runtime/cpu_recording.h), which freezes arguments and addresses as a CUDA graph does.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -10,7 +10,7 @@
 #include "cbq/methods.h"
 #include "cbq/quantizers.h"
 #include "cbq/reconstructor.h"
-#include "kernels/fast/switch.h"
+#include "kernels/launch/tuned_switch.h"
 #include "tests/environment.h"
 #include "tests/tiny_model.h"
 
@@ -134,7 +134,7 @@ TEST_P(ReconstructionStep, RangesPerTokenAreReplayedToo) {
     EXPECT_EQ(testing::internal::GetCapturedStderr(), "") << "nothing fell back";
     expect_same(direct, replayed);
   }
-  const fast::PlainTwins step_by_step;
+  const tuned::ReferenceKernels step_by_step;
   const Outcome plain = run_window(settings);
   EXPECT_EQ(direct.report.loss_before, plain.report.loss_before);
   EXPECT_NEAR(direct.report.loss_hard, plain.report.loss_hard, 0.05 * plain.report.loss_hard);

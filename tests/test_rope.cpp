@@ -5,10 +5,10 @@
 #include <cmath>
 #include <thread>
 
-#include "kernels/packed_rows.h"
-#include "nn/json.h"
+#include "kernels/attention/varlen_rows.h"
+#include "nn/formats/json.h"
 #include "nn/rope.h"
-#include "tensor/notice.h"
+#include "tensor/runtime/notice.h"
 #include "tests/test_data.h"
 
 namespace cbq {
@@ -159,7 +159,7 @@ TEST(Rope, PackedRowsTakeTheAnglesOfTheirGroup) {
       config_of({{"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 4.0}}}});  // context 64
   const Rope rope(config.rope, config.head_dim, Device::cpu());
   // Sequences of 80 and 70 tokens that share 60; one of 100; one within the context.
-  const PackedRows packed({{60, {20, 10}}, {0, {100}}, {5, {}}}, Device::cpu());
+  const VarlenRows packed({{60, {20, 10}}, {0, {100}}, {5, {}}}, Device::cpu());
   const RopeTables rows = rope.tables(packed);
   ASSERT_EQ(rows.cosine.shape(), (Shape{195, 8}));
   const auto expect_row = [&](int64_t row, int64_t length, int64_t position) {

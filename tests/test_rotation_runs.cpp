@@ -7,8 +7,8 @@
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
-#include "kernels/fast/switch.h"
-#include "nn/safetensors.h"
+#include "kernels/launch/tuned_switch.h"
+#include "nn/formats/safetensors.h"
 #include "tests/fixtures.h"
 #include "tests/folder_tensors.h"
 #include "tests/test_cli_support.h"
@@ -140,7 +140,7 @@ TEST(RotatedRuns, InputsPassTheOnlinePartBeforeTheyAreQuantized) {
   EXPECT_LE(relative_distance(logits_of(*model), before), 0.2);
   EXPECT_GT(relative_distance(logits_of(*model), before), 1e-4);
   const std::vector<double> fused = logits_of(*model);
-  const fast::PlainTwins step_by_step;
+  const tuned::ReferenceKernels step_by_step;
   EXPECT_LE(relative_distance(logits_of(*model), fused), 1e-6);
 }
 

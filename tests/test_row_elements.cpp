@@ -1,13 +1,13 @@
-// Row kernels at widths around the packs of 16 bytes, the registers of a block and the models'
-// sizes, on rows that begin at multiples of 16 bytes and on others (kernels/launch_rows.h), against
-// loops over doubles on the host: on a GPU where there is one, as emulated grids in cbq_simt_tests,
-// else as the CPU's loops.
+// Row kernels at widths around the vectors of 16 bytes, the registers of a block and the models'
+// sizes, on rows that begin at multiples of 16 bytes and on others (kernels/launch/launch_rows.h),
+// against loops over doubles on the host: on a GPU where there is one, as emulated grids in
+// cbq_simt_tests, else as the CPU's loops.
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "autograd/worst_error.h"
-#include "kernels/launch_rows.h"
+#include "kernels/launch/launch_rows.h"
 #include "kernels/ops.h"
 #include "tests/compared_device.h"
 #include "tests/op_case.h"
@@ -339,17 +339,17 @@ TEST(RowElements, ANaNIsSeenInItsRow) {
 TEST(RowElements, ABlockHoldsTheRow) {
   for (int width : {2, 4, 8}) {
     for (int64_t count : {1, 31, 33, 512, 1025, 2752, 4096, 4097, 100000}) {
-      const RowShare share = share_row(count * width, width, true);
+      const RowLaunch share = row_launch(count * width, width, true);
       EXPECT_EQ(share.width, width);
-      EXPECT_EQ(share.packs, count <= 4096 ? kept_packs : 0) << count;
+      EXPECT_EQ(share.vectors, count <= 4096 ? kept_vectors : 0) << count;
       EXPECT_TRUE(share.threads % 32 == 0 && share.threads >= 32 && share.threads <= 1024);
-      EXPECT_TRUE(share.packs == 0 || share.packs * share.threads >= count) << count;
-      EXPECT_TRUE(share.packs > 0 || share.threads <= 512) << count;
+      EXPECT_TRUE(share.vectors == 0 || share.vectors * share.threads >= count) << count;
+      EXPECT_TRUE(share.vectors > 0 || share.threads <= 512) << count;
     }
-    EXPECT_EQ(share_row(100 * width + 1, width, true).width, 1) << "a row of other than packs";
-    EXPECT_EQ(share_row(100 * width, width, false).width, 1) << "memory that is not aligned";
+    EXPECT_EQ(row_launch(100 * width + 1, width, true).width, 1) << "a row of other than vectors";
+    EXPECT_EQ(row_launch(100 * width, width, false).width, 1) << "memory that is not aligned";
   }
-  EXPECT_EQ(share_row(4096, 8, true).threads, 128);  // LLaMA-7B in bf16
+  EXPECT_EQ(row_launch(4096, 8, true).threads, 128);  // LLaMA-7B in bf16
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 #include <cstring>
 
-#include "nn/json.h"
-#include "nn/safetensors.h"
+#include "nn/formats/json.h"
+#include "nn/formats/safetensors.h"
 #include "tensor/error.h"
 #include "tests/test_data.h"
 

@@ -5,9 +5,9 @@
 #include "autograd/functions.h"
 #include "experiments/tasks/data_sets.h"
 #include "experiments/tasks/measures.h"
-#include "experiments/tasks/packing.h"
 #include "experiments/tasks/scoring.h"
-#include "nn/json.h"
+#include "experiments/tasks/varlen_passes.h"
+#include "nn/formats/json.h"
 #include "tests/byte_tokenizer.h"
 #include "tests/fixtures.h"
 #include "tests/test_data.h"
@@ -108,7 +108,7 @@ TEST(Scoring, AttentionTransformsSeeEveryToken) {
 TEST(Scoring, PackedRowsHaveNoBackwardPass) {
   const auto model = tiny_model(1);
   model->visit("", [](const std::string&, Var& p) { p.set_requires_grad(true); });
-  const PackedRows rows({{1, {2}}}, Device::cpu());
+  const VarlenRows rows({{1, {2}}}, Device::cpu());
   Tape tape;
   expect_error<std::invalid_argument>(
       [&] {
@@ -120,7 +120,7 @@ TEST(Scoring, PackedRowsHaveNoBackwardPass) {
 TEST(Scoring, PackedRowsMustFitIdsAndContext) {
   const auto model = tiny_model(1);
   NoGrad none;
-  const PackedRows rows({{20, {13}}}, Device::cpu()), fewer({{20, {12, 1}}}, Device::cpu());
+  const VarlenRows rows({{20, {13}}}, Device::cpu()), fewer({{20, {12, 1}}}, Device::cpu());
   const Tensor ids = Tensor::zeros({33}, Dtype::i32);
   EXPECT_NO_THROW(model->forward(ids, {1, 33, &fewer}));
   expect_error<std::invalid_argument>(
@@ -136,20 +136,20 @@ TEST(Scoring, PackedRowsMustFitIdsAndContext) {
 
 using Ids = std::vector<int32_t>;
 
-int64_t tokens_of(const std::vector<PackedPass>& passes) {
+int64_t tokens_of(const std::vector<VarlenPass>& passes) {
   int64_t count = 0;
-  for (const PackedPass& pass : passes) count += static_cast<int64_t>(pass.ids.size());
+  for (const VarlenPass& pass : passes) count += static_cast<int64_t>(pass.ids.size());
   return count;
 }
 
 /// Every token of every sequence stands where its pass says.
-void expect_whole(const std::vector<Ids>& sequences, const std::vector<PackedPass>& passes) {
+void expect_whole(const std::vector<Ids>& sequences, const std::vector<VarlenPass>& passes) {
   std::vector<int> seen(sequences.size(), 0);
-  for (const PackedPass& pass : passes) {
-    const PackedRows rows(pass.groups, Device::cpu());
+  for (const VarlenPass& pass : passes) {
+    const VarlenRows rows(pass.groups, Device::cpu());
     ASSERT_EQ(rows.rows(), static_cast<int64_t>(pass.ids.size()));
     const auto positions = rows.positions().to_vector<int32_t>();
-    for (const PackedPass::Member& m : pass.members) {
+    for (const VarlenPass::Member& m : pass.members) {
       ++seen[m.index];
       for (size_t t = 0; t < sequences[m.index].size(); ++t) {
         const auto row = static_cast<size_t>(m.row_of(static_cast<int64_t>(t)));
@@ -165,19 +165,19 @@ TEST(Packing, ContextsAreReadOnce) {
   // Two questions behind one BOS: the BOS alone is not worth giving up their contexts.
   const std::vector<Ids> sequences = {
       {0, 1, 1, 1, 1, 5}, {0, 1, 1, 1, 1, 6, 7}, {0, 2, 2, 2, 2, 2}, {0, 2, 2, 2, 2, 2, 8, 9}};
-  const auto passes = pack(sequences, 100);
+  const auto passes = varlen_passes(sequences, 100);
   ASSERT_EQ(passes.size(), 1u);
   EXPECT_EQ(tokens_of(passes), 5 + 1 + 2 + 6 + 2);
   expect_whole(sequences, passes);
-  const auto small = pack(sequences, 8);
+  const auto small = varlen_passes(sequences, 8);
   EXPECT_EQ(small.size(), 2u);
   expect_whole(sequences, small);
-  const auto alone = pack(sequences, 1);
+  const auto alone = varlen_passes(sequences, 1);
   EXPECT_EQ(alone.size(), 4u);
   EXPECT_EQ(tokens_of(alone), 6 + 7 + 6 + 8);
   expect_whole(sequences, alone);
-  EXPECT_TRUE(pack({}, 10).empty());
-  expect_error<std::invalid_argument>([] { pack({}, 0); }, {"at least 1 token"});
+  EXPECT_TRUE(varlen_passes({}, 10).empty());
+  expect_error<std::invalid_argument>([] { varlen_passes({}, 0); }, {"at least 1 token"});
 }
 
 TEST(Packing, SavesAsMuchAsAnyDivision) {
@@ -218,7 +218,7 @@ TEST(Packing, SavesAsMuchAsAnyDivision) {
       }
       fewest = std::min(fewest, tokens);
     }
-    const auto passes = pack(sequences, limit);
+    const auto passes = varlen_passes(sequences, limit);
     EXPECT_EQ(tokens_of(passes), fewest) << seed;
     expect_whole(sequences, passes);
   }

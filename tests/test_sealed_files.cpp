@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
-#include "nn/hdf5.h"
-#include "nn/json.h"
-#include "nn/sealed_files.h"
+#include "nn/formats/hdf5.h"
+#include "nn/formats/json.h"
+#include "nn/formats/sealed_files.h"
 #include "tests/flipped_bits.h"
 #include "tests/no_more_descriptors.h"
 #include "tests/test_data.h"

@@ -1,6 +1,6 @@
 // What a captured step rests on, as far as a CPU can show it: memory that nobody else gets,
-// launches with frozen arguments (tensor/recording.h), copies on a queue of their own, and counters
-// that show a step that would make a GPU wait.
+// launches with frozen arguments (tensor/runtime/cpu_recording.h), copies on a queue of their own,
+// and counters that show a step that would make a GPU wait.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,10 +8,10 @@
 #include <optional>
 
 #include "kernels/ops.h"
-#include "tensor/device_profile.h"
-#include "tensor/memory_pool.h"
+#include "tensor/runtime/device_profile.h"
+#include "tensor/runtime/memory_pool.h"
+#include "tensor/runtime/stream_graph.h"
 #include "tensor/stream_copy.h"
-#include "tensor/stream_graph.h"
 
 namespace cbq {
 namespace {

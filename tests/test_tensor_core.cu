@@ -1,13 +1,13 @@
-// The instructions of kernels/fast/tensor_core.h one by one, against naive products and layouts: on
-// a GPU where there is one, and in cbq_simt_tests as the emulator has them.
+// The instructions of kernels/attention/tensor_core.h one by one, against naive products and
+// layouts: on a GPU where there is one, and in cbq_simt_tests as the emulator has them.
 #include <gtest/gtest.h>
 
-#include "kernels/fast/tensor_core.h"
+#include "kernels/attention/tensor_core.h"
 #include "kernels/ops.h"
 #include "tests/grid_device.h"
 #include "tests/test_data.h"
 
-namespace cbq::fast {
+namespace cbq::tuned {
 namespace {
 
 #ifdef CBQ_KERNELS
@@ -151,7 +151,7 @@ struct Exponentials {
   }
 };
 
-class FastTensorCore : public ::testing::Test {
+class TunedTensorCore : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!test::grid_device()) GTEST_SKIP() << "no CUDA device: cbq_simt_tests runs this";
@@ -160,7 +160,7 @@ class FastTensorCore : public ::testing::Test {
   Device device_;
 };
 
-TEST_F(FastTensorCore, MultipliesAsTheLayoutSays) {
+TEST_F(TunedTensorCore, MultipliesAsTheLayoutSays) {
   const auto a = numbers(256, 1), b = numbers(128, 2), c = numbers(128, 3);
   const Tensor x = on(device_, a, {16, 16}), y = on(device_, b, {16, 8});
   const Tensor z = Tensor::from(c, {16, 8}).to(device_), d({16, 8}, Dtype::f32, device_);
@@ -176,7 +176,7 @@ TEST_F(FastTensorCore, MultipliesAsTheLayoutSays) {
   }
 }
 
-TEST_F(FastTensorCore, LoadsFragmentsOfRowsAndColumns) {
+TEST_F(TunedTensorCore, LoadsFragmentsOfRowsAndColumns) {
   std::vector<float> m(256);
   for (size_t i = 0; i < 256; ++i) m[i] = static_cast<float>(i);  // its own place, exact in bf16
   const Tensor x = on(device_, m, {16, 16}), r({3 * 32 * 4}, Dtype::i32, device_);
@@ -201,7 +201,7 @@ TEST_F(FastTensorCore, LoadsFragmentsOfRowsAndColumns) {
   }
 }
 
-TEST_F(FastTensorCore, AProductsResultEntersTheNext) {
+TEST_F(TunedTensorCore, AProductsResultEntersTheNext) {
   const auto a = numbers(256, 4), b = numbers(256, 5), f = numbers(256, 6);
   const Tensor x = on(device_, a, {16, 16}), y = on(device_, b, {16, 16});
   const Tensor z = on(device_, f, {16, 16}), e({16, 16}, Dtype::f32, device_);
@@ -223,7 +223,7 @@ TEST_F(FastTensorCore, AProductsResultEntersTheNext) {
   }
 }
 
-TEST_F(FastTensorCore, CopiesArriveBeforeTheyAreRead) {
+TEST_F(TunedTensorCore, CopiesArriveBeforeTheyAreRead) {
   constexpr int64_t blocks = 3, count = blocks * CopyThrough::stages * CopyThrough::threads * 8;
   for (int missing : {0, 5}) {
     const auto x = numbers(count, 7), plain = numbers(CopyThrough::threads, 8);
@@ -242,7 +242,7 @@ TEST_F(FastTensorCore, CopiesArriveBeforeTheyAreRead) {
   }
 }
 
-TEST_F(FastTensorCore, PowersOfTwo) {
+TEST_F(TunedTensorCore, PowersOfTwo) {
   std::vector<float> x = {-INFINITY, 0.0f, -1.0f, 3.0f, -200.0f, NAN};
   for (int i = 0; i < 500; ++i) x.push_back(-0.237f * static_cast<float>(i));
   const auto n = static_cast<int64_t>(x.size());
@@ -263,8 +263,8 @@ TEST_F(FastTensorCore, PowersOfTwo) {
 }
 
 #else
-TEST(FastTensorCore, NeedsAGrid) { GTEST_SKIP() << "cbq_simt_tests and CUDA builds run these"; }
+TEST(TunedTensorCore, NeedsAGrid) { GTEST_SKIP() << "cbq_simt_tests and CUDA builds run these"; }
 #endif
 
 }  // namespace
-}  // namespace cbq::fast
+}  // namespace cbq::tuned

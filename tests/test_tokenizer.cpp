@@ -1,5 +1,5 @@
-#include "nn/json.h"
-#include "nn/tokenizer.h"
+#include "nn/formats/json.h"
+#include "nn/text/tokenizer.h"
 #include "tests/test_data.h"
 
 namespace cbq {

@@ -3,9 +3,9 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
-#include "nn/hash.h"
-#include "nn/json.h"
-#include "nn/tokenizer.h"
+#include "nn/formats/hash.h"
+#include "nn/formats/json.h"
+#include "nn/text/tokenizer.h"
 #include "tests/test_data.h"
 
 namespace cbq {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <numeric>
 
-#include "nn/hdf5.h"
-#include "nn/json.h"
-#include "nn/sealed_files.h"
-#include "nn/tokens.h"
+#include "nn/formats/hdf5.h"
+#include "nn/formats/json.h"
+#include "nn/formats/sealed_files.h"
+#include "nn/text/tokens.h"
 #include "tests/test_data.h"
 
 namespace cbq {

@@ -1,7 +1,7 @@
 // Training goes on from a checkpoint, and says what is wrong with one.
 #include <gtest/gtest.h>
 
-#include "nn/safetensors.h"
+#include "nn/formats/safetensors.h"
 #include "nn/trainer.h"
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"

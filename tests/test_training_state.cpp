@@ -1,6 +1,6 @@
 // What an interrupted training leaves behind: damage is noticed, and does not change the result.
-#include "nn/atomic_file.h"
-#include "nn/safetensors.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/safetensors.h"
 #include "nn/trainer.h"
 #include "tests/flipped_bits.h"
 #include "tests/no_more_descriptors.h"

@@ -1,11 +1,11 @@
 // Functions beside kernels/ops.h (whose cases test_ops.cpp goes through) refuse operands of two
 // devices. A second device is host memory that counts as one.
-#include "kernels/packed_attention.h"
+#include "kernels/attention/varlen_attention.h"
 #include "quant/activation_kernels.h"
 #include "quant/grid_scheme.h"
-#include "quant/preprocess/arithmetic.h"
 #include "quant/quantize_tokens.h"
 #include "quant/rounding.h"
+#include "quant/transforms/local/arithmetic.h"
 #include "tests/rounding_contract.h"
 #include "tests/test_data.h"
 
@@ -115,13 +115,13 @@ TEST(TwoDevices, PreProcessing) {
 
 TEST(TwoDevices, Attention) {
   const Tensor q = ones({4, 8}), slopes = ones({2}, Dtype::f32, elsewhere);
-  const PackedRows rows({{0, {4}}}, Device::cpu());
-  expect_refused("packed_attention",
-                 [&] { kernels::packed_attention(q, q, q, rows, 2, 2, slopes); });
-  expect_refused("packed_attention_rows",
-                 [&] { kernels::packed_attention_rows(q, q, q, rows, 2, 2, slopes); });
-  expect_refused("packed_attention",
-                 [&] { kernels::packed_attention(q, q.to(elsewhere), q, rows, 2, 2, Tensor()); });
+  const VarlenRows rows({{0, {4}}}, Device::cpu());
+  expect_refused("varlen_attention",
+                 [&] { kernels::varlen_attention(q, q, q, rows, 2, 2, slopes); });
+  expect_refused("varlen_attention_rows",
+                 [&] { kernels::varlen_attention_rows(q, q, q, rows, 2, 2, slopes); });
+  expect_refused("varlen_attention",
+                 [&] { kernels::varlen_attention(q, q.to(elsewhere), q, rows, 2, 2, Tensor()); });
   const kernels::AttentionHeads heads{1, 2, 2};
   kernels::AttentionResult forward = kernels::attention(q, q, q, heads);
   expect_refused("attention", [&] { kernels::attention(q, q, q, heads, slopes); });

@@ -1,9 +1,9 @@
 // Characters as Python's str has them (tools/fixtures/make_unicode_fixture.py).
 #include <nlohmann/json.hpp>
 
-#include "nn/hash.h"
-#include "nn/json.h"
-#include "nn/unicode.h"
+#include "nn/formats/hash.h"
+#include "nn/formats/json.h"
+#include "nn/formats/unicode.h"
 #include "tests/test_data.h"
 
 namespace cbq {

@@ -4,8 +4,8 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/formulas/philox.h"
 #include "kernels/ops.h"
-#include "kernels/philox.h"
 #include "nn/transformer.h"
 
 namespace cbq {

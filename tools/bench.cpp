@@ -3,8 +3,8 @@
 
 #include <fmt/core.h>
 
-#include "tensor/environment.h"
-#include "tensor/program.h"
+#include "tensor/runtime/environment.h"
+#include "tensor/runtime/program.h"
 
 int main(int argc, char** argv) {
   cbq::start_program(argv);

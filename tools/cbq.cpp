@@ -8,10 +8,10 @@
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "experiments/command_line.h"
-#include "tensor/device_error.h"
-#include "tensor/environment.h"
-#include "tensor/program.h"
-#include "tensor/program_version.h"
+#include "tensor/runtime/device_error.h"
+#include "tensor/runtime/environment.h"
+#include "tensor/runtime/program.h"
+#include "tensor/runtime/program_version.h"
 #include "tools/cli/command.h"
 
 namespace {

@@ -4,7 +4,7 @@
 
 #include "cbq/global_transforms.h"
 #include "cbq/quantizers.h"
-#include "tensor/shapes_only.h"
+#include "tensor/runtime/shapes_only.h"
 
 namespace cbq {
 

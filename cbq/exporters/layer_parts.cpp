@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "cbq/quantized_folder.h"
-#include "nn/atomic_file.h"
-#include "nn/model_files.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/model_files.h"
 #include "quant/quantized_linear.h"
 
 namespace fs = std::filesystem;

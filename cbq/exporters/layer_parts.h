@@ -8,9 +8,9 @@
 #include <string>
 
 #include "cbq/exporters/exporter.h"
-#include "nn/sharded_writer.h"
+#include "nn/formats/sharded_writer.h"
 #include "quant/activation_quantizer.h"
-#include "quant/packed.h"
+#include "quant/bit_packed.h"
 
 namespace cbq {
 

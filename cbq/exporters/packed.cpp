@@ -7,7 +7,7 @@
 #include "cbq/quantized_folder.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
-#include "tensor/program_version.h"
+#include "tensor/runtime/program_version.h"
 
 using nlohmann::json;
 

@@ -7,9 +7,9 @@
 
 #include "experiments/tasks/request_file.h"
 #include "experiments/tasks/rows.h"
-#include "nn/atomic_file.h"
-#include "nn/hash.h"
-#include "nn/unicode.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/hash.h"
+#include "nn/formats/unicode.h"
 #include "tensor/error.h"
 
 namespace fs = std::filesystem;

@@ -3,8 +3,8 @@
 #include <map>
 
 #include "experiments/tasks/rows.h"
-#include "nn/atomic_file.h"
-#include "nn/hash.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/hash.h"
 #include "tensor/error.h"
 
 namespace cbq {

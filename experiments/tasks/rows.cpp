@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "nn/json.h"
-#include "nn/json_lines.h"
-#include "nn/unicode.h"
+#include "nn/formats/json.h"
+#include "nn/formats/json_lines.h"
+#include "nn/formats/unicode.h"
 #include "tensor/error.h"
 
 namespace cbq {

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "nn/skipped_rows.h"
+#include "nn/text/skipped_rows.h"
 
 namespace cbq {
 

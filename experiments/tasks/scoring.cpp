@@ -5,11 +5,11 @@
 #include <map>
 
 #include "autograd/var.h"
-#include "experiments/tasks/packing.h"
+#include "experiments/tasks/varlen_passes.h"
 #include "kernels/ops.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
+#include "nn/formats/unicode.h"
 #include "nn/rope.h"
-#include "nn/unicode.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -68,10 +68,10 @@ struct ScoredRow {
   size_t request;
 };
 
-std::vector<ScoredRow> scored_rows(const PackedPass& pass, const Readings& readings,
+std::vector<ScoredRow> scored_rows(const VarlenPass& pass, const Readings& readings,
                                    const std::vector<EncodedRequest>& requests) {
   std::vector<ScoredRow> rows;
-  for (const PackedPass::Member& member : pass.members) {
+  for (const VarlenPass::Member& member : pass.members) {
     for (const size_t r : readings.requests[member.index]) {
       const auto size = static_cast<int64_t>(requests[r].ids.size());
       for (int64_t t = size - requests[r].scored; t < size; ++t) {
@@ -121,9 +121,9 @@ void score_rows(Transformer& model, const Tensor& hidden, const std::vector<Scor
 // Elements of the logits at a time: 128 MiB in f32.
 constexpr int64_t most_logits = int64_t{1} << 25;
 
-void score_pass(Transformer& model, const PackedPass& pass, const std::vector<ScoredRow>& rows,
+void score_pass(Transformer& model, const VarlenPass& pass, const std::vector<ScoredRow>& rows,
                 bool want_greedy, std::vector<RequestScore>* scores) {
-  const PackedRows packed(pass.groups, model.device());
+  const VarlenRows packed(pass.groups, model.device());
   const Sequence sequence{1, packed.rows(), &packed};
   Var x =
       model.embed(Tensor::from(pass.ids, {packed.rows()}, Dtype::i32, model.device()), sequence);
@@ -212,8 +212,8 @@ std::vector<RequestScore> score(Transformer& model, const std::vector<EncodedReq
   std::vector<RequestScore> scores(requests.size(), {0.0, options.want_greedy});
   const Readings readings = readings_of(requests);
   int64_t done = 0;
-  for (const PackedPass& pass :
-       pack(readings.sequences, options.tokens, uniform_length(model.config.rope))) {
+  for (const VarlenPass& pass :
+       varlen_passes(readings.sequences, options.tokens, uniform_length(model.config.rope))) {
     score_pass(model, pass, scored_rows(pass, readings, requests), options.want_greedy, &scores);
     done += static_cast<int64_t>(pass.members.size());
     if (options.progress) {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "experiments/tasks/task.h"
-#include "nn/tokenizer.h"
+#include "nn/text/tokenizer.h"
 #include "nn/transformer.h"
 
 namespace cbq {
@@ -55,10 +55,10 @@ struct ScoringOptions {
 
 /// Scores requests without padding: passes of about `tokens` tokens hold sequences of any lengths
 /// (Sequence::packed), and what requests have in common at their beginnings, the context of a
-/// question's choices, is read once (experiments/tasks/packing.h). Requests that read the same
-/// tokens (choices of one token) share all of them. The head sees scored positions only. Progress
-/// counts different sequences. In the order given.
-/// Throws NonFiniteError when the model's output is no number.
+/// question's choices, is read once (experiments/tasks/varlen_passes.h). Requests that read the
+/// same tokens (choices of one token) share all of them. The head sees scored positions only.
+/// Progress counts different sequences. In the order given. Throws NonFiniteError when the model's
+/// output is no number.
 std::vector<RequestScore> score(Transformer& model, const std::vector<EncodedRequest>& requests,
                                 const ScoringOptions& options);
 

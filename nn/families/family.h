@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "nn/config_fields.h"
-#include "nn/safetensors.h"
+#include "nn/formats/safetensors.h"
 #include "nn/transformer.h"
 
 namespace cbq {

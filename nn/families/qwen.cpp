@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "nn/families/llama.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 
 namespace cbq {
 namespace {

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "nn/atomic_file.h"
-#include "nn/model_files.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/model_files.h"
 
 namespace cbq {
 

@@ -5,8 +5,8 @@
 // is always inside the range, which OmniQuant does not ask for.
 #include <memory>
 
-#include "kernels/launch.h"
-#include "kernels/math.h"
+#include "kernels/formulas/math.h"
+#include "kernels/launch/launch.h"
 #include "kernels/ops.h"
 #include "quant/grid_rule.h"
 #include "quant/grid_scheme.h"

@@ -19,11 +19,11 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "kernels/math.h"
+#include "kernels/formulas/math.h"
 #include "kernels/ops.h"
-#include "quant/preprocess/tools.h"
 #include "quant/solvers/cholesky.h"
 #include "quant/solvers/solver.h"
+#include "quant/transforms/local/tools.h"
 
 namespace cbq {
 namespace {

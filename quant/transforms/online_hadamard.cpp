@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "autograd/functions.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "quant/transforms/stored_transforms.h"
 
 namespace cbq {

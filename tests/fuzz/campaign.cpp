@@ -13,7 +13,7 @@
 #include <map>
 #include <typeinfo>
 
-#include "nn/unicode.h"
+#include "nn/formats/unicode.h"
 #include "tensor/error.h"
 
 namespace fs = std::filesystem;

@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels/philox.h"
-#include "nn/hash.h"
+#include "kernels/formulas/philox.h"
+#include "nn/formats/hash.h"
 
 namespace cbq::fuzz {
 

@@ -1,7 +1,7 @@
 #include "tests/fuzz/reseal.h"
 
-#include "nn/json.h"
-#include "nn/sealed_files.h"
+#include "nn/formats/json.h"
+#include "nn/formats/sealed_files.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace cbq::fuzz {

@@ -23,7 +23,7 @@ inline Array mean(const Array& x) {
   return y;
 }
 
-inline Array sum_rows(const Array& x) {
+inline Array column_sums(const Array& x) {
   Array y({x.width()});
   for (int64_t r = 0; r < x.rows(); ++r) {
     for (int64_t j = 0; j < x.width(); ++j) y(j) += x(r, j);

@@ -1,7 +1,7 @@
 // CUDA kernels on a machine without a GPU: what they say becomes plain C++, and a grid runs thread
 // by thread. The compiler reads this file before each .cu file of cbq_simt_tests
-// (cmake/Simt.cmake), in which CBQ_SIMT is defined: kernels/launch.h then has its kernels and
-// launches them here.
+// (cmake/Simt.cmake), in which CBQ_SIMT is defined: kernels/launch/launch.h then has its kernels
+// and launches them here.
 //
 // The threads of a block are fibers. A fiber runs until it waits for its warp at a shuffle or for
 // its block at a barrier, and a warp runs until it waits for its block. What is found:
@@ -106,7 +106,7 @@ void commit_copies();
 /// Until at most `pending` of the youngest groups are on their way.
 void wait_copies(int pending);
 
-/// mma.m16n8k16 of bf16 into f32, and ldmatrix.m8n8.x4: kernels/fast/tensor_core.h.
+/// mma.m16n8k16 of bf16 into f32, and ldmatrix.m8n8.x4: kernels/attention/tensor_core.h.
 void multiply_16x8x16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site);
 void load_four_matrices(uint32_t (&to)[4], const void* row, bool transposed, Site site);
 

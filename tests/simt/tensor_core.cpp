@@ -1,5 +1,5 @@
 // Instructions of tensor cores and asynchronous copies, written from the layouts that the PTX ISA
-// gives for them; kernels/fast/tensor_core.h repeats the layouts and names the sections.
+// gives for them; kernels/attention/tensor_core.h repeats the layouts and names the sections.
 #include <algorithm>
 
 #include "tensor/dtype.h"

@@ -1,4 +1,4 @@
-// The lines of `bench ops` for causal attention; on a GPU in bf16 the kernels of kernels/fast, and
+// The lines of `bench ops` for causal attention; on a GPU in bf16 the tuned kernels, and
 // the tiles of batched products beside them ("plain").
 #include "kernels/ops.h"
 #include "tools/bench/bench.h"
@@ -24,8 +24,8 @@ Operands make_operands(kernels::AttentionHeads heads, int64_t tokens, int64_t di
 
 }  // namespace
 
-std::vector<TwinLine> attention_lines(Device device, Dtype dtype) {
-  std::vector<TwinLine> lines;
+std::vector<TunedLine> attention_lines(Device device, Dtype dtype) {
+  std::vector<TunedLine> lines;
   const bool large = device.is_cuda();
   const int64_t tokens = large ? 2048 : 512, dim = 128;
   using Heads = kernels::AttentionHeads;

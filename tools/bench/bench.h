@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "tensor/device_profile.h"
 #include "tensor/dtype.h"
+#include "tensor/runtime/device_profile.h"
 #include "tensor/tensor.h"
 
 namespace cbq::bench {
@@ -51,8 +51,8 @@ double copy_rate(Device device, double bytes, double seconds);
 Ceilings measure_ceilings(Device device, Dtype dtype, double seconds, ProfileClock clock,
                           bool print);
 
-/// A line of `bench ops` for what may have a kernel in kernels/fast.
-struct TwinLine {
+/// A line of `bench ops` for what may have a kernel among the tuned ones.
+struct TunedLine {
   std::string title;
   Shape shape;
   double work = 0.0;  // bytes, or operations where `flops`
@@ -61,13 +61,13 @@ struct TwinLine {
 };
 /// Every rounding scheme with its own kind of variables, groups of 128, forward and backward; bytes
 /// are those of W, its variables and results.
-std::vector<TwinLine> rounding_lines(Device device, Dtype dtype);
+std::vector<TunedLine> rounding_lines(Device device, Dtype dtype);
 /// Causal attention, forward and backward, all heads alike and in groups of eight. Operations are
 /// those of the products that the mask leaves: two forward, five backward.
-std::vector<TwinLine> attention_lines(Device device, Dtype dtype);
+std::vector<TunedLine> attention_lines(Device device, Dtype dtype);
 /// Quantizers of tokens with the norm or SwiGLU before them, forward and backward; bytes are those
 /// of one pass: x, SwiGLU's second operand, every x^; and the gradients of all these.
-std::vector<TwinLine> token_lines(Device device, Dtype dtype);
+std::vector<TunedLine> token_lines(Device device, Dtype dtype);
 
 /// `bench ops`: one line per op case (tests/op_case.h) against the measured ceilings.
 void add_ops_command(CLI::App& app);

@@ -6,9 +6,9 @@
 
 #include <map>
 
-#include "kernels/fast/switch.h"
-#include "nn/atomic_file.h"
-#include "nn/json.h"
+#include "kernels/launch/tuned_switch.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/json.h"
 #include "tests/op_case.h"
 #include "tools/bench/bench.h"
 
@@ -75,13 +75,13 @@ void print_line(const OpCase& op, const test::Shapes& shapes, const Ceilings& ce
   print_rate(op.title(), text, work, flops, timing, ceiling);
 }
 
-/// Where a line's kernels are those of kernels/fast, their plain twins are timed beside them.
-int print_twin_lines(const std::vector<TwinLine>& twins, const Ceilings& ceilings,
-                     const Options& options, Device device) {
+/// Where a line's kernels are tuned ones, their reference kernels are timed beside them.
+int print_tuned_lines(const std::vector<TunedLine>& twins, const Ceilings& ceilings,
+                      const Options& options, Device device) {
   int lines = 0;
-  for (const TwinLine& line : twins) {
+  for (const TunedLine& line : twins) {
     if (line.title.find(options.filter) == std::string::npos) continue;
-    const long before = fast::launches();
+    const long before = tuned::launches();
     const auto print = [&](const std::string& title) {
       const Timing timing = measure_op(device, options.seconds, line.run);
       const double ceiling =
@@ -90,8 +90,8 @@ int print_twin_lines(const std::vector<TwinLine>& twins, const Ceilings& ceiling
       ++lines;
     };
     print(line.title);
-    if (fast::launches() == before) continue;
-    const fast::PlainTwins plain;
+    if (tuned::launches() == before) continue;
+    const tuned::ReferenceKernels plain;
     print(line.title + " plain");
   }
   return lines;
@@ -113,9 +113,9 @@ void run(const Options& options) {
       ++lines;
     }
   }
-  lines += print_twin_lines(attention_lines(device, dtype), ceilings, options, device);
-  lines += print_twin_lines(rounding_lines(device, dtype), ceilings, options, device);
-  lines += print_twin_lines(token_lines(device, dtype), ceilings, options, device);
+  lines += print_tuned_lines(attention_lines(device, dtype), ceilings, options, device);
+  lines += print_tuned_lines(rounding_lines(device, dtype), ceilings, options, device);
+  lines += print_tuned_lines(token_lines(device, dtype), ceilings, options, device);
   check(lines > 0, "bench ops: no case with a benchmark in ", options.dtype, " matches '",
         options.filter, "'");
   if (options.json.empty()) return;

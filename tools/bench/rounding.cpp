@@ -1,5 +1,5 @@
 // The lines of `bench ops` for the quantization of weights: every scheme with its own variables,
-// forward and backward; on a GPU the kernels of kernels/fast and their plain twins.
+// forward and backward; on a GPU the tuned kernels and their reference kernels.
 #include "quant/rounding.h"
 
 #include "kernels/ops.h"
@@ -43,8 +43,8 @@ RoundingPass make_pass(const RoundingScheme& scheme, Parameterization variables,
 
 }  // namespace
 
-std::vector<TwinLine> rounding_lines(Device device, Dtype dtype) {
-  std::vector<TwinLine> lines;
+std::vector<TunedLine> rounding_lines(Device device, Dtype dtype) {
+  std::vector<TunedLine> lines;
   if (dtype == Dtype::f16) return lines;  // weights are quantized in f32, bf16 or f64
   for (const std::string& name : rounding_schemes().names()) {
     const std::shared_ptr<RoundingScheme> scheme = rounding_schemes().make(name);

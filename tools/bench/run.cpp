@@ -8,7 +8,7 @@
 #include "cbq/pipeline.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
-#include "nn/atomic_file.h"
+#include "nn/formats/atomic_file.h"
 #include "tools/bench/bench.h"
 #include "tools/bench/workload.h"
 

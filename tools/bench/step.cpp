@@ -5,7 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <map>
 
-#include "nn/atomic_file.h"
+#include "nn/formats/atomic_file.h"
 #include "quant/rounding.h"
 #include "tools/bench/bench.h"
 #include "tools/bench/workload.h"

@@ -1,5 +1,5 @@
 // The lines of `bench ops` for the quantization of tokens with what stands before it: the norm that
-// q, k and v read, SwiGLU that down reads; on a GPU the kernels of kernels/fast and their plain
+// q, k and v read, SwiGLU that down reads; on a GPU the tuned kernels and their plain
 // twins.
 #include "kernels/ops.h"
 #include "quant/quantize_tokens.h"
@@ -40,9 +40,9 @@ Operands make_operands(Deferred::Function function, size_t readers, const Shape&
 
 }  // namespace
 
-std::vector<TwinLine> token_lines(Device device, Dtype dtype) {
+std::vector<TunedLine> token_lines(Device device, Dtype dtype) {
   using Function = Deferred::Function;
-  std::vector<TwinLine> lines;
+  std::vector<TunedLine> lines;
   const int64_t rows = device.is_cuda() ? 2048 : 512;
   for (const Function function : {Function::rms_norm, Function::swiglu}) {
     const bool norm = function == Function::rms_norm;

@@ -9,7 +9,7 @@
 #include "cbq/methods.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
-#include "nn/safetensors.h"
+#include "nn/formats/safetensors.h"
 
 namespace cbq::bench {
 

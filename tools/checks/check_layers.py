@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The two rules that keep the tree readable from left to right, checked on the text of the sources.
+"""The three rules that keep the tree readable from left to right, checked on the text of the sources.
 
 1. Each layer includes only itself and those to its left:  tensor <- kernels <- autograd <- nn <- quant <- cbq <-
    experiments. tests/ and tools/ may include everything; no layer includes them. Every project include resolves.
-2. The words that mean "this is CUDA" stand only in the few files that exist to hide it.
+2. Inside a layer, each room (folder) includes only itself, the rooms to its left in ROOMS, and the files that
+   SHARED_FILES names.
+3. The words that mean "this is CUDA" stand only in the few files that exist to hide it.
 
 Run from the root; prints one line per violation and exits 1 if there is any.
 """
@@ -13,13 +15,24 @@ import sys
 
 LAYERS = ["tensor", "kernels", "autograd", "nn", "quant", "cbq", "experiments"]
 OUTSIDE = ["tools", "tests"]
+# The rooms of a layer from left to right; rooms that share an entry may include each other. "" is the layer's own folder.
+ROOMS = {
+    "tensor": ["runtime", ""],
+    "kernels": ["formulas", "launch", "matmul attention fused", ""],
+    "nn": ["formats", "text", " families", "gguf"],
+    "quant": ["", "grids", "rounding", "transforms", "solvers"],
+    "experiments": ["tasks", ""],
+}
+# Files that every room of their layer may include.
+SHARED_FILES = {"tensor/error.h", "tensor/dtype.h", "tensor/storage.h", "kernels/ops.h"}
 SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
 
 CUDA_WORDS = re.compile(
     r"\bCBQ_CUDA\b|\b__CUDA(?:CC|_ARCH)__\b|\bis_cuda\s*\(|\bKind::cuda\b|<<<|\bthrust::|\bcub::|\bncclComm|\bnccl[A-Z]"
     r"|\bcu(?:da|blas|rand)[A-Z]\w*|\b__(?:global|shared|device|host)__\b|\b__syncthreads\b|\bcuda_\w+\.h\b")
 CUDA_FILES = re.compile(
-    r"tensor/(?:device|storage|stream)|kernels/(?:launch|device_math|gemm|sort|fast/)|cbq/communicator"
+    r"tensor/(?:runtime/(?:device|stream|storage)|storage|stream)"
+    r"|kernels/(?:launch/|fused/|formulas/device_math|matmul/gemm|attention/(?:fused_|tensor_core))"
     r"|tensor/dtype\.h$")  # the __host__ __device__ annotation, and what reads a bf16 on either side
 
 
@@ -27,6 +40,14 @@ def code_only(text):
     """Without comments and string literals, which may speak of anything; line numbers are kept."""
     pattern = r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/'
     return re.sub(pattern, lambda m: "\n" * m[0].count("\n"), text, flags=re.S)
+
+
+def room_number(file):
+    """The place of a file's room in ROOMS, and the rooms of its layer; None where the layer has no rooms."""
+    layer, *folders, _ = file.split("/")
+    rooms = [entry.split(" ") for entry in ROOMS.get(layer, [])]
+    room = folders[0] if folders else ""
+    return next((i for i, entry in enumerate(rooms) if room in entry), None)
 
 
 def include_violation(path, layer, included):
@@ -39,6 +60,12 @@ def include_violation(path, layer, included):
         return f'"{included}": no layer includes {target}/'
     if target in LAYERS and LAYERS.index(target) > LAYERS.index(layer):
         return f'"{included}": {layer}/ may include only {", ".join(LAYERS[:LAYERS.index(layer) + 1])}'
+    if target == layer and layer in ROOMS and included not in SHARED_FILES:
+        own, other = room_number(path.as_posix()), room_number(included)
+        if own is None or other is None:
+            return f'"{included}": one of the two files is in a room that ROOMS does not name'
+        if other > own:
+            return f'"{included}": the rooms of {layer}/ are ordered {ROOMS[layer]}, and each includes only those to its left'
     return None
 
 
@@ -54,7 +81,7 @@ def violations(path):
     for number, line in enumerate(code_only(text).splitlines(), 1):
         match = CUDA_WORDS.search(line)
         if match:
-            yield f"{path}:{number}: '{match[0]}' means CUDA; it belongs behind kernels/launch.h (see this script's list)"
+            yield f"{path}:{number}: '{match[0]}' means CUDA; it belongs behind kernels/launch/launch.h (see this script's list)"
 
 
 def main():

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "tensor/device.h"
 #include "tensor/dtype.h"
+#include "tensor/runtime/device.h"
 
 namespace CLI {
 class App;

@@ -7,7 +7,7 @@
 #include <system_error>
 #include <vector>
 
-#include "nn/atomic_file.h"
+#include "nn/formats/atomic_file.h"
 #include "tensor/error.h"
 
 namespace fs = std::filesystem;

@@ -6,11 +6,11 @@
 
 #include "cbq/pipeline.h"
 #include "experiments/progress.h"
-#include "nn/atomic_file.h"
+#include "nn/formats/atomic_file.h"
 #include "nn/formats/checkpoint_writer.h"
-#include "nn/formats/gguf_model.h"
-#include "nn/formats/gguf_tokenizer.h"
-#include "nn/tokenizer.h"
+#include "nn/gguf/gguf_model.h"
+#include "nn/gguf/gguf_tokenizer.h"
+#include "nn/text/tokenizer.h"
 #include "tools/cli/command.h"
 #include "tools/cli/output_folder.h"
 

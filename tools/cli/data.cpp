@@ -3,10 +3,10 @@
 #include <iostream>
 #include <memory>
 
-#include "nn/gptq_samples.h"
-#include "nn/hash.h"
-#include "nn/output_lock.h"
-#include "nn/tokens.h"
+#include "nn/formats/hash.h"
+#include "nn/formats/output_lock.h"
+#include "nn/text/gptq_samples.h"
+#include "nn/text/tokens.h"
 #include "tools/cli/command.h"
 
 namespace cbq::cli {

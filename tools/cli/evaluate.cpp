@@ -5,10 +5,10 @@
 #include <optional>
 
 #include "cbq/quantized_folder.h"
-#include "nn/atomic_file.h"
-#include "nn/output_lock.h"
-#include "tensor/device_memory.h"
-#include "tensor/program_version.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/output_lock.h"
+#include "tensor/runtime/device_memory.h"
+#include "tensor/runtime/program_version.h"
 #include "tools/cli/evaluation.h"
 #include "tools/cli/model_loading.h"
 #include "tools/cli/task_evaluation.h"

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "nn/perplexity.h"
-#include "nn/tokens.h"
+#include "nn/text/tokens.h"
 #include "tools/cli/command.h"
 #include "tools/cli/token_source.h"
 

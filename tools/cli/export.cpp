@@ -4,11 +4,11 @@
 #include <memory>
 
 #include "experiments/progress.h"
-#include "nn/atomic_file.h"
-#include "nn/json.h"
-#include "nn/output_lock.h"
-#include "nn/sealed_files.h"
-#include "tensor/program_version.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/json.h"
+#include "nn/formats/output_lock.h"
+#include "nn/formats/sealed_files.h"
+#include "tensor/runtime/program_version.h"
 #include "tools/cli/companions.h"
 #include "tools/cli/finished_run.h"
 #include "tools/cli/output_folder.h"

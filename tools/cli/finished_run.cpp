@@ -5,10 +5,10 @@
 
 #include "cbq/resume.h"
 #include "experiments/progress.h"
-#include "nn/atomic_file.h"
-#include "nn/json.h"
-#include "nn/output_lock.h"
-#include "nn/sealed_files.h"
+#include "nn/formats/atomic_file.h"
+#include "nn/formats/json.h"
+#include "nn/formats/output_lock.h"
+#include "nn/formats/sealed_files.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;

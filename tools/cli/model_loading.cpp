@@ -6,7 +6,7 @@
 
 #include "cbq/quantized_folder.h"
 #include "cbq/watch.h"
-#include "tensor/device_memory.h"
+#include "tensor/runtime/device_memory.h"
 #include "tensor/storage.h"
 #include "tools/cli/command.h"
 

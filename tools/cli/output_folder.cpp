@@ -6,7 +6,7 @@
 #include <string>
 #include <system_error>
 
-#include "nn/atomic_file.h"
+#include "nn/formats/atomic_file.h"
 #include "tensor/error.h"
 
 namespace fs = std::filesystem;

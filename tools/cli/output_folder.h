@@ -4,14 +4,14 @@
 #include <filesystem>
 #include <string>
 
-#include "nn/output_lock.h"
+#include "nn/formats/output_lock.h"
 
 namespace cbq::cli {
 
 class OutputFolder {
  public:
-  /// Takes the lock of `path` before anything else (nn/output_lock.h), then puts right what a
-  /// killed run has left: its `path`.partial is removed, and a folder that it moved away gets its
+  /// Takes the lock of `path` before anything else (nn/formats/output_lock.h), then puts right what
+  /// a killed run has left: its `path`.partial is removed, and a folder that it moved away gets its
   /// name back. Creates `path`.partial beside the final place, so that a place that cannot be
   /// written is found before hours of work, not after. Throws std::runtime_error, naming path and
   /// reason, when it cannot be written, when another process writes to it, when `path` is there and

@@ -2,8 +2,8 @@
 
 #include "cbq/global_transforms.h"
 #include "kernels/ops.h"
-#include "nn/output_lock.h"
-#include "nn/sealed_files.h"
+#include "nn/formats/output_lock.h"
+#include "nn/formats/sealed_files.h"
 #include "tools/cli/output_folder.h"
 
 namespace fs = std::filesystem;

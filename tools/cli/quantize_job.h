@@ -12,7 +12,7 @@
 #include "cbq/job_identity.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/watch.h"
-#include "nn/tokens.h"
+#include "nn/text/tokens.h"
 #include "nn/transformer.h"
 #include "tools/cli/evaluation.h"
 #include "tools/cli/model_loading.h"

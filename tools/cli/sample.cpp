@@ -5,8 +5,8 @@
 
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
-#include "nn/output_lock.h"
-#include "nn/tokens.h"
+#include "nn/formats/output_lock.h"
+#include "nn/text/tokens.h"
 #include "tools/cli/command.h"
 #include "tools/cli/token_source.h"
 

@@ -7,7 +7,7 @@
 
 #include "cbq/methods.h"
 #include "experiments/plan.h"
-#include "nn/json.h"
+#include "nn/formats/json.h"
 #include "quant/solvers/solver.h"
 #include "tensor/error.h"
 

@@ -8,7 +8,7 @@
 #include "experiments/progress.h"
 #include "experiments/tasks/data_sets.h"
 #include "experiments/tasks/request_file.h"
-#include "nn/atomic_file.h"
+#include "nn/formats/atomic_file.h"
 #include "tools/cli/command.h"
 
 namespace fs = std::filesystem;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "experiments/tasks/measures.h"
-#include "nn/tokenizer.h"
+#include "nn/text/tokenizer.h"
 #include "nn/transformer.h"
 
 namespace cbq::cli {

@@ -5,8 +5,8 @@
 #include <memory>
 #include <string>
 
-#include "nn/tokenizer.h"
-#include "nn/tokens.h"
+#include "nn/text/tokenizer.h"
+#include "nn/text/tokens.h"
 #include "nn/transformer.h"
 
 namespace cbq::cli {

@@ -3,8 +3,8 @@
 #include <iostream>
 #include <memory>
 
-#include "nn/output_lock.h"
-#include "nn/tokens.h"
+#include "nn/formats/output_lock.h"
+#include "nn/text/tokens.h"
 #include "tools/cli/command.h"
 #include "tools/cli/token_source.h"
 

@@ -1,9 +1,9 @@
 #include "tools/reference/real_model.h"
 
 #include "experiments/inputs.h"
-#include "nn/documents.h"
 #include "nn/perplexity.h"
-#include "nn/tokens.h"
+#include "nn/text/documents.h"
+#include "nn/text/tokens.h"
 
 namespace cbq {
 namespace {

@@ -1,10 +1,10 @@
 // GGUF: the file as such, a model's configuration and weights, its tokenizer.
-#include "nn/formats/gguf.h"
+#include "nn/gguf/gguf.h"
 
-#include "nn/formats/gguf_model.h"
-#include "nn/formats/gguf_tokenizer.h"
-#include "nn/json.h"
-#include "nn/tokenizer.h"
+#include "nn/formats/json.h"
+#include "nn/gguf/gguf_model.h"
+#include "nn/gguf/gguf_tokenizer.h"
+#include "nn/text/tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/gguf_writer.h"
 

@@ -1,9 +1,9 @@
 // HDF5: files in general, token ids, cached activations.
-#include "nn/hdf5.h"
+#include "nn/formats/hdf5.h"
 
 #include "cbq/activation_cache.h"
 #include "cbq/job_identity.h"
-#include "nn/tokens.h"
+#include "nn/text/tokens.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/tiny_model.h"
 
@@ -88,7 +88,7 @@ void activation_seeds(const fs::path& folder) {
 }
 
 // There is no twin whose damaged files get a new seal: HDF5 never meets a damaged cache
-// (nn/sealed_files.h), and the targets above give it damaged files of its own.
+// (nn/formats/sealed_files.h), and the targets above give it damaged files of its own.
 const bool activations = add_target({.name = "activation_cache",
                                      .format = Format::binary,
                                      .file = "cache.h5",

@@ -2,7 +2,7 @@
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
-#include "nn/safetensors.h"
+#include "nn/formats/safetensors.h"
 #include "tests/fixtures.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/tiny_model.h"

@@ -1,7 +1,7 @@
 // What interrupted runs leave behind: the state of a quantization, and of a training run.
 #include "cbq/resume.h"
-#include "nn/json.h"
-#include "nn/safetensors.h"
+#include "nn/formats/json.h"
+#include "nn/formats/safetensors.h"
 #include "nn/trainer.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/reseal.h"

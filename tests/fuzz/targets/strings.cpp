@@ -3,10 +3,10 @@
 #include "cbq/window.h"
 #include "experiments/plan.h"
 #include "experiments/table_spec.h"
-#include "nn/tokens.h"
-#include "quant/preprocess/preprocessor.h"
+#include "nn/text/tokens.h"
 #include "quant/solvers/solver.h"
-#include "tensor/device.h"
+#include "quant/transforms/local/preprocessor.h"
+#include "tensor/runtime/device.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace fs = std::filesystem;

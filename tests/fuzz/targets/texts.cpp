@@ -1,10 +1,10 @@
 // Texts, documents and token ids.
 #include <zlib.h>
 
-#include "nn/documents.h"
-#include "nn/gptq_samples.h"
-#include "nn/json.h"
-#include "nn/tokens.h"
+#include "nn/formats/json.h"
+#include "nn/text/documents.h"
+#include "nn/text/gptq_samples.h"
+#include "nn/text/tokens.h"
 #include "tensor/error.h"
 #include "tests/byte_tokenizer.h"
 #include "tests/fuzz/fuzz.h"

@@ -2,8 +2,8 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "nn/tokenizer.h"
-#include "nn/tokenizers/byte_alphabet.h"
+#include "nn/text/tokenizer.h"
+#include "nn/text/tokenizers/byte_alphabet.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace fs = std::filesystem;

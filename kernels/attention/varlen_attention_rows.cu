@@ -1,0 +1,89 @@
+// Attention over packed rows by its definition: a row of a head at a time.
+#include "kernels/attention/varlen_attention.h"
+#include "kernels/launch/launch.h"
+#include "kernels/launch/rows.h"
+
+namespace cbq::kernels {
+namespace {
+
+/// Call r is head r % heads of row first + r / heads.
+template <class T>
+struct AttendRow {
+  const T* q;
+  const T* k;
+  const T* v;
+  T* y;
+  const int32_t* views;  // VarlenView of every row
+  const float* slopes;   // of the heads, or null
+  acc_t<T>* scores;      // [calls, longest]: what this call keeps between its two passes
+  int64_t first, heads, kv_heads, dim, longest;
+  acc_t<T> factor;
+
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    using A = acc_t<T>;
+    const int64_t i = first + r / heads, h = r % heads, g = h / (heads / kv_heads);
+    const VarlenView view{views[4 * i], views[4 * i + 1], views[4 * i + 2], views[4 * i + 3]};
+    const int64_t count = int64_t{view.prefix_count} + view.own_count;
+    const T* query = q + (i * heads + h) * dim;
+    A* weights = scores + r * longest;
+    A largest = -INFINITY;
+    for (int64_t j = row.lane(); j < count; j += row.lanes()) {
+      const T* key = k + (row_of(view, j) * kv_heads + g) * dim;
+      A dot = 0;
+      for (int64_t c = 0; c < dim; ++c) dot += A(query[c]) * A(key[c]);
+      dot *= factor;
+      if (slopes != nullptr) dot += A(T(A(slopes[h]) * A(j)));  // rounded as attention does
+      weights[j] = dot;
+      largest = math::max(largest, dot);
+    }
+    largest = row.max(largest);
+    A total = 0;
+    for (int64_t j = row.lane(); j < count; j += row.lanes()) {
+      weights[j] = math::exp(weights[j] - largest);
+      total += weights[j];
+    }
+    total = row.sum(total);
+    row.sync();  // from here on workers read each other's weights
+    for (int64_t c = row.lane(); c < dim; c += row.lanes()) {
+      A o = 0;
+      for (int64_t j = 0; j < count; ++j) {
+        o += weights[j] * A(v[(row_of(view, j) * kv_heads + g) * dim + c]);
+      }
+      y[(i * heads + h) * dim + c] = T(o / total);
+    }
+  }
+
+  CBQ_HD static int64_t row_of(const VarlenView& view, int64_t j) {
+    return j < view.prefix_count ? view.prefix + j : view.own + j - view.prefix_count;
+  }
+};
+
+// Elements of the scores that are kept at a time: 64 MiB in f32.
+constexpr int64_t most_scores = int64_t{1} << 24;
+
+}  // namespace
+
+Tensor varlen_attention_rows(const Tensor& q, const Tensor& k, const Tensor& v,
+                             const VarlenRows& rows, int64_t heads, int64_t kv_heads,
+                             const Tensor& slopes) {
+  check_varlen_attention("varlen_attention_rows", q, k, v, rows, heads, kv_heads, slopes);
+  const int64_t dim = q.size(1) / heads;
+  const int64_t step = math::clamp<int64_t>(most_scores / (heads * rows.longest()), 1, rows.rows());
+  Tensor y(q.shape(), q.dtype(), q.device());
+  dispatch_float(q.dtype(), "varlen_attention_rows", [&]<class T>() {
+    Tensor scores({step * heads, rows.longest()}, dtype_of<acc_t<T>>::value, q.device());
+    for (int64_t first = 0; first < rows.rows(); first += step) {
+      const int64_t calls = math::min(step, rows.rows() - first) * heads;
+      map_rows("varlen_attention", q.device(), calls, rows.longest(),
+               AttendRow<T>{q.data<T>(), k.data<T>(), v.data<T>(), y.data<T>(),
+                            rows.views().data<int32_t>(),
+                            slopes.defined() ? slopes.data<float>() : nullptr,
+                            scores.data<acc_t<T>>(), first, heads, kv_heads, dim, rows.longest(),
+                            static_cast<acc_t<T>>(1.0 / std::sqrt(static_cast<double>(dim)))});
+    }
+  });
+  return y;
+}
+
+}  // namespace cbq::kernels

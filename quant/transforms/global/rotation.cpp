@@ -1,0 +1,319 @@
+// Rotation (QuaRot, Ashkboos et al. 2024; SpinQuant, Liu et al. 2025). Outlier channels of
+// activations are spread over all channels by orthogonal matrices, which the weights around them
+// absorb. W [out, in], Q of OrthogonalMatrix:
+//
+//   norms   y = g * n(x) + b:  W <- W diag(g), bias <- bias + W b, g <- 1, b <- 0 for all linears
+//   that read the norm R1      writers of the stream (embedding, attention output, fc2):  W <- Q W,
+//   bias <- Q bias
+//           readers (query, key, value, gate, up, head):               W <- W Q^T
+//   R2      values: W <- Q_g W, bias <- Q_g bias for each key-value head g; columns of the output
+//   projection that
+//           read a query head of g: W <- W Q_g^T. The attention's average over tokens commutes with
+//           Q_g.
+//   R4      fc2 reads H x instead of x (OnlineHadamard): W <- W H^T
+//
+// An RMSNorm without a gain commutes with every Q, a LayerNorm with a Q that keeps the vector of
+// ones. So nothing has to be said about mean subtraction: LayerNorm models take such a Q.
+#include "quant/transforms/global/rotation.h"
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "kernels/ops.h"
+#include "quant/transforms/global/global_transform.h"
+#include "quant/transforms/global/orthogonal.h"
+#include "quant/transforms/online_hadamard.h"
+#include "tensor/runtime/shapes_only.h"
+
+namespace cbq {
+
+Registry<GlobalTransform>& global_transforms() {
+  static Registry<GlobalTransform> registry("global transform");
+  return registry;
+}
+
+RotationParts rotation_parts(const std::string& text) {
+  RotationParts parts;
+  if (text == "none") return parts;
+  int last = 0;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find('_', begin), text.size());
+    const std::string word = text.substr(begin, end - begin);
+    const int number = word == "r1" ? 1 : word == "r2" ? 2 : word == "r4" ? 4 : 0;
+    check(
+        number > last, "rotation: '", text,
+        "'; expected none, or r1, r2, r4 in this order, joined by '_', as in r1_r2",
+        word == "r3" ? " (r3 serves quantized key-value caches only and is not implemented)" : "");
+    (number == 1 ? parts.r1 : number == 2 ? parts.r2 : parts.r4) = true;
+    last = number;
+    begin = end + 1;
+  }
+  return parts;
+}
+
+namespace {
+
+// Streams of random signs: one for R1, then one per block for R2.
+constexpr uint64_t stream_of_r1 = 0;
+constexpr uint64_t first_stream_of_r2 = 1;
+
+Tensor in_f64(const Var& v) { return kernels::cast(v.value().to(Device::cpu()), Dtype::f64); }
+
+void store(Var& v, const Tensor& value) {
+  v.set_value(kernels::cast(value, v.dtype()).to(v.device()));
+}
+
+void set_all(Var& v, double value) {
+  const Tensor t(v.shape(), v.dtype(), v.device());
+  kernels::fill(t, value);
+  v.set_value(t);
+}
+
+/// f of the rows of a large table, some at a time, so that its f64 copy stays small.
+void change_rows(Var& table, const std::function<Tensor(const Tensor&)>& f) {
+  const Tensor from = table.value().to(Device::cpu()), to(from.shape(), from.dtype());
+  constexpr int64_t rows_at_once = 4096;
+  for (int64_t begin = 0; begin < from.size(0); begin += rows_at_once) {
+    const int64_t end = std::min(from.size(0), begin + rows_at_once);
+    const Tensor part = f(kernels::cast(from.slice(begin, end), Dtype::f64));
+    to.slice(begin, end).copy_from(kernels::cast(part, from.dtype()));
+  }
+  table.set_value(to.to(table.device()));
+}
+
+/// What becomes of one linear.
+struct Change {
+  std::optional<Tensor> gain, shift;           // of the norm that it reads
+  std::function<Tensor(const Tensor&)> input;  // W [out, in] -> W Q^T
+  std::optional<OrthogonalMatrix> output;      // Q W, Q bias
+};
+
+void change_linear(Linear& linear, const Change& change) {
+  Tensor w = in_f64(linear.weight);
+  std::optional<Tensor> bias;
+  if (linear.bias.defined()) bias = in_f64(linear.bias);
+  if (change.shift) {
+    const Tensor added =
+        kernels::matmul(change.shift->reshape({1, -1}), kernels::Trans::no, w, kernels::Trans::yes);
+    bias = kernels::add(*bias, added.reshape({-1}));
+  }
+  if (change.gain) w = kernels::mul_row(w, *change.gain);
+  if (change.input) w = change.input(w);
+  if (change.output) {
+    w = change.output->columns(w);
+    if (bias) bias = change.output->rows(*bias);
+  }
+  store(linear.weight, w);
+  if (bias) store(linear.bias, *bias);
+}
+
+/// The parts of a block that rotation looks at, and what is in its way.
+struct BlockParts {
+  Linear* attention_output = nullptr;
+  Linear* fc2 = nullptr;
+  std::vector<ScalingSite> norms;     // sites behind norms, which read the stream
+  std::optional<ScalingSite> values;  // from the values to the attention's output
+  std::string r1_obstacle, r2_obstacle;
+};
+
+BlockParts parts_of(Block& block) {
+  BlockParts parts;
+  std::vector<NamedLinear> readers;  // of the stream
+  for (const NamedLinear& named : block.linears()) {
+    if (named.name == block.attention_output_name()) {
+      parts.attention_output = named.linear;
+    } else if (named.name == block.fc2_name()) {
+      parts.fc2 = named.linear;
+    } else {
+      readers.push_back(named);
+    }
+  }
+  const auto reads = [](const ScalingSite& site, const Linear* linear) {
+    return std::find(site.consumers.begin(), site.consumers.end(), linear) != site.consumers.end();
+  };
+  const std::vector<ScalingSite> sites = block.scaling_sites();
+  for (const NamedLinear& reader : readers) {
+    const auto site = std::find_if(sites.begin(), sites.end(),
+                                   [&](const ScalingSite& s) { return reads(s, reader.linear); });
+    if (site == sites.end() || !site->obstacle.empty() || site->norm_weight == nullptr) {
+      parts.r1_obstacle =
+          reader.name + ": " +
+          (site != sites.end() && !site->obstacle.empty() ? site->obstacle : "it reads no norm");
+    } else if (site->norm_bias != nullptr && !reader.linear->bias.defined()) {
+      parts.r1_obstacle = reader.name + " has no bias, which the norm's bias could be moved to";
+    } else if (site->consumers.front() == reader.linear) {
+      parts.norms.push_back(*site);
+    }
+  }
+  for (const ScalingSite& site : sites) {
+    if (reads(site, parts.attention_output)) parts.values = site;
+  }
+  if (!parts.values || parts.values->producer == nullptr || !parts.values->obstacle.empty()) {
+    parts.r2_obstacle = "the values are not what a linear layer wrote";
+  } else if (parts.values->parts > 1) {
+    parts.r2_obstacle = "queries, keys and values are one fused projection";
+  }
+  return parts;
+}
+
+/// The rotations of one model.
+struct Plan {
+  RotationParts parts;
+  uint64_t seed = 0;
+  int64_t head_dim = 0;
+  std::optional<OrthogonalMatrix> stream;  // R1
+
+  void change_block(Block& block, int64_t number) const;
+  /// Embedding, the last norm and the head, by R1.
+  void change_ends(Transformer& model) const;
+};
+
+void Plan::change_block(Block& block, int64_t number) const {
+  const BlockParts found = parts_of(block);
+  std::map<Linear*, Change> changes;
+  if (parts.r1) {
+    for (const ScalingSite& site : found.norms) {
+      for (Linear* reader : site.consumers) {
+        Change& change = changes[reader];
+        change.gain = in_f64(*site.norm_weight);
+        if (site.norm_bias != nullptr) change.shift = in_f64(*site.norm_bias);
+        change.input = [this](const Tensor& w) { return stream->rows(w); };
+      }
+    }
+    changes[found.attention_output].output = changes[found.fc2].output = stream;
+  }
+  if (parts.r2) {
+    const ScalingSite& site = *found.values;
+    const OrthogonalMatrix values =
+        OrthogonalMatrix::random_per_head(site.producer->out_features() / head_dim, head_dim, seed,
+                                          first_stream_of_r2 + static_cast<uint64_t>(number));
+    changes[site.producer].output = values;
+    const OrthogonalMatrix heads = values.repeated(head_dim, site.head_group);
+    changes[found.attention_output].input = [heads](const Tensor& w) { return heads.rows(w); };
+  }
+  if (parts.r4) {
+    const int64_t width = found.fc2->in_features();
+    changes[found.fc2].input = [width](const Tensor& w) {
+      return OnlineHadamard::of_width(width, Device::cpu())->apply(Var(w)).value();
+    };
+    found.fc2->online = OnlineHadamard::of_width(width, found.fc2->weight.device());
+  }
+  for (const auto& [linear, change] : changes) change_linear(*linear, change);
+  if (!parts.r1) return;
+  for (const ScalingSite& site : found.norms) {
+    set_all(*site.norm_weight, 1.0);
+    if (site.norm_bias != nullptr) set_all(*site.norm_bias, 0.0);
+  }
+}
+
+void Plan::change_ends(Transformer& model) const {
+  model.untie_head();
+  const ResidualEnds ends = model.residual_ends();
+  for (Var* table : ends.embeddings) {
+    change_rows(*table, [&](const Tensor& part) { return stream->rows(part); });
+  }
+  const bool has_norm = ends.norm_weight != nullptr;
+  const Tensor gain = has_norm ? in_f64(*ends.norm_weight) : Tensor();
+  change_rows(*ends.head, [&](const Tensor& part) {
+    return stream->rows(has_norm ? kernels::mul_row(part, gain) : part);
+  });
+  if (!has_norm) return;
+  set_all(*ends.norm_weight, 1.0);
+  if (ends.norm_bias == nullptr) return;
+  // A head has no bias that could take W b, so the norm keeps one: W diag(g) Q^T (Q b / g) = W b.
+  std::vector<double> b = in_f64(*ends.norm_bias).to_vector<double>();
+  const std::vector<double> g = gain.to_vector<double>();
+  for (size_t i = 0; i < b.size(); ++i) {
+    if (b[i] == 0.0) continue;
+    check(g[i] != 0.0, "rotation: the last norm has a bias in channel ", i,
+          ", but its gain there is 0");
+    b[i] /= g[i];
+  }
+  store(*ends.norm_bias, stream->rows(Tensor::from(b, ends.norm_bias->shape())));
+}
+
+class Rotation : public GlobalTransform {
+ public:
+  std::string name() const override { return "rotation"; }
+  void configure(const std::string& variant, uint64_t seed) override {
+    parts_ = rotation_parts(variant);
+    variant_ = variant;
+    seed_ = seed;
+  }
+  std::string obstacle(Transformer& model) const override;
+  std::vector<std::string> apply(Transformer& model) const override;
+
+ private:
+  RotationParts parts_;
+  std::string variant_ = "none";
+  uint64_t seed_ = 0;
+};
+
+std::string Rotation::obstacle(Transformer& model) const {
+  const auto because = [&](const char* part, const std::string& reason) {
+    return concat("rotation ", variant_, ": ", part, " is not possible for ",
+                  model.config.architecture, ": ", reason);
+  };
+  const ShapesOnly without_memory;
+  const std::unique_ptr<Block> any = model.make_block();
+  const BlockParts found = parts_of(*any);
+  const auto odd = [](int64_t n) { return hadamard_shape(n).block < 2; };
+  if (parts_.r1) {
+    const std::string ends = model.residual_ends().obstacle;
+    if (!ends.empty()) return because("r1", ends);
+    if (!found.r1_obstacle.empty()) return because("r1", found.r1_obstacle);
+    if (odd(model.config.hidden_size)) return because("r1", "its width is an odd number");
+  }
+  if (parts_.r2) {
+    if (!found.r2_obstacle.empty()) return because("r2", found.r2_obstacle);
+    if (odd(model.config.head_dim)) return because("r2", "the width of its heads is an odd number");
+  }
+  if (parts_.r4 && odd(found.fc2->in_features())) {
+    return because("r4", "the width of its feed-forward part is an odd number");
+  }
+  return "";
+}
+
+std::vector<std::string> Rotation::apply(Transformer& model) const {
+  const std::string problem = obstacle(model);
+  check(problem.empty(), problem);
+  if (!parts_.any()) return {};
+  const auto plan = std::make_shared<Plan>();
+  plan->parts = parts_;
+  plan->seed = seed_;
+  plan->head_dim = model.config.head_dim;
+  std::vector<std::string> notes;
+  const auto tell_blocks = [&](const char* part, int64_t width, int64_t block) {
+    if (block < width) {
+      notes.push_back(concat("rotation: ", part, " mixes blocks of ", block, " of the ", width,
+                             " channels, since no Hadamard matrix for all of them is known here"));
+    }
+  };
+  NoGrad none;
+  if (parts_.r1) {
+    const int64_t width = model.config.hidden_size;
+    plan->stream =
+        OrthogonalMatrix::random(width, seed_, stream_of_r1, model.residual_ends().centered);
+    tell_blocks("r1", width, plan->stream->block());
+    plan->change_ends(model);
+  }
+  if (parts_.r2) tell_blocks("r2", plan->head_dim, hadamard_shape(plan->head_dim).block);
+  if (parts_.r4) {
+    const int64_t width = model.config.intermediate_size;
+    tell_blocks("r4", width, hadamard_shape(width).block);
+  }
+  model.change_blocks([plan](Block& block, int64_t number) {
+    NoGrad no_record;
+    plan->change_block(block, number);
+  });
+  return notes;
+}
+
+[[maybe_unused]] const bool registered =
+    global_transforms().add("rotation", [] { return std::make_unique<Rotation>(); });
+
+}  // namespace
+}  // namespace cbq
