@@ -108,6 +108,7 @@ esac
 install_packages
 [ "$command" = packages ] && exit
 programs=(cbq run_ablation bench check_reference)
+[ "$command" = run ] && programs=(run_ablation)
 [ "$command" = test ] && programs=()
 if [ "$command" = smollm2 ]; then programs=(cbq); else prepare_text; fi
 build "${programs[@]}"

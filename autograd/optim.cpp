@@ -91,11 +91,15 @@ void SignSgd::apply() {
   clear_gradients();
 }
 
+std::vector<std::string> optimizer_names() { return {"adam", "signsgd"}; }
+
 std::unique_ptr<Optimizer> make_optimizer(const std::string& name,
                                           std::vector<ParameterGroup> groups) {
   if (name == "adam") return std::make_unique<Adam>(std::move(groups));
-  check(name == "signsgd", "unknown optimizer '", name, "'; known: adam, signsgd");
-  return std::make_unique<SignSgd>(std::move(groups));
+  if (name == "signsgd") return std::make_unique<SignSgd>(std::move(groups));
+  std::string known;
+  for (const std::string& n : optimizer_names()) known += (known.empty() ? "" : ", ") + n;
+  throw std::invalid_argument(message_of("unknown optimizer '", name, "'; known: ", known));
 }
 
 double cosine_annealing(int64_t step, int64_t total, double floor, int64_t warmup) {

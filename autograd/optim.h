@@ -67,7 +67,8 @@ class SignSgd : public Optimizer {
   void apply() override;
 };
 
-/// "adam" or "signsgd"; throws with the known names otherwise.
+std::vector<std::string> optimizer_names();
+/// The optimizer of this name; throws std::invalid_argument with the known names for any other.
 std::unique_ptr<Optimizer> make_optimizer(const std::string& name,
                                           std::vector<ParameterGroup> groups);
 

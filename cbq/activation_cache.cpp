@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "cbq/job_identity.h"
 #include "cbq/stream.h"
 #include "kernels/ops.h"
 #include "nn/formats/atomic_file.h"

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "cbq/job_identity.h"
+#include "cbq/stream.h"
 #include "cbq/watch.h"
 #include "nn/transformer.h"
 

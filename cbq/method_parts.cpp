@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "quant/rounding.h"
 #include "quant/solvers/solver.h"

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cbq/polish.h"
+#include "cbq/quantizers.h"
 #include "cbq/reconstructor.h"
 #include "cbq/solve_block.h"
 
@@ -69,10 +70,6 @@ struct RunResult {
 RunResult quantize(Transformer& model, const std::vector<std::vector<int32_t>>& segments,
                    const Settings& settings, std::shared_ptr<ActivationCache> original,
                    const RunHooks& hooks);
-
-/// Removes all transforms: the model is the floating-point one again (weights changed by
-/// pre-processing stay changed).
-void remove_quantizers(Transformer& model);
 
 /// Token segments sampled from the model itself at temperature 1 (data-free calibration): `count`
 /// segments of `length` ids that start with BOS. Deterministic in the seed; segment i does not

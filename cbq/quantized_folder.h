@@ -15,7 +15,6 @@
 
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "cbq/exporters/export_plan.h"

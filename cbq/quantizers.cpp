@@ -131,6 +131,14 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
   }
 }
 
+void remove_quantizers(Transformer& model) {
+  for (int64_t b = 0; b < model.block_count(); ++b) {
+    if (!model.is_loaded(b)) continue;
+    for (const NamedLinear& l : model.block(b).linears()) l.linear->transform = nullptr;
+    model.block(b).attention_transform = nullptr;
+  }
+}
+
 void harden_blocks(Transformer& model, const Window& blocks) {
   for (const WindowLearnable& l : learnables_of(model, blocks)) l.learnable->freeze();
 }

@@ -39,6 +39,10 @@ void attach_attention_quantizer(Block& block, const std::string& prefix, Device 
 /// Of the block's attention quantizer; none if its attention computes in floating point.
 std::optional<ActivationConfig> attention_config_of(const Block& block);
 
+/// Removes all transforms: the model is the floating-point one again (weights changed by
+/// pre-processing stay changed).
+void remove_quantizers(Transformer& model);
+
 /// Freezes the blocks' weights to integer codes.
 void harden_blocks(Transformer& model, const Window& blocks);
 /// Gives the weights of hardened linears the dequantized values that the quantizer holds anyway:

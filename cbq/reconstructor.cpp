@@ -54,6 +54,8 @@ Reconstructor::Reconstructor(Transformer& model, const Settings& settings,
       settings_(settings),
       window_(window),
       number_(number),
+      regularizer_mean_(settings.regularizer_reduction == "mean"),
+      keeps_last_(settings.keep == "last"),
       data_(std::move(data)),
       loss_(loss_config(settings, model.config.hidden_size)),
       total_steps_(steps_per_window(settings, data_.inputs.size(0))),
@@ -119,9 +121,7 @@ void Reconstructor::set_regularizer(int64_t step) {
   if (past >= 0.0 && rounding_weights_ > 0) {
     const double t = past / std::max(1.0, static_cast<double>(total_steps_) - warmup);
     r.weight = settings_.regularizer;
-    if (settings_.regularizer_reduction == "mean") {
-      r.weight /= static_cast<double>(rounding_weights_);
-    }
+    if (regularizer_mean_) r.weight /= static_cast<double>(rounding_weights_);
     r.beta = settings_.beta_start + (settings_.beta_end - settings_.beta_start) * t;
   }
   if (r.now.defined()) kernels::write_values(r.now, {r.weight, r.beta});
@@ -242,7 +242,7 @@ bool Reconstructor::healthy(int64_t step) {
 void Reconstructor::keep_if_better(int64_t epoch) {
   const double loss = evaluate(true);
   if (epoch == 0) report_.loss_before = loss;
-  const bool better = epoch == 0 || loss < best_loss_ || settings_.keep == "last";
+  const bool better = epoch == 0 || loss < best_loss_ || keeps_last_;
   if (!better || !std::isfinite(loss)) return;
   best_ = snapshot();
   best_loss_ = loss;

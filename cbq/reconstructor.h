@@ -90,6 +90,8 @@ class Reconstructor {
   const Settings& settings_;
   ScheduledWindow window_;
   int64_t number_;
+  const bool regularizer_mean_;  // of the window's weights, not their sum
+  const bool keeps_last_;        // not the best
   WindowData data_;
   LossConfig loss_;
   int64_t total_steps_;

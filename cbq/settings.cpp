@@ -4,6 +4,7 @@
 #include <charconv>
 #include <iterator>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <type_traits>
 
 #include "cbq/layer_bits.h"

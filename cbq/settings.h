@@ -4,7 +4,7 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -176,7 +176,7 @@ void visit_slotted_settings(S& s, Visit&& visit) {
   visitor("batch", s.batch, "segments per step", reconstruction);
   slot = SettingSlot::rounding;
   visitor("rounding", s.rounding, "rounding scheme", reconstruction);
-  visitor("parameterization", s.parameterization, "rounding variables: default (the scheme's own), dense, low_rank", reconstruction);
+  visitor("parameterization", s.parameterization, "rounding variables: default (the scheme's own), none, dense, low_rank", reconstruction);
   visitor("start", s.start, "start of the rounding: default (the scheme's own), fraction, nearest, zero", reconstruction);
   visitor("rank", s.rank, "rank of low-rank rounding variables", reconstruction);
   visitor("hard_phase", s.hard_phase, "last fraction of the steps whose forward pass rounds hard", reconstruction);

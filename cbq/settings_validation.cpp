@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "cbq/layer_bits.h"
+#include "cbq/setting_values.h"
 #include "cbq/settings.h"
 #include "quant/solvers/solver.h"
 #include "quant/transforms/global/rotation.h"
@@ -34,12 +35,19 @@ void expect_bits(const char* option, int bits) {
         "; expected 1 to 8, or ", float_bits, " for floating point");
 }
 
+/// Every setting whose values are listed has one of them.
+void validate_listed(const Settings& settings) {
+  visit_settings(settings, [](const char* name, const auto& value, const char*) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::string>) {
+      const std::vector<std::string> known = values_of(name);
+      if (!known.empty()) expect_one_of(name, value, known);
+    }
+  });
+}
+
 void validate_weights(const Settings& s) {
   expect_bits("wbits", s.wbits);
   if (s.fc2_first_last_bits != 0) expect_bits("fc2_first_last_bits", s.fc2_first_last_bits);
-  expect_one_of("granularity", s.granularity, weight_granularity_names());
-  expect_one_of("symmetric_form", s.symmetric_form, {"full_range", "restricted"});
-  expect_one_of("scale_search", s.scale_search, {"min_max", "squared_error"});
   check(s.granularity != "per_group" || s.group_size >= 1, "group_size: ", s.group_size,
         " with granularity per_group; give the inputs per group, as in 128");
   check(s.granularity == "per_group" || s.group_size == 0, "group_size: ", s.group_size,
@@ -73,7 +81,6 @@ void validate_solver(const Settings& s) {
 
 void validate_activations(const Settings& s) {
   expect_bits("abits", s.abits);
-  expect_one_of("act_granularity", s.act_granularity, {"per_token", "per_tensor"});
   check(s.act_dynamic || s.act_granularity == "per_tensor",
         "act_dynamic: false needs act_granularity per_tensor (tokens to come have no calibrated "
         "ranges of their own)");
@@ -88,19 +95,9 @@ void validate_activations(const Settings& s) {
 }
 
 void validate_reconstruction(const Settings& s) {
-  expect_one_of("reconstruct", s.reconstruct, {"cbq", "none"});
-  expect_one_of("rounding", s.rounding, rounding_schemes().names());
-  expect_one_of("parameterization", s.parameterization, {"default", "none", "dense", "low_rank"});
-  expect_one_of("start", s.start, {"default", "fraction", "nearest", "zero"});
-  expect_one_of("grid", s.grid, grid_schemes().names());
   check(!s.learn_zero_point || !s.symmetric,
         "learn_zero_point: the zero point of a symmetric grid is its middle code; leave "
         "learn_zero_point or symmetric out");
-  expect_one_of("rounding_blocks", s.rounding_blocks, {"window", "overlap"});
-  expect_one_of("optimizer", s.optimizer, {"adam", "signsgd"});
-  expect_one_of("l2", s.l2, {"sum", "mean", "norm", "relative"});
-  expect_one_of("regularizer_reduction", s.regularizer_reduction, {"sum", "mean"});
-  expect_one_of("keep", s.keep, {"best", "last"});
   check(s.polish_epochs >= 0, "polish_epochs: ", s.polish_epochs, "; expected at least 0");
   expect_at_least("rate_polish", s.rate_polish, 0.0);
   check(s.epochs >= 0, "epochs: ", s.epochs, "; expected at least 0");
@@ -139,6 +136,7 @@ void check_layer_bits(const Settings& settings, const std::vector<std::string>& 
 }
 
 void validate_values(const Settings& settings) {
+  validate_listed(settings);
   rotation_parts(settings.rotation);
   validate_weights(settings);
   validate_activations(settings);

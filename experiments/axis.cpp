@@ -1,13 +1,13 @@
 // Tables of our own along one setting (experiments/table_spec.h, axis_table).
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "cbq/methods.h"
+#include "cbq/setting_values.h"
 #include "cbq/settings.h"
 #include "cbq/window.h"
 #include "experiments/table_spec.h"
 #include "nn/formats/unicode.h"
-#include "quant/grid_scheme.h"
-#include "quant/rounding.h"
 #include "quant/solvers/solver.h"
 #include "tensor/error.h"
 
@@ -59,18 +59,18 @@ std::vector<std::string> solver_names() {
 
 std::map<std::string, AxisValues> known_axes(int64_t blocks) {
   return {
-      {"rounding", plain(rounding_schemes().names())},
+      {"rounding", plain(values_of("rounding"))},
       {"solver", plain(solver_names())},
       {"schedule", schedules(blocks)},
       {"method", plain(method_names())},
-      {"scale_search", plain({"min_max", "squared_error"})},
-      {"grid", plain(grid_schemes().names())},
+      {"scale_search", plain(values_of("scale_search"))},
+      {"grid", plain(values_of("grid"))},
       {"hard_phase", plain({"0.0", "0.5", "1.0"})},
-      {"l2", plain({"sum", "mean", "norm", "relative"})},
-      {"keep", plain({"best", "last"})},
+      {"l2", plain(values_of("l2"))},
+      {"keep", plain(values_of("keep"))},
       {"rotation", plain({"none", "r1", "r1_r2", "r1_r2_r4"})},
-      {"rounding_blocks", plain({"window", "overlap"})},
-      {"optimizer", plain({"adam", "signsgd"})},
+      {"rounding_blocks", plain(values_of("rounding_blocks"))},
+      {"optimizer", plain(values_of("optimizer"))},
       {"batch", plain({"1", "2", "4", "8"})},
   };
 }

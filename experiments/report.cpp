@@ -1,6 +1,7 @@
 #include "experiments/report.h"
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 namespace cbq {
 namespace {

@@ -1,6 +1,7 @@
 #include "experiments/workbench.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "cbq/global_transforms.h"

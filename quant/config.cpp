@@ -41,6 +41,13 @@ auto value_in(const Table& table, const char* what, const std::string& name) {
   throw std::invalid_argument(message_of("unknown ", what, " '", name, "'; known: ", known));
 }
 
+template <class Table>
+std::vector<std::string> names_in(const Table& table) {
+  std::vector<std::string> names;
+  for (const auto& entry : table) names.emplace_back(entry.name);
+  return names;
+}
+
 /// Divisors of n from 16 up, which is what a group size can be: "32, 64, 128".
 std::string group_sizes_of(int64_t n) {
   std::string sizes;
@@ -64,6 +71,9 @@ SymmetricForm symmetric_form_from_name(const std::string& name) {
 ScaleSearch scale_search_from_name(const std::string& name) {
   return value_in(scale_searches, "scale search", name);
 }
+
+std::vector<std::string> symmetric_form_names() { return names_in(symmetric_forms); }
+std::vector<std::string> scale_search_names() { return names_in(scale_searches); }
 
 void check_weight_config(const WeightConfig& config, const std::string& layer,
                          int64_t in_features) {

@@ -48,6 +48,9 @@ std::string name_of(ScaleSearch search);
 Granularity granularity_from_name(const std::string& name);
 SymmetricForm symmetric_form_from_name(const std::string& name);
 ScaleSearch scale_search_from_name(const std::string& name);
+/// All of them.
+std::vector<std::string> symmetric_form_names();
+std::vector<std::string> scale_search_names();
 
 /// Throws std::invalid_argument for settings that cannot be (bits < 1, restricted at 1 bit, a group
 /// size that does not divide `in_features`: it names the layer and the sizes that would).

@@ -4,46 +4,38 @@
 
 namespace cbq {
 
-std::string name_of(Parameterization parameterization) {
-  switch (parameterization) {
-    case Parameterization::none:
-      return "none";
-    case Parameterization::dense:
-      return "dense";
-    case Parameterization::low_rank:
-      return "low_rank";
+namespace {
+
+// In the order of the enumerators.
+const std::vector<std::string> parameterizations = {"none", "dense", "low_rank"};
+const std::vector<std::string> starts = {"fraction", "nearest", "zero"};
+
+template <class E>
+E value_in(const std::vector<std::string>& names, const char* what, const std::string& name) {
+  std::string known;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (names[i] == name) return static_cast<E>(i);
+    known += (i == 0 ? "" : ", ") + names[i];
   }
-  return "?";
+  throw std::invalid_argument(message_of("unknown ", what, " '", name, "'; known: ", known));
 }
 
-std::string name_of(Start start) {
-  switch (start) {
-    case Start::fraction:
-      return "fraction";
-    case Start::nearest:
-      return "nearest";
-    case Start::zero:
-      return "zero";
-  }
-  return "?";
+}  // namespace
+
+std::string name_of(Parameterization parameterization) {
+  return parameterizations.at(static_cast<size_t>(parameterization));
 }
+std::string name_of(Start start) { return starts.at(static_cast<size_t>(start)); }
 
 Parameterization parameterization_from_name(const std::string& name) {
-  for (const auto p :
-       {Parameterization::none, Parameterization::dense, Parameterization::low_rank}) {
-    if (name == name_of(p)) return p;
-  }
-  throw std::invalid_argument(
-      message_of("unknown parameterization '", name, "'; known: none, dense, low_rank"));
+  return value_in<Parameterization>(parameterizations, "parameterization", name);
+}
+Start start_from_name(const std::string& name) {
+  return value_in<Start>(starts, "rounding start", name);
 }
 
-Start start_from_name(const std::string& name) {
-  for (const auto s : {Start::fraction, Start::nearest, Start::zero}) {
-    if (name == name_of(s)) return s;
-  }
-  throw std::invalid_argument(
-      message_of("unknown rounding start '", name, "'; known: fraction, nearest, zero"));
-}
+std::vector<std::string> parameterization_names() { return parameterizations; }
+std::vector<std::string> start_names() { return starts; }
 
 Registry<RoundingScheme>& rounding_schemes() {
   static Registry<RoundingScheme> registry("rounding scheme");

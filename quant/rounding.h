@@ -9,6 +9,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "quant/grid.h"
 #include "quant/registry.h"
@@ -24,6 +25,9 @@ std::string name_of(Parameterization parameterization);
 std::string name_of(Start start);
 Parameterization parameterization_from_name(const std::string& name);
 Start start_from_name(const std::string& name);
+/// All of them.
+std::vector<std::string> parameterization_names();
+std::vector<std::string> start_names();
 
 /// One pass over a weight: everything its kernels read.
 struct RoundingPass {

@@ -1,7 +1,9 @@
 // The cache of original activations: right values, right key, never a broken file.
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "cbq/activation_cache.h"
+#include "cbq/job_identity.h"
 #include "cbq/stream.h"
 #include "nn/formats/atomic_file.h"
 #include "nn/formats/hdf5.h"

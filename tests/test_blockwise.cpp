@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "cbq/exporters/exporter.h"
+#include "cbq/job_identity.h"
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"

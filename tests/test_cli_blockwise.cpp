@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <nlohmann/json.hpp>
+
 #include "nn/formats/safetensors.h"
 #include "nn/formats/sharded_writer.h"
 #include "tests/folder_tensors.h"

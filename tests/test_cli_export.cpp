@@ -1,6 +1,7 @@
 // `cbq export`: what it writes is what `cbq quantize --export` would have written, or nothing.
 #include <csignal>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "nn/formats/output_lock.h"

@@ -1,4 +1,6 @@
 // --resume where the result is there already, and what of a run is damaged on the disk.
+#include <nlohmann/json.hpp>
+
 #include "cbq/resume.h"
 #include "nn/formats/output_lock.h"
 #include "nn/formats/sealed_files.h"

@@ -1,4 +1,6 @@
 // cbq data, and cbq evaluate --tasks, as a user runs them.
+#include <nlohmann/json.hpp>
+
 #include "nn/text/python_random.h"
 #include "nn/text/tokens.h"
 #include "tests/test_cli_support.h"

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "cbq/exporters/exporter.h"
 #include "cbq/global_transforms.h"

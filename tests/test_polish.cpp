@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"

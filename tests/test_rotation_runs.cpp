@@ -2,6 +2,8 @@
 // rotations do not mix.
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "cbq/activation_cache.h"
 #include "cbq/global_transforms.h"
 #include "cbq/methods.h"

@@ -1,4 +1,6 @@
 // run_ablation as a user runs it: what it writes, what it does not compute twice, what it refuses.
+#include <nlohmann/json.hpp>
+
 #include "tests/test_cli_support.h"
 
 namespace cbq::test {

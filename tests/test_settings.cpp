@@ -1,4 +1,5 @@
 // Settings: one description, and everything that visits it.
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "cbq/methods.h"

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "experiments/tasks/data_sets.h"
 #include "experiments/tasks/measures.h"

@@ -5,6 +5,8 @@
 //
 // The residual connections start at x and a, or, with apply_residual_connection_post_layernorm,
 // behind the norms. Rows of query_key_value are [head][query, key, value][head_dim].
+#include <nlohmann/json.hpp>
+
 #include "autograd/functions.h"
 #include "nn/alibi.h"
 #include "nn/families/family.h"

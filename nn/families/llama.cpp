@@ -6,6 +6,8 @@
 // Biases and norms of queries and keys are options, by which other architectures differ.
 #include "nn/families/llama.h"
 
+#include <nlohmann/json.hpp>
+
 #include "autograd/functions.h"
 #include "nn/norm.h"
 #include "nn/rope.h"

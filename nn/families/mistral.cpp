@@ -1,4 +1,6 @@
 // Mistral (Jiang et al. 2023): LLaMA's blocks; early models attend within a sliding window.
+#include <nlohmann/json.hpp>
+
 #include "nn/families/llama.h"
 
 namespace cbq {

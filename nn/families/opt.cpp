@@ -5,6 +5,8 @@
 //
 // In the 350m model the norms stand behind the sums instead ("do_layer_norm_before": false), and
 // token embeddings are narrower than the residual stream (project_in, project_out).
+#include <nlohmann/json.hpp>
+
 #include "autograd/functions.h"
 #include "nn/families/family.h"
 #include "nn/norm.h"

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "nn/formats/atomic_file.h"
 #include "quant/rounding.h"

@@ -2,7 +2,7 @@
 // so that their numbers are equal to the last bit.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <ostream>
 #include <string>
 #include <vector>

@@ -1,5 +1,7 @@
 #include "tools/cli/quantize_job.h"
 
+#include <nlohmann/json.hpp>
+
 #include "cbq/global_transforms.h"
 #include "kernels/ops.h"
 #include "nn/formats/output_lock.h"

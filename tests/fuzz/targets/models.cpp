@@ -1,4 +1,6 @@
 // Weights and what describes them: safetensors, index files, config.json, quantized folders.
+#include <nlohmann/json.hpp>
+
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"

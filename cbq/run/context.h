@@ -1,0 +1,54 @@
+// What the phases of a run share (cbq/pipeline.cpp has their order).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cbq/activation_cache.h"
+#include "cbq/pipeline.h"
+#include "cbq/resume.h"
+
+namespace cbq {
+
+/// One call of quantize(): what it was given, and how far it has come.
+struct RunContext {
+  RunContext(Transformer& model, const Segments& segments, const Settings& settings,
+             std::shared_ptr<ActivationCache> original, const RunHooks& hooks);
+  RunContext(const RunContext&) = delete;
+  RunContext& operator=(const RunContext&) = delete;
+
+  Transformer& model;
+  const Segments& segments;
+  const Settings& settings;
+  const RunHooks& hooks;
+  const Watch watch;                            // of everything but the steps of a reconstruction
+  const bool reconstructs;                      // false: the phase "reconstruct" is left out
+  const std::vector<ScheduledWindow> schedule;  // without reconstruction: block by block
+  const std::unique_ptr<LayerSolver> solver;    // nullptr: the phase "solve" is left out
+  std::shared_ptr<ActivationCache> original;    // of the untouched model; nullptr: nobody asks
+  ResumeFolder folder;                          // not enabled: the run cannot be resumed
+
+  int64_t finished = 0;  // blocks that are hardened
+  Tensor stream;         // quantized stream behind them; undefined where nobody reads it
+  std::vector<std::string> solver_notes;
+  RunResult result;
+
+  int64_t blocks() const { return model.block_count(); }
+  const ScheduledWindow& scheduled(int64_t number) const {
+    return schedule[static_cast<size_t>(number)];
+  }
+  /// A line for the log.
+  void say(const std::string& line) const;
+  /// A line for the log and for the result.
+  void note(const std::string& line);
+  /// What a run does where nothing is learned.
+  std::string doing() const;
+  /// Progress of the whole run: `step` steps of window `number` are done.
+  void show(int64_t number, int64_t step, const std::string& what) const;
+};
+
+/// "block 3", "blocks 3-4".
+std::string name_of(const Window& window);
+
+}  // namespace cbq

@@ -1,0 +1,146 @@
+#include "cbq/run/phases.h"
+
+#include "cbq/quantizers.h"
+
+namespace cbq {
+namespace {
+
+/// A finished block leaves the run, and the memory where it can be had back.
+void keep(RunContext& run, int64_t block) {
+  if (run.hooks.keep_block) run.hooks.keep_block(block);
+  if (run.model.on_demand()) {
+    run.model.release_block(block);
+  } else if (!run.hooks.keep_originals) {
+    drop_originals(run.model, {block, 1});
+  }
+}
+
+/// A block is hardened. It leaves the run now, or after the whole model was polished.
+void leave(RunContext& run, int64_t block) {
+  if (!run.settings.polishes()) return keep(run, block);
+  if (!run.hooks.keep_originals || run.model.on_demand()) drop_originals(run.model, {block, 1});
+}
+
+Window finishing(const ScheduledWindow& scheduled) {
+  return {scheduled.window.first, scheduled.finishes};
+}
+
+}  // namespace
+
+int64_t resume(RunContext& run, Preparation& preparation) {
+  std::optional<RunState> state = run.folder.load(run.hooks.say);
+  if (!state) return 0;
+  Transformer& model = run.model;
+  for (int64_t b = 0; b < state->finished; ++b) {
+    run.watch.step(b, state->finished, "restoring the finished blocks");
+    preparation.prepare(b + 1);
+    attach_quantizers(model, {b, 1}, run.settings, Tensor());
+    restore_quantizer_state(model, {b, 1}, run.folder.load_block(b));
+    leave(run, b);
+  }
+  run.stream = Tensor();  // its place is free for the saved one
+  run.stream = place_stream(state->stream, model.device());
+  run.finished = state->finished;
+  const int64_t next = run.reconstructs ? state->windows : state->finished;
+  int64_t touched = run.finished;  // blocks that have quantizers
+  for (int64_t i = 0; i < next; ++i) {
+    touched = std::max(touched, run.scheduled(i).window.last() + 1);
+  }
+  if (touched > run.finished) {
+    const Window live{run.finished, touched - run.finished};
+    preparation.prepare(touched);
+    attach(run, live, preparation);
+    restore_quantizer_state(model, live, state->live);
+  }
+  run.result.windows = std::move(state->reports);
+  for (const WindowReport& report : run.result.windows) tell(run, report);
+  run.solver_notes = std::move(state->solver_notes);
+  for (const std::string& note : run.solver_notes) run.result.notes.push_back(note);
+  const std::string blocks = concat(run.finished, " blocks finished");
+  run.say(run.reconstructs ? concat("resumed after window ", state->windows, " of ",
+                                    run.schedule.size(), " (", blocks, ")")
+                           : concat("resumed: ", blocks));
+  return next;
+}
+
+void attach(RunContext& run, const Window& window, const Preparation& preparation) {
+  attach_quantizers(run.model, window, run.settings, run.stream, preparation.activation_clips(),
+                    run.watch.poll_of("preparing a window's quantizers"));
+}
+
+void solve(RunContext& run, const Window& window,
+           const std::function<void(int64_t block)>& begins) {
+  if (!run.solver) return;
+  const SolveWatch watch{run.watch.poll_of("solving a block's layers"), begins};
+  for (const SolveReport& report :
+       solve_blocks(run.model, window, *run.solver, run.stream, watch)) {
+    for (const std::string& note : report.notes) {
+      run.solver_notes.push_back(note);
+      run.note(note);
+    }
+    if (run.hooks.solved) run.hooks.solved(report);
+  }
+}
+
+WindowReport reconstruct(RunContext& run, int64_t number, WindowData data) {
+  const ScheduledWindow& scheduled = run.scheduled(number);
+  Reconstructor reconstructor(run.model, run.settings, scheduled, number, std::move(data));
+  reconstructor.set_poll(run.watch.poll_of("evaluating a window"));
+  return reconstructor.run([&](int64_t step) {
+    run.show(number, step, name_of(scheduled.window));
+    if (run.hooks.interrupted && run.hooks.interrupted()) {
+      throw Interrupted(concat("interrupted in window ", number + 1, " of ", run.schedule.size()));
+    }
+  });
+}
+
+void freeze(RunContext& run, const ScheduledWindow& scheduled) {
+  const Window done = finishing(scheduled);
+  if (done.count == 0) return;
+  harden_blocks(run.model, done);
+  for (int64_t b = done.first; b <= done.last() && run.folder.enabled(); ++b) {
+    run.folder.save_block(b, quantizer_state(run.model, {b, 1}));
+  }
+}
+
+void advance(RunContext& run, const ScheduledWindow& scheduled) {
+  const Window done = finishing(scheduled);
+  if (done.count == 0) return;
+  if (run.stream.defined()) {
+    run.stream = run_blocks(run.model, done, run.stream,
+                            run.watch.poll_of("moving the stream past finished blocks"));
+  }
+  run.finished += done.count;
+  for (int64_t b = done.first; b <= done.last(); ++b) leave(run, b);
+}
+
+void save(const RunContext& run, const ScheduledWindow& scheduled) {
+  if (!run.folder.enabled()) return;
+  RunState state;
+  state.finished = run.finished;
+  state.stream = run.stream;
+  const int64_t touched = scheduled.window.last() + 1;  // blocks before it have quantizers
+  if (touched > run.finished) {
+    state.live = quantizer_state(run.model, {run.finished, touched - run.finished});
+  }
+  state.reports = run.result.windows;
+  state.solver_notes = run.solver_notes;
+  run.folder.save(state);
+}
+
+void tell(RunContext& run, const WindowReport& report) {
+  if (run.hooks.window) run.hooks.window(report);
+  if (!report.trouble.empty()) run.note(concat(name_of(report.window), ": ", report.trouble));
+}
+
+void polish_model(RunContext& run) {
+  if (!run.settings.polishes()) return;
+  const PolishReport report =
+      polish(run.model, run.segments, *run.original, run.settings, run.watch);
+  run.result.polish = report;
+  run.note(concat("polish: KL(original || quantized) on ", report.held_out, " held-out segments ",
+                  report.before, " -> ", report.after, report.kept ? "" : "; no gain, undone"));
+  for (int64_t b = 0; b < run.blocks(); ++b) keep(run, b);
+}
+
+}  // namespace cbq

@@ -1,0 +1,89 @@
+#include "cbq/run/preparation.h"
+
+#include <utility>
+
+#include "cbq/quantizers.h"
+
+namespace cbq {
+namespace {
+
+constexpr const char* preprocessing = "pre-processing the model";
+
+/// While it lives, the blocks' parameters have other values (those before pre-processing).
+class ParameterSwap {
+ public:
+  ParameterSwap(Transformer& model, const Window& window,
+                const std::map<std::string, Tensor>& others) {
+    if (others.empty()) return;
+    for (int64_t b = window.first; b <= window.last(); ++b) {
+      model.block(b).visit(model.block_prefix(b), [&](const std::string& path, Var& parameter) {
+        saved_.emplace_back(parameter, parameter.value());
+        parameter.set_value(others.at(path));
+      });
+    }
+  }
+  ~ParameterSwap() {
+    for (auto& [parameter, value] : saved_) parameter.set_value(value);
+  }
+  ParameterSwap(const ParameterSwap&) = delete;
+  ParameterSwap& operator=(const ParameterSwap&) = delete;
+
+ private:
+  std::vector<std::pair<Var, Tensor>> saved_;
+};
+
+}  // namespace
+
+Preparation::Preparation(RunContext& run) : run_(run) {
+  if (run.settings.preprocess == "none") return;
+  if (run.settings.homologous && !run.model.on_demand()) {
+    // Stages replace tensors and never write to them, so keeping the old ones costs only what
+    // changes.
+    for (const auto& [path, parameter] : parameters_of(run.model)) {
+      unprocessed_[path] = parameter.value();
+    }
+  }
+  context_.weight = run.settings.weight_config("", false);
+  context_.weight_of = [this](const std::string& layer) { return configs_.at(layer); };
+  context_.activation = run.settings.activation_config();
+  context_.seed = run.settings.seed;
+  context_.poll = run.watch.poll_of(preprocessing);
+  preprocessing_.emplace(run.settings.preprocess, run.model, run.segments, context_);
+}
+
+void Preparation::prepare(int64_t end) {
+  Transformer& model = run_.model;
+  for (; prepared_ < end; ++prepared_) {
+    run_.watch.poll("loading blocks");
+    model.load_block(prepared_);
+    if (!preprocessing_) continue;
+    if (!model.on_demand()) run_.watch.step(prepared_, run_.blocks(), preprocessing);
+    for (const WindowLinear& l : linears_of(model, {prepared_, 1})) {
+      configs_[l.path] = weight_config_of(model, run_.settings, l);
+    }
+    preprocessing_->apply_to_next_block();
+  }
+  if (!preprocessing_ || prepared_ < run_.blocks()) return;
+  const std::vector<std::string> notes = preprocessing_->notes();
+  std::vector<std::string>& all = run_.result.notes;
+  all.insert(all.begin(), notes.begin(), notes.end());
+  for (const std::string& note : notes) run_.say(note);
+  preprocessing_.reset();  // and its streams
+}
+
+Tensor Preparation::original_answer(const Window& window) const {
+  Transformer& model = run_.model;
+  const Poll poll = run_.watch.poll_of("computing the window's second target");
+  if (!model.on_demand()) {
+    const FloatBlocks original_blocks(model, window);
+    const ParameterSwap original_parameters(model, window, unprocessed_);
+    return run_blocks(model, window, run_.stream, poll);
+  }
+  Tensor x = run_.stream;
+  for (int64_t b = window.first; b <= window.last(); ++b) {
+    x = run_block(*model.fetch_block(b), x, model.device(), poll);
+  }
+  return x;
+}
+
+}  // namespace cbq

@@ -1,0 +1,38 @@
+// The first phase of a run: blocks come into memory and through pre-processing.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include "cbq/run/context.h"
+#include "quant/transforms/local/preprocessor.h"
+
+namespace cbq {
+
+class Preparation {
+ public:
+  /// `run` must live as long.
+  explicit Preparation(RunContext& run);
+  Preparation(const Preparation&) = delete;
+  Preparation& operator=(const Preparation&) = delete;
+
+  /// Brings the blocks before `end` into memory and through pre-processing: each once, in order.
+  void prepare(int64_t end);
+  /// Where learned clip ratios start, by layer path: what pre-processing found.
+  const std::map<std::string, double>& activation_clips() const { return context_.activation_clip; }
+  /// What the window's original blocks make of the quantized stream: [segments, tokens, hidden].
+  Tensor original_answer(const Window& window) const;
+
+ private:
+  using Parameters = std::map<std::string, Tensor>;
+
+  RunContext& run_;
+  int64_t prepared_ = 0;    // blocks that are (or were) in memory, pre-processed
+  Parameters unprocessed_;  // of all blocks, where the homologous term needs them
+  std::map<std::string, WeightConfig> configs_;  // of prepared layers
+  PreprocessContext context_;
+  std::optional<Preprocessing> preprocessing_;  // of blocks to come
+};
+
+}  // namespace cbq
