@@ -5,14 +5,15 @@ namespace cbq::ag {
 using kernels::Trans;
 
 namespace {
-/// x's value where a vjp will read it, else an undefined tensor: what is captured stays in memory.
+/// The value of x if the vjp reads it, else an undefined tensor. A closure keeps all that it
+/// captures in memory, so it captures no value that it does not read.
 Tensor kept(const Var& x, bool read) { return read ? x.value() : Tensor(); }
 }  // namespace
 
 Var add(const Var& a, const Var& b) {
   return differentiable(kernels::add(a.value(), b.value()), {&a, &b},
                         [a = a.gradient(), b = b.gradient()](const Tensor& dy) {
-                          // The last one who wants dy may keep it.
+                          // Nobody reads dy later, so one input may keep it without a copy.
                           if (a.wanted() && b.wanted()) a.accumulate_copy(dy);
                           if (b.wanted()) {
                             b.accumulate(dy);
@@ -70,7 +71,7 @@ Var reshape(const Var& x, Shape shape) {
 }
 
 namespace {
-/// v += op(a) op(b), added by the product itself where something has gathered already.
+/// Adds op(a) op(b) to v's gradient. If there is a gradient already, the product adds to it itself.
 void accumulate_product(const Gradient& v, const Tensor& a, Trans ta, const Tensor& b, Trans tb) {
   if (v.sum().defined()) {
     kernels::gemm(a, ta, b, tb, v.sum(), 1.0, 1.0);
@@ -80,7 +81,7 @@ void accumulate_product(const Gradient& v, const Tensor& a, Trans ta, const Tens
 }
 }  // namespace
 
-// y = A B with A = op(a), B = op(b): dA = dy B^T, dB = A^T dy, transposed once more where op does.
+// y = A B with A = op(a), B = op(b): dA = dy B^T, dB = A^T dy. Where op transposes a, da = dA^T.
 Var matmul(const Var& a, Trans ta, const Var& b, Trans tb) {
   const Tensor left = kept(a, b.requires_grad()), right = kept(b, a.requires_grad());
   return differentiable(
@@ -169,7 +170,7 @@ Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens,
                         });
 }
 
-// Of an orthogonal matrix the vjp is the transpose.
+// The matrix is orthogonal, so its vjp is its transpose.
 Var hadamard(const Var& x, const Tensor& matrix, bool transposed) {
   return differentiable(kernels::hadamard(x.value(), matrix, transposed), {&x},
                         [x = x.gradient(), matrix, transposed](const Tensor& dy) {
@@ -249,7 +250,8 @@ Var checkpoint(const std::function<Var(const Var&)>& f, const Var& x) {
     NoGrad none;
     value = f(x).value();
   }
-  // Whether f's leaves need gradients is f's secret, so the result is marked as if they did.
+  // f may read leaf variables that nobody can see from here. The result is marked as needing a
+  // gradient in case one of them needs one.
   Var result(value, true);
   Tape::active()->record([f, x, gradient = result.gradient()]() {
     if (!gradient.sum().defined()) return;

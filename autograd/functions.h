@@ -59,9 +59,9 @@ Var sum(const Var& x);
 Var row_error(const Var& prediction, const Tensor& target, double l2_weight, kernels::L2Form l2,
               double kl_weight);
 
-/// Runs `f(x)` without recording and computes it again, recorded, when its gradient is asked for
-/// (Chen et al. 2016): memory of one segment at a time for one more forward pass. `f` must be a
-/// pure function of x and of leaf variables; their gradients flow as usual.
+/// f(x), not recorded. Backward computes it again, recorded: one more forward pass, and the saved
+/// tensors of one such call at a time (Chen et al. 2016). `f` must be a pure function of x and of
+/// leaf variables, whose gradients flow as usual.
 Var checkpoint(const std::function<Var(const Var&)>& f, const Var& x);
 
 }  // namespace cbq::ag

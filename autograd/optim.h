@@ -26,10 +26,10 @@ class Optimizer {
     prepare(factor);
     apply();
   }
-  // The two halves of step(), for a step that is captured and replayed: the numbers of the next
-  // update go to where its kernels will read them ...
+  // The two halves of step(), for steps that are captured once and replayed. This one writes the
+  // numbers of the next update to where the kernels of apply() read them.
   virtual void prepare(double factor) = 0;
-  // ... and the update itself, the same launches every time.
+  // Makes the update: the same launches every time.
   virtual void apply() = 0;
   /// Drops gradients that are not to be applied.
   void clear_gradients();

@@ -6,8 +6,8 @@
 namespace cbq {
 
 /// As differentiable() (autograd/var.h), for a function of several outputs. `vjp` is called once,
-/// when the gradients of all outputs are there; those to which nothing has flowed back are
-/// undefined. It is not called if that is all of them.
+/// after the gradients of all outputs are complete. The gradient of an output to which nothing
+/// flowed back is undefined. If nothing flowed back to any output, `vjp` is not called.
 std::vector<Var> differentiable_outputs(const std::vector<Tensor>& values,
                                         const std::vector<Var>& inputs,
                                         std::function<void(const std::vector<Tensor>& grads)> vjp);

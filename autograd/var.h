@@ -3,10 +3,10 @@
 // Every differentiable function computes its value and, if a tape is recording and an input needs a
 // gradient, appends one closure to the tape: the vector-Jacobian product (vjp) that turns the
 // gradient of its output into gradients of its inputs. What the closure captures is what is saved
-// for backward: Vars and tensors whose values it reads, and Gradients of those it only adds to. The
-// tape itself keeps no output's value. `Tape::backward` runs the closures from the last to the
-// first and destroys each as soon as it has run, so saved tensors are freed on the way. There is no
-// graph to sort: the order of recording is a topological order already.
+// for backward: Vars and tensors whose values it reads, and a Gradient of each variable that it
+// only adds to. The tape itself keeps no values. `Tape::backward` runs the closures from the last
+// to the first and destroys each as soon as it has run, so saved tensors are freed on the way.
+// There is no graph to sort: the order of recording is a topological order already.
 #pragma once
 
 #include <functional>
@@ -70,8 +70,8 @@ class Var {
   /// Replaces the value (loading a checkpoint, moving to a device); the gradient is dropped.
   void set_value(Tensor value);
 
-  /// Where this variable's gradient gathers, without the value: what a vjp captures that does not
-  /// read the value. Undefined for an undefined Var and for one that never required a gradient.
+  /// Where this variable's gradient gathers, without the value. A vjp that does not read the value
+  /// captures this. Undefined for an undefined Var and for one that never required a gradient.
   Gradient gradient() const { return state_ != nullptr ? state_->gradient : Gradient(); }
   /// The gradient; undefined before anything has flowed back.
   const Tensor& grad() const { return state_->gradient.sum(); }
@@ -141,7 +141,7 @@ bool should_record(std::initializer_list<const Var*> inputs);
 ///   // reads no value:
 ///   return differentiable(y, {&x}, [x = x.gradient()](const Tensor& dy) { ... });
 ///
-/// `grad_of_result` is not read again after the vjp: its last use may pass it on without a copy.
+/// Nobody reads `grad_of_result` after the vjp, so its last use there may pass it on without a copy.
 // clang-format on
 Var differentiable(Tensor value, std::initializer_list<const Var*> inputs,
                    std::function<void(const Tensor& grad)> vjp);

@@ -39,11 +39,11 @@ int64_t activation_bytes(const Transformer& model, const Segments& segments);
 std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model, const Segments& segments,
                                                  const Watch& watch = {});
 
-/// The same without keeping what no window asks for, of a model whose blocks are loaded on demand:
-/// a boundary is computed when it is asked for, through blocks fetched from the model's file,
-/// whatever its blocks in memory have become. `boundaries`: what will be asked for, in any order,
-/// each as often as it stands there; get() throws std::out_of_range for others. `model` must live
-/// as long as the cache.
+/// The same for a model whose blocks are loaded on demand, without keeping what no window asks for.
+/// A boundary is computed when it is asked for, through blocks fetched from the model's file, so
+/// changes to blocks in memory do not matter. `boundaries`: all that will be asked for, in any
+/// order; one that is asked for twice stands there twice. get() throws std::out_of_range for any
+/// other. `model` must live as long as the cache.
 std::shared_ptr<ActivationCache> cache_on_the_way(Transformer& model, const Segments& segments,
                                                   const std::vector<int64_t>& boundaries,
                                                   const Watch& watch = {});

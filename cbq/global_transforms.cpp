@@ -1,10 +1,6 @@
 #include "cbq/global_transforms.h"
 
-#include <memory>
-
-#include "quant/transforms/global/global_transform.h"
-#include "quant/transforms/global/rotation.h"
-#include "quant/transforms/online_hadamard.h"
+#include "quant/stages.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -15,12 +11,27 @@ struct Request {
   std::string name, variant;
   uint64_t seed;
   /// As in Transformer::transforms.
-  std::string text() const { return concat(name, " ", variant, ", seed ", seed); }
+  std::string text() const {
+    return concat(name, variant.empty() ? "" : " ", variant, ", seed ", seed);
+  }
+  std::unique_ptr<GlobalTransform> made() const {
+    std::unique_ptr<GlobalTransform> transform = global_transforms().make(name);
+    transform->configure(variant, seed);
+    return transform;
+  }
 };
 
 /// In the order in which they are applied.
 std::vector<Request> requests_of(const Settings& settings) {
   std::vector<Request> requests;
+  if (settings.transform != "none") {
+    for (const NamedStage& stage : stages_of("transform", settings.transform)) {
+      check(stage.name != "rotation", "transform: rotation has a setting of its own; set rotation");
+      requests.push_back({stage.name, stage.arguments, settings.seed});
+    }
+  }
+  // The rotation comes last: it may leave an online part before a layer, and nothing can be moved
+  // into the weights past that.
   if (settings.rotation != "none") {
     requests.push_back({"rotation", settings.rotation, settings.rotation_seed});
   }
@@ -35,20 +46,36 @@ std::string joined(const std::vector<std::string>& texts) {
 
 }  // namespace
 
+std::vector<std::unique_ptr<GlobalTransform>> global_transforms_of(const Settings& settings) {
+  std::vector<std::unique_ptr<GlobalTransform>> transforms;
+  for (const Request& request : requests_of(settings)) transforms.push_back(request.made());
+  return transforms;
+}
+
 std::vector<std::string> apply_global_transforms(Transformer& model, const Settings& settings) {
   check(model.transforms.empty(), "the model was transformed already: ", joined(model.transforms));
   std::vector<std::string> notes;
   for (const Request& request : requests_of(settings)) {
-    const std::unique_ptr<GlobalTransform> transform = global_transforms().make(request.name);
-    transform->configure(request.variant, request.seed);
-    for (std::string& note : transform->apply(model)) notes.push_back(std::move(note));
+    for (std::string& note : request.made()->apply(model)) notes.push_back(std::move(note));
     model.transforms.push_back(request.text());
   }
   return notes;
 }
 
-std::string online_kind(const Settings& settings) {
-  return rotation_parts(settings.rotation).r4 ? OnlineHadamard::kind_name : "";
+std::map<OnlinePlace, std::string> online_kinds(const Settings& settings) {
+  std::map<OnlinePlace, std::string> all;
+  for (const Request& request : requests_of(settings)) {
+    for (const auto& [place, kind] : request.made()->online_kinds()) {
+      check(place != OnlinePlace::attention || settings.quantize_attention, request.name, ": ",
+            request.variant,
+            " transforms queries and keys online, which serves their quantization "
+            "alone and takes time for every token; set quantize_attention, or leave it out");
+      check(all.emplace(place, kind).second, request.name,
+            ": an earlier transform leaves an online part at the same place; leave one of them "
+            "out");
+    }
+  }
+  return all;
 }
 
 void check_global_transforms(const Transformer& model, const Settings& settings) {

@@ -116,6 +116,8 @@ std::string digest_of(Transformer& model,
     if (visit) visit(path, value);
     digest.add(path).add(value);
   });
+  // Some transforms change no parameter, but last bits of activations.
+  for (const std::string& transform : model.transforms) digest.add(transform);
   return digest.add(model.config.to_json().dump()).hex();
 }
 

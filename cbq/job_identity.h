@@ -41,8 +41,9 @@ std::vector<std::string> differences(const JobIdentity& there, const JobIdentity
 /// "it differs in the model and epochs (2 there, 3 here)".
 std::string text_of(const std::vector<std::string>& differences);
 
-/// Digest of all parameters (paths, dtypes, values) and of the config. `visit` sees every parameter
-/// on the way, since reading a large model twice takes minutes; it may throw.
+/// Digest of all parameters (paths, dtypes, values), of Transformer::transforms, and of the config.
+/// `visit` sees every parameter on the way, since reading a large model twice takes minutes; it may
+/// throw.
 std::string digest_of(
     Transformer& model,
     const std::function<void(const std::string& path, const Tensor& value)>& visit = {});

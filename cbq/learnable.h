@@ -28,7 +28,7 @@ class Learnable {
   virtual void set_regularizer(const RoundingRegularizer& /*regularizer*/) {}
   /// Weights over which the regularizer's mean is taken.
   virtual int64_t regularized_weights() const { return 0; }
-  /// The variables' values (copies), to return to them, and back.
+  /// Copies of the variables' values, and the way back to them.
   virtual State snapshot() const = 0;
   virtual void restore(const State& values) = 0;
   /// Everything that a resumed run needs; restore() takes it, too.
@@ -42,8 +42,8 @@ struct WindowLearnable {
   std::unique_ptr<Learnable> learnable;
 };
 
-/// What the window's blocks have to learn as they stand, in the order of their linears. They stay
-/// those of the blocks: the objects here only refer to them, and must not outlive the transforms.
+/// What the window's blocks can learn at present, in the order of their linears. The blocks keep
+/// owning it: the objects here only refer to their transforms and must not outlive them.
 std::vector<WindowLearnable> learnables_of(Transformer& model, const Window& window);
 
 }  // namespace cbq

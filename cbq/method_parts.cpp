@@ -4,6 +4,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "cbq/global_transforms.h"
 #include "quant/rounding.h"
 #include "quant/solvers/solver.h"
 #include "quant/transforms/local/preprocessor.h"
@@ -23,9 +24,12 @@ Parameterization parameterization_of(const Settings& s) {
 }
 
 std::string transform_of(const Settings& s) {
-  if (s.rotation == "none") return s.preprocess == "none" ? "-" : s.preprocess;
-  const std::string rotation = "rotation " + s.rotation;
-  return s.preprocess == "none" ? rotation : rotation + ", " + s.preprocess;
+  std::string all;
+  const auto add = [&](const std::string& part) { all += (all.empty() ? "" : ", ") + part; };
+  if (s.transform != "none") add(s.transform);
+  if (s.rotation != "none") add("rotation " + s.rotation);
+  if (s.preprocess != "none") add(s.preprocess);
+  return all.empty() ? "-" : all;
 }
 
 std::string grid_of(const Settings& s) {
@@ -103,7 +107,11 @@ std::vector<SlotSetting> slot_settings(const Settings& settings) {
 std::vector<std::pair<std::string, bool>> components_of(const MethodFile& method) {
   const auto [wbits, abits] = example_bits(method);
   const Settings s = method.at(wbits, abits);
-  bool weights = false, activations = s.rotation != "none";
+  bool weights = false, activations = false;
+  for (const auto& transform : global_transforms_of(s)) {
+    weights = weights || transform->handles_weight_outliers();
+    activations = activations || transform->handles_activation_outliers();
+  }
   for (const auto& stage : parse_preprocessors(s.preprocess)) {
     weights = weights || stage->handles_weight_outliers();
     activations = activations || stage->handles_activation_outliers();

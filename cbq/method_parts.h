@@ -34,8 +34,8 @@ std::vector<SlotSetting> slot_settings(const Settings& settings);
 ///   quantize_weight, quantize_activation: bits below 16 that the method serves
 ///   gradient_based: something is reconstructed
 ///   cross_block_dependency: some block belongs to more than one window
-///   weight_outlier_handling: a stage of the pre-processing is for weights
-///   activation_outlier_handling: a stage is for activations, or the model is rotated
+///   weight_outlier_handling: a transform, or a stage of the pre-processing, is for weights
+///   activation_outlier_handling: a transform, as rotation, or a stage is for activations
 ///   rounding_error_handling: the rounding is learned (so in the paper's sense, which gives GPTQ,
 ///     whose solver makes up for rounding errors, no mark)
 std::vector<std::pair<std::string, bool>> components_of(const MethodFile& method);

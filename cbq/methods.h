@@ -42,7 +42,7 @@ struct MethodFile {
   nlohmann::json settings = nlohmann::json::object();
   std::vector<ByBits> by_bits;
 
-  /// Why the method is not one for these bits, and what to do; "" if it is. Without any
+  /// Why the method does not serve these bits, and what to do; "" if it does. Without any
   /// quantization (W16A16) every method serves.
   std::string obstacle(int wbits, int abits) const;
   /// The settings at these bits, with `method` set to `name`. Throws std::invalid_argument where

@@ -20,7 +20,7 @@ struct RunHooks {
   std::function<void(const std::string& line)> say;  // plain log lines
   /// done and total reconstruction steps of the run, for a progress bar.
   std::function<void(int64_t done, int64_t total, const std::string& what)> progress;
-  /// The same for what is no reconstruction: original activations, pre-processing, solving and
+  /// The same for all work but reconstruction: original activations, pre-processing, solving and
   /// nearest rounding where nothing is learned, reading all parameters.
   std::function<void(int64_t done, int64_t total, const std::string& what)> preparation;
   /// A window is finished; a resumed run begins with those that were finished before it.
@@ -40,9 +40,9 @@ struct RunHooks {
   /// Called once for every block, in order, when it is finished and still in memory: the place to
   /// write it. Required where blocks are loaded on demand, since they are released afterwards.
   std::function<void(int64_t block)> keep_block;
-  /// false: the model is not needed in floating point afterwards, so the original weights of a
-  /// finished block are dropped: its linears then hold the dequantized ones (remove_quantizers
-  /// does not bring the originals back).
+  /// false: nobody needs the floating-point model afterwards. The linears of a finished block then
+  /// hold dequantized weights in place of the original ones, and remove_quantizers does not bring
+  /// the original ones back.
   bool keep_originals = true;
 };
 

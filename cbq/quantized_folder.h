@@ -7,8 +7,10 @@
 //                      <layer>.codes u8, <layer>.scale f32, <layer>.zero_point u8
 //                      (quant/bit_packed.h); <layer>.input_clip, <layer>.input_range f32 where
 //                      inputs are quantized; <layer>.online_* f32 where an online transform stands
-//                      before a layer (format 2); every other parameter in the checkpoint's half
-//                      type where that holds its values without a loss, else in f32
+//                      before a layer (format 2), <block>.attention.online_* f32 where one stands
+//                      before the products of attention (format 3); every other parameter in the
+//                      checkpoint's half type where that holds its values without a loss, else in
+//                      f32
 //
 // A loaded model computes bit for bit what the model did that was saved.
 #pragma once
@@ -29,8 +31,14 @@ inline constexpr const char* quantization_section = "quantization_config";  // o
 inline constexpr const char* quantization_method = "cbq";                   // its "quant_method"
 /// The exporter (cbq/exporters/) that writes such a folder.
 inline constexpr const char* packed_format = "packed";
-/// Written for a model without and with online transforms: earlier programs would not see those.
-inline constexpr int64_t quantized_format = 1, quantized_format_online = 2;
+/// Format versions: of a model without online transforms, with some before linear layers, with some
+/// of queries and keys. Programs that do not know these would not see them.
+inline constexpr int64_t quantized_format = 1, quantized_format_online = 2,
+                         quantized_format_attention_online = 3;
+/// Under which the online transform of a block's attention is stored.
+inline std::string attention_path(const std::string& block_prefix) {
+  return block_prefix + "attention";
+}
 
 /// The quantizers of a linear that came from a folder. Its weight is on the grid already, so that
 /// it need not be computed again for every forward pass.
@@ -89,7 +97,8 @@ std::unique_ptr<Transformer> load_any_model(const std::filesystem::path& folder,
 /// The exporter "dense": the model as a plain Hugging Face folder whose linear weights are s (q -
 /// z), in `dtype`: what other programs can load (a file per block where blocks are loaded on
 /// demand). Quantizers of activations have no place in it; an online transform T becomes a part of
-/// the weight, W T. `poll` is called before every block.
+/// the weight, W T; one of queries and keys changes nothing and is left out. `poll` is called
+/// before every block.
 void save_dense(Transformer& model, const std::filesystem::path& folder, Dtype dtype,
                 const Poll& poll = {});
 

@@ -81,9 +81,9 @@ class FolderReader : public BlockSource {
     const json& section = json_at(config_, quantization_section, where_);
     const int64_t format =
         json_int(json_at(section, "format_version", where_), "format_version", where_);
-    if (format != quantized_format && format != quantized_format_online) {
-      fail(where_, ": format version ", format, ", known: ", quantized_format, ", ",
-           quantized_format_online, "; read it with a newer version of this program");
+    if (format < quantized_format || format > quantized_format_attention_online) {
+      fail(where_, ": format version ", format, ", known: ", quantized_format, " to ",
+           quantized_format_attention_online, "; read it with a newer version of this program");
     }
     layers_ = json_at(section, "layers", where_);
     if (!layers_.is_object()) fail(where_, ": \"layers\" must be an object");
@@ -94,6 +94,11 @@ class FolderReader : public BlockSource {
     if (const json& attention = json_find(section, "attention", where_); !attention.is_null()) {
       attention_ = activation_from_json(attention, where_ + ", attention");
     }
+    attention_online_ = json_find(section, "attention_online", where_);
+    if (!attention_online_.is_null() && !attention_online_.is_object()) {
+      fail(where_, ": \"attention_online\" must be an object");
+    }
+    if (!attention_online_.is_null()) head_dim_ = model_config().head_dim;
   }
 
   /// Transformer::transforms of the model that was saved.
@@ -126,13 +131,15 @@ class FolderReader : public BlockSource {
     return activation_from_json(section, where_ + ", inputs of layer " + layer);
   }
   void check_block(Block& block, const std::string& prefix) const;
-  /// The reader of a layer's online transform and its record.
-  std::unique_ptr<StoredTransformReader> online_reader(const std::string& layer,
+  /// The record of a block's online transform of queries and keys; null where it has none.
+  const json& attention_online_of(const std::string& prefix) const;
+  /// The online transform at `path`, which is applied to rows of `width`: its tensors are compared
+  /// with the headers, or it is read.
+  void check_online(const std::string& path, const json& section, int64_t width) const;
+  std::shared_ptr<const StoredTransform> read_online(const std::string& path, const json& section,
+                                                     int64_t width) const;
+  std::unique_ptr<StoredTransformReader> online_reader(const std::string& path,
                                                        const json& section) const;
-  StoredRecord online_record(const std::string& layer, const Linear& linear,
-                             const json& section) const {
-    return {section, where_ + ", layer " + layer, linear.in_features()};
-  }
   Tensor read_weight(const std::string& layer, WeightLayout& layout) const;
   std::unique_ptr<ActivationQuantizer> read_input(const std::string& layer,
                                                   const ActivationConfig& config) const;
@@ -145,6 +152,8 @@ class FolderReader : public BlockSource {
   json layers_;
   std::vector<std::string> transforms_;
   std::optional<ActivationConfig> attention_;  // none: attention computes in floating point
+  json attention_online_;                      // by path of the attention; or null
+  int64_t head_dim_ = 0;                       // where there is attention_online_
 };
 
 const json& FolderReader::section_of(const std::string& layer, const char* part) const {
@@ -195,30 +204,59 @@ void FolderReader::check_block(Block& block, const std::string& prefix) const {
       if (!config.dynamic) check_entry(checkpoint_, layer + ".input_range", {2}, {Dtype::f32});
     }
     if (const json& section = section_of(layer, "online"); !section.is_null()) {
-      const StoredRecord record = online_record(layer, *named.linear, section);
-      for (const auto& [name, shape] : online_reader(layer, section)->shapes(record)) {
-        check_entry(checkpoint_, layer + ".online_" + name, shape, {Dtype::f32});
-      }
+      check_online(layer, section, named.linear->in_features());
     }
+  }
+  if (const json& section = attention_online_of(prefix); !section.is_null()) {
+    check_online(attention_path(prefix), section, head_dim_);
   }
   block.visit(prefix, [&](const std::string& path, Var& p) {
     if (!from_codes.contains(path)) check_entry(checkpoint_, path, p.shape(), float_dtypes);
   });
 }
 
-std::unique_ptr<StoredTransformReader> FolderReader::online_reader(const std::string& layer,
+const json& FolderReader::attention_online_of(const std::string& prefix) const {
+  static const json none;
+  const auto at = attention_online_.find(attention_path(prefix));
+  return at == attention_online_.end() ? none : *at;
+}
+
+std::unique_ptr<StoredTransformReader> FolderReader::online_reader(const std::string& path,
                                                                    const json& section) const {
-  const std::string what = where_ + ", layer " + layer;
-  return named_value(section, "kind", what,
+  return named_value(section, "kind", where_ + ", layer " + path,
                      [](const std::string& kind) { return stored_transforms().make(kind); });
 }
 
+void FolderReader::check_online(const std::string& path, const json& section, int64_t width) const {
+  const StoredRecord record{section, where_ + ", layer " + path, width};
+  for (const auto& [name, shape] : online_reader(path, section)->shapes(record)) {
+    check_entry(checkpoint_, path + ".online_" + name, shape, {Dtype::f32});
+  }
+}
+
+std::shared_ptr<const StoredTransform> FolderReader::read_online(const std::string& path,
+                                                                 const json& section,
+                                                                 int64_t width) const {
+  const auto load = [&](const std::string& name) {
+    return checkpoint_.load(path + ".online_" + name);
+  };
+  return online_reader(path, section)
+      ->read({section, where_ + ", layer " + path, width}, load, device_);
+}
+
 void FolderReader::check_headers(Transformer& model) const {
-  std::set<std::string> known;  // layers
+  std::set<std::string> known, attentions;  // layers, and what stands at attention_path
   const std::unique_ptr<Block> any = model.make_block();
   for (int64_t b = 0; b < model.block_count(); ++b) {
     for (const NamedLinear& named : any->linears())
       known.insert(model.block_prefix(b) + named.name);
+    attentions.insert(attention_path(model.block_prefix(b)));
+  }
+  for (const auto& [name, record] : attention_online_.items()) {
+    if (!attentions.contains(name)) {
+      fail(where_, ": \"attention_online\" speaks of \"", name,
+           "\", which the model does not have");
+    }
   }
   for (const auto& [name, layer] : layers_.items()) {
     if (!known.contains(name)) {
@@ -255,6 +293,9 @@ ExportPlan FolderReader::plan(Transformer& model) const {
       }
       plan.layers.push_back(std::move(layer));
     }
+    if (const json& section = attention_online_of(model.block_prefix(b)); !section.is_null()) {
+      plan.attention_online = json_string(json_at(section, "kind", where_), "kind", where_);
+    }
   }
   return plan;
 }
@@ -278,13 +319,7 @@ void FolderReader::fill(Block& block, const std::string& prefix) const {
       activation = read_input(layer, input_config(layer, section));
     }
     if (const json& section = section_of(layer, "online"); !section.is_null()) {
-      named.linear->online = online_reader(layer, section)
-                                 ->read(
-                                     online_record(layer, *named.linear, section),
-                                     [&](const std::string& name) {
-                                       return checkpoint_.load(layer + ".online_" + name);
-                                     },
-                                     device_);
+      named.linear->online = read_online(layer, section, named.linear->in_features());
     }
     named.linear->transform =
         std::make_shared<PackedTransform>(std::move(packed), config, std::move(activation));
@@ -292,6 +327,9 @@ void FolderReader::fill(Block& block, const std::string& prefix) const {
   block.visit(prefix, [&, read = reader()](const std::string& path, Var& p) {
     if (!from_codes.contains(path)) read(path, p);
   });
+  if (const json& section = attention_online_of(prefix); !section.is_null()) {
+    block.attention_online = read_online(attention_path(prefix), section, head_dim_);
+  }
   if (attention_) attach_attention_quantizer(block, prefix, device_, *attention_);
 }
 

@@ -60,11 +60,12 @@ class Reconstructor {
   /// step after it, where they are known.
   void train_step(int64_t step, const std::vector<int64_t>& segments,
                   const std::vector<int64_t>& next = {});
-  // Its halves. The first puts everything that differs between steps where the second reads it:
-  // segments into buffers, numbers into device memory, the phase into the quantizers.
+  // The two halves of train_step(). This one prepares everything that differs between steps where
+  // run_step() reads it: segments in buffers, numbers in device memory, the phase in the
+  // quantizers.
   void prepare_step(int64_t step, const std::vector<int64_t>& segments);
-  // The second launches, and nothing else: it neither reads what it computes nor brings anything
-  // from the host. On CUDA it is captured at its third time in a phase, and replayed from then on.
+  // Launches kernels and does nothing else: it neither reads results nor copies from the host. On
+  // CUDA its third call in a phase is captured, and later calls replay it.
   void run_step();
   /// Mean loss per token of the steps since the last call, 0 without any; waits for the device.
   double take_mean_loss();

@@ -43,7 +43,7 @@ class ResumeFolder {
   /// Removes the files described above, and the folder if it is then empty; other files stay. Does
   /// nothing where there is none. Errors are ignored.
   static void remove(const std::filesystem::path& folder);
-  /// The same without a state or a damaged one: what a run leaves that has finished no window.
+  /// Removes the files of a run that finished no window; a state, also a damaged one, stays.
   static void remove_unfinished(const std::filesystem::path& folder);
 
   /// The state of an earlier run with this identity; none if there is no such state, or if it or

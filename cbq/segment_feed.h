@@ -1,8 +1,9 @@
 // SegmentFeed: brings a window's calibration segments to where its steps read them.
 //
-// A step reads buffers that stay where they are, so that it can be captured once and replayed.
-// Streams on the device are copied from there. Streams in host memory are copied on a queue of
-// their own into a second set of buffers while the step before is still running.
+// A step always reads the same buffers, so that it can be captured once and replayed. If the
+// streams are on the device, load() copies the segments into these buffers. If they are in host
+// memory, a separate queue copies the next step's segments into a second set of buffers while the
+// current step runs, and load() copies them from there.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +24,15 @@ struct WindowData {
 
 class SegmentFeed {
  public:
-  /// `batch`: segments of a step at most. `staged`: by way of the second set of buffers, even where
-  /// all streams are on the device.
+  /// `batch`: the most segments of a step. `staged`: use the second set of buffers even if all
+  /// streams are on the device.
   SegmentFeed(const WindowData& data, int64_t batch, Device device, bool staged);
 
-  /// What the current stream is given from now on finds these segments in inputs() and targets().
+  /// Puts these segments into inputs() and targets(), for all work that is given to the current
+  /// stream from now on.
   void load(const std::vector<int64_t>& segments);
-  /// Starts to bring the segments that the next load() will ask for. Without it load() brings them
-  /// itself, later.
+  /// Starts to copy the segments that the next load() will ask for. Without this call load() copies
+  /// them when it is called.
   void announce(const std::vector<int64_t>& segments);
 
   /// [segments loaded * tokens, hidden]; the same memory for every load.

@@ -245,7 +245,8 @@ Settings canonical(const Settings& settings, int64_t blocks) {
     s.learn_activation = settings.learn_activation;
   }
   if (!s.quantizes()) reset_stage(s, SettingStage::grid);
-  if (s.preprocess == "none" && !s.polishes()) reset_stage(s, SettingStage::random);
+  const bool draws = s.transform != "none" || s.preprocess != "none" || s.polishes();
+  if (!draws) reset_stage(s, SettingStage::random);
   return s;
 }
 

@@ -30,6 +30,7 @@ struct Settings {
   bool quantize_attention = false;
   std::string layer_bits;
   int fc2_first_last_bits = 0;
+  std::string transform = "none";
   std::string rotation = "none";
   uint64_t rotation_seed = 0;
   std::string preprocess = "none";
@@ -113,7 +114,7 @@ enum class SettingStage {
   preprocessing,   // what is done to the model before
   reconstruction,  // what is learned: without reconstruction nobody reads it
   polish,          // what is learned last, over the whole model
-  random,          // pre-processing, reconstruction and polish
+  random,          // transforms, pre-processing, reconstruction and polish
 };
 
 /// Which part of a method a setting belongs to; every setting of a slot chooses or tunes its part.
@@ -162,7 +163,8 @@ void visit_slotted_settings(S& s, Visit&& visit) {
   visitor("layer_bits", s.layer_bits, "bits by layer name, 'down_proj=4,*.0.self_attn.*=8'; first match wins", bits);
   visitor("fc2_first_last_bits", s.fc2_first_last_bits, "bits of FC2 in the first and last block (CBQ*: 4); 0: wbits", bits);
   slot = SettingSlot::transform;
-  visitor("rotation", s.rotation, "rotation of the whole model before everything else: none, or parts joined by '_': r1 (residual stream), r2 (values of each head), r4 (online, before the last feed-forward layer)", model);
+  visitor("transform", s.transform, "transforms of the whole model before its rotation, NAME or NAME:VARIANT, joined by '+'; none", model);
+  visitor("rotation", s.rotation, "rotation of the whole model before everything that follows: none, or parts joined by '_': r1 (residual stream) or block64 (the same in blocks of 64 channels), r2 (values of each head), r3 (queries and keys, online; needs quantize_attention), r4 (online, before the last feed-forward layer)", model);
   visitor("rotation_seed", s.rotation_seed, "of the rotation's random signs", model);
   visitor("preprocess", s.preprocess, "transformations before quantization, joined by '+'; none", preprocessing);
   slot = SettingSlot::solver;

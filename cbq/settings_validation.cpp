@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cbq/global_transforms.h"
 #include "cbq/layer_bits.h"
 #include "cbq/setting_values.h"
 #include "cbq/settings.h"
 #include "quant/solvers/solver.h"
-#include "quant/transforms/global/rotation.h"
 #include "quant/transforms/local/preprocessor.h"
 
 namespace cbq {
@@ -137,7 +137,7 @@ void check_layer_bits(const Settings& settings, const std::vector<std::string>& 
 
 void validate_values(const Settings& settings) {
   validate_listed(settings);
-  rotation_parts(settings.rotation);
+  online_kinds(settings);
   validate_weights(settings);
   validate_activations(settings);
   validate_preprocess(settings);

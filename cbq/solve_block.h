@@ -2,10 +2,10 @@
 // learned.
 //
 // A group is the linears that read one activation (linears_by_input: q k v | o | gate up | down).
-// The H = X^T X of a group is of what its layers multiply with in the quantized model: the
-// quantized stream in front of the block, quantized activations where the layers have a quantizer
-// for their input, and the solutions of all groups before, rounded to nearest, in effect ("true
-// sequential" in the GPTQ authors' program).
+// In a group's H = X^T X, X is what its layers read in the quantized model: it comes from the
+// quantized stream in front of the block, through the solutions of all earlier groups, rounded to
+// nearest ("true sequential" in the GPTQ authors' program), and it is quantized if the layers
+// quantize their inputs.
 #pragma once
 
 #include <functional>

@@ -38,9 +38,9 @@ Tensor place_stream(const Tensor& stream, Device device);
 
 /// Segments per forward pass through blocks in which nothing is learned, for segments of `tokens`
 /// ids: as many as make about a thousand tokens (small matrix products waste the processor), at
-/// least one. The last bits of a stream depend on it (a product of another size may sum in another
-/// order), so everything that moves a stream asks here: the activations of the original model are
-/// the same whether they are cached, and by whom.
+/// least one. The last bits of a stream depend on this number, because a product of another size
+/// may sum in another order. So everything that moves a stream asks here, and the original model's
+/// activations have the same bits, cached or not.
 int64_t segments_per_pass(int64_t tokens);
 
 /// Segments per forward pass of an evaluation inside a window: `batch`, which fits into memory with

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "cbq/global_transforms.h"
 #include "cbq/methods.h"
 #include "cbq/setting_values.h"
 #include "cbq/settings.h"
@@ -57,6 +58,13 @@ std::vector<std::string> solver_names() {
   return names;
 }
 
+std::vector<std::string> transform_names() {
+  std::vector<std::string> names = global_transforms().names();
+  std::erase(names, "rotation");  // an axis of its own
+  names.insert(names.begin(), "none");
+  return names;
+}
+
 std::map<std::string, AxisValues> known_axes(int64_t blocks) {
   return {
       {"rounding", plain(values_of("rounding"))},
@@ -68,7 +76,8 @@ std::map<std::string, AxisValues> known_axes(int64_t blocks) {
       {"hard_phase", plain({"0.0", "0.5", "1.0"})},
       {"l2", plain(values_of("l2"))},
       {"keep", plain(values_of("keep"))},
-      {"rotation", plain({"none", "r1", "r1_r2", "r1_r2_r4"})},
+      {"rotation", plain({"none", "r1", "block64", "r1_r2", "r1_r2_r4"})},
+      {"transform", plain(transform_names())},
       {"rounding_blocks", plain(values_of("rounding_blocks"))},
       {"optimizer", plain(values_of("optimizer"))},
       {"batch", plain({"1", "2", "4", "8"})},

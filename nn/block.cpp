@@ -52,7 +52,11 @@ Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, i
   const auto operand = [&](const Var& x) {
     return attention_transform ? attention_transform->operand(x, head_dim) : x;
   };
-  const Var a = operand(q), b = operand(k), c = operand(v);
+  const auto online = [&](const Var& x) {
+    if (!attention_online) return x;
+    return ag::reshape(attention_online->apply(ag::reshape(x, {-1, head_dim})), x.shape());
+  };
+  const Var a = operand(online(q)), b = operand(online(k)), c = operand(v);
   if (s.cache != nullptr) {
     check(!should_record({&a, &b, &c}), "attend: cached keys have no backward pass");
     return Var(attend_cached(a.value(), b.value(), c.value(), s, heads, kv_heads, slopes));

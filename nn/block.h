@@ -21,8 +21,8 @@ struct Sequence {
   /// (kernels/attention/varlen_rows.h): sequences of any lengths that share beginnings. For
   /// inference only; outlives the forward pass.
   const VarlenRows* packed = nullptr;
-  /// If given, `tokens` are the next ones of sequences that have read `past` before, whose keys and
-  /// values are in the cache; those of the new ones are added (nn/decoder.h). For inference only.
+  /// If given, each sequence has read `past` tokens before, whose keys and values are in the cache,
+  /// and `tokens` new ones follow; theirs are added (nn/decoder.h). For inference only.
   BlockCache* cache = nullptr;
   int64_t past = 0;
 };
@@ -32,9 +32,9 @@ struct NamedLinear {
   Linear* linear;
 };
 
-/// A place where an equivalent transformation can move a factor per channel from the inputs of some
-/// linears into what produces these inputs (docs/method.md, CFP):
-///   y = W x = (W diag(s)) (diag(1/s) x),   1/s folded into the producer.
+/// An activation x that some linears read, and what produces it. An equivalent transformation
+/// scales every channel of x (docs/method.md, CFP):
+///   y = W x = (W diag(s)) (diag(1/s) x);   the producer takes the factor 1/s.
 struct ScalingSite {
   std::string name;                // e.g. "input_layernorm"
   std::vector<Linear*> consumers;  // all linears that read this activation
@@ -54,8 +54,8 @@ struct ScalingSite {
   std::string obstacle = {};
 };
 
-/// What quantizes the operands of the attention products (implemented in cbq/; nn/ knows only
-/// this).
+/// Quantizes the operands of the attention products (implemented in cbq/; nn/ knows only this
+/// interface).
 class AttentionTransform {
  public:
   virtual ~AttentionTransform() = default;
@@ -78,12 +78,17 @@ class Block : public Module {
 
   /// Applied to queries, keys and values; none: floating point.
   std::shared_ptr<AttentionTransform> attention_transform;
+  /// What every head's queries and keys (behind the rotary embedding) pass before that, as a part
+  /// of the model: T on rows [head_dim] with T(q) T(k)^T = q k^T, so that the function stays what
+  /// it was. none: nothing.
+  std::shared_ptr<const StoredTransform> attention_online;
 
  protected:
   /// Rotary embedding of x [rows, heads * head_dim] at the rows' positions.
   static Var rotate(const Var& x, const Rope& rope, const Sequence& sequence, int64_t head_dim);
   /// Causal attention (ag::attention, kernels::varlen_attention, kernels::cached_attention) of what
-  /// attention_transform makes of q [rows, heads * head_dim], k and v [rows, kv_heads * head_dim].
+  /// attention_online and attention_transform make of q [rows, heads * head_dim], k and v
+  /// [rows, kv_heads * head_dim].
   Var attend(const Var& q, const Var& k, const Var& v, const Sequence& sequence, int64_t heads,
              int64_t kv_heads, const Tensor& slopes = Tensor()) const;
 };

@@ -26,10 +26,11 @@ struct RopeConfig {
   int64_t dynamic_context = 2048;                   // dynamic: "max_position_embeddings"
 };
 
-/// What multiplies cosines and sines: `attention_factor`, else for yarn m(mscale) /
-/// m(mscale_all_dim) where both are given and not 0, else m(1), m(k) = 0.1 k ln(factor) + 1 (1 for
-/// factor <= 1); for longrope sqrt(1 + ln(factor) / ln(original context)) (1 for factor <= 1); 1
-/// for all other types.
+/// The factor of cosines and sines: `attention_factor`, if it is given. If not:
+///   yarn      m(mscale) / m(mscale_all_dim) if both are given and not 0, else m(1),
+///             with m(k) = 0.1 k ln(factor) + 1; 1 for factor <= 1
+///   longrope  sqrt(1 + ln(factor) / ln(original context)); 1 for factor <= 1
+///   others    1
 double attention_factor(const RopeConfig& rope);
 
 /// One description for all families; which key of config.json a member comes from, and which

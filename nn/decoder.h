@@ -14,9 +14,9 @@ struct BlockCache {
 };
 
 /// `batch` sequences of equal length that grow together. Logits equal those of
-/// Transformer::forward over the whole sequences up to rounding, as long as what quantizes
-/// activations looks at one token at a time: a range that is taken from all tokens of a tensor is
-/// here that of the new tokens.
+/// Transformer::forward over the whole sequences, up to rounding, if activations are quantized
+/// token by token. A quantizer that takes its range from all tokens of a tensor sees only the new
+/// tokens here.
 class Decoder {
  public:
   /// Room for `capacity` tokens per sequence, taken with the first. Throws std::invalid_argument if

@@ -5,8 +5,8 @@
 
 namespace cbq {
 
-/// y = f(x), to be computed by whoever reads it: a quantizer can take the function into its own
-/// pass over memory (FusedInput in nn/linear.h), everybody else calls value().
+/// y = f(x) that is not computed yet; its reader computes it. A quantizer can compute f in its own
+/// pass over memory (FusedInput in nn/linear.h); everybody else calls value().
 class Deferred {
  public:
   enum class Function { identity, rms_norm, layer_norm, swiglu, relu, gelu };
@@ -23,7 +23,7 @@ class Deferred {
 
   /// y, computed anew by every call.
   Var value() const;
-  /// The same as an identity: for a y that others read, too.
+  /// y computed now, as a Deferred with the identity: for a y that others read, too.
   Deferred computed() const { return Deferred(value()); }
 
   Function function = Function::identity;

@@ -12,18 +12,18 @@
 
 namespace cbq {
 
-/// What a transform does to a layer's input, where it can be done in one pass with the function
-/// that makes this input, for all layers that read it (implemented in quant/).
+/// Transforms the input of several layers that read one activation, in one pass with the function
+/// that makes this activation (implemented in quant/).
 class FusedInput {
  public:
   virtual ~FusedInput() = default;
-  /// input(y.value()) of every reader, the same values and gradients; this is the first reader.
-  /// Empty: not this combination, which then is computed step by step.
+  /// For every reader what LinearTransform::input makes of y.value(), with the same values and
+  /// gradients. This object is the first reader. Empty: there is no such pass for these readers.
   virtual std::vector<Var> inputs(const Deferred& y,
                                   const std::vector<const FusedInput*>& readers) const = 0;
 };
 
-/// What a quantizer plugs into a Linear (implemented in quant/; nn/ knows only this).
+/// What a quantizer does to a Linear (implemented in quant/; nn/ knows only this interface).
 /// Both functions are differentiable; an identity transform returns its argument.
 class LinearTransform {
  public:
@@ -32,7 +32,7 @@ class LinearTransform {
   virtual Var weight(const Var& w) = 0;
   /// x [tokens, in] -> the input to multiply with.
   virtual Var input(const Var& x) = 0;
-  /// What may be done in the place of input(); null: input() must be called.
+  /// If not null, its inputs() may be called in place of input().
   virtual const FusedInput* fused_input() const { return nullptr; }
 };
 
@@ -45,7 +45,7 @@ class Linear : public Module {
   /// x [tokens, in] -> [tokens, out].
   Var forward(const Var& x) const;
   Var forward(const Deferred& x) const;
-  /// The same of an input that went through `online` and `transform` already.
+  /// The same for an input to which `online` and `transform` have been applied already.
   Var multiply(const Var& input) const;
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
 

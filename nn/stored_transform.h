@@ -1,4 +1,5 @@
-// StoredTransform: a part of the model that stands before a linear layer and is no quantizer.
+// StoredTransform: a part of the model that stands before a linear layer, or before the products of
+// attention, and is no quantizer.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -10,10 +11,11 @@
 
 namespace cbq {
 
-/// y = W T(x) + b: T is the online part that a transform of the whole model leaves at a linear
-/// layer (Linear::online), with its inverse in W. It stays at inference, with and without
-/// quantizers, and is stored with the model (cbq/quantized_folder.h), read back by its kind
-/// (quant/transforms/stored_transforms.h).
+/// T: the online part that a transform of the whole model leaves in a block.
+///   Linear::online           y = W T(x) + b, with T's inverse in W
+///   Block::attention_online  T(q), T(k) for every head, with T(q) T(k)^T = q k^T
+/// It stays at inference, with and without quantizers. It is stored with the model
+/// (cbq/quantized_folder.h) and read back by its kind (quant/transforms/stored_transforms.h).
 class StoredTransform {
  public:
   virtual ~StoredTransform() = default;
@@ -23,7 +25,8 @@ class StoredTransform {
   virtual nlohmann::json record() const = 0;
   /// What the file of weights holds of it: name and f32 tensor.
   virtual std::vector<std::pair<std::string, Tensor>> tensors() const = 0;
-  /// T(x) for every row of x [tokens, in]; differentiable.
+  /// T(x) for every row of x [rows, width]; differentiable. The width: inputs of the layer, or
+  /// head_dim.
   virtual Var apply(const Var& x) const = 0;
   /// W [out, in] -> W' with W' x = W T(x), in f64: for a format that has no place for T.
   virtual Tensor folded_into(const Tensor& w) const = 0;

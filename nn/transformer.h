@@ -20,7 +20,8 @@ class BlockSource {
   virtual void fill(Block& block, const std::string& prefix) const = 0;
 };
 
-/// What stands at both ends of the residual stream, for who changes its basis (quant/transforms/).
+/// What stands at both ends of the residual stream. A rotation changes them when it changes the
+/// stream's basis (quant/transforms/).
 struct ResidualEnds {
   std::vector<Var*> embeddings;  // tables [rows, hidden]; the stream starts as a sum of their rows
   Var* norm_weight = nullptr;    // of the norm before the head; null: it has none
@@ -151,8 +152,9 @@ std::unique_ptr<Transformer> load_model(const std::filesystem::path& folder, Dty
                                         Device device);
 
 /// Writes config.json and model.safetensors (atomically) with parameters in `dtype`. Throws
-/// std::invalid_argument for a model with online parts (StoredTransform), which such a folder has
-/// no place for.
+/// std::invalid_argument for a model with an online part before a linear layer (StoredTransform),
+/// which such a folder has no place for. An online part of attention is left out: the function is
+/// the same without it.
 void save_model(Transformer& model, const std::filesystem::path& folder, Dtype dtype);
 
 }  // namespace cbq

@@ -14,13 +14,12 @@ namespace cbq {
 ///   asymmetric: lo = alpha min(x_t, 0), hi = alpha max(x_t, 0), s = (hi - lo) / (2^b - 1),
 ///               z = clamp(round(-lo / s), 0, 2^b - 1), which does not depend on alpha;
 ///   symmetric:  s by SymmetricForm with alpha max|x_t|, z = 2^(b-1).
-/// per_tensor, static: s = s0 e^a with s0, z from observe(). (Not offered: one scale per input
-/// channel, which cannot be taken out of the product, and a dynamic one per tensor, which would
-/// make a token's value depend on the batch and on the tokens behind it.) x^ = s (clamp(round(x/s)
-/// + z, 0, 2^b - 1) - z). Gradients: dx = dx^ inside the clip range, else 0; da by LSQ: with q the
-/// clamped code
+/// per_tensor, static: s = s0 e^a with s0, z from observe().
+/// Either way x^ = s (clamp(round(x/s) + z, 0, 2^b - 1) - z). A row of zeros stays zero.
+/// Gradients: dx = dx^ inside the clip range, else 0. da by LSQ, with q the clamped code:
 ///   dx^/ds = (q - z) - x/s inside, (q - z) at the ends; ds/da = s.
-/// A row of zeros stays zero.
+/// Two granularities are not offered. One scale per input channel cannot be taken out of the
+/// product. A dynamic scale per tensor would make a token depend on the batch and on later tokens.
 class ActivationQuantizer : public FusedInput {
  public:
   ActivationQuantizer(const ActivationConfig& config, Device device, const std::string& layer);
@@ -29,9 +28,9 @@ class ActivationQuantizer : public FusedInput {
   void observe(const Tensor& x);
   /// x [tokens, in] -> x^, differentiable in x and in the clip variable.
   Var fake_quant(const Var& x) const;
-  /// fake_quant(y) of several quantizers in one pass with what makes y (quantize_tokens): where all
-  /// take their ranges per token, and the gradient of a norm's weight is not asked for. Empty
-  /// elsewhere, and with CBQ_FAST=0 (kernels/launch/tuned_switch.h).
+  /// fake_quant(y) of several quantizers, in one pass with the function that makes y
+  /// (quantize_tokens). This needs ranges per token, and no gradient of a norm's weight. Otherwise,
+  /// and with CBQ_FAST=0 (kernels/launch/tuned_switch.h), the result is empty.
   std::vector<Var> inputs(const Deferred& y,
                           const std::vector<const FusedInput*>& readers) const override;
 

@@ -22,10 +22,10 @@ struct WeightGrid {
 /// Start of the grid for `w` by config.search:
 ///   asymmetric: s = (max(W,0) - min(W,0)) / (2^b - 1), z = clamp(round(-min/s), 0, 2^b - 1).
 ///   symmetric: see SymmetricForm, z = 2^(b-1).
-/// squared_error takes the best of a ladder of clip ratios (for both ends independently where the
-/// grid is asymmetric) and refits the scale to the codes; never worse than min/max in ||Q(W) -
-/// W||^2. Throws std::invalid_argument for settings that cannot be and when w holds NaN or infinity
-/// (`layer` is named).
+/// squared_error tries a ladder of clip ratios (for both ends independently if the grid is
+/// asymmetric), takes the best, and refits the scale to the codes. Its ||Q(W) - W||^2 is never
+/// above that of min_max. Throws std::invalid_argument, naming `layer`, for impossible settings and
+/// when w holds NaN or infinity.
 WeightGrid weight_grid(const Tensor& w, const WeightConfig& config, const std::string& layer);
 
 }  // namespace cbq

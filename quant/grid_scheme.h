@@ -21,7 +21,7 @@ struct GridValues {
   Tensor zero_point;
 };
 
-/// One object serves one weight: start() is told the weight, everything else follows the variables.
+/// One object serves one weight. start() gets the weight; all other functions get the variables.
 class GridScheme {
  public:
   virtual ~GridScheme() = default;
@@ -33,10 +33,10 @@ class GridScheme {
   /// True if the zero point depends on the variables.
   virtual bool moves_zero_point() const { return false; }
 
-  /// Takes the start: `grid` is for the weight `w` [out, in] under `config`; with config.search
-  /// min_max it is that of the range of w, else one that was searched or solved for. Returns the
-  /// variables' names and start values, in the order in which values() and gradients() take them.
-  /// May be called again, for another weight of the same shape. Each variable is like grid.scale.
+  /// Takes the start: `grid` for the weight `w` [out, in] under `config`. With config.search
+  /// min_max this grid spans the range of w; else a search or a solver found it. Returns names and
+  /// start values of the variables, each like grid.scale, in the order in which values() and
+  /// gradients() take them. May be called again, for another weight of the same shape.
   virtual std::vector<std::pair<std::string, Tensor>> start(const Tensor& w, const WeightGrid& grid,
                                                             const WeightConfig& config) = 0;
   /// The grid at these variables; every scale is positive. Launches kernels and nothing else, so
@@ -54,8 +54,8 @@ Registry<GridScheme>& grid_schemes();
 /// The zero point moved by a learned x [out, groups], in codes:
 ///   z' = clamp(round(z + x), 0, 2^b - 1).
 Tensor moved_zero_point(const Tensor& zero_point, const Tensor& x, int bits);
-/// dL/dx for dL/dz' = d: straight through the rounding; 0 where z + x lies beyond an end and
-/// descent would lead further out.
+/// dL/dx for dL/dz' = d. The rounding passes the gradient unchanged. It is 0 where z + x lies
+/// beyond an end of the clamp and a step of descent would lead further out.
 Tensor moved_zero_point_gradient(const Tensor& zero_point, const Tensor& x, int bits,
                                  const Tensor& d);
 

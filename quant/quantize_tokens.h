@@ -28,10 +28,10 @@ bool quantize_tokens_takes(size_t quantizers);
 
 /// With y = f(x) rounded to its dtype, for each quantizer
 ///   x^ = s (clamp(round(y/s) + z, 0, 2^b - 1) - z),   s, z from the row's range, s = e^a s0
-/// (GridRule). x [..., n]. The same as quantize_activation of f(x): on the CPU the same bits, on
-/// CUDA up to the order in which a norm's sums are taken, contraction, which quant/ does without,
-/// and the sigmoid of SwiGLU and GELU, which elsewhere is the hardware's
-/// (kernels/formulas/device_math.h).
+/// (GridRule). x [..., n]. Equals quantize_activation of f(x): on the CPU in every bit. On CUDA
+/// last bits differ for three reasons: a norm's sums have another order; quant/ is compiled without
+/// contraction of multiply-adds; the sigmoid of SwiGLU and GELU is computed here as on the CPU,
+/// elsewhere by the hardware (kernels/formulas/device_math.h).
 QuantizedTokens quantize_tokens(const Deferred& y, const std::vector<TokenQuantizer>& quantizers);
 
 struct TokenGradients {

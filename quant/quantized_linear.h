@@ -25,7 +25,7 @@ class QuantizedTransform : public LinearTransform {
     return activation_quantizer ? activation_quantizer->fake_quant(x) : x;
   }
 
-  /// None of a derived class, whose input() may do more.
+  /// Null for a derived class, because its input() may do more.
   const FusedInput* fused_input() const override {
     return typeid(*this) == typeid(QuantizedTransform) ? activation_quantizer.get() : nullptr;
   }

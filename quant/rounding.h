@@ -82,8 +82,8 @@ class RoundingScheme {
   virtual std::string help() const = 0;
   virtual Parameterization default_parameterization() const = 0;
   virtual Start default_start() const = 0;
-  /// True if relaxed and hard rounding differ (so that a hard phase and the regularizer mean
-  /// something).
+  /// True if relaxed and hard rounding differ. Only then do a hard phase and the regularizer have
+  /// an effect.
   virtual bool relaxes() const = 0;
   /// Starts the scheme can have; "fraction" needs a relaxed weight.
   virtual bool supports(Start start) const { return start != Start::fraction || relaxes(); }
@@ -99,8 +99,8 @@ class RoundingScheme {
   virtual Tensor forward(const RoundingPass& pass) const = 0;
   /// Gradients for the output gradient dw [out, in]; with u inside the clip range
   ///   dL/dv = dW^ s dr/dv,  dL/ds = dW^ ((q - z) - u dr/du)   (LSQ, Esser et al. 2020),
-  /// at the clip ends dL/dv = 0, dL/ds = dW^ (q - z). dL/dz = -dW^ s at the clip ends, 0 inside,
-  /// where z is added and subtracted again. Adds the regularizer's gradient.
+  /// at the clip ends dL/dv = 0, dL/ds = dW^ (q - z). dL/dz = -dW^ s at the clip ends; inside it is
+  /// 0, because z is added and subtracted again there. Adds the regularizer's gradient.
   /// Low rank: no [out, in] temporaries; deterministic.
   virtual RoundingGradients backward(const RoundingPass& pass, const Tensor& dw,
                                      const RoundingRegularizer& regularizer) const = 0;

@@ -34,9 +34,9 @@ class WeightQuantizer {
   WeightQuantizer(const Tensor& w, const WeightConfig& weight, const RoundingConfig& rounding,
                   const std::string& layer, uint64_t seed, uint64_t stream);
 
-  /// Goes on from a solver's result (quant/solvers/solver.h): what is rounded from now on is
-  /// `weight` [out, in], like w, and no longer what fake_quant() and harden() are given; scales
-  /// start at `grid`. The layer's own weight stays what it was, for the targets of reconstruction.
+  /// Goes on from a solver's result (quant/solvers/solver.h). From now on `weight` [out, in], like
+  /// w, is rounded in place of the weight that fake_quant() and harden() are given; scales start at
+  /// `grid`. The layer's own weight does not change: targets of reconstruction come from it.
   /// Throws std::invalid_argument for other shapes or bits, and after harden().
   void start_from(const Tensor& weight, const WeightGrid& grid);
   bool started_from_solution() const { return solution_.defined(); }

@@ -123,6 +123,7 @@ void expect_same(const ExportPlan& before, const ExportPlan& after) {
     }
   }
   EXPECT_EQ(before.attention.has_value(), after.attention.has_value());
+  EXPECT_EQ(before.attention_online, after.attention_online);
   EXPECT_EQ(before.quantizes_activations(), after.quantizes_activations());
   EXPECT_EQ(before.model.architecture, after.model.architecture);
 }
@@ -143,6 +144,8 @@ constexpr Result results[] = {
     {"qwen3", R"({"wbits": 8, "granularity": "per_tensor", "reconstruct": "none"})"},
     {"llama", R"({"rotation": "r1_r2_r4", "reconstruct": "none"})"},
     {"llama", R"({"rotation": "r4", "abits": 8, "quantize_attention": true,
+                  "reconstruct": "none"})"},
+    {"llama", R"({"rotation": "r3_r4", "abits": 8, "quantize_attention": true,
                   "reconstruct": "none"})"},
     {"llama", R"({"layer_bits": "down_proj=16,*.0.self_attn.*=5", "reconstruct": "none"})"},
     {"opt", R"({"abits": 8, "act_granularity": "per_tensor", "reconstruct": "none"})"},

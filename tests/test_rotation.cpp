@@ -2,6 +2,7 @@
 // refused.
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 
 #include "cbq/global_transforms.h"
@@ -44,7 +45,8 @@ std::map<std::string, std::vector<double>> values_of(Transformer& model) {
   return values;
 }
 
-constexpr const char* all_parts[] = {"r1", "r2", "r4", "r1_r2", "r1_r4", "r1_r2_r4"};
+constexpr const char* all_parts[] = {"r1",    "r2",    "r3",       "r4",
+                                     "r1_r2", "r1_r4", "r1_r2_r4", "r1_r2_r3_r4"};
 
 class RotationOf : public ::testing::TestWithParam<std::string> {
  protected:
@@ -62,7 +64,12 @@ TEST_P(RotationOf, KeepsTheFunction) {
       const std::vector<double> before = logits_of(*m, expected_);
       const auto values = values_of(*m);
       apply_global_transforms(*m, rotated(parts, 3));
-      EXPECT_GE(changed_parameters(*m, values), 2u);
+      if (parts == std::string("r3")) {
+        EXPECT_EQ(changed_parameters(*m, values), 0u);
+        EXPECT_TRUE(m->block(0).attention_online);
+      } else {
+        EXPECT_GE(changed_parameters(*m, values), 2u);
+      }
       EXPECT_LE(relative_distance(logits_of(*m, expected_), before),
                 dtype == Dtype::f64 ? 1e-11 : 1e-5);
     }
@@ -94,7 +101,7 @@ TEST_P(RotationOf, RotatesBlocksThatComeFromTheDiskInTheSameWay) {
   const auto opened = open_model(fixture(GetParam()), Dtype::f32, Device::cpu());
   opened->load_block(1);  // one that is in memory already
   for (Transformer* m : {whole.get(), opened.get()}) {
-    apply_global_transforms(*m, rotated("r1_r2_r4", 2));
+    apply_global_transforms(*m, rotated("r1_r2_r3_r4", 2));
   }
   EXPECT_EQ(logits_of(*opened, expected_), logits_of(*whole, expected_));
   EXPECT_EQ(digest_of(*opened), digest_of(*whole));
@@ -166,7 +173,7 @@ TEST(Rotation, KeepsTheFunctionOfTheEmbeddedModel) {
 
 TEST(Rotation, GeneratesTheSameWithKeptKeysAndValues) {
   const auto m = tiny_model();
-  apply_global_transforms(*m, rotated("r1_r2_r4"));
+  apply_global_transforms(*m, rotated("r1_r2_r3_r4"));
   const std::vector<int32_t> ids = tiny_segments(1, 10)[0];
   NoGrad none;
   const auto whole = m->forward(Tensor::from(ids, {10}), {1, 10}).value().to_vector<double>();
@@ -195,7 +202,7 @@ TEST(Rotation, RefusesFamiliesThatItCannotRotate) {
   const auto bloom = load_model(fixture("bloom"), Dtype::f32, Device::cpu());
   const ExpectedResults expected("bloom");
   const auto before = logits_of(*bloom, expected);
-  apply_global_transforms(*bloom, rotated("r4"));
+  apply_global_transforms(*bloom, rotated("r3_r4"));
   EXPECT_LE(relative_distance(logits_of(*bloom, expected), before), 1e-5);
 }
 
@@ -203,11 +210,13 @@ TEST(Rotation, PartsAreNamedInOrder) {
   EXPECT_FALSE(rotation_parts("none").any());
   const RotationParts some = rotation_parts("r1_r4");
   EXPECT_TRUE(some.r1 && !some.r2 && some.r4);
-  for (const char* text : {"", "r1_", "_r1", "r2_r1", "r1_r1", "R1", "r5", "r1+r2", "none_r1"}) {
+  const RotationParts blocks = rotation_parts("block64_r3");
+  EXPECT_TRUE(blocks.r1 && blocks.block64 && !blocks.r2 && blocks.r3 && !blocks.r4);
+  EXPECT_FALSE(some.block64);
+  for (const char* text : {"", "r1_", "_r1", "r2_r1", "r1_r1", "R1", "r5", "r1+r2", "none_r1",
+                           "r1_block64", "block64_r1", "block32", "r4_r3"}) {
     expect_error<std::invalid_argument>([&] { rotation_parts(text); }, {"rotation", "r1_r2"});
   }
-  expect_error<std::invalid_argument>([] { rotation_parts("r1_r3"); },
-                                      {"key-value caches", "not implemented"});
   Settings settings = rotated("r7");
   expect_error<std::invalid_argument>([&] { validate(settings, 2); }, {"rotation", "r7"});
   EXPECT_TRUE(global_transforms().has("rotation"));
@@ -225,8 +234,124 @@ TEST(Rotation, EverySeedAndPartIsAnotherModel) {
   for (const char* parts : all_parts) digests.insert(digest_with(rotated(parts)));
   digests.insert(digest_with(rotated("r1", 1)));
   digests.insert(digest_with(rotated("r2", 1)));
-  EXPECT_EQ(digests.size(), 9u);
+  EXPECT_EQ(digests.size(), 11u);
   EXPECT_EQ(digest_with(rotated("r1_r2_r4")), digest_with(rotated("r1_r2_r4")));
+}
+
+/// Models whose width is a multiple of 64, which those of the fixtures are not.
+std::unique_ptr<Transformer> wide_model(const char* family, Dtype dtype) {
+  ModelConfig config = ModelConfig::load(fixture(family));
+  config.hidden_size = 128;
+  if (config.embedding_size > 0) config.embedding_size = 128;
+  config.num_heads = config.num_kv_heads = 4;
+  config.head_dim = 32;
+  auto m = make_model(config, dtype, Device::cpu());
+  uint64_t stream = 0;
+  m->visit("", [&](const std::string&, Var& p) {
+    if (p.value().rank() == 2) {
+      kernels::fill_normal(p.value(), 0.0, 0.2, 5, stream++);
+    } else {
+      kernels::fill_uniform(p.value(), 0.5, 1.5, 5, stream++);
+    }
+  });
+  return m;
+}
+
+TEST(Rotation, InBlocksOf64KeepsTheFunction) {
+  const Tensor ids = Tensor::from(tiny_segments(1, 10)[0], {10});
+  NoGrad none;
+  for (const char* family : {"llama", "qwen3", "opt"}) {
+    for (const char* parts : {"block64", "block64_r2_r3_r4"}) {
+      for (const Dtype dtype : {Dtype::f32, Dtype::f64}) {
+        SCOPED_TRACE(concat(family, " ", parts, " ", dtype));
+        const auto m = wide_model(family, dtype);
+        const auto before = m->forward(ids, {1, 10}).value().to_vector<double>();
+        EXPECT_EQ(apply_global_transforms(*m, rotated(parts, 3)).size(), 0u) << "notes";
+        EXPECT_LE(relative_distance(m->forward(ids, {1, 10}).value().to_vector<double>(), before),
+                  dtype == Dtype::f64 ? 1e-11 : 1e-5);
+      }
+    }
+  }
+}
+
+// Channels of the stream mix within their blocks of 64 and nowhere else.
+TEST(Rotation, InBlocksOf64LeavesOtherBlocksAlone) {
+  const auto embedded = [](const char* parts, uint64_t seed) {
+    const auto m = wide_model("llama", Dtype::f64);
+    const Tensor ids = Tensor::from(std::vector<int32_t>{3}, {1});
+    NoGrad none;
+    Tensor table = m->residual_ends().embeddings.front()->value();
+    for (int64_t c = 0; c < 128; ++c) table.data<double>()[3 * 128 + c] = c == 70 ? 8.0 : 0.0;
+    apply_global_transforms(*m, rotated(parts, seed));
+    return m->embed(ids, {1, 1}).value().to_vector<double>();
+  };
+  const std::vector<double> blocks = embedded("block64", 0), whole = embedded("r1", 0);
+  for (size_t c = 0; c < 128; ++c) {
+    EXPECT_NEAR(std::abs(blocks[c]), c < 64 ? 0.0 : 1.0, 1e-12) << c;
+    EXPECT_GT(std::abs(whole[c]), 0.1) << c;
+  }
+  std::set<std::vector<double>> seeds;
+  for (uint64_t seed = 0; seed < 8; ++seed) seeds.insert(embedded("block64", seed));
+  EXPECT_EQ(seeds.size(), 2u) << "one input channel: one sign";
+}
+
+TEST(Rotation, InBlocksOf64RefusesOtherWidths) {
+  ModelConfig config = tiny_config();
+  config.hidden_size = 96;
+  const auto m = tiny_model(config);
+  expect_error<std::invalid_argument>(
+      [&] { apply_global_transforms(*m, rotated("block64_r2")); },
+      {"block64_r2", "LlamaForCausalLM", "96", "multiple of 64", "r1"});
+  EXPECT_TRUE(m->transforms.empty());
+}
+
+/// What reaches the products of attention.
+class SeenOperands : public AttentionTransform {
+ public:
+  Var operand(const Var& x, int64_t) override {
+    seen.push_back(x.value().to_vector<double>());
+    return x;
+  }
+  std::vector<std::vector<double>> seen;  // queries, keys, values
+};
+
+TEST(Rotation, R3SpreadsQueriesAndKeysOfEveryHeadBeforeTheyAreQuantized) {
+  const auto operands = [](const char* parts) {
+    const auto m = load_model(fixture("qwen3"), Dtype::f64, Device::cpu());
+    apply_global_transforms(*m, rotated(parts));
+    const auto seen = std::make_shared<SeenOperands>();
+    m->block(0).attention_transform = seen;
+    NoGrad none;
+    m->forward(Tensor::from(tiny_segments(1, 6)[0], {6}), {1, 6});
+    return seen->seen;
+  };
+  const auto plain = operands("none"), rotated_operands = operands("r3");
+  ASSERT_EQ(plain.size(), 3u);
+  ASSERT_EQ(rotated_operands.size(), 3u);
+  constexpr size_t head_dim = 16;
+  for (const size_t which : {0u, 1u}) {
+    for (size_t i = 0; i < plain[which].size(); i += head_dim) {  // a head of a token
+      std::vector<double> expected(head_dim, 0.0);
+      for (size_t r = 0; r < head_dim; ++r) {
+        for (size_t c = 0; c < head_dim; ++c) {  // Sylvester's matrix
+          const double sign = std::popcount(r & c) % 2 == 0 ? 0.25 : -0.25;
+          expected[r] += sign * plain[which][i + c];
+        }
+        EXPECT_NEAR(rotated_operands[which][i + r], expected[r], 1e-10);
+      }
+    }
+  }
+  EXPECT_EQ(rotated_operands[2], plain[2]) << "values";
+}
+
+TEST(Rotation, R3IsRefusedWhereAttentionIsNotQuantized) {
+  Settings settings = rotated("r1_r3");
+  settings.abits = 4;
+  expect_error<std::invalid_argument>(
+      [&] { validate(settings, 2); },
+      {"rotation", "r1_r3", "queries and keys", "quantize_attention"});
+  settings.quantize_attention = true;
+  validate(settings, 2);
 }
 
 TEST(Rotation, QuantizeWantsTheModelThatTheSettingsDescribe) {

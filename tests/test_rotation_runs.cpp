@@ -58,6 +58,8 @@ INSTANTIATE_TEST_SUITE_P(
         R"({"rotation": "r1_r2"})", R"({"rotation": "r1_r2_r4"})",
         R"({"rotation": "r1_r2_r4", "reconstruct": "none"})",
         R"({"rotation": "r1_r2_r4", "quantize_attention": true, "preprocess": "cfp_weight_activation"})",
+        R"({"rotation": "r3", "quantize_attention": true, "reconstruct": "none"})",
+        R"({"rotation": "r1_r2_r3_r4", "quantize_attention": true})",
         R"({"rotation": "r4", "abits": 16})",
         R"({"rotation": "r4", "wbits": 2, "abits": 16, "layer_bits": "down_proj=16"})",
         R"({"rotation": "r1_r4", "abits": 8, "act_granularity": "per_tensor"})"));
@@ -80,6 +82,53 @@ TEST(RotatedFolder, SaysWhatWasDoneAndOlderProgramsRefuseIt) {
   EXPECT_EQ(layer.at("online"),
             (nlohmann::json{{"kind", "hadamard"}, {"block", 24}, {"order", 12}}));
   EXPECT_FALSE(online.at("layers").at("model.layers.1.mlp.up_proj").contains("online"));
+}
+
+TEST(RotatedFolder, HoldsTheOnlinePartOfAttention) {
+  const TemporaryFolder folder;
+  const nlohmann::json with_r3 = {
+      {"rotation", "r3_r4"}, {"quantize_attention", true}, {"reconstruct", "none"}};
+  const auto model = quantized(with_r3);
+  save_quantized(*model, folder / "q");
+  const nlohmann::json good = json_of(folder / "q/config.json");
+  const nlohmann::json& section = good.at("quantization_config");
+  EXPECT_EQ(section.at("format_version"), 3);
+  const nlohmann::json record = {{"kind", "hadamard"}, {"block", 8}, {"order", 1}};
+  EXPECT_EQ(section.at("attention_online").at("model.layers.1.attention"), record);
+  EXPECT_EQ(section.at("attention_online").size(), 2u);
+  // It is in the function that was quantized: without it other numbers come out.
+  nlohmann::json without = good;
+  without["quantization_config"].erase("attention_online");
+  folder.write("q/config.json", without.dump());
+  EXPECT_NE(logits_of(*load_any_model(folder / "q", Dtype::f32, Device::cpu())), logits_of(*model));
+  const auto refused = [&](const std::string& at, const nlohmann::json& value,
+                           std::initializer_list<const char*> parts) {
+    nlohmann::json config = good;
+    config["quantization_config"][nlohmann::json::json_pointer(at)] = value;
+    folder.write("q/config.json", config.dump());
+    expect_error<std::runtime_error>(
+        [&] { load_any_model(folder / "q", Dtype::f32, Device::cpu()); }, parts);
+  };
+  const std::string at = "/attention_online/model.layers.0.attention";
+  refused(at + "/kind", "magic", {"model.layers.0.attention", "magic", "hadamard"});
+  refused(at + "/block", 3, {"model.layers.0.attention", "blocks of 3", "rows of 8"});
+  refused(at + "/order", 2, {"model.layers.0.attention.online_matrix", "[2, 2]"});
+  refused("/attention_online/model.layers.7.attention", record, {"model.layers.7.attention"});
+  refused("/attention_online", 3, {"attention_online", "object"});
+  refused("/format_version", 4, {"format version 4", "1 to 3"});
+}
+
+TEST(RotatedRuns, R3ChangesWhatIsQuantizedAndNothingElse) {
+  const auto run = [](const char* rotation, int abits) {
+    return logits_of(*quantized({{"rotation", rotation},
+                                 {"quantize_attention", true},
+                                 {"abits", abits},
+                                 {"wbits", 16},
+                                 {"reconstruct", "none"}}));
+  };
+  const std::vector<double> original = logits_of(*tiny_model());
+  EXPECT_NE(run("r3", 4), run("none", 4));
+  EXPECT_LE(relative_distance(run("r3", 8), original), 0.2);
 }
 
 TEST(RotatedFolder, RefusesABrokenOnlinePart) {
@@ -206,8 +255,8 @@ TEST(RotatedRuns, StateOfAnotherRotationIsNotGoneOnWith) {
 
 TEST_F(CliTest, RotatedBlockwiseEndsInTheSameTensorsAndScores) {
   const std::vector<std::string> more = {
-      "--abits", "8",          "--rotation",  "r1_r2_r4",     "--rotation-seed",
-      "2",       "--evaluate", test_tokens(), "--preprocess", "smoothquant"};
+      "--abits",    "8",           "--rotation",   "r1_r2_r3_r4", "--rotation-seed",     "2",
+      "--evaluate", test_tokens(), "--preprocess", "smoothquant", "--quantize-attention"};
   const auto with = [&](std::vector<std::string> extra) {
     extra.insert(extra.end(), more.begin(), more.end());
     return extra;
@@ -216,7 +265,7 @@ TEST_F(CliTest, RotatedBlockwiseEndsInTheSameTensorsAndScores) {
   ASSERT_EQ(whole.code, 0) << whole.err;
   const RunOfCbq run = cbq(quantize("q", with({"--load", "blockwise"})));
   ASSERT_EQ(run.code, 0) << run.err;
-  expect_in(run.err, {"blocks are loaded when they are needed", "rotation r1_r2_r4"});
+  expect_in(run.err, {"blocks are loaded when they are needed", "rotation r1_r2_r3_r4"});
   EXPECT_EQ(tensors_of(path("q")), tensors_of(path("whole")));
   EXPECT_EQ(bytes_of(path("q/config.json")), bytes_of(path("whole/config.json")));
   const auto report = json_of(path("q/report.json")), other = json_of(path("whole/report.json"));
@@ -225,7 +274,8 @@ TEST_F(CliTest, RotatedBlockwiseEndsInTheSameTensorsAndScores) {
             json_of(path("whole/recipe.json"))["identity"]);
   const RunOfCbq inspected = cbq({"inspect", path("q")});
   ASSERT_EQ(inspected.code, 0) << inspected.err;
-  expect_in(inspected.out, {"rotation r1_r2_r4, seed 2", "behind an online transform: hadamard"});
+  expect_in(inspected.out, {"rotation r1_r2_r3_r4, seed 2", "behind an online transform: hadamard",
+                            "queries and keys behind an online transform: hadamard"});
   const RunOfCbq compared = cbq({"inspect", path("q"), "--original", model()});
   EXPECT_NE(compared.code, 0);
   expect_in(compared.err, {"transformed", "cannot be compared"});

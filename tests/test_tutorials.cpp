@@ -4,10 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 #include <string>
 
+#include "cbq/global_transforms.h"
 #include "cbq/pipeline.h"
 #include "cbq/settings.h"
 #include "kernels/ops.h"
@@ -56,6 +59,101 @@ TEST(Tutorial, SolverIsRegisteredByItsOwnFileAndRuns) {
   quantize(*model, tiny_segments(4, 12), settings, nullptr, hooks);
   ASSERT_EQ(static_cast<int64_t>(reports.size()), model->block_count());
   for (const SolveReport& report : reports) EXPECT_LT(report.mean_error_ratio(), 1.0);
+}
+
+std::vector<double> logits_of(Transformer& model) {
+  NoGrad none;
+  const std::vector<int32_t> ids = tiny_segments(1, 12)[0];
+  return model.forward(Tensor::from(ids, {12}), {1, 12}).value().to_vector<double>();
+}
+
+TEST(Tutorial, TransformIsRegisteredByItsOwnFileAndRuns) {
+  ASSERT_TRUE(global_transforms().has("equalize"));
+  expect_shown("equalize.cpp", "add-a-transform.md");
+  Settings settings;
+  settings.transform = "equalize";
+  settings.reconstruct = "none";
+  const auto model = tiny_model(2);
+  Linear& fc2 = *model->block(1).linears().back().linear;
+  const Tensor uneven = fc2.weight.value().clone();
+  for (int64_t row = 0; row < uneven.size(0); ++row) {
+    uneven.data<float>()[row * uneven.size(1)] *= 100.0f;
+  }
+  fc2.weight.set_value(uneven);
+  const auto spread = [&] {
+    const auto largest = kernels::abs_max_columns(fc2.weight.value()).to_vector<double>();
+    return *std::max_element(largest.begin(), largest.end()) /
+           *std::min_element(largest.begin(), largest.end());
+  };
+  const double before = spread();
+  const std::vector<double> logits = logits_of(*model);
+  apply_global_transforms(*model, settings);
+  EXPECT_EQ(logits_of(*model), logits) << "powers of two change no bit";
+  EXPECT_LT(spread(), 0.5 * before);
+  EXPECT_EQ(model->transforms, std::vector<std::string>{"equalize, seed 0"});
+  quantize(*model, tiny_segments(2, 8), settings, nullptr, {});  // the model that settings describe
+  EXPECT_NE(logits_of(*model), logits);
+}
+
+TEST(Tutorial, TransformsAreRefusedByName) {
+  const auto message_of_setting = [](const char* text) {
+    Settings settings;
+    settings.transform = text;
+    try {
+      validate(settings, 2);
+    } catch (const std::invalid_argument& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(message_of_setting("equalize"), "");
+  EXPECT_NE(message_of_setting("equalise").find("known: equalize, rotation"), std::string::npos);
+  EXPECT_NE(message_of_setting("equalize:2").find("no variants"), std::string::npos);
+  EXPECT_NE(message_of_setting("equalize+").find("empty stage"), std::string::npos);
+  EXPECT_NE(message_of_setting("rotation:r1").find("set rotation"), std::string::npos);
+}
+
+/// Every file that the guide has a section of exists and has the names that the section lists.
+TEST(ReadingGuide, NamesFilesAndWhatIsInThem) {
+  std::istringstream page(text_of(CBQ_SOURCE_DIR "/docs/read-in-an-afternoon.md"));
+  std::string file, code;
+  int64_t files = 0, names = 0, lines = 0;
+  bool is_command = false;
+  for (std::string line; std::getline(page, line); ++lines) {
+    if (line.starts_with("```")) is_command = !is_command;
+    if (is_command || line.starts_with("```")) continue;
+    std::vector<std::string> quoted;  // between backticks
+    for (size_t at = 0; (at = line.find('`', at)) != std::string::npos;) {
+      const size_t end = line.find('`', at + 1);
+      ASSERT_NE(end, std::string::npos) << line;
+      quoted.push_back(line.substr(at + 1, end - at - 1));
+      at = end + 1;
+    }
+    if (line.starts_with("## ") && !quoted.empty()) {
+      file = quoted.front();
+      code = text_of(CBQ_SOURCE_DIR "/" + file);
+      EXPECT_FALSE(code.empty()) << file;
+      ++files;
+    } else if (line.starts_with("- ")) {
+      const std::string listed = line.substr(0, line.find(':'));
+      for (const std::string& name : quoted) {
+        if (listed.find("`" + name + "`") == std::string::npos) continue;
+        EXPECT_NE(code.find(name), std::string::npos) << file << " has no " << name;
+        ++names;
+      }
+    }
+    for (const std::string& path : quoted) {  // other files that are mentioned
+      const bool is_path = path.find('/') != std::string::npos &&
+                           path.find(' ') == std::string::npos &&
+                           path.find('.') != std::string::npos && !path.starts_with("build") &&
+                           !path.starts_with("./");
+      if (!is_path) continue;
+      EXPECT_TRUE(std::filesystem::exists(CBQ_SOURCE_DIR "/" + path)) << path;
+    }
+  }
+  EXPECT_EQ(files, 10);
+  EXPECT_GE(names, 25);
+  EXPECT_LE(lines, 150);
 }
 
 TEST(Tutorial, RoundingSchemeIsAtMostFortyLines) {

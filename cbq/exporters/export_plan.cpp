@@ -13,18 +13,27 @@ ExportPlan export_plan(const ModelConfig& config, const Settings& settings) {
   const auto model = make_without_blocks(config, Dtype::f32, Device::cpu());
   model->open_blocks(config.num_layers, nullptr);
   const std::unique_ptr<Block> any = model->make_block();
-  const std::string online = online_kind(settings);
+  const std::map<OnlinePlace, std::string> online = online_kinds(settings);
+  const auto kind_at = [&](OnlinePlace place) {
+    const auto found = online.find(place);
+    return found == online.end() ? std::string() : found->second;
+  };
   const ActivationConfig input = settings.activation_config();
   ExportPlan plan;
   plan.model = config;
   for (int64_t b = 0; b < model->block_count(); ++b) {
     for (const WindowLinear& l : linears_of(*model, *any, b)) {
+      std::string online_before;
+      if (l.fc2) online_before = kind_at(OnlinePlace::fc2);
+      if (l.path == model->block_prefix(b) + any->attention_output_name()) {
+        online_before = kind_at(OnlinePlace::attention_output);
+      }
       plan.layers.push_back({l.path, l.linear->out_features(), l.linear->in_features(),
-                             weight_config_of(*model, settings, l), input,
-                             l.fc2 ? online : std::string()});
+                             weight_config_of(*model, settings, l), input, online_before});
     }
   }
   if (settings.quantize_attention && input.quantizes()) plan.attention = input;
+  plan.attention_online = kind_at(OnlinePlace::attention);
   return plan;
 }
 

@@ -24,6 +24,9 @@ struct ExportPlan {
   ModelConfig model;
   std::vector<PlannedLayer> layers;           // of all blocks, in order
   std::optional<ActivationConfig> attention;  // of queries, keys and values; none: floating point
+  /// Kind of the StoredTransform of queries and keys; "": none. It does not change the function, so
+  /// a format that leaves attention in floating point leaves it out.
+  std::string attention_online = "";
 
   /// The first layer for which `is(layer)` holds; null if there is none.
   template <class F>

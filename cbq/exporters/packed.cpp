@@ -48,6 +48,16 @@ Tensor without_loss(const Transformer& model, const Tensor& t) {
   return full;
 }
 
+/// Adds the tensors of `online` at `path`, and returns its record.
+json online_json(const StoredTransform& online, const std::string& path, NamedTensors& tensors) {
+  json record = online.record();
+  record["kind"] = online.kind();
+  for (const auto& [name, tensor] : online.tensors()) {
+    tensors[path + ".online_" + name] = kernels::cast(tensor, Dtype::f32);
+  }
+  return record;
+}
+
 class PackedExporter final : public Exporter {
  public:
   std::string name() const override { return packed_format; }
@@ -81,6 +91,7 @@ class PackedExporter final : public Exporter {
   std::filesystem::path folder_;
   std::optional<WeightFiles> files_;
   json layers_ = json::object();
+  json attention_online_ = json::object();  // by path of the attention
   std::optional<ActivationConfig> attention_;
 };
 
@@ -102,14 +113,13 @@ NamedTensors PackedExporter::block_tensors(int64_t block) {
         tensors[l.path + ".input_" + name] = kernels::cast(tensor, Dtype::f32);
       }
     }
-    if (const StoredTransform* online = l.linear->online.get()) {
-      json& record = layers_[l.path]["online"];
-      record = online->record();
-      record["kind"] = online->kind();
-      for (const auto& [name, tensor] : online->tensors()) {
-        tensors[l.path + ".online_" + name] = kernels::cast(tensor, Dtype::f32);
-      }
+    if (l.linear->online) {
+      layers_[l.path]["online"] = online_json(*l.linear->online, l.path, tensors);
     }
+  }
+  if (const auto online = model_->block(block).attention_online) {
+    const std::string path = attention_path(model_->block_prefix(block));
+    attention_online_[path] = online_json(*online, path, tensors);
   }
   for (const auto& [path, tensor] : block_parameters(*model_, block)) {
     if (!as_codes.contains(path)) tensors[path] = without_loss(*model_, tensor);
@@ -123,11 +133,16 @@ json PackedExporter::config() {
                                       [](const json& layer) { return layer.contains("online"); });
   config[quantization_section] = {
       {"quant_method", "cbq"},
-      {"format_version", has_online ? quantized_format_online : quantized_format},
+      {"format_version", !attention_online_.empty() ? quantized_format_attention_online
+                         : has_online               ? quantized_format_online
+                                                    : quantized_format},
       {"cbq_version", program_version()},
       {"layers", std::move(layers_)}};
   if (!model_->transforms.empty()) config[quantization_section]["transforms"] = model_->transforms;
   if (attention_) config[quantization_section]["attention"] = activation_json(*attention_);
+  if (!attention_online_.empty()) {
+    config[quantization_section]["attention_online"] = std::move(attention_online_);
+  }
   return config;
 }
 

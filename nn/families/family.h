@@ -38,8 +38,8 @@ class Family {
   /// Tensors of published checkpoints that are not parameters (cached tables, version numbers).
   /// They are ignored silently. A notice names every other tensor that is ignored.
   virtual bool ignores(const std::string& name) const;
-  /// Name in this checkpoint of the parameter at `path`: itself, else without base_prefix(), else
-  /// for a tied embedding that of the head. `path`, where it has none of them.
+  /// Name in this checkpoint of the parameter at `path`. It is `path`, or else `path` without
+  /// base_prefix(), or else (for a tied embedding) the name of the head. `path` if none is there.
   std::string checkpoint_name(const ModelConfig& config, const Checkpoint& checkpoint,
                               const std::string& path) const;
 };

@@ -22,8 +22,8 @@ class LlamaFamily : public Family {
   /// The keys that all these architectures have: everything but biases and windows.
   void read_shared(const ConfigFields& fields, ModelConfig& config) const;
   void write_shared(const ModelConfig& config, nlohmann::json& json) const;
-  /// What transformers takes where config.json does not say "num_key_value_heads" at all; 0: as
-  /// many as query heads, which is what null means.
+  /// The number of key-value heads that transformers assumes if config.json does not have
+  /// "num_key_value_heads"; 0: as many as query heads, which null means, too.
   virtual int64_t default_kv_heads() const { return 0; }
   /// The same of "head_dim"; 0: "hidden_size" / "num_attention_heads".
   virtual int64_t default_head_dim() const { return 0; }

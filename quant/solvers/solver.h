@@ -52,8 +52,8 @@ class LayerSolver {
   /// All that decides the result, defaults included, as configure() reads it and in a fixed order:
   /// two solvers of one name with equal arguments are the same solver.
   virtual std::string arguments() const { return ""; }
-  /// Throws std::invalid_argument, naming the layer, for a problem that cannot be (shapes, a grid
-  /// that the solver has no rule for) and for NaN or infinity in W or H.
+  /// Throws std::invalid_argument, naming the layer, for shapes that do not fit, a grid that the
+  /// solver has no rule for, and NaN or infinity in W or H.
   virtual LayerSolution solve(const LayerProblem& problem) const = 0;
 };
 
@@ -80,8 +80,8 @@ double output_error(const Tensor& a, const Tensor& b, const Tensor& hessian);
 class InputGram {
  public:
   explicit InputGram(int64_t in);
-  /// x [tokens, in], any floating-point dtype and device. A batch is multiplied in f32 (f64 for an
-  /// f64 x) and added in f64, so that many tokens lose nothing against few.
+  /// x [tokens, in], any floating-point dtype and device. X^T X of one batch is computed in f32
+  /// (f64 for an f64 x); batches are added up in f64, so the error does not grow with their number.
   void add(const Tensor& x);
   const Tensor& value() const { return sum_; }
   int64_t tokens() const { return tokens_; }

@@ -13,7 +13,8 @@ namespace cbq {
 ///   Paley II:   order = 2 (q + 1), q = 1 mod 4 prime (Paley 1933);
 ///   Williamson: order = 4 n for n = 13, 23, 25, 43 (Williamson 1944), from sequences that were
 ///   searched for.
-/// The method behind Sylvester's matrices (powers of two) is left to kernels::hadamard.
+/// Sylvester's construction is not used here: kernels::hadamard applies its factor without a
+/// matrix.
 bool has_hadamard_matrix(int64_t order);
 
 /// H [order, order] f32 with entries +-1, H H^T = order I, and a first column of ones (rows are

@@ -78,7 +78,7 @@ class Reader : public StoredTransformReader {
     if (record.width % shape.block != 0 || shape.block % shape.order != 0 ||
         (runs & (runs - 1)) != 0) {
       fail(record.what, ": a Hadamard transform of blocks of ", shape.block, " and order ",
-           shape.order, " does not divide the layer's ", record.width, " inputs");
+           shape.order, " does not divide rows of ", record.width);
     }
     return shape;
   }

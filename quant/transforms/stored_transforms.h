@@ -12,11 +12,11 @@
 
 namespace cbq {
 
-/// What a reader gets: the record of a layer's transform, and where it stands.
+/// What a reader gets: the record of a transform, and where it stands.
 struct StoredRecord {
   const nlohmann::json& json;
-  std::string what;   // in messages: file and layer
-  int64_t width = 0;  // inputs of the layer
+  std::string what;   // in messages: file and place
+  int64_t width = 0;  // of the rows that it is applied to
 };
 
 class StoredTransformReader {

@@ -187,6 +187,10 @@ void inspect(const Options& o) {
     for (size_t i = 0; i < linears.size(); ++i) {
       std::cout << layer_line(linears[i], original ? originals[i].linear : nullptr, totals);
     }
+    if (const auto online = model->block(b).attention_online) {
+      std::cout << fmt::format("{:<40} queries and keys behind an online transform: {}\n",
+                               attention_path(model->block_prefix(b)), online->kind());
+    }
     model->block(b).visit("", count);
   }
   rest.weights -= totals.weights;

@@ -25,9 +25,9 @@ namespace cbq::cli {
 namespace {
 
 constexpr const char* footer =
-    "Of a setting's value, the option given wins over --recipe, and --recipe over --method.\n"
-    "Ctrl-C finishes the current step and keeps the finished windows; the same command with\n"
-    "--resume goes on and ends in the same bytes.";
+    "An option given here overrides --recipe, and --recipe overrides --method.\n"
+    "Ctrl-C stops after the current step and keeps the finished windows. The same command with\n"
+    "--resume continues the run and gives the same bytes as a run without interruption.";
 
 /// Lines for the screen and for log.txt.
 class Log {
@@ -122,6 +122,7 @@ std::string summary(const Settings& s) {
   std::string text =
       fmt::format("settings: method {}, W{}A{} {}", s.method, s.wbits, s.abits, s.granularity);
   if (s.group_size > 0) text += fmt::format(" of {}", s.group_size);
+  if (s.transform != "none") text += ", transform " + s.transform;
   if (s.rotation != "none") text += ", rotation " + s.rotation;
   if (s.preprocess != "none") text += ", " + s.preprocess;
   if (s.solves()) text += ", solver " + s.solver;

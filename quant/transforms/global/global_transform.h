@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -15,14 +16,28 @@
 
 namespace cbq {
 
+/// Where a transform may leave a StoredTransform in every block.
+enum class OnlinePlace {
+  attention,         // Block::attention_online: queries and keys
+  attention_output,  // Linear::online of Block::attention_output_name()
+  fc2,               // Linear::online of Block::fc2_name()
+};
+
 class GlobalTransform {
  public:
   virtual ~GlobalTransform() = default;
   /// As registered.
   virtual std::string name() const = 0;
+  /// One sentence for --help, with the variants it takes.
+  virtual std::string help() const = 0;
   /// Its variant, and the seed of everything random in it. Throws std::invalid_argument for a
-  /// variant that it does not know, with the known ones.
-  virtual void configure(const std::string& variant, uint64_t seed) = 0;
+  /// variant that it does not know, with the known ones; by default for everything but "".
+  virtual void configure(const std::string& variant, uint64_t seed);
+  /// What it is for, in tables that compare methods: outliers of weights, of activations.
+  virtual bool handles_weight_outliers() const { return false; }
+  virtual bool handles_activation_outliers() const { return false; }
+  /// StoredTransform::kind of what it leaves in every block, as configured; by default nothing.
+  virtual std::map<OnlinePlace, std::string> online_kinds() const { return {}; }
   /// Why it cannot be applied to this model, in a sentence; "" if it can. Reads shapes and the
   /// config only.
   virtual std::string obstacle(Transformer& model) const = 0;

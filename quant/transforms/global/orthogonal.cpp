@@ -2,7 +2,6 @@
 
 #include "kernels/formulas/philox.h"
 #include "kernels/ops.h"
-#include "quant/transforms/hadamard_matrix.h"
 
 namespace cbq {
 namespace {
@@ -17,18 +16,30 @@ std::vector<double> random_signs(int64_t n, uint64_t seed, uint64_t stream) {
 
 }  // namespace
 
+OrthogonalMatrix::OrthogonalMatrix(const HadamardShape& shape, std::vector<double> signs,
+                                   bool keeps_ones)
+    : block_(shape.block),
+      matrix_(hadamard_matrix(shape.order)),
+      signs_(std::move(signs)),
+      keeps_ones_(keeps_ones) {
+  for (int64_t i = 0; i < size() && keeps_ones; i += block_) signs_[static_cast<size_t>(i)] = 1.0;
+}
+
 OrthogonalMatrix OrthogonalMatrix::random(int64_t n, uint64_t seed, uint64_t stream,
                                           bool keeps_ones) {
   const HadamardShape shape = hadamard_shape(n);
   check(shape.block > 1, "rotation: ", n,
         " channels are an odd number, which has no Hadamard transform");
-  OrthogonalMatrix q;
-  q.block_ = shape.block;
-  q.matrix_ = hadamard_matrix(shape.order);
-  q.signs_ = random_signs(n, seed, stream);
-  q.keeps_ones_ = keeps_ones;
-  for (int64_t i = 0; i < n && keeps_ones; i += q.block_) q.signs_[static_cast<size_t>(i)] = 1.0;
-  return q;
+  return {shape, random_signs(n, seed, stream), keeps_ones};
+}
+
+OrthogonalMatrix OrthogonalMatrix::random_blocks(int64_t n, int64_t block, uint64_t seed,
+                                                 uint64_t stream, bool keeps_ones) {
+  const HadamardShape shape = hadamard_shape(block);
+  check(shape.block == block, "rotation: blocks of ", block,
+        " channels have no Hadamard transform as a whole");
+  check(n > 0 && n % block == 0, "rotation: blocks of ", block, " do not divide ", n, " channels");
+  return {shape, random_signs(n, seed, stream), keeps_ones};
 }
 
 OrthogonalMatrix OrthogonalMatrix::random_per_head(int64_t heads, int64_t head_dim, uint64_t seed,

@@ -2,18 +2,20 @@
 // activations are spread over all channels by orthogonal matrices, which the weights around them
 // absorb. W [out, in], Q of OrthogonalMatrix:
 //
-//   norms   y = g * n(x) + b:  W <- W diag(g), bias <- bias + W b, g <- 1, b <- 0 for all linears
-//   that read the norm R1      writers of the stream (embedding, attention output, fc2):  W <- Q W,
-//   bias <- Q bias
-//           readers (query, key, value, gate, up, head):               W <- W Q^T
+//   norms   y = g * n(x) + b. All linears that read the norm: W <- W diag(g), bias <- bias + W b.
+//           Then g <- 1, b <- 0.
+//   R1      writers of the stream (embedding, attention output, fc2): W <- Q W, bias <- Q bias;
+//           readers (query, key, value, gate, up, head):              W <- W Q^T.
+//           "block64": Q is block-diagonal with blocks of 64 channels.
 //   R2      values: W <- Q_g W, bias <- Q_g bias for each key-value head g; columns of the output
-//   projection that
-//           read a query head of g: W <- W Q_g^T. The attention's average over tokens commutes with
-//           Q_g.
+//           projection that read a query head of g: W <- W Q_g^T. The attention's average over
+//           tokens commutes with Q_g.
+//   R3      attention multiplies H q with H k instead of q with k, head by head (OnlineHadamard);
+//           (H q)^T (H k) = q^T k, so no weight changes.
 //   R4      fc2 reads H x instead of x (OnlineHadamard): W <- W H^T
 //
 // An RMSNorm without a gain commutes with every Q, a LayerNorm with a Q that keeps the vector of
-// ones. So nothing has to be said about mean subtraction: LayerNorm models take such a Q.
+// ones. LayerNorm models take such a Q, so their mean subtraction stays where it is.
 #include "quant/transforms/global/rotation.h"
 
 #include <algorithm>
@@ -30,25 +32,22 @@
 
 namespace cbq {
 
-Registry<GlobalTransform>& global_transforms() {
-  static Registry<GlobalTransform> registry("global transform");
-  return registry;
-}
-
 RotationParts rotation_parts(const std::string& text) {
   RotationParts parts;
   if (text == "none") return parts;
-  int last = 0;
+  int last = 0;  // number of the part before
   for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find('_', begin), text.size());
     const std::string word = text.substr(begin, end - begin);
-    const int number = word == "r1" ? 1 : word == "r2" ? 2 : word == "r4" ? 4 : 0;
-    check(
-        number > last, "rotation: '", text,
-        "'; expected none, or r1, r2, r4 in this order, joined by '_', as in r1_r2",
-        word == "r3" ? " (r3 serves quantized key-value caches only and is not implemented)" : "");
-    (number == 1 ? parts.r1 : number == 2 ? parts.r2 : parts.r4) = true;
-    last = number;
+    const std::map<std::string, int> numbers = {
+        {"r1", 1}, {"block64", 1}, {"r2", 2}, {"r3", 3}, {"r4", 4}};
+    const auto found = numbers.find(word);
+    check(found != numbers.end() && found->second > last, "rotation: '", text,
+          "'; expected none, or r1 (or block64), r2, r3, r4 in this order, joined by '_', as in "
+          "r1_r2");
+    last = found->second;
+    (last == 1 ? parts.r1 : last == 2 ? parts.r2 : last == 3 ? parts.r3 : parts.r4) = true;
+    parts.block64 = parts.block64 || word == "block64";
     begin = end + 1;
   }
   return parts;
@@ -59,6 +58,7 @@ namespace {
 // Streams of random signs: one for R1, then one per block for R2.
 constexpr uint64_t stream_of_r1 = 0;
 constexpr uint64_t first_stream_of_r2 = 1;
+constexpr int64_t width_of_block64 = 64;
 
 Tensor in_f64(const Var& v) { return kernels::cast(v.value().to(Device::cpu()), Dtype::f64); }
 
@@ -194,6 +194,9 @@ void Plan::change_block(Block& block, int64_t number) const {
     const OrthogonalMatrix heads = values.repeated(head_dim, site.head_group);
     changes[found.attention_output].input = [heads](const Tensor& w) { return heads.rows(w); };
   }
+  if (parts.r3) {
+    block.attention_online = OnlineHadamard::of_width(head_dim, found.fc2->weight.device());
+  }
   if (parts.r4) {
     const int64_t width = found.fc2->in_features();
     changes[found.fc2].input = [width](const Tensor& w) {
@@ -238,10 +241,20 @@ void Plan::change_ends(Transformer& model) const {
 class Rotation : public GlobalTransform {
  public:
   std::string name() const override { return "rotation"; }
+  std::string help() const override {
+    return "rotation:<parts>: rotates activations by orthogonal matrices; has a setting of its own";
+  }
+  bool handles_activation_outliers() const override { return parts_.any(); }
   void configure(const std::string& variant, uint64_t seed) override {
     parts_ = rotation_parts(variant);
     variant_ = variant;
     seed_ = seed;
+  }
+  std::map<OnlinePlace, std::string> online_kinds() const override {
+    std::map<OnlinePlace, std::string> kinds;
+    if (parts_.r3) kinds[OnlinePlace::attention] = OnlineHadamard::kind_name;
+    if (parts_.r4) kinds[OnlinePlace::fc2] = OnlineHadamard::kind_name;
+    return kinds;
   }
   std::string obstacle(Transformer& model) const override;
   std::vector<std::string> apply(Transformer& model) const override;
@@ -265,11 +278,19 @@ std::string Rotation::obstacle(Transformer& model) const {
     const std::string ends = model.residual_ends().obstacle;
     if (!ends.empty()) return because("r1", ends);
     if (!found.r1_obstacle.empty()) return because("r1", found.r1_obstacle);
-    if (odd(model.config.hidden_size)) return because("r1", "its width is an odd number");
+    const int64_t width = model.config.hidden_size;
+    if (parts_.block64 && width % width_of_block64 != 0) {
+      return because("block64", concat("its width, ", width, ", is no multiple of ",
+                                       width_of_block64, "; r1 takes every even width"));
+    }
+    if (odd(width)) return because("r1", "its width is an odd number");
   }
   if (parts_.r2) {
     if (!found.r2_obstacle.empty()) return because("r2", found.r2_obstacle);
     if (odd(model.config.head_dim)) return because("r2", "the width of its heads is an odd number");
+  }
+  if (parts_.r3 && odd(model.config.head_dim)) {
+    return because("r3", "the width of its heads is an odd number");
   }
   if (parts_.r4 && odd(found.fc2->in_features())) {
     return because("r4", "the width of its feed-forward part is an odd number");
@@ -295,12 +316,15 @@ std::vector<std::string> Rotation::apply(Transformer& model) const {
   NoGrad none;
   if (parts_.r1) {
     const int64_t width = model.config.hidden_size;
-    plan->stream =
-        OrthogonalMatrix::random(width, seed_, stream_of_r1, model.residual_ends().centered);
-    tell_blocks("r1", width, plan->stream->block());
+    const bool centered = model.residual_ends().centered;
+    plan->stream = parts_.block64 ? OrthogonalMatrix::random_blocks(width, width_of_block64, seed_,
+                                                                    stream_of_r1, centered)
+                                  : OrthogonalMatrix::random(width, seed_, stream_of_r1, centered);
+    if (!parts_.block64) tell_blocks("r1", width, plan->stream->block());
     plan->change_ends(model);
   }
   if (parts_.r2) tell_blocks("r2", plan->head_dim, hadamard_shape(plan->head_dim).block);
+  if (parts_.r3) tell_blocks("r3", plan->head_dim, hadamard_shape(plan->head_dim).block);
   if (parts_.r4) {
     const int64_t width = model.config.intermediate_size;
     tell_blocks("r4", width, hadamard_shape(width).block);

@@ -30,10 +30,10 @@ struct OutlierSplit {
 ///   for every split i of O: kept = all values below O[i], outliers = O[i:],
 ///     M = (min(outliers) - max(kept))^2 - lambda2 var(kept);
 ///   the split with the largest M (the first of equals), if that is positive.
-/// Differs from the printed pseudo-code, whose M* starts at +infinity and is never exceeded, and
-/// whose text minimizes M: a large gap and a small variance, its stated aim, mean maximizing.
-/// Split 0 (all of O are outliers) takes part, since all values below O are kept there; with
-/// `printed_variance` nothing would be reserved, so i starts at 1.
+/// The printed pseudo-code starts M* at +infinity, which no M exceeds, and its text minimizes M.
+/// The stated aim, a large gap and a small variance, asks for the maximum, which is taken here.
+/// Split 0 (all of O are outliers) takes part: all values below O are kept then. With
+/// `printed_variance` it would keep no value of O, so i starts at 1.
 /// O(n) and a sort of O. `values` >= 0 typically (|W|, channel maxima); they are reordered.
 /// Throws std::invalid_argument for no values at all and for NaN or infinity.
 OutlierSplit find_outliers(std::vector<double> values, const OutlierConfig& config = {});

@@ -1,5 +1,6 @@
 #include "quant/transforms/local/preprocessor.h"
 
+#include "quant/stages.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -16,14 +17,9 @@ Registry<Preprocessor>& preprocessors() {
 
 std::vector<std::unique_ptr<Preprocessor>> parse_preprocessors(const std::string& names) {
   std::vector<std::unique_ptr<Preprocessor>> stages;
-  for (size_t begin = 0; begin <= names.size();) {
-    const size_t end = std::min(names.find('+', begin), names.size());
-    const std::string stage = names.substr(begin, end - begin);
-    check(!stage.empty(), "pre-processing '", names, "' has an empty stage; write 'none' for none");
-    const size_t colon = stage.find(':');
-    stages.push_back(preprocessors().make(stage.substr(0, colon)));
-    stages.back()->configure(colon == std::string::npos ? "" : stage.substr(colon + 1));
-    begin = end + 1;
+  for (const NamedStage& stage : stages_of("pre-processing", names)) {
+    stages.push_back(preprocessors().make(stage.name));
+    stages.back()->configure(stage.arguments);
   }
   return stages;
 }
