@@ -115,6 +115,7 @@ TEST_F(BlockWalk, LoadsAllAndCanBeStopped) {
                                }),
                Interrupted);
   EXPECT_EQ(polled, (Numbers{0, 1, 2}));
+  EXPECT_EQ(loaded_blocks(*model), (Numbers{0, 1}));
   EXPECT_TRUE(model->on_demand());
   load_all_blocks(*model, [](int64_t) {});
   EXPECT_FALSE(model->on_demand());
