@@ -7,6 +7,7 @@
 #include "cbq/job_identity.h"
 #include "cbq/stream.h"
 #include "kernels/ops.h"
+#include "nn/block_walk.h"
 #include "nn/formats/atomic_file.h"
 #include "nn/formats/hdf5.h"
 #include "nn/formats/json.h"
@@ -32,14 +33,13 @@ void run_boundaries(Transformer& model, const Segments& segments, const Watch& w
   const Poll poll = watch.poll_of(computing);
   Tensor stream = embed_segments(model, segments, poll);
   keep(int64_t{0}, stream);
-  for (int64_t b = 0; b < model.block_count(); ++b) {
-    watch.step(b, model.block_count(), computing);
-    const LoadedBlock loaded(model, b);
-    stream = run_block(model.block(b), stream, model.device(), poll);
+  watch.step(0, model.block_count(), computing);
+  for_each_block(model, [&](Block& block, int64_t b) {
+    stream = run_block(block, stream, model.device(), poll);
     check_finite(model, b, stream);
     keep(b + 1, stream);
-  }
-  watch.step(model.block_count(), model.block_count(), computing);
+    watch.step(b + 1, model.block_count(), computing);
+  });
 }
 
 class MemoryCache : public ActivationCache {
@@ -67,7 +67,7 @@ class RollingCache : public ActivationCache {
   }
   Tensor get(int64_t boundary, int64_t begin, int64_t end) override {
     int64_t& uses = uses_.at(boundary);
-    while (at_ < boundary) step();
+    for_each_opened_block(model_, at_, boundary, [this](Block& block, int64_t) { step(block); });
     const Tensor found = boundary == at_ ? stream_ : kept_.at(boundary);
     if (--uses <= 0) kept_.erase(boundary);
     return found.slice(begin, end);
@@ -77,11 +77,10 @@ class RollingCache : public ActivationCache {
   int64_t boundaries() const override { return model_.block_count() + 1; }
 
  private:
-  void step() {
+  void step(Block& block) {
     const auto uses = uses_.find(at_);
     if (uses != uses_.end() && uses->second > 0) kept_[at_] = stream_;
-    stream_ =
-        run_block(*model_.fetch_block(at_), stream_, model_.device(), watch_.poll_of(computing));
+    stream_ = run_block(block, stream_, model_.device(), watch_.poll_of(computing));
     check_finite(model_, at_, stream_);
     ++at_;
   }

@@ -13,11 +13,13 @@
 #include "experiments/ablation.h"
 #include "experiments/command_line.h"
 #include "experiments/inputs.h"
+#include "experiments/model_loading.h"
 #include "experiments/workbench.h"
 #include "nn/formats/atomic_file.h"
 #include "nn/formats/json.h"
 #include "nn/formats/output_lock.h"
 #include "tensor/runtime/device_error.h"
+#include "tensor/runtime/device_memory.h"
 #include "tensor/runtime/environment.h"
 #include "tensor/runtime/program.h"
 
@@ -57,6 +59,7 @@ struct Options {
   bool full = false, list = false, fresh = false;
   std::string device = "auto";
   int threads = 0;
+  LoadOptions loading;
 };
 
 void add_options(CLI::App& app, Options& o) {
@@ -105,6 +108,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--threads", o.threads,
                  "CPU threads; 0: all, but one for models narrower than 256")
       ->capture_default_str();
+  o.loading.add_to(app);
   app.add_option("--output", o.output,
                  "folder of results and finished cells; default: build/ablation, or ablation");
   app.add_option("--tables-folder", o.tables_folder, "default: experiments/tables");
@@ -228,7 +232,8 @@ std::vector<TokenSet> load_texts(const Options& o, int64_t context, Ablation& ab
 void describe_budget(const Options& o, const TokenSet& calibration, Transformer& model,
                      Ablation& ablation) {
   int64_t parameters = 0;
-  for (const auto& [path, p] : parameters_of(model)) parameters += p.value().count();
+  visit_shapes(model,
+               [&](const std::string&, const Shape& shape) { parameters += element_count(shape); });
   const std::vector<std::string> lines = {
       fmt::format("budget: {} segments of {} tokens, {} epochs, {} seed{} (from 0), method {}{}",
                   calibration.count(), calibration.length(), o.epochs, o.seeds,
@@ -285,7 +290,13 @@ void run(const CLI::App& app, Options& o) {
   ablation.version = git_version(root);
   ablation.interrupted = [] { return stop_asked.load(); };
   WorkbenchConfig bench;
-  bench.load = [&] { return load_model(o.model, Dtype::f32, device); };
+  LoadWatch loading{[&](const std::string& line) { progress.line(line); }, ablation.interrupted};
+  bench.load = [&] {
+    const int64_t free = device_memory(device).free;
+    auto model = o.loading.load_blocks(open_model(o.model, Dtype::f32, device), free, loading);
+    loading.say = nullptr;  // once, not for every cell
+    return model;
+  };
   bench.calibration = calibration_tokens(o.calibration, o.model, o.segments, o.segment_length);
   bench.texts = load_texts(o, context, ablation);
   bench.folder = o.output;
@@ -298,7 +309,7 @@ void run(const CLI::App& app, Options& o) {
   for (const TokenSet& text : bench.texts) options.work.test_tokens += text.token_count();
   Workbench workbench(bench);
   ablation.inputs = workbench.inputs();
-  describe_budget(o, bench.calibration, *bench.load(), ablation);
+  describe_budget(o, bench.calibration, *open_model(o.model, Dtype::f32, device), ablation);
   const PlanModel model = {config.num_layers, [&](const Settings& s) {
                              return Workbench::obstacle(s, config.num_layers);
                            }};
@@ -333,8 +344,10 @@ int main(int argc, char** argv) {
   cbq::stop_on_signal();
   try {
     cbq::check_environment();
-    cbq::set_command_advice({"a shorter --segment-length or fewer --segments need less memory",
-                             "finished cells are on disk: the same command continues after them"});
+    cbq::set_command_advice(
+        {"a shorter --segment-length, fewer --segments and --load blockwise "
+         "need less memory",
+         "finished cells are on disk: the same command continues after them"});
     cbq::run(app, options);
     return cbq::finish_output();
   } catch (const cbq::Interrupted& stop) {

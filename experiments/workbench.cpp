@@ -5,7 +5,7 @@
 #include <sstream>
 
 #include "cbq/global_transforms.h"
-#include "cbq/pipeline.h"
+#include "cbq/quantize_blockwise.h"
 #include "nn/formats/hash.h"
 #include "nn/perplexity.h"
 #include "quant/solvers/solver.h"
@@ -66,56 +66,66 @@ const std::shared_ptr<ActivationCache>& Workbench::original(Transformer& model,
 }
 
 TextScore Workbench::score(Transformer& model, const TokenSet& text) const {
-  double nll = 0.0;
-  TextScore score;
   const int64_t batch = scored_at_once(text.segments.front().size());
-  for (int64_t begin = 0; begin < text.count(); begin += batch) {
-    if (config_.interrupted && config_.interrupted())
-      throw Interrupted("interrupted while scoring");
-    const int64_t end = std::min(text.count(), begin + batch);
-    const PerplexityResult part = perplexity(model, text.slice(begin, end).segments, batch);
-    nll += part.nll_sum;
-    score.tokens += part.tokens;
+  PerplexityOptions options;
+  options.progress = [&](int64_t, int64_t) { watch().poll("scoring"); };
+  const PerplexityResult result = perplexity(model, text.segments, batch, options);
+  // Summed batch by batch, so that cells of earlier programs have the same last bits.
+  TextScore score;
+  double nll = 0.0;
+  for (size_t begin = 0; begin < result.segment_nll.size(); begin += static_cast<size_t>(batch)) {
+    const size_t end = std::min(result.segment_nll.size(), begin + static_cast<size_t>(batch));
+    double part = 0.0;
+    for (size_t i = begin; i < end; ++i) part += result.segment_nll[i];
+    nll += part;
   }
+  score.tokens = result.tokens;
   score.mean_nll = nll / static_cast<double>(score.tokens);
   return score;
 }
 
-CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& progress) {
-  const std::unique_ptr<Transformer> model = config_.load();
+void Workbench::quantize_cell(const Cell& cell, std::unique_ptr<Transformer>& model,
+                              const std::filesystem::path& unfinished,
+                              const std::function<void(double)>& progress, CellResult& result) {
   const Settings& settings = cell.settings;
+  RunHooks hooks;
+  hooks.interrupted = config_.interrupted;
+  hooks.say = config_.say;
+  std::shared_ptr<ActivationCache> activations;
+  const bool needs_original = settings.reconstruct != "none" || settings.polishes();
+  if (needs_original || settings.solves()) {
+    hooks.resume_folder = unfinished / hex(hash_bytes(cell.identity.to_json().dump()));
+    hooks.model_digest = model->transforms.empty() ? model_digest_ : digest(*model);
+  }
+  if (needs_original) {
+    activations = original(*model, hooks.model_digest);
+  }
+  hooks.progress = [&](int64_t done, int64_t total, const std::string&) {
+    if (progress) {
+      progress(reconstruction_share * static_cast<double>(done) / static_cast<double>(total));
+    }
+  };
+  const std::filesystem::path packed = unfinished / "packed";
+  std::filesystem::remove_all(packed);  // of an interrupted run: its state is beside it
+  const RunResult run = quantize_any(model, config_.calibration.segments, settings, activations,
+                                     std::move(hooks), packed);
+  result.seconds = run.seconds;
+  result.peak_bytes = run.peak_bytes;
+  result.windows = static_cast<int64_t>(run.windows.size());
+  result.notes.insert(result.notes.end(), run.notes.begin(), run.notes.end());
+}
+
+CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& progress) {
+  std::unique_ptr<Transformer> model = config_.load();
   CellResult result;
-  result.notes = apply_global_transforms(*model, settings);
+  result.notes = apply_global_transforms(*model, cell.settings);
   result.version = config_.version;
   result.device = name_of(model->device());
   // What another version of the program left here is not gone on with, but removed in the end.
   const std::filesystem::path unfinished = config_.folder / "unfinished" / cell.key;
-  if (settings.quantizes()) {
-    RunHooks hooks;
-    hooks.interrupted = config_.interrupted;
-    hooks.say = config_.say;
-    std::shared_ptr<ActivationCache> activations;
-    const bool needs_original = settings.reconstruct != "none" || settings.polishes();
-    if (needs_original || settings.solves()) {
-      hooks.resume_folder = unfinished / hex(hash_bytes(cell.identity.to_json().dump()));
-      hooks.model_digest = model->transforms.empty() ? model_digest_ : digest(*model);
-    }
-    if (needs_original) {
-      activations = original(*model, hooks.model_digest);
-    }
-    hooks.progress = [&](int64_t done, int64_t total, const std::string&) {
-      if (progress) {
-        progress(reconstruction_share * static_cast<double>(done) / static_cast<double>(total));
-      }
-    };
-    const RunResult run =
-        quantize(*model, config_.calibration.segments, settings, activations, hooks);
-    result.seconds = run.seconds;
-    result.peak_bytes = run.peak_bytes;
-    result.windows = static_cast<int64_t>(run.windows.size());
-    result.notes.insert(result.notes.end(), run.notes.begin(), run.notes.end());
-  }
+  if (cell.settings.quantizes()) quantize_cell(cell, model, unfinished, progress, result);
   for (const TokenSet& text : config_.texts) result.texts.push_back(score(*model, text));
+  model = nullptr;  // it may be in the folder that goes now
   std::error_code ignored;
   std::filesystem::remove_all(unfinished, ignored);
   return result;

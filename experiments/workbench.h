@@ -16,10 +16,14 @@
 namespace cbq {
 
 struct WorkbenchConfig {
-  std::function<std::unique_ptr<Transformer>()> load;  // the untouched model
+  /// The untouched model. Where its blocks are loaded on demand, cells are quantized and scored
+  /// block by block; their numbers are the same, seconds and memory those of that way.
+  std::function<std::unique_ptr<Transformer>()> load;
   TokenSet calibration;
   std::vector<TokenSet> texts;
-  std::filesystem::path folder;  // of the original activations and of unfinished cells
+  /// Of the original activations and of unfinished cells: their state and, of a cell that is done
+  /// block by block, its packed model while it is scored.
+  std::filesystem::path folder;
   std::string version;
   std::function<void(const std::string&)> say;
   std::function<bool()> interrupted;
@@ -43,6 +47,10 @@ class Workbench {
   const std::shared_ptr<ActivationCache>& original(Transformer& model, const std::string& digest);
   std::string digest(Transformer& model) const;
   Watch watch() const { return {config_.interrupted, {}}; }
+  /// Quantizes the model and adds to the result what the run tells.
+  void quantize_cell(const Cell& cell, std::unique_ptr<Transformer>& model,
+                     const std::filesystem::path& unfinished,
+                     const std::function<void(double)>& progress, CellResult& result);
   TextScore score(Transformer& model, const TokenSet& text) const;
 
   WorkbenchConfig config_;

@@ -28,6 +28,10 @@ class Decoder {
   Tensor next(const Tensor& ids) { return advance(ids, true); }
   /// The same with the logits behind each: [batch * tokens, vocabulary].
   Tensor next_all(const Tensor& ids) { return advance(ids, false); }
+  /// next() of every decoder with its ids, all of one model, block after block: where blocks are
+  /// loaded on demand, each is read once for all of them. The bits are those of next().
+  static std::vector<Tensor> next_of_each(std::vector<Decoder>& decoders,
+                                          const std::vector<Tensor>& ids);
 
   /// Tokens that each sequence has.
   int64_t length() const { return length_; }
@@ -36,9 +40,14 @@ class Decoder {
 
  private:
   Tensor advance(const Tensor& ids, bool last_only);
+  /// What advance() is made of: embedding, one block, head.
+  Var begin(const Tensor& ids);
+  Var pass(Block& block, int64_t number, const Var& x);
+  Tensor end(const Var& x, bool last_only);
 
   Transformer& model_;
   int64_t batch_, length_ = 0;
+  Sequence reading_;  // the tokens between begin() and end()
   std::vector<BlockCache> blocks_;
 };
 

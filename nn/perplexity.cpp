@@ -4,16 +4,15 @@
 #include <cmath>
 
 #include "kernels/ops.h"
-#include "tensor/runtime/device_memory.h"
+#include "nn/block_walk.h"
 
 namespace cbq {
 namespace {
 
-/// Segments of one length that pass the model together.
+/// Segments [first, last), of one length, pass the model together.
 struct Batch {
-  size_t first, last;  // segments [first, last)
+  size_t first, last;
   Sequence sequence;
-  Var hidden;  // the residual stream, while a pass is under way
 };
 
 using Segments = std::vector<std::vector<int32_t>>;
@@ -35,7 +34,7 @@ std::vector<Batch> batches_of(const Segments& segments, int64_t batch) {
            static_cast<int64_t>(last - first) < most) {
       ++last;
     }
-    batches.push_back({first, last, {static_cast<int64_t>(last - first), tokens}, Var()});
+    batches.push_back({first, last, {static_cast<int64_t>(last - first), tokens}});
   }
   return batches;
 }
@@ -51,28 +50,13 @@ void check_ids(const Transformer& model, const Segments& segments) {
 }
 
 /// The ids that are read (offset 0) or predicted (offset 1).
-Tensor ids_of(const Transformer& model, const Segments& segments, const Batch& batch,
-              int64_t offset) {
+std::vector<int32_t> ids_of(const Segments& segments, const Batch& batch, int64_t offset) {
   std::vector<int32_t> ids;
   for (size_t s = batch.first; s < batch.last; ++s) {
     const auto begin = segments[s].begin() + offset;
     ids.insert(ids.end(), begin, begin + batch.sequence.tokens);
   }
-  return Tensor::from(ids, {static_cast<int64_t>(ids.size())}, Dtype::i32, model.device());
-}
-
-/// How many batches, from `first` on, pass the blocks together: every batch by itself where all
-/// blocks are in memory; as many as may wait where a block has to be read for them.
-size_t end_of_round(const Transformer& model, const std::vector<Batch>& batches, size_t first,
-                    int64_t waiting_bytes) {
-  size_t end = first + 1;
-  if (!model.on_demand()) return end;
-  const auto bytes_of = [&](const Batch& b) {
-    return b.sequence.batch * b.sequence.tokens * model.config.hidden_size * size_of(model.dtype());
-  };
-  int64_t bytes = bytes_of(batches[first]);
-  while (end < batches.size() && (bytes += bytes_of(batches[end])) <= waiting_bytes) ++end;
-  return end;
+  return ids;
 }
 
 /// Negative log-likelihood of every row's target, with the logits of a slice of rows at a time: of
@@ -94,17 +78,18 @@ std::vector<double> nll_of_rows(Transformer& model, const Tensor& hidden, const 
 }
 
 /// Adds the batch's segments to the result.
-void score(Transformer& model, const Segments& segments, Batch& batch, int64_t logits_bytes,
-           PerplexityResult& result) {
-  const std::vector<double> nll =
-      nll_of_rows(model, batch.hidden.value(), ids_of(model, segments, batch, 1), logits_bytes);
-  batch.hidden = Var();
+void score(Transformer& model, const Segments& segments, const Batch& batch, const Tensor& hidden,
+           int64_t logits_bytes, PerplexityResult& result) {
+  const std::vector<int32_t> next = ids_of(segments, batch, 1);
+  const Tensor target = Tensor::from(next, {hidden.size(0)}, Dtype::i32, model.device());
+  const std::vector<double> nll = nll_of_rows(model, hidden, target, logits_bytes);
   const auto tokens = static_cast<size_t>(batch.sequence.tokens);
   for (size_t s = 0; s < batch.last - batch.first; ++s) {
     double segment_sum = 0.0;
     for (size_t t = 0; t < tokens; ++t) segment_sum += nll[s * tokens + t];
     result.nll_sum += segment_sum;
     result.tokens += batch.sequence.tokens;
+    result.segment_nll.push_back(segment_sum);
     result.segment.push_back(segment_sum / static_cast<double>(tokens));
   }
 }
@@ -117,29 +102,24 @@ PerplexityResult perplexity(Transformer& model, const Segments& segments, int64_
                             const PerplexityOptions& options) {
   check(!segments.empty(), "perplexity: no segments; the text is empty or shorter than a segment");
   NoGrad none;
-  std::vector<Batch> batches = batches_of(segments, batch);
+  const std::vector<Batch> batches = batches_of(segments, batch);
   check_ids(model, segments);
-  const int64_t waiting = options.waiting_bytes > 0 || !model.on_demand()
-                              ? options.waiting_bytes
-                              : device_memory(model.device()).free / 4;
+  std::vector<TokenBatch> read;
+  for (const Batch& b : batches) read.push_back({ids_of(segments, b, 0), b.sequence});
   const int64_t passes = static_cast<int64_t>(batches.size()) * model.block_count();
   int64_t done = 0;
+  BatchWalkOptions walk;
+  walk.waiting_bytes = options.waiting_bytes;
+  walk.passed = [&](size_t) {
+    if (options.progress) options.progress(++done, passes);
+  };
   PerplexityResult result;
-  for (size_t first = 0, end = 0; first < batches.size(); first = end) {
-    end = end_of_round(model, batches, first, waiting);
-    for (size_t i = first; i < end; ++i) {
-      batches[i].hidden = model.embed(ids_of(model, segments, batches[i], 0), batches[i].sequence);
-    }
-    for (int64_t b = 0; b < model.block_count(); ++b) {
-      const LoadedBlock loaded(model, b);
-      for (size_t i = first; i < end; ++i) {
-        batches[i].hidden = model.block(b).forward(batches[i].hidden, batches[i].sequence);
-        if (options.progress) options.progress(++done, passes);
-      }
-    }
-    for (size_t i = first; i < end; ++i)
-      score(model, segments, batches[i], options.logits_bytes, result);
-  }
+  walk_batches(
+      model, read,
+      [&](size_t i, const Tensor& hidden) {
+        score(model, segments, batches[i], hidden, options.logits_bytes, result);
+      },
+      walk);
   return result;
 }
 

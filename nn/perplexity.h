@@ -11,9 +11,10 @@
 namespace cbq {
 
 struct PerplexityResult {
-  double nll_sum = 0.0;         // nats, over all scored tokens
-  int64_t tokens = 0;           // scored tokens
-  std::vector<double> segment;  // mean NLL of each segment
+  double nll_sum = 0.0;             // nats, over all scored tokens
+  int64_t tokens = 0;               // scored tokens
+  std::vector<double> segment;      // mean NLL of each segment
+  std::vector<double> segment_nll;  // nats: sum over the scored tokens of each segment
   double mean_nll() const { return nll_sum / static_cast<double>(tokens); }
   double perplexity() const;
 };
@@ -22,9 +23,7 @@ struct PerplexityOptions {
   /// Called whenever a batch has passed a block, with how many of all such passes are done; may
   /// throw to stop.
   std::function<void(int64_t done, int64_t total)> progress;
-  /// For a model whose blocks are loaded on demand: bytes of hidden states that may wait between
-  /// two blocks. A block is read once for all batches that fit (at least one); 0: a quarter of the
-  /// free memory.
+  /// As in BatchWalkOptions (nn/block_walk.h).
   int64_t waiting_bytes = 0;
   /// Bytes of logits that are computed at a time: the head and its loss go through a batch in
   /// slices of rows, of 128 or a multiple. The result does not depend on it beyond rounding.

@@ -6,6 +6,7 @@
 
 #include "kernels/attention/varlen_rows.h"
 #include "kernels/ops.h"
+#include "nn/block_walk.h"
 #include "nn/families/family.h"
 #include "nn/formats/json.h"
 #include "nn/formats/safetensors.h"
@@ -14,10 +15,7 @@ namespace cbq {
 
 Var Transformer::forward(const Tensor& ids, const Sequence& sequence) {
   Var x = embed(ids, sequence);
-  for (int64_t i = 0; i < block_count(); ++i) {
-    const LoadedBlock loaded(*this, i);
-    x = block(i).forward(x, sequence);
-  }
+  for_each_block(*this, [&](Block& block, int64_t /*i*/) { x = block.forward(x, sequence); });
   return head(x);
 }
 
@@ -107,10 +105,8 @@ void read_parameters(Transformer& model,
                      const std::function<void(const std::string&, const Tensor&)>& f) {
   const ParameterVisitor visitor = [&](const std::string& path, Var& p) { f(path, p.value()); };
   model.visit_embedding("", visitor);
-  for (int64_t i = 0; i < model.block_count(); ++i) {
-    const LoadedBlock loaded(model, i);
-    model.block(i).visit(model.block_prefix(i), visitor);
-  }
+  for_each_block(model,
+                 [&](Block& block, int64_t i) { block.visit(model.block_prefix(i), visitor); });
   model.visit_head("", visitor);
 }
 

@@ -14,6 +14,7 @@
 #include "nn/formats/json.h"
 #include "nn/formats/sharded_writer.h"
 #include "nn/perplexity.h"
+#include "quant/transforms/local/statistics.h"
 #include "tensor/runtime/device_memory.h"
 #include "tensor/runtime/notice.h"
 #include "tests/fixtures.h"
@@ -189,6 +190,28 @@ TEST(BlockwisePerplexity, EqualsTheModelInMemoryHoweverFewBatchesWait) {
     EXPECT_EQ(calls, all);
     EXPECT_EQ(most, 1);
     EXPECT_EQ(blocks_in_memory(*model), 0);
+  }
+}
+
+TEST(BlockwiseStatistics, EqualThoseOfTheModelInMemory) {
+  const auto whole = load_model(fixture("llama"), Dtype::f32, cpu());
+  const auto model = open_model(fixture("llama"), Dtype::f32, cpu());
+  std::vector<std::vector<int32_t>> segments = tiny_segments(4, 9);
+  segments.push_back(tiny_segments(1, 5)[0]);
+  for (auto& segment : segments) {
+    for (int32_t& id : segment) id %= static_cast<int32_t>(model->config.vocab_size);
+  }
+  const CalibrationStatistics expected = collect_statistics(*whole, segments);
+  const CalibrationStatistics statistics = collect_statistics(*model, segments);
+  EXPECT_EQ(blocks_in_memory(*model), 0);
+  for (int64_t b = 0; b < whole->block_count(); ++b) {
+    for (const NamedLinear& l : whole->block(b).linears()) {
+      const std::string path = whole->block_prefix(b) + l.name;
+      EXPECT_EQ(statistics.of(path).abs_max, expected.of(path).abs_max) << path;
+      EXPECT_EQ(statistics.of(path).sample.to_vector<float>(),
+                expected.of(path).sample.to_vector<float>())
+          << path;
+    }
   }
 }
 

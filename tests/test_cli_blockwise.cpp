@@ -6,6 +6,7 @@
 
 #include "nn/formats/safetensors.h"
 #include "nn/formats/sharded_writer.h"
+#include "nn/text/tokens.h"
 #include "tests/folder_tensors.h"
 #include "tests/test_cli_support.h"
 
@@ -68,25 +69,37 @@ TEST_F(CliTest, BlockwiseDenseExportIsThatOfTheWholeModel) {
   EXPECT_FALSE(fs::exists(path("blockwise/packed")));
 }
 
-TEST_F(CliTest, WhatNeedsTheWholeModelIsNamed) {
-  const auto refused = [&](const std::vector<std::string>& arguments,
-                           std::initializer_list<const char*> parts) {
+TEST_F(CliTest, UnknownWaysOfLoadingAreRefused) {
+  for (const std::vector<std::string>& arguments :
+       {quantize("q", {"--load", "halfway"}),
+        {"evaluate", model(), "--tokens", test_tokens(), "--load", "halfway"},
+        {"sample", model(), "-o", path("s.h5"), "--load", "halfway"}}) {
     const std::vector<std::string> before = listing();
     const RunOfCbq run = cbq(arguments);
     EXPECT_EQ(run.code, 1) << run.out;
-    expect_in(run.err, parts);
+    expect_in(run.err, {"--load", "halfway", "auto, whole, blockwise"});
     EXPECT_EQ(listing(), before);
+  }
+}
+
+TEST_F(CliTest, BlockwiseSamplesTheSameSegments) {
+  const auto sample = [&](const char* load) {
+    return cbq({"sample", model(), "-o", path(std::string(load) + ".h5"), "--segments", "5",
+                "--segment-length", "8", "--device", "cpu", "--load", load});
   };
-  refused(quantize("q", {"--load", "halfway"}), {"--load", "halfway", "auto, whole, blockwise"});
-  refused(quantize("q", {"--load", "blockwise", "--calibration", "model"}),
-          {"--load blockwise", "--calibration model"});
-  fs::create_directories(path("data/piqa"));
-  folder_.write(
-      "data/piqa/valid.jsonl",
-      "{\"goal\": \"Cool soup\", \"sol1\": \"Blow.\", \"sol2\": \"Heat.\", \"label\": 0}\n");
-  refused(
-      {"evaluate", model(), "--load", "blockwise", "--tasks", "piqa", "--task-data", path("data")},
-      {"--load blockwise", "--tasks"});
+  const RunOfCbq whole = sample("whole"), blockwise = sample("blockwise");
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  ASSERT_EQ(blockwise.code, 0) << blockwise.err;
+  EXPECT_EQ(whole.err.find("blocks are read"), std::string::npos) << whole.err;
+  expect_in(blockwise.err, {"the blocks are read 7 times", "--load whole"});
+  EXPECT_EQ(load_tokens(path("blockwise.h5")).segments, load_tokens(path("whole.h5")).segments);
+  for (const char* load : {"whole", "blockwise"}) {
+    const RunOfCbq run =
+        cbq(quantize(std::string("q_") + load, {"--load", load, "--calibration", "model",
+                                                "--segments", "4", "--segment-length", "8"}));
+    ASSERT_EQ(run.code, 0) << run.err;
+  }
+  EXPECT_EQ(tensors_of(path("q_blockwise")), tensors_of(path("q_whole")));
 }
 
 TEST_F(CliTest, AMissingShardIsSaidBeforeAnyWork) {
@@ -198,9 +211,49 @@ TEST_F(LargeModel, RunsInLessMemoryThanItTakes) {
   EXPECT_EQ(limited(evaluate("q", "whole")).code, 1);
   const RunOfCbq inspected = limited({"inspect", path("q"), "--original", path("m")});
   ASSERT_EQ(inspected.code, 0) << inspected.err;
+  const auto sample = [&](const char* load) {
+    return limited({"sample", path("m"), "-o", path(concat(load, ".h5")), "--segments", "2",
+                    "--segment-length", "3", "--device", "cpu", "--load", load});
+  };
+  const RunOfCbq sampled = sample("auto");
+  ASSERT_EQ(sampled.code, 0) << sampled.err;
+  expect_in(sampled.err, {"the blocks are read 2 times, 0.6 GiB"});
+  EXPECT_EQ(sample("whole").code, 1);
   expect_in(inspected.out, {"model.layers.11.mlp.down_proj", "linear layers: 154140672 weights"});
   ASSERT_EQ(cbq(evaluate("q", "whole")).code, 0);  // with all the memory that there is
   EXPECT_EQ(json_of(path("blockwise.json"))["results"], json_of(path("whole.json"))["results"]);
+}
+
+/// Every step of training needs all blocks, so it can only say what it needs.
+TEST_F(LargeModel, TrainingSaysWhatItNeeds) {
+  folder_.write("text.txt", std::string(4000, 'a'));
+  const RunOfCbq run =
+      limited({"train",
+               "--text",
+               path("text.txt"),
+               "--tokenizer",
+               (fs::path(CBQ_SOURCE_DIR) / "tests/fixtures/tokenizers/bloom.json").string(),
+               "-o",
+               path("trained"),
+               "--layers",
+               "12",
+               "--hidden",
+               "1024",
+               "--intermediate",
+               "2816",
+               "--heads",
+               "8",
+               "--kv-heads",
+               "8",
+               "--tokens",
+               "8",
+               "--context",
+               "8",
+               "--device",
+               "cpu"});
+  EXPECT_EQ(run.code, 1) << run.out;
+  expect_in(run.err, {"out of memory on cpu", "16 bytes per parameter", "--layers"});
+  expect_in(cbq({"train", "--help"}).out, {"Every step needs all blocks", "16 bytes"});
 }
 
 TEST_F(LargeModel, IsReconstructedInLessMemoryThanItTakes) {

@@ -75,6 +75,25 @@ TEST_F(CliTaskTest, TasksArePrintedAndWritten) {
   EXPECT_NEAR(json_of(path("t.jsonl"))["loglikelihood"], first["loglikelihood"], 1e-4);
 }
 
+TEST_F(CliTaskTest, BlockwiseScoresAreThoseOfTheModelInMemory) {
+  ModelConfig config = tiny_config(3);
+  config.vocab_size = 460;
+  config.max_position_embeddings = 64;
+  save_model(*tiny_model(config), path("model"), Dtype::f32);
+  for (const char* load : {"whole", "blockwise"}) {
+    const RunOfCbq run =
+        evaluate({"--tasks", "piqa,ethics", "--task-data", path("data"), "--load", load,
+                  "--pass-tokens", "20", "--samples", path(std::string(load) + ".jsonl"), "--json",
+                  path(std::string(load) + ".json")});
+    ASSERT_EQ(run.code, 0) << run.err;
+    EXPECT_EQ(run.err.find("blocks are loaded when they are needed") != std::string::npos,
+              load == std::string("blockwise"))
+        << run.err;
+  }
+  EXPECT_EQ(bytes_of(path("blockwise.jsonl")), bytes_of(path("whole.jsonl")));
+  EXPECT_EQ(json_of(path("blockwise.json"))["results"], json_of(path("whole.json"))["results"]);
+}
+
 TEST_F(CliTaskTest, EncodingsAndLimits) {
   const RunOfCbq run = evaluate(
       {"--tasks", "piqa", "--task-data", path("data"), "--encoding", "separate", "--limit", "1"});

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cbq/pipeline.h"
+#include "cbq/sampling.h"
 #include "kernels/attention/cached_attention.h"
 #include "kernels/formulas/philox.h"
 #include "kernels/ops.h"
@@ -304,6 +305,52 @@ TEST(Sampling, TellsHowFarItIsAndStopsWhenToldTo) {
                                }),
                Interrupted);
   EXPECT_EQ(steps, 2);
+}
+
+TEST(Sampling, WithBlocksOnDemandDrawsTheSameIds) {
+  for (const std::string& name : fixture_names()) {
+    const auto whole = load_model(fixture(name), Dtype::f32, Device::cpu());
+    if (whole->config.bos_token_id < 0) continue;
+    SCOPED_TRACE(name);
+    const auto model = open_model(fixture(name), Dtype::f32, Device::cpu());
+    // 67 segments are two groups, which read each block together.
+    std::vector<int64_t> seen, expected_seen;
+    int64_t loads = 0;
+    model->change_blocks([&](Block&, int64_t) { ++loads; });  // called for every block that is read
+    const auto ids = sample_segments(*model, 67, 6, 3, [&](int64_t done, int64_t) {
+      seen.push_back(done);
+      for (int64_t b = 0; b < model->block_count(); ++b) EXPECT_FALSE(model->is_loaded(b));
+    });
+    EXPECT_EQ(ids, sample_segments(*whole, 67, 6, 3,
+                                   [&](int64_t done, int64_t) { expected_seen.push_back(done); }));
+    EXPECT_EQ(seen, expected_seen);
+    EXPECT_EQ(sampling_reads(*whole, 67, 6), 0);
+    EXPECT_EQ(sampling_reads(*model, 67, 6), 5);
+    EXPECT_EQ(loads, 5 * model->block_count());
+  }
+}
+
+TEST(Decoder, SeveralTogetherAreEachAlone) {
+  const auto model = load_model(fixture("llama"), Dtype::f32, Device::cpu());
+  std::vector<Decoder> together, alone;
+  for (const int64_t batch : {2, 3}) {
+    together.emplace_back(*model, batch, 4);
+    alone.emplace_back(*model, batch, 4);
+  }
+  for (const int64_t tokens : {2, 1}) {
+    std::vector<Tensor> ids;
+    for (const int64_t batch : {2, 3}) {
+      std::vector<int32_t> some(static_cast<size_t>(batch * tokens));
+      for (size_t i = 0; i < some.size(); ++i) some[i] = static_cast<int32_t>(3 * i + 1) % 20;
+      ids.push_back(Tensor::from(some, {batch * tokens}));
+    }
+    const std::vector<Tensor> logits = Decoder::next_of_each(together, ids);
+    for (size_t d = 0; d < 2; ++d) {
+      EXPECT_EQ(logits[d].to_vector<float>(), alone[d].next(ids[d]).to_vector<float>()) << d;
+      EXPECT_EQ(together[d].length(), alone[d].length());
+    }
+  }
+  EXPECT_THROW(Decoder::next_of_each(together, {}), std::invalid_argument);
 }
 
 // ---- logits in slices ---------------------------------------------------------------------------

@@ -53,6 +53,43 @@ TEST_F(RunAblationTest, WritesReportsAndKeepsFinishedCells) {
   expect_in(fresh.err, {"0 of them finished earlier"});
 }
 
+/// The perplexities of all rows of all tables.
+nlohmann::json perplexities(const nlohmann::json& tables) {
+  nlohmann::json all;
+  for (const nlohmann::json& table : tables) {
+    for (const nlohmann::json& row : table.at("rows")) {
+      if (!row.contains("ours")) continue;
+      for (const auto& [granularity, metrics] : row.at("ours").items()) {
+        for (const auto& [metric, value] : metrics.items()) {
+          if (metric.ends_with("_ppl")) all[row.at("name")][granularity][metric] = value;
+        }
+      }
+    }
+  }
+  return all;
+}
+
+TEST_F(RunAblationTest, BlockByBlockGivesTheSameTables) {
+  const RunOfCbq whole = run({"--load", "whole", "--output", path("whole")});
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  const RunOfCbq blockwise = run({"--load", "blockwise", "--output", path("blockwise")});
+  ASSERT_EQ(blockwise.code, 0) << blockwise.err;
+  EXPECT_EQ(whole.err.find("blocks are loaded"), std::string::npos) << whole.err;
+  const std::string said = "blocks are loaded when they are needed";
+  const size_t at = blockwise.err.find(said);
+  ASSERT_NE(at, std::string::npos) << blockwise.err;
+  EXPECT_EQ(blockwise.err.find(said, at + 1), std::string::npos) << "once, not for every cell";
+  const nlohmann::json expected = perplexities(json_of(path("whole/ablation.json")));
+  EXPECT_GE(expected.size(), 3u);
+  EXPECT_EQ(perplexities(json_of(path("blockwise/ablation.json"))), expected);
+  // The cells are the same ones: the other way finds them finished.
+  const RunOfCbq again = run({"--load", "whole", "--output", path("blockwise")});
+  ASSERT_EQ(again.code, 0) << again.err;
+  EXPECT_EQ(again.err.find(" 0 of them finished earlier"), std::string::npos) << again.err;
+  EXPECT_TRUE(!std::filesystem::exists(path("blockwise/unfinished")) ||
+              std::filesystem::is_empty(path("blockwise/unfinished")));
+}
+
 TEST_F(RunAblationTest, RefusesWhatItDoesNotKnow) {
   const std::pair<std::vector<std::string>, std::vector<const char*>> cases[] = {
       {{"--table", "99"}, {"99", "3b"}},
@@ -68,6 +105,7 @@ TEST_F(RunAblationTest, RefusesWhatItDoesNotKnow) {
       {{"--calibration", path("ids.json") + ":other"}, {"other", "calibration"}},
       {{"--model", path("none")}, {"none/config.json"}},
       {{"--device", "tpu"}, {"tpu"}},
+      {{"--load", "halfway"}, {"halfway", "auto, whole, blockwise"}},
   };
   for (const auto& [options, parts] : cases) {
     const RunOfCbq refused = run(options);

@@ -53,10 +53,15 @@ CommandAdvice advice_of(const std::string& command) {
         "blockwise` wrote, one block at a time is in memory",
         ""};
   }
-  if (command == "sample") return {"a shorter --segment-length needs less memory", ""};
+  if (command == "sample") {
+    return {"a shorter --segment-length and --load blockwise need less memory", ""};
+  }
   if (command == "train") {
-    return {"a smaller --batch or fewer --tokens need less memory",
-            "the same command goes on from the state that was saved last"};
+    return {
+        "training keeps the whole model, its gradients and two moments of each in memory, 16 "
+        "bytes per parameter, whatever the options: beside them a smaller --batch or fewer "
+        "--tokens need less memory, a smaller model (--layers, --hidden) needs less of both",
+        "the same command goes on from the state that was saved last"};
   }
   return {};
 }

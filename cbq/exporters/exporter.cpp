@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "nn/block_walk.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -33,11 +34,8 @@ Registry<Exporter>& exporters() {
 void export_model(Exporter& exporter, Transformer& model, const ExportTarget& target,
                   const Poll& poll) {
   exporter.begin(model, target);
-  for (int64_t b = 0; b < model.block_count(); ++b) {
-    if (poll) poll();
-    const LoadedBlock loaded(model, b);
-    exporter.add_block(b);
-  }
+  for_each_block(
+      model, [&](Block&, int64_t b) { exporter.add_block(b); }, poll);
   exporter.finish();
 }
 

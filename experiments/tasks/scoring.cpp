@@ -7,6 +7,7 @@
 #include "autograd/var.h"
 #include "experiments/tasks/varlen_passes.h"
 #include "kernels/ops.h"
+#include "nn/block_walk.h"
 #include "nn/formats/json.h"
 #include "nn/formats/unicode.h"
 #include "nn/rope.h"
@@ -121,17 +122,13 @@ void score_rows(Transformer& model, const Tensor& hidden, const std::vector<Scor
 // Elements of the logits at a time: 128 MiB in f32.
 constexpr int64_t most_logits = int64_t{1} << 25;
 
-void score_pass(Transformer& model, const VarlenPass& pass, const std::vector<ScoredRow>& rows,
+/// Scores a pass from its residual stream behind the last block.
+void score_pass(Transformer& model, const Tensor& hidden, const std::vector<ScoredRow>& rows,
                 bool want_greedy, std::vector<RequestScore>* scores) {
-  const VarlenRows packed(pass.groups, model.device());
-  const Sequence sequence{1, packed.rows(), &packed};
-  Var x =
-      model.embed(Tensor::from(pass.ids, {packed.rows()}, Dtype::i32, model.device()), sequence);
-  for (int64_t b = 0; b < model.block_count(); ++b) x = model.block(b).forward(x, sequence);
   const auto step =
       static_cast<size_t>(std::max<int64_t>(1, most_logits / model.config.vocab_size));
   for (size_t begin = 0; begin < rows.size(); begin += step) {
-    score_rows(model, x.value(), rows, begin, std::min(rows.size(), begin + step), want_greedy,
+    score_rows(model, hidden, rows, begin, std::min(rows.size(), begin + step), want_greedy,
                scores);
   }
   for (const ScoredRow& row : rows) {
@@ -211,15 +208,27 @@ std::vector<RequestScore> score(Transformer& model, const std::vector<EncodedReq
   check_ids(model, requests);
   std::vector<RequestScore> scores(requests.size(), {0.0, options.want_greedy});
   const Readings readings = readings_of(requests);
-  int64_t done = 0;
-  for (const VarlenPass& pass :
-       varlen_passes(readings.sequences, options.tokens, uniform_length(model.config.rope))) {
-    score_pass(model, pass, scored_rows(pass, readings, requests), options.want_greedy, &scores);
-    done += static_cast<int64_t>(pass.members.size());
-    if (options.progress) {
-      options.progress(done, static_cast<int64_t>(readings.sequences.size()));
-    }
+  const std::vector<VarlenPass> passes =
+      varlen_passes(readings.sequences, options.tokens, uniform_length(model.config.rope));
+  std::vector<TokenBatch> batches;
+  for (const VarlenPass& pass : passes) {
+    batches.push_back({pass.ids, {1, static_cast<int64_t>(pass.ids.size())}, pass.groups});
   }
+  const int64_t all = static_cast<int64_t>(readings.sequences.size()) * model.block_count();
+  int64_t done = 0;
+  BatchWalkOptions walk;
+  walk.waiting_bytes = options.waiting_bytes;
+  walk.passed = [&](size_t i) {
+    done += static_cast<int64_t>(passes[i].members.size());
+    if (options.progress) options.progress(done, all);
+  };
+  walk_batches(
+      model, batches,
+      [&](size_t i, const Tensor& hidden) {
+        const std::vector<ScoredRow> rows = scored_rows(passes[i], readings, requests);
+        score_pass(model, hidden, rows, options.want_greedy, &scores);
+      },
+      walk);
   return scores;
 }
 

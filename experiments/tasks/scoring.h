@@ -50,15 +50,20 @@ struct RequestScore {
 struct ScoringOptions {
   int64_t tokens = 2048;     // read in one forward pass, if no single request has more
   bool want_greedy = false;  // copies the scored rows of the logits to the host
-  std::function<void(int64_t done, int64_t all)> progress = {};  // may throw to stop
+  /// Called whenever a pass has gone through a block, with how many of all such passes of a
+  /// sequence are done; may throw to stop.
+  std::function<void(int64_t done, int64_t all)> progress = {};
+  /// As in BatchWalkOptions (nn/block_walk.h).
+  int64_t waiting_bytes = 0;
 };
 
 /// Scores requests without padding: passes of about `tokens` tokens hold sequences of any lengths
 /// (Sequence::packed), and what requests have in common at their beginnings, the context of a
 /// question's choices, is read once (experiments/tasks/varlen_passes.h). Requests that read the
 /// same tokens (choices of one token) share all of them. The head sees scored positions only.
-/// Progress counts different sequences. In the order given. Throws NonFiniteError when the model's
-/// output is no number.
+/// Progress counts different sequences, once per block. Where blocks are loaded on demand, each is
+/// read once for all passes whose residual streams may wait, with the same results, bit for bit. In
+/// the order given. Throws NonFiniteError when the model's output is no number.
 std::vector<RequestScore> score(Transformer& model, const std::vector<EncodedRequest>& requests,
                                 const ScoringOptions& options);
 

@@ -5,13 +5,12 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "cbq/quantized_folder.h"
+#include "experiments/model_loading.h"
 #include "nn/formats/atomic_file.h"
 #include "nn/formats/output_lock.h"
 #include "tensor/runtime/device_memory.h"
 #include "tensor/runtime/program_version.h"
 #include "tools/cli/evaluation.h"
-#include "tools/cli/model_loading.h"
 #include "tools/cli/task_evaluation.h"
 #include "tools/cli/token_source.h"
 
@@ -41,8 +40,8 @@ void evaluate_folder(const Options& o) {
   const std::vector<Task> tasks = load_tasks(o.tasks);
   const Device device = o.compute.apply();
   const auto say = [](const std::string& line) { std::cerr << line << std::endl; };
-  const auto model = o.loading.open(o.model, o.compute.dtype_for(o.model, device), device, say,
-                                    tasks.empty() ? "" : "--tasks");
+  const auto model =
+      o.loading.open(o.model, o.compute.dtype_for(o.model, device), device, {say, interrupted});
   const std::string tokenizer_path = o.tokenizer.empty() ? o.model : o.tokenizer;
   const auto sets = load_evaluation(evaluation, {model.get(), tokenizer_path});
   const auto tokenizer =

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "experiments/progress.h"
+#include "nn/block_walk.h"
 #include "nn/formats/atomic_file.h"
 #include "nn/formats/json.h"
 #include "nn/formats/output_lock.h"
@@ -139,11 +140,9 @@ Dtype ExportRun::computed_dtype() const {
 std::unique_ptr<Transformer> ExportRun::open(Device device) {
   std::unique_ptr<Transformer> model = open_quantized(result_, computed_dtype(), device);
   if (is_there(result_ / "model.safetensors")) {
-    for (int64_t b = 0; b < model->block_count(); ++b) {
-      watch().step(b, model->block_count(), "reading the result");
-      model->load_block(b);
-    }
-    model->load_all_blocks();
+    load_all_blocks(*model, [&](int64_t block) {
+      watch().step(block, model->block_count(), "reading the result");
+    });
   }
   return model;
 }

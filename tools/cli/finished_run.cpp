@@ -162,8 +162,9 @@ void FinishedRun::score() {
   };
   score(*job_.model, "original");
   job_.model = nullptr;
-  job_.model = o_.loading.open(folder_, job_.dtype, job_.device,
-                               [this](const std::string& line) { progress_.line(line); });
+  job_.model =
+      o_.loading.open(folder_, job_.dtype, job_.device,
+                      {[this](const std::string& line) { progress_.line(line); }, interrupted});
   score(*job_.model, "quantized");
   report["evaluated"].update(digests_of(job_.evaluation));
   write_text_atomically(folder_ / "report.json", sealed(report).dump(2) + "\n");

@@ -12,6 +12,7 @@
 #include "cbq/exporters/layer_parts.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/stream.h"
+#include "nn/block_walk.h"
 #include "tools/cli/command.h"
 
 namespace cbq::cli {
@@ -178,8 +179,7 @@ void inspect(const Options& o) {
   };
   model->visit_embedding("", count);
   model->visit_head("", count);
-  for (int64_t b = 0; b < model->block_count(); ++b) {
-    const LoadedBlock loaded(*model, b);
+  for_each_block(*model, [&](Block& block, int64_t b) {
     std::optional<LoadedBlock> before;
     if (original) before.emplace(*original, b);
     const std::vector<WindowLinear> linears = linears_of(*model, {b, 1});
@@ -187,12 +187,12 @@ void inspect(const Options& o) {
     for (size_t i = 0; i < linears.size(); ++i) {
       std::cout << layer_line(linears[i], original ? originals[i].linear : nullptr, totals);
     }
-    if (const auto online = model->block(b).attention_online) {
+    if (const auto online = block.attention_online) {
       std::cout << fmt::format("{:<40} queries and keys behind an online transform: {}\n",
                                attention_path(model->block_prefix(b)), online->kind());
     }
-    model->block(b).visit("", count);
-  }
+    block.visit("", count);
+  });
   rest.weights -= totals.weights;
   rest.bits = rest.weights * 32;
   std::cout << "\n"

@@ -7,7 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "cbq/pipeline.h"
+#include "cbq/quantize_blockwise.h"
 #include "cbq/resume.h"
 #include "experiments/progress.h"
 #include "nn/formats/atomic_file.h"
@@ -72,7 +72,6 @@ class QuantizeRun {
             }};
   }
   RunResult reconstruct();
-  RunResult quantize_blockwise(std::shared_ptr<ActivationCache> original, RunHooks hooks);
   void write_model();
   void save(const RunResult& result, const std::vector<Score>& before,
             const std::vector<Score>& after);
@@ -155,8 +154,9 @@ void QuantizeRun::steps() {
   }
   if (is_rounded) {
     write_model();
-    job_.model = o_.loading.open(folder_.partial(), job_.dtype, job_.device,
-                                 [this](const std::string& line) { log_.line(line); });
+    job_.model =
+        o_.loading.open(folder_.partial(), job_.dtype, job_.device,
+                        {[this](const std::string& line) { log_.line(line); }, interrupted});
   }
   const std::vector<Score> after = score();
   print(std::cout, "quantized", after);
@@ -226,24 +226,10 @@ RunResult QuantizeRun::reconstruct() {
     original = cache_on_disk(*job_.model, job_.calibration.segments, o_.cache, hooks.say, watch(),
                              job_.model_digest);
   }
-  RunResult result = job_.model->on_demand() ? quantize_blockwise(original, hooks)
-                                             : quantize(*job_.model, job_.calibration.segments,
-                                                        job_.settings, original, hooks);
+  RunResult result = quantize_any(job_.model, job_.calibration.segments, job_.settings, original,
+                                  hooks, packed_folder());
   result.notes.insert(result.notes.begin(), job_.notes.begin(), job_.notes.end());
   log_.progress().finish();
-  return result;
-}
-
-/// Finished blocks go to the folder at once, from where the quantized model is opened again.
-RunResult QuantizeRun::quantize_blockwise(std::shared_ptr<ActivationCache> original,
-                                          RunHooks hooks) {
-  const std::unique_ptr<Exporter> writer = exporters().make(packed_format);
-  writer->begin(*job_.model, {packed_folder(), job_.dtype, true});
-  hooks.keep_block = [&](int64_t block) { writer->add_block(block); };
-  RunResult result =
-      quantize(*job_.model, job_.calibration.segments, job_.settings, std::move(original), hooks);
-  writer->finish();
-  job_.model = open_quantized(packed_folder(), job_.dtype, job_.device);
   return result;
 }
 
@@ -299,7 +285,8 @@ Action setup_quantize(CLI::App& app) {
   app.add_option("-o,--output", o->output, "folder to write")->required();
   app.add_option("--calibration", o->calibration,
                  "what to learn from: a text, FILE.h5, FILE.json[:KEY], or 'model': sampled from "
-                 "the model itself, one token after the other")
+                 "the model itself, one token after the other (blockwise, all blocks are read for "
+                 "each)")
       ->capture_default_str();
   app.add_option("--segments", o->segments, "calibration segments; 0: all there are, or 128");
   app.add_option("--segment-length", o->segment_length,

@@ -71,9 +71,7 @@ void QuantizeJob::load() {
   const ModelConfig config = ModelConfig::load(o_.model);
   validate(settings, config.num_layers);
   check_exportable(*exporter, export_plan(config, settings), "--export");
-  model = o_.loading.open(
-      o_.model, dtype, device, say_,
-      samples() ? "--calibration model, which samples from the model token by token," : "");
+  model = o_.loading.open(o_.model, dtype, device, {say_, interrupted});
   context_ = model->config.context();
   notes = apply_global_transforms(*model, settings);
   check_parameters();

@@ -12,10 +12,10 @@
 #include "cbq/job_identity.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/watch.h"
+#include "experiments/model_loading.h"
 #include "nn/text/tokens.h"
 #include "nn/transformer.h"
 #include "tools/cli/evaluation.h"
-#include "tools/cli/model_loading.h"
 #include "tools/cli/settings_options.h"
 
 namespace cbq::cli {

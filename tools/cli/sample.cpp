@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "cbq/pipeline.h"
-#include "cbq/quantized_folder.h"
+#include "experiments/model_loading.h"
 #include "nn/formats/output_lock.h"
 #include "nn/text/tokens.h"
 #include "tools/cli/command.h"
@@ -17,6 +17,7 @@ struct Options {
   std::string model, output;
   int64_t count = 128, length = 0;
   uint64_t seed = 0;
+  LoadOptions loading;
   ComputeOptions compute;
 };
 
@@ -24,7 +25,9 @@ void sample(const Options& o) {
   const OutputLock lock(o.output);  // a place that cannot be written is found here
   const Device device = o.compute.apply();
   catch_interrupts();
-  const auto model = load_any_model(o.model, o.compute.dtype_for(o.model, device), device);
+  const auto say = [](const std::string& line) { std::cerr << line << std::endl; };
+  const auto model =
+      o.loading.open(o.model, o.compute.dtype_for(o.model, device), device, {say, interrupted});
   const TokenSet set = calibration_tokens("model", {model.get(), {}}, o.count, o.length, o.seed);
   save_tokens(o.output, set);
   std::cout << o.output << ": " << set.token_count() << " tokens, " << set.protocol << "\n";
@@ -40,6 +43,7 @@ Action setup_sample(CLI::App& app) {
   app.add_option("--segment-length", o->length,
                  "tokens of each; 0: the model's context, at most 512");
   app.add_option("--seed", o->seed, "of the random numbers")->capture_default_str();
+  o->loading.add_to(app);
   o->compute.add_to(app);
   return [o] { sample(*o); };
 }

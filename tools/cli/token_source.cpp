@@ -1,9 +1,12 @@
 #include "tools/cli/token_source.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <iostream>
 
 #include "cbq/pipeline.h"
+#include "cbq/sampling.h"
 #include "experiments/progress.h"
 #include "tools/cli/command.h"
 
@@ -67,12 +70,29 @@ TokenSet shortened(TokenSet set, int64_t count, int64_t length) {
 // What papers and peers measure with, and what memory and time of a CPU allow.
 constexpr int64_t longest_default = 2048, longest_sampled_default = 512, default_count = 128;
 
+/// Bytes of the parameters of all blocks.
+int64_t block_bytes(Transformer& model) {
+  int64_t bytes = parameter_bytes(model);
+  const ParameterVisitor outer = [&](const std::string&, Var& p) { bytes -= p.value().bytes(); };
+  model.visit_embedding("", outer);
+  model.visit_head("", outer);
+  return bytes;
+}
+
 std::vector<std::vector<int32_t>> sample_with_progress(Transformer& model, int64_t count,
                                                        int64_t length, uint64_t seed) {
   std::cerr << "sampling " << count << " segments of " << length
             << " tokens from the model: " << sampling_passes(model, count, length)
             << " tokens pass it, the remaining time follows (--segments and --segment-length "
             << "decide, a text as --calibration needs none of it)" << std::endl;
+  const int64_t reads = sampling_reads(model, count, length);
+  if (reads > 0) {
+    std::cerr << fmt::format(
+                     "for that the blocks are read {} times, {:.1f} GiB of parameters "
+                     "each time; --load whole keeps them in memory",
+                     reads, static_cast<double>(block_bytes(model)) / (1 << 30))
+              << std::endl;
+  }
   Progress progress(std::cerr, stderr_is_terminal());
   const auto segments =
       sample_segments(model, count, length, seed, [&](int64_t done, int64_t total) {

@@ -190,6 +190,10 @@ Action setup_train(CLI::App& app) {
   option("--dtype", o->dtype, "of the finished model: bf16, f16, f32; training computes in f32");
   app.add_option("--evaluate", o->evaluation.sources, "texts or token files to score at the end");
   o->compute.add_to(app, false);
+  app.footer(
+      "Every step needs all blocks, forward and backward, so there is no --load blockwise here:\n"
+      "parameters, gradients and the optimizer's two moments stay in memory (16 bytes per\n"
+      "parameter), and beside them the activations of --batch x --tokens tokens.");
   return [o] { train_model(*o); };
 }
 

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "kernels/ops.h"
+#include "nn/block_walk.h"
 #include "quant/transforms/local/arithmetic.h"
 
 namespace cbq {
@@ -178,7 +179,7 @@ CalibrationStatistics collect_statistics(Transformer& model,
                                          const StatisticsConfig& config) {
   StatisticsStream stream(model, segments, config);
   CalibrationStatistics all;
-  for (int64_t b = 0; b < model.block_count(); ++b) all.merge(stream.pass_block());
+  for_each_block(model, [&](Block&, int64_t) { all.merge(stream.pass_block()); });
   return all;
 }
 

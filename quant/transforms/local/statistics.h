@@ -71,7 +71,7 @@ class StatisticsStream {
   std::vector<Batch> batches_;
 };
 
-/// Statistics of all linears of the model as it stands, its blocks in memory. Throws as above.
+/// Statistics of all linears of the model as it stands. Throws as above.
 CalibrationStatistics collect_statistics(Transformer& model,
                                          const std::vector<std::vector<int32_t>>& segments,
                                          const StatisticsConfig& config = {});
