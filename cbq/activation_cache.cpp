@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <map>
+#include <set>
 
 #include "cbq/job_identity.h"
 #include "cbq/stream.h"
@@ -44,16 +45,26 @@ void run_boundaries(Transformer& model, const Segments& segments, const Watch& w
 
 class MemoryCache : public ActivationCache {
  public:
-  explicit MemoryCache(std::vector<Tensor> streams) : streams_(std::move(streams)) {}
+  /// Undefined streams are those that were not kept.
+  MemoryCache(std::vector<Tensor> streams, const Segments& segments)
+      : streams_(std::move(streams)),
+        segments_(static_cast<int64_t>(segments.size())),
+        tokens_(static_cast<int64_t>(segments.front().size())) {}
   Tensor get(int64_t boundary, int64_t begin, int64_t end) override {
-    return streams_.at(static_cast<size_t>(boundary)).slice(begin, end);
+    const Tensor& stream = streams_.at(static_cast<size_t>(boundary));
+    if (!stream.defined()) {
+      throw std::out_of_range(
+          message_of("activations in front of block ", boundary, " were not to be kept"));
+    }
+    return stream.slice(begin, end);
   }
-  int64_t segments() const override { return streams_.front().size(0); }
-  int64_t tokens() const override { return streams_.front().size(1); }
+  int64_t segments() const override { return segments_; }
+  int64_t tokens() const override { return tokens_; }
   int64_t boundaries() const override { return static_cast<int64_t>(streams_.size()); }
 
  private:
   std::vector<Tensor> streams_;
+  int64_t segments_, tokens_;
 };
 
 class RollingCache : public ActivationCache {
@@ -197,7 +208,18 @@ std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model, const Segme
   std::vector<Tensor> streams;
   run_boundaries(model, segments, watch,
                  [&](int64_t, const Tensor& stream) { streams.push_back(stream); });
-  return std::make_shared<MemoryCache>(std::move(streams));
+  return std::make_shared<MemoryCache>(std::move(streams), segments);
+}
+
+std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model, const Segments& segments,
+                                                 const std::vector<int64_t>& boundaries,
+                                                 const Watch& watch) {
+  const std::set<int64_t> kept(boundaries.begin(), boundaries.end());
+  std::vector<Tensor> streams(static_cast<size_t>(model.block_count()) + 1);
+  run_boundaries(model, segments, watch, [&](int64_t boundary, const Tensor& stream) {
+    if (kept.contains(boundary)) streams.at(static_cast<size_t>(boundary)) = stream;
+  });
+  return std::make_shared<MemoryCache>(std::move(streams), segments);
 }
 
 std::shared_ptr<ActivationCache> cache_on_the_way(Transformer& model, const Segments& segments,

@@ -39,6 +39,12 @@ int64_t activation_bytes(const Transformer& model, const Segments& segments);
 std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model, const Segments& segments,
                                                  const Watch& watch = {});
 
+/// The same, but of the boundaries only those that `boundaries` names (in any order, any number of
+/// times) are kept; get() throws std::out_of_range for others.
+std::shared_ptr<ActivationCache> cache_in_memory(Transformer& model, const Segments& segments,
+                                                 const std::vector<int64_t>& boundaries,
+                                                 const Watch& watch);
+
 /// The same for a model whose blocks are loaded on demand, without keeping what no window asks for.
 /// A boundary is computed when it is asked for, through blocks fetched from the model's file, so
 /// changes to blocks in memory do not matter. `boundaries`: all that will be asked for, in any

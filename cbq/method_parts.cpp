@@ -1,6 +1,7 @@
 #include "cbq/method_parts.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -58,9 +59,22 @@ std::string loss_of(const Settings& s) {
   return s.homologous ? text + ", homologous" : text;
 }
 
+/// Of a model that the settings are possible for: a written schedule names its blocks.
+int64_t example_blocks_of(const Settings& s) {
+  if (s.schedule.empty() || widest_of_schedule(s.schedule)) return example_blocks;
+  int64_t last = 0;
+  for (size_t at = 0; at < s.schedule.size();) {
+    const size_t end = std::min(s.schedule.find_first_of(",-", at), s.schedule.size());
+    const std::string number = s.schedule.substr(at, end - at);
+    if (!number.empty()) last = std::max<int64_t>(last, std::strtoll(number.c_str(), nullptr, 10));
+    at = end + 1;
+  }
+  return last + 1;
+}
+
 bool has_overlap(const Settings& s) {
   std::map<int64_t, int> windows_of_block;
-  for (const ScheduledWindow& w : schedule_of(s, example_blocks)) {
+  for (const ScheduledWindow& w : schedule_of(s, example_blocks_of(s))) {
     for (int64_t b = w.window.first; b <= w.window.last(); ++b) ++windows_of_block[b];
   }
   return std::any_of(windows_of_block.begin(), windows_of_block.end(),

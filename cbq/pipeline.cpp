@@ -2,7 +2,6 @@
 #include "cbq/pipeline.h"
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
 
 #include "cbq/global_transforms.h"
@@ -12,16 +11,12 @@
 namespace cbq {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// What may be resumed, and by whom: none for a run that keeps no state.
+/// Of a run that can be resumed. Rounding to nearest is not worth it, but a state of another run
+/// that lies in the folder must be noticed.
 std::optional<JobIdentity> identity_of(const RunContext& run) {
+  const std::filesystem::path& folder = run.hooks.resume_folder;
   const bool is_long = run.reconstructs || run.solver != nullptr;
-  if (!is_long || run.hooks.resume_folder.empty()) return {};
+  if (folder.empty() || (!is_long && !ResumeFolder::has_state(folder))) return {};
   std::string digest = run.hooks.model_digest;
   if (digest.empty()) {
     digest = digest_of(run.model, [&](const std::string&, const Tensor&) {
@@ -41,14 +36,14 @@ bool needs_stream(const RunContext& run) {
   return run.reconstructs || run.solver != nullptr || observes;
 }
 
-/// The activations of the untouched model that windows from `next` on, and polishing, ask for.
-std::shared_ptr<ActivationCache> original_from(RunContext& run, int64_t next) {
+/// The boundaries of the untouched model that windows from `next` on, and polishing, ask for.
+std::vector<int64_t> boundaries_from(const RunContext& run, int64_t next) {
   std::vector<int64_t> boundaries;
   for (auto i = static_cast<size_t>(next); i < run.schedule.size() && run.reconstructs; ++i) {
     boundaries.push_back(run.schedule[i].window.last() + 1);
   }
   if (run.settings.polishes()) boundaries.push_back(run.blocks());
-  return cache_on_the_way(run.model, run.segments, boundaries, {run.hooks.interrupted, {}});
+  return boundaries;
 }
 
 /// A window of blocks in which nothing is learned.
@@ -60,7 +55,7 @@ void round_window(RunContext& run, Preparation& preparation, int64_t number) {
   solve(run, scheduled.window, {});
   freeze(run, scheduled);
   advance(run, scheduled);
-  save(run, scheduled);
+  save(run);
 }
 
 void reconstruct_window(RunContext& run, Preparation& preparation, int64_t number) {
@@ -70,7 +65,7 @@ void reconstruct_window(RunContext& run, Preparation& preparation, int64_t numbe
   // Both targets may fetch blocks, so they come before the window's own are in memory.
   const auto count = static_cast<int64_t>(run.segments.size());
   WindowData data{run.stream, {run.original->get(window.last() + 1, 0, count)}};
-  const auto start = Clock::now();
+  const Clock clock;
   if (run.settings.homologous) data.targets.push_back(preparation.original_answer(window));
   preparation.prepare(window.last() + 1);
   attach(run, window, preparation);
@@ -78,11 +73,11 @@ void reconstruct_window(RunContext& run, Preparation& preparation, int64_t numbe
   WindowReport report = reconstruct(run, number, std::move(data));
   freeze(run, scheduled);
   advance(run, scheduled);
-  report.seconds = seconds_since(start);
+  report.seconds = clock.since_start();
   report.peak_bytes = memory_statistics(run.model.device()).peak_bytes;
   tell(run, report);
   run.result.windows.push_back(report);
-  save(run, scheduled);
+  save(run);
 }
 
 void quantize(RunContext& run) {
@@ -90,38 +85,43 @@ void quantize(RunContext& run) {
   // The identity is that of the model before anything is done to it.
   std::optional<JobIdentity> identity = identity_of(run);
   if (asks_for_original(run) && whole && !run.original) {
-    run.original = cache_in_memory(run.model, run.segments, run.watch);
+    run.original = cache_in_memory(run.model, run.segments, boundaries_from(run, 0), run.watch);
   }
-  const auto start = Clock::now();
+  run.clock = {};
   reset_peak(run.model.device());
   Preparation preparation(run);
   if (whole) preparation.prepare(run.blocks());
-  const double prepared = seconds_since(start);
+  const double prepared = run.clock.since_start();
   if (identity) run.folder = ResumeFolder(run.hooks.resume_folder, std::move(*identity));
   if (needs_stream(run)) {
     run.stream =
         embed_segments(run.model, run.segments, run.watch.poll_of("embedding the segments"));
   }
   const int64_t first = resume(run, preparation);
-  if (asks_for_original(run) && !run.original) run.original = original_from(run, first);
+  if (asks_for_original(run) && !run.original) {
+    run.original = cache_on_the_way(run.model, run.segments, boundaries_from(run, first),
+                                    {run.hooks.interrupted, {}});
+  }
   for (auto number = first; number < static_cast<int64_t>(run.schedule.size()); ++number) {
     run.reconstructs ? reconstruct_window(run, preparation, number)
                      : round_window(run, preparation, number);
   }
-  if (!run.reconstructs) run.watch.step(run.blocks(), run.blocks(), run.doing());
+  if (!run.reconstructs) {
+    run.watch.step(run.blocks(), run.blocks(), run.doing());
+    run.result.peak_bytes =
+        std::max(run.result.peak_bytes, memory_statistics(run.model.device()).peak_bytes);
+  }
   polish_model(run);
 
   RunResult& result = run.result;
-  if (!run.reconstructs) {
-    result.seconds = seconds_since(start);
-    result.peak_bytes = memory_statistics(run.model.device()).peak_bytes;
-    return;
-  }
+  result.notes.insert(result.notes.end(), run.notes.begin(), run.notes.end());
   result.seconds = prepared + (result.polish ? result.polish->seconds : 0.0);
   for (const WindowReport& r : result.windows) {
     result.seconds += r.seconds;
     result.peak_bytes = std::max(result.peak_bytes, r.peak_bytes);
   }
+  if (result.polish) result.peak_bytes = std::max(result.peak_bytes, result.polish->peak_bytes);
+  if (!run.reconstructs) result.seconds = run.seconds();
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ struct PolishReport {
   double before = 0.0, after = 0.0;
   bool kept = false;  // false: it did not get better, and everything is as it was
   double seconds = 0.0;
+  int64_t peak_bytes = 0;  // device memory of this stage
 };
 
 /// Minimizes the mean over tokens of

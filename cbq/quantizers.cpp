@@ -170,6 +170,7 @@ void restore_quantizer_state(Transformer& model, const Window& blocks,
          ++at) {
       values.emplace_back(at->first.substr(prefix.size()), at->second);
     }
+    check(!values.empty() || l.learnable->state().empty(), "the state lacks ", l.learnable->name());
     l.learnable->restore(values);
   }
 }

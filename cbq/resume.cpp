@@ -123,9 +123,11 @@ RunState state_of(const SafetensorsFile& file) {
     state.reports.push_back(window_report_from_json(r, what + ": window report"));
   }
   state.windows = static_cast<int64_t>(state.reports.size());
-  for (const nlohmann::json& note : json_at(run, "solver_notes", what)) {
-    state.solver_notes.push_back(json_string(note, "solver_notes", what));
+  for (const nlohmann::json& note : json_at(run, "notes", what)) {
+    state.notes.push_back(json_string(note, "notes", what));
   }
+  state.seconds = json_double(json_at(run, "seconds", what), "seconds", what);
+  state.peak_bytes = json_int(json_at(run, "peak_bytes", what), "peak_bytes", what, 0);
   state.live = load_tensors(file);
   const auto stream = state.live.find(stream_name);
   if (stream == state.live.end()) fail(what, ": tensor \"", stream_name, "\" is missing");
@@ -238,8 +240,11 @@ void ResumeFolder::save(const RunState& state) const {
   if (!enabled()) return;
   nlohmann::json windows = nlohmann::json::array();
   for (const WindowReport& r : state.reports) windows.push_back(to_json(r));
-  const nlohmann::json run = {
-      {"finished", state.finished}, {"windows", windows}, {"solver_notes", state.solver_notes}};
+  const nlohmann::json run = {{"finished", state.finished},
+                              {"windows", windows},
+                              {"notes", state.notes},
+                              {"seconds", state.seconds},
+                              {"peak_bytes", state.peak_bytes}};
   std::map<std::string, Tensor> tensors = state.live;
   tensors[stream_name] = state.stream;
   write(folder_ / state_name, tensors, {{"run", run.dump()}});

@@ -28,7 +28,9 @@ struct RunState {
   Tensor stream;                       // quantized stream behind them
   std::map<std::string, Tensor> live;  // quantizer_state of unfinished blocks
   std::vector<WindowReport> reports;
-  std::vector<std::string> solver_notes;
+  std::vector<std::string> notes;  // of the windows and of solvers, in order
+  double seconds = 0.0;            // that the run has taken so far
+  int64_t peak_bytes = 0;          // of device memory, so far
 };
 
 class ResumeFolder {

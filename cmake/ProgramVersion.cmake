@@ -4,7 +4,7 @@
 
 # cbq_program_version(<target> <source>...): adds the generated source to the target.
 function(cbq_program_version target)
-  set(sources ${ARGN} cmake/Flags.cmake experiments/run_ablation.cpp tools/cbq.cpp)
+  set(sources ${ARGN} cmake/Flags.cmake cmake/Languages.cmake cmake/Sources.cmake experiments/run_ablation.cpp tools/cbq.cpp)
   file(GLOB_RECURSE command_line RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tools/cli/*.cpp)
   list(APPEND sources ${command_line})
   foreach(folder ${CBQ_LAYERS} tools/cli)
@@ -21,7 +21,7 @@ function(cbq_program_version target)
   string(SHA256 target_digest "${target_macros}")
   set(how "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${type}} "
           "native ${CBQ_NATIVE} ${target_digest} sanitize ${CBQ_SANITIZE} cuda ${CBQ_CUDA} ${CMAKE_CUDA_COMPILER_VERSION} "
-          "${CMAKE_CUDA_ARCHITECTURES}")
+          "${CMAKE_CUDA_ARCHITECTURES} ${CMAKE_CUDA_FLAGS} ${CMAKE_CUDA_FLAGS_${type}}")
   set(folder ${CMAKE_BINARY_DIR}/generated)
   # A file of its own: lists of hundreds of sources are too long for a command line on some systems.
   list(JOIN sources "\n" lines)

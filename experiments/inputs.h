@@ -1,11 +1,8 @@
-// What a table runs on: the project's folder, the model's text, token segments.
+// Where a table finds what it runs on: the project's folder, models by name, files.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
 #include <string>
-
-#include "nn/text/tokens.h"
 
 namespace cbq {
 
@@ -25,19 +22,5 @@ std::filesystem::path model_folder(const std::filesystem::path& name_or_path,
 /// Throws std::runtime_error with the command that makes the file, unless the file of a text, a
 /// folder's or of a token source (TokenSource) is there.
 void require_file(const std::string& source, const std::string& what, const std::string& remedy);
-
-/// Calibration segments of a text (`tokenizer_folder` holds its vocabulary) or a token source
-/// (FILE.h5, FILE.json:KEY). Text: `count` random segments of `length` ids, seed 0 (GPTQ's
-/// protocol). Token file: its first `count` segments, cut to `length`. Throws std::invalid_argument
-/// when there are too few.
-TokenSet calibration_tokens(const std::string& source,
-                            const std::filesystem::path& tokenizer_folder, int64_t count,
-                            int64_t length);
-
-/// Segments to score. Text: consecutive segments of `length` ids (GPTQ's protocol). Token file: its
-/// own segments, which must fit into `length` ids. Of these as many as hold `max_tokens` ids,
-/// evenly spaced over the file (a dictionary begins with A); 0: all. The protocol says so.
-TokenSet evaluation_tokens(const std::string& source, const std::filesystem::path& tokenizer_folder,
-                           int64_t length, int64_t max_tokens);
 
 }  // namespace cbq

@@ -3,8 +3,6 @@
 #include <omp.h>
 
 #include <CLI/CLI.hpp>
-#include <atomic>
-#include <csignal>
 #include <cstdlib>
 #include <iostream>
 
@@ -14,6 +12,7 @@
 #include "experiments/command_line.h"
 #include "experiments/inputs.h"
 #include "experiments/model_loading.h"
+#include "experiments/token_source.h"
 #include "experiments/workbench.h"
 #include "nn/formats/atomic_file.h"
 #include "nn/formats/json.h"
@@ -25,24 +24,6 @@
 
 namespace cbq {
 namespace {
-
-std::atomic<bool> stop_asked = false;
-static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may not wait for a lock");
-
-constexpr int caught_signals[] = {SIGTERM, SIGINT};
-
-void note_signal(int) {
-  stop_asked = true;
-  for (const int each : caught_signals) std::signal(each, SIG_DFL);
-}
-
-/// The first Ctrl-C or SIGTERM stops after the current step, a second one at once. A signal that
-/// the program was started to ignore stays ignored.
-void stop_on_signal() {
-  for (const int each : caught_signals) {
-    if (std::signal(each, note_signal) == SIG_IGN) std::signal(each, SIG_IGN);
-  }
-}
 
 struct Options {
   std::filesystem::path model, output, tables_folder;
@@ -67,8 +48,8 @@ void add_options(CLI::App& app, Options& o) {
       "--model", o.model,
       "Hugging Face folder, or a name: smollm2 (what ./setup.sh smollm2 makes); default: embedded");
   app.add_option("--calibration", o.calibration,
-                 "text (.txt, .jsonl) or token ids (FILE.h5, FILE.json:KEY); default: "
-                 "build/text/gcide.calibration.txt");
+                 "text (.txt, .jsonl), token ids (FILE.h5, FILE.json:KEY), or model: sampled from "
+                 "it; default: build/text/gcide.calibration.txt");
   app.add_option("--texts", o.texts,
                  "test sets as NAME=FILE, text or token file; the first stands beside the paper's "
                  "C4, the second beside its WikiText-2; default: the test parts in build/text")
@@ -204,21 +185,34 @@ void require_inputs(const Options& o) {
   const std::string remedy =
       "./setup.sh run makes the default texts (tools/prepare_text.py "
       "build/text)";
-  require_file(o.calibration, "calibration text", remedy + "; or give --calibration FILE");
+  if (o.calibration != "model") {
+    require_file(o.calibration, "calibration text", remedy + "; or give --calibration FILE");
+  }
   for (const std::string& text : o.texts) {
     require_file(text.substr(text.find('=') + 1), "test text", remedy + "; or give --texts");
   }
 }
 
+/// `count` segments of `length` ids.
+TokenSet load_calibration(const Options& o, const TokenContext& context) {
+  TokenSet set = calibration_tokens(o.calibration, context, o.segments, o.segment_length, 0);
+  check(set.count() >= o.segments, o.calibration, ": ", set.count(), " segments; --segments asks ",
+        "for ", o.segments);
+  check(set.length() >= o.segment_length, o.calibration, ": segments of ", set.length(),
+        " ids; --segment-length asks for ", o.segment_length);
+  return set;
+}
+
 /// The texts of the run; their names and what is said of them go into `ablation`.
-std::vector<TokenSet> load_texts(const Options& o, int64_t context, Ablation& ablation) {
+std::vector<TokenSet> load_texts(const Options& o, const TokenContext& tokens, int64_t length,
+                                 Ablation& ablation) {
   std::vector<TokenSet> texts;
   for (const std::string& text : o.texts) {
     const size_t equals = text.find('=');
     const std::string file = text.substr(equals + 1);
     const std::string name =
-        equals == std::string::npos ? TokenSource::parse(file).name() : text.substr(0, equals);
-    texts.push_back(evaluation_tokens(file, o.model, context, o.eval_tokens));
+        equals == std::string::npos ? name_of_source(file) : text.substr(0, equals);
+    texts.push_back(evenly_spaced(evaluation_tokens(file, tokens, 0, length), o.eval_tokens));
     check(std::find(ablation.texts.begin(), ablation.texts.end(), name) == ablation.texts.end(),
           "--texts: two are called '", name, "'; write NAME=FILE");
     ablation.texts.push_back(name);
@@ -288,7 +282,7 @@ void run(const CLI::App& app, Options& o) {
   Progress progress(std::cerr, stderr_is_terminal());
   ablation.output = o.output;
   ablation.version = git_version(root);
-  ablation.interrupted = [] { return stop_asked.load(); };
+  ablation.interrupted = interrupted;
   WorkbenchConfig bench;
   LoadWatch loading{[&](const std::string& line) { progress.line(line); }, ablation.interrupted};
   bench.load = [&] {
@@ -297,22 +291,23 @@ void run(const CLI::App& app, Options& o) {
     loading.say = nullptr;  // once, not for every cell
     return model;
   };
-  bench.calibration = calibration_tokens(o.calibration, o.model, o.segments, o.segment_length);
-  bench.texts = load_texts(o, context, ablation);
+  std::unique_ptr<Transformer> sampled;  // from which calibration segments come
+  if (o.calibration == "model") sampled = bench.load();
+  const TokenContext tokens{config, o.model, sampled.get()};
+  bench.calibration = load_calibration(o, tokens);
+  bench.texts = load_texts(o, tokens, context, ablation);
+  sampled.reset();
   bench.folder = o.output;
   bench.version = ablation.version;
   bench.say = [&](const std::string& line) { progress.line(line); };
   bench.interrupted = ablation.interrupted;
-  bench.calibration.check_vocabulary(config.vocab_size);
-  for (const TokenSet& text : bench.texts) text.check_vocabulary(config.vocab_size);
   options.work = {bench.calibration.token_count(), 0};
   for (const TokenSet& text : bench.texts) options.work.test_tokens += text.token_count();
   Workbench workbench(bench);
   ablation.inputs = workbench.inputs();
   describe_budget(o, bench.calibration, *open_model(o.model, Dtype::f32, device), ablation);
-  const PlanModel model = {config.num_layers, [&](const Settings& s) {
-                             return Workbench::obstacle(s, config.num_layers);
-                           }};
+  const PlanModel model = {config.num_layers,
+                           [&](const Settings& s) { return Workbench::obstacle(s, config); }};
   ablation.plan = make_plan(tables, model, options, ablation.inputs);
   ablation.runner = [&](const Cell& cell, const std::function<void(double)>& show) {
     return workbench.run(cell, show);
@@ -341,7 +336,7 @@ int main(int argc, char** argv) {
   cbq::let_later_values_win(app);
   app.footer(cbq::environment_help());
   CLI11_PARSE(app, argc, argv);
-  cbq::stop_on_signal();
+  cbq::catch_interrupts();
   try {
     cbq::check_environment();
     cbq::set_command_advice(
@@ -352,7 +347,7 @@ int main(int argc, char** argv) {
     return cbq::finish_output();
   } catch (const cbq::Interrupted& stop) {
     std::cerr << stop.what() << "\n";
-    return 130;
+    return cbq::interrupted_exit_code();
   } catch (const std::exception& error) {
     std::cerr << "run_ablation: " << cbq::message_of(error.what()) << "\n";
     return 1;

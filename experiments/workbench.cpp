@@ -10,6 +10,7 @@
 #include "nn/perplexity.h"
 #include "quant/solvers/solver.h"
 #include "quant/transforms/local/preprocessor.h"
+#include "tensor/runtime/shapes_only.h"
 
 namespace cbq {
 namespace {
@@ -40,7 +41,7 @@ CellInputs Workbench::inputs() {
   return inputs;
 }
 
-std::string Workbench::obstacle(const Settings& settings, int64_t blocks) {
+std::string Workbench::obstacle(const Settings& settings, const ModelConfig& model) {
   std::istringstream stages(settings.preprocess);
   for (std::string stage; std::getline(stages, stage, '+');) {
     const std::string name = stage.substr(0, stage.find(':'));
@@ -51,7 +52,19 @@ std::string Workbench::obstacle(const Settings& settings, int64_t blocks) {
     return concat("solver '", solver, "' is not registered");
   }
   parse_preprocessors(settings.preprocess);
-  validate(settings, blocks);
+  validate(settings, model.num_layers);
+  const auto transforms = global_transforms_of(settings);
+  if (transforms.empty()) return "";
+  if (settings.preprocess.starts_with("outliers:")) {
+    return "outliers are planted behind the transform of the whole model, which would not see them";
+  }
+  const ShapesOnly without_memory;
+  const auto shapes = make_without_blocks(model, Dtype::f32, Device::cpu());
+  shapes->open_blocks(model.num_layers, nullptr);
+  for (const auto& transform : transforms) {
+    const std::string reason = transform->obstacle(*shapes);
+    if (!reason.empty()) return reason;
+  }
   return "";
 }
 

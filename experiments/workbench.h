@@ -35,10 +35,10 @@ class Workbench {
 
   /// Identity of all cells, but for their settings.
   CellInputs inputs();
-  /// Why these settings cannot be run in this program (a preprocessor that is not registered); ""
-  /// if they can. Throws std::invalid_argument for settings that no program could run on a model of
-  /// `blocks` blocks.
-  static std::string obstacle(const Settings& settings, int64_t blocks);
+  /// Why these settings cannot be run: a preprocessor that is not registered, a transform that this
+  /// model cannot take; "" if they can. Throws std::invalid_argument for settings that no program
+  /// could run on a model of so many blocks.
+  static std::string obstacle(const Settings& settings, const ModelConfig& model);
   /// A CellRunner. An interrupted cell goes on after its last finished window when it is run again.
   CellResult run(const Cell& cell, const std::function<void(double)>& progress);
 

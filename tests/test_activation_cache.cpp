@@ -56,6 +56,19 @@ TEST(ActivationCache, HoldsTheInputsOfEveryBlock) {
   }
 }
 
+TEST(ActivationCache, KeepsTheBoundariesThatWillBeAskedFor) {
+  Fixture f;
+  const auto all = cache_in_memory(*f.model, f.segments);
+  const auto some = cache_in_memory(*f.model, f.segments, {3, 1, 3}, {});
+  EXPECT_EQ(some->segments(), 5);
+  EXPECT_EQ(some->tokens(), 6);
+  EXPECT_EQ(some->boundaries(), 4);
+  for (const int64_t b : {1, 3}) {
+    EXPECT_EQ(some->get(b, 0, 5).to_vector<float>(), all->get(b, 0, 5).to_vector<float>());
+  }
+  EXPECT_THROW(some->get(2, 0, 1), std::out_of_range);
+}
+
 TEST(ActivationCache, DiskEqualsMemory) {
   Fixture f;
   const auto memory = cache_in_memory(*f.model, f.segments);

@@ -6,6 +6,7 @@
 #include "experiments/cell.h"
 #include "experiments/inputs.h"
 #include "experiments/plan.h"
+#include "experiments/token_source.h"
 #include "experiments/workbench.h"
 #include "nn/formats/json.h"
 #include "nn/formats/sealed_files.h"
@@ -14,6 +15,12 @@
 using namespace cbq;
 
 namespace {
+
+ModelConfig model_of(int64_t blocks) {
+  ModelConfig config;
+  config.num_layers = blocks;
+  return config;
+}
 
 const CellInputs inputs = {"model", "calibration", "texts"};
 
@@ -291,19 +298,38 @@ TEST(Plan, RowsThatCannotRunAreListedWithTheReason) {
 
 TEST(Plan, ImpossibleSettingsAreAnErrorAndNotAMissingRow) {
   const auto tables = load_tables(std::filesystem::path(CBQ_SOURCE_DIR) / "experiments" / "tables");
-  const PlanModel model = {12, [](const Settings& s) { return Workbench::obstacle(s, 12); }};
+  const PlanModel model = {12,
+                           [](const Settings& s) { return Workbench::obstacle(s, model_of(12)); }};
   PlanOptions options;
   options.settings = {{"overlap", 2}};
   expect_error<std::invalid_argument>(
       [&] { make_plan(select_tables(tables, "3b"), model, options, inputs); },
       {"table 3b", "overlap: 2 with window 2"});
   Settings s;
-  EXPECT_EQ(Workbench::obstacle(s, 12), "");
+  EXPECT_EQ(Workbench::obstacle(s, model_of(12)), "");
   s.preprocess = "omse+magic:3";
-  EXPECT_EQ(Workbench::obstacle(s, 12), "pre-processing 'magic' is not registered");
+  EXPECT_EQ(Workbench::obstacle(s, model_of(12)), "pre-processing 'magic' is not registered");
   s.preprocess = "none";
   s.batch = 0;
-  expect_error<std::invalid_argument>([&] { Workbench::obstacle(s, 12); }, {"batch", "at least 1"});
+  expect_error<std::invalid_argument>([&] { Workbench::obstacle(s, model_of(12)); },
+                                      {"batch", "at least 1"});
+}
+
+TEST(Plan, ATransformThatTheModelCannotTakeIsAMissingRow) {
+  ModelConfig config = model_of(2);
+  config.hidden_size = 96;
+  config.num_heads = config.num_kv_heads = 4;
+  config.head_dim = 24;
+  config.intermediate_size = 128;
+  config.vocab_size = 32;
+  Settings s;
+  s.rotation = "block64";
+  EXPECT_NE(Workbench::obstacle(s, config).find("96"), std::string::npos)
+      << Workbench::obstacle(s, config);
+  s.rotation = "r1";
+  EXPECT_EQ(Workbench::obstacle(s, config), "");
+  s.preprocess = "outliers:4x30";
+  EXPECT_NE(Workbench::obstacle(s, config).find("outliers are planted behind"), std::string::npos);
 }
 
 TEST(Inputs, MissingFilesNameTheRemedy) {
@@ -313,25 +339,27 @@ TEST(Inputs, MissingFilesNameTheRemedy) {
 
 TEST(Inputs, SegmentsToScoreAreSpreadOverTheFile) {
   const TemporaryFolder folder;
+  ModelConfig config;
+  config.vocab_size = 20;
+  config.max_position_embeddings = 8;
+  const TokenContext context{config, ""};
   TokenSet tokens;
   for (int32_t i = 0; i < 10; ++i) tokens.segments.push_back({i, i, i, i});
   save_tokens(folder / "t.h5", tokens);
-  const TokenSet some = evaluation_tokens((folder / "t.h5").string(), "", 4, 20);
+  const std::string file = (folder / "t.h5").string();
+  const TokenSet all = evaluation_tokens(file, context, 0, 4);
+  const TokenSet some = evenly_spaced(all, 20);
   ASSERT_EQ(some.count(), 5);
   for (int64_t i = 0; i < 5; ++i) EXPECT_EQ(some.segments[static_cast<size_t>(i)][0], 2 * i);
   EXPECT_NE(some.protocol.find("5 of 10 evenly spaced"), std::string::npos) << some.protocol;
-  EXPECT_EQ(evaluation_tokens((folder / "t.h5").string(), "", 4, 0).count(), 10);
-  expect_error<std::invalid_argument>(
-      [&] { evaluation_tokens((folder / "t.h5").string(), "", 3, 0); }, {"t.h5", "4 ids", "3"});
-  EXPECT_EQ(calibration_tokens((folder / "t.h5").string(), "", 3, 2).token_count(), 6);
-  expect_error<std::invalid_argument>(
-      [&] { calibration_tokens((folder / "t.h5").string(), "", 11, 2); },
-      {"t.h5", "10 segments", "11"});
-  expect_error<std::invalid_argument>(
-      [&] { calibration_tokens((folder / "t.h5").string(), "", 3, 5); },
-      {"t.h5", "--segment-length", "5"});
+  EXPECT_EQ(evenly_spaced(all, 0).count(), 10);
+  EXPECT_EQ(calibration_tokens(file, context, 3, 2, 0).token_count(), 6);
+  expect_error<std::invalid_argument>([&] { calibration_tokens(file, context, 3, 9, 0); },
+                                      {"--segment-length", "9", "8"});
+  expect_error<std::invalid_argument>([&] { calibration_tokens("model", context, 3, 2, 0); },
+                                      {"no model to sample from"});
   folder.write("t.json", R"({"a": [[1, 2], [3, 4]]})");
-  EXPECT_EQ(calibration_tokens((folder / "t.json").string() + ":a", "", 2, 2).segments,
+  EXPECT_EQ(calibration_tokens((folder / "t.json").string() + ":a", context, 2, 2, 0).segments,
             (std::vector<std::vector<int32_t>>{{1, 2}, {3, 4}}));
   require_file((folder / "t.json").string() + ":a", "text", "");
 }

@@ -14,6 +14,12 @@ using namespace cbq;
 
 namespace {
 
+ModelConfig model_of(int64_t blocks) {
+  ModelConfig config;
+  config.num_layers = blocks;
+  return config;
+}
+
 TableSpec window_table() {
   return parse_table(parse_json(R"({
     "key": "3z", "title": "Windows",
@@ -255,7 +261,8 @@ TEST(Ablation, EndToEndOnATinyModel) {
   options.work = {32, 100};
   TableSpec table = window_table();
   table.rows.back().settings["preprocess"] = "magic";
-  const PlanModel model = {2, [](const Settings& s) { return Workbench::obstacle(s, 2); }};
+  const PlanModel model = {2,
+                           [](const Settings& s) { return Workbench::obstacle(s, model_of(2)); }};
   ablation.plan = make_plan({table}, model, options, ablation.inputs);
   ablation.runner = [&](const Cell& cell, const std::function<void(double)>& show) {
     return workbench.run(cell, show);

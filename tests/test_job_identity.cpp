@@ -206,7 +206,7 @@ TEST(CellKey, WhatQuantizesNothingHasNoGridAndNothingRandom) {
   const std::string key = key_of(base);
   for_each_changed(base, [&](const std::string& name, SettingStage stage, const std::string& its) {
     const bool read = stage == SettingStage::bits || stage == SettingStage::preprocessing ||
-                      name == "rotation" || name == "reconstruct";
+                      name == "rotation" || name == "transform" || name == "reconstruct";
     EXPECT_EQ(its != key, read) << name;
   });
 }
@@ -283,6 +283,22 @@ TEST(CellStore, AnErrorThatIsNoDamageIsNotTakenForOne) {
   store.put(cell, result);
   const NoMoreDescriptors none;
   EXPECT_THROW(store.find(cell, {}), std::runtime_error);
+}
+
+TEST(ResumeFolder, KeepsWhatARunHasSeen) {
+  const TemporaryFolder folder;
+  const ResumeFolder resume(folder / "state", identity_of_tiny());
+  RunState state;
+  state.stream = Tensor::zeros({1, 2, 3}, Dtype::f32, Device::cpu());
+  state.notes = {"window 1: trouble", "a solver's note", "window 2: trouble"};
+  state.seconds = 12.5;
+  state.peak_bytes = 4096;
+  resume.save(state);
+  const std::optional<RunState> back = resume.load({});
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->notes, state.notes);
+  EXPECT_EQ(back->seconds, 12.5);
+  EXPECT_EQ(back->peak_bytes, 4096);
 }
 
 TEST(ResumeFolder, SaysWhatDiffers) {

@@ -333,5 +333,19 @@ TEST(MethodParts, EverySettingHasASlot) {
   }
 }
 
+TEST(Methods, ComponentsOfAWrittenScheduleAreThoseOfItsBlocks) {
+  const auto has_dependency = [](const char* schedule) {
+    const MethodFile method =
+        parse_method({{"title", "t"}, {"source", "s"}, {"settings", {{"schedule", schedule}}}},
+                     "mine", "mine.json");
+    for (const auto& [component, has] : components_of(method)) {
+      if (component == "cross_block_dependency") return has;
+    }
+    return false;
+  };
+  EXPECT_TRUE(has_dependency("0-1,1-2"));
+  EXPECT_FALSE(has_dependency("0-1,2"));
+}
+
 }  // namespace
 }  // namespace cbq

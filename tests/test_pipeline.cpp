@@ -106,6 +106,11 @@ TEST(Pipeline, ResumedRunEndsInTheSameBytes) {
   expect_resumed(quick({{"schedule", "0,0-2,1-2,2-3"}, {"rounding", "lora_rounding"}}), 7);
   expect_resumed(quick({{"abits", 8}, {"act_granularity", "per_tensor"}, {"act_dynamic", false}}),
                  8);
+  // Windows that end before an earlier one did: blocks behind them have learned, too.
+  for (const int steps : {5, 8, 11}) {
+    expect_resumed(quick({{"schedule", "0-2,1,1-2,3"}}), steps);
+    expect_resumed(quick({{"schedule", "0-2,1,1-2,3"}, {"wbits", 16}, {"abits", 4}}), steps);
+  }
   const nlohmann::json further[] = {
       {{"preprocess", "cfp_weight_activation"}, {"abits", 4}},
       {{"preprocess", "smoothquant"}, {"abits", 8}},
@@ -140,6 +145,33 @@ TEST(Pipeline, StateOfAnotherRunIsNeitherTrustedNorLost) {
   EXPECT_EQ(run(quick(), hooks), expected);
   ASSERT_EQ(said.size(), 1u);
   EXPECT_NE(said[0].find("resumed after"), std::string::npos) << said[0];
+}
+
+TEST(Pipeline, ARunThatKeepsNoStateLeavesThatOfAnother) {
+  TemporaryFolder folder;
+  RunHooks hooks;
+  hooks.resume_folder = folder / "state";
+  const State expected = run(quick(), hooks);
+  const Settings nearest = quick({{"reconstruct", "none"}});
+  expect_error<std::runtime_error>([&] { run(nearest, hooks); },
+                                   {"state.safetensors", "belongs to another run", "reconstruct"});
+  EXPECT_EQ(run(quick(), hooks), expected);
+  hooks.resume_folder = folder / "none";
+  EXPECT_EQ(run(nearest, hooks), run(nearest));
+  EXPECT_FALSE(std::filesystem::exists(folder / "none"));
+}
+
+TEST(Pipeline, StateLacksNothing) {
+  const auto model = tiny_model(2);
+  quantize(*model, tiny_segments(6, 8), quick(), nullptr, {});
+  auto state = quantizer_state(*model, {0, 2});
+  std::erase_if(
+      state, [](const auto& entry) { return entry.first.find("layers.1") != std::string::npos; });
+  expect_error<std::invalid_argument>(
+      [&] {
+        restore_quantizer_state(*model, {0, 2}, state);
+      },
+      {"lacks", "layers.1"});
 }
 
 TEST(Pipeline, DamagedStateIsNotTrusted) {

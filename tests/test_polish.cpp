@@ -188,8 +188,10 @@ std::string folder_of(const fs::path& model_folder, const fs::path& to, const Se
 TEST(Polish, IsTheSameBlockByBlockAndAfterAnInterruption) {
   const TemporaryFolder folder;
   save_model(*cbq::tiny_model(3), folder / "m", Dtype::f32);
-  for (const char* changes : {R"({"abits": 4, "solver": "gptq", "granularity": "g8"})",
-                              R"({"abits": 4, "reconstruct": "cbq", "epochs": 1})"}) {
+  for (const char* changes :
+       {R"({"abits": 4, "solver": "gptq", "granularity": "g8"})",
+        R"({"abits": 4, "reconstruct": "cbq", "epochs": 1})",
+        R"({"abits": 8, "act_granularity": "per_tensor", "reconstruct": "cbq", "epochs": 1})"}) {
     SCOPED_TRACE(changes);
     const Settings settings = polished(nlohmann::json::parse(changes));
     const std::string whole = folder_of(folder / "m", folder / "w", settings, false);
@@ -197,21 +199,26 @@ TEST(Polish, IsTheSameBlockByBlockAndAfterAnInterruption) {
     without.polish_epochs = 0;
     EXPECT_NE(whole, folder_of(folder / "m", folder / "w", without, false));
     EXPECT_EQ(folder_of(folder / "m", folder / "q", settings, true), whole);
-    // Stopped in the middle of the last stage; all windows are behind it.
-    RunHooks hooks;
-    hooks.resume_folder = folder / concat("state", std::string(changes).size());
-    bool stop = false;
-    hooks.preparation = [&](int64_t done, int64_t, const std::string& what) {
-      stop = what.find("polishing") != std::string::npos && done == 4;
-    };
-    hooks.interrupted = [&] { return stop; };
-    EXPECT_THROW(folder_of(folder / "m", folder / "r", settings, true, hooks), Interrupted);
-    stop = false;
-    hooks.preparation = nullptr;
-    std::string said;
-    hooks.say = [&](const std::string& line) { said += line + "\n"; };
-    EXPECT_EQ(folder_of(folder / "m", folder / "r", settings, true, hooks), whole);
-    EXPECT_NE(said.find("resumed"), std::string::npos) << said;
+    for (const bool on_demand : {true, false}) {
+      // Stopped in the middle of the last stage; all windows are behind it.
+      SCOPED_TRACE(on_demand);
+      RunHooks hooks;
+      hooks.resume_folder =
+          folder / concat("state", std::string(changes).size(), on_demand ? "" : "-whole");
+      hooks.keep_originals = false;
+      bool stop = false;
+      hooks.preparation = [&](int64_t done, int64_t, const std::string& what) {
+        stop = what.find("polishing") != std::string::npos && done == 4;
+      };
+      hooks.interrupted = [&] { return stop; };
+      EXPECT_THROW(folder_of(folder / "m", folder / "r", settings, on_demand, hooks), Interrupted);
+      stop = false;
+      hooks.preparation = nullptr;
+      std::string said;
+      hooks.say = [&](const std::string& line) { said += line + "\n"; };
+      EXPECT_EQ(folder_of(folder / "m", folder / "r", settings, on_demand, hooks), whole);
+      EXPECT_NE(said.find("resumed"), std::string::npos) << said;
+    }
   }
 }
 

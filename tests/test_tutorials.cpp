@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <regex>
 #include <sstream>
 #include <string>
 
@@ -113,6 +114,27 @@ TEST(Tutorial, TransformsAreRefusedByName) {
   EXPECT_NE(message_of_setting("rotation:r1").find("set rotation"), std::string::npos);
 }
 
+/// Whether a source or a JSON file declares or defines the name: as a class, a function or a member
+/// at the beginning of a line but for its type, a test's name, or a key.
+bool has_definition(const std::string& code, const std::string& name) {
+  const std::string before =
+      R"((^|\n)[ ]*(\[\[[a-z_]+\]\] )?(inline |static |virtual |constexpr |explicit |template <[^\n]*> |CBQ_HD )*)";
+  const std::string type = R"(([A-Za-z_][\w:]*(<[^;=\n]*>)?[&*]* (const )?[&*]?)?)";
+  const std::regex pattern(before + "((class|struct|enum class) " + name + R"(\b)|)" + before +
+                           type + R"((\w+(<[^\n]*>)?::)?)" + name + R"((\(|;| = |\{))" + "|\"" +
+                           name + "\":");
+  return std::regex_search(code, pattern);
+}
+
+TEST(ReadingGuide, AUseIsNoDefinition) {
+  const std::string code =
+      "struct Shape {\n  int64_t size(int i) const;\n};\nvoid Tape::run() {\n  advance(2);\n"
+      "  x.size(3);\n  return run_all();\n}\n";
+  for (const char* name : {"Shape", "size", "run"}) EXPECT_TRUE(has_definition(code, name)) << name;
+  for (const char* name : {"run_all", "Tap", "siz"})
+    EXPECT_FALSE(has_definition(code, name)) << name;
+}
+
 /// Every file that the guide has a section of exists and has the names that the section lists.
 TEST(ReadingGuide, NamesFilesAndWhatIsInThem) {
   std::istringstream page(text_of(CBQ_SOURCE_DIR "/docs/read-in-an-afternoon.md"));
@@ -138,7 +160,7 @@ TEST(ReadingGuide, NamesFilesAndWhatIsInThem) {
       const std::string listed = line.substr(0, line.find(':'));
       for (const std::string& name : quoted) {
         if (listed.find("`" + name + "`") == std::string::npos) continue;
-        EXPECT_NE(code.find(name), std::string::npos) << file << " has no " << name;
+        EXPECT_TRUE(has_definition(code, name)) << file << " has no " << name;
         ++names;
       }
     }

@@ -93,7 +93,7 @@ class CompressedTensorsExporter final : public Exporter {
     return coded == nullptr ? "no layer has codes" : "";
   }
   // The weight is (q - z) s in the type of the scale.
-  bool rounds(Dtype computed, Dtype written) const override {
+  bool rounds(const ExportPlan&, Dtype computed, Dtype written) const override {
     return computed != Dtype::f32 || written != Dtype::f32;
   }
 

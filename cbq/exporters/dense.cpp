@@ -19,7 +19,11 @@ class DenseExporter final : public Exporter {
     return "it stores weights alone, so the quantization of activations would be lost (with "
            "--abits 16 there is none)";
   }
-  bool rounds(Dtype computed, Dtype written) const override { return computed != written; }
+  bool rounds(const ExportPlan& result, Dtype computed, Dtype written) const override {
+    // W T is rounded, too.
+    return computed != written ||
+           result.first_layer([](const PlannedLayer& l) { return l.online != ""; }) != nullptr;
+  }
 
   void begin(Transformer& model, const ExportTarget& target) override {
     model_ = &model;

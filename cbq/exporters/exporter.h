@@ -44,10 +44,12 @@ class Exporter {
   virtual std::string obstacle(const ExportPlan& plan) const = 0;
   /// Whether this program reads the folder back.
   virtual bool is_read_here() const { return false; }
-  /// Whether the folder's weights have other digits than those of a model that computes in
-  /// `computed`, where it is written in `written`. A run's scores are then those of the folder, if
-  /// it is read here.
-  virtual bool rounds(Dtype /*computed*/, Dtype /*written*/) const { return false; }
+  /// Whether the folder's weights have other digits than those of this result, which computes in
+  /// `computed` and is written in `written`. A run's scores are then those of the folder, if it is
+  /// read here.
+  virtual bool rounds(const ExportPlan& /*result*/, Dtype /*computed*/, Dtype /*written*/) const {
+    return false;
+  }
 
   /// `model` must live until finish(). All three throw std::runtime_error, naming the file, where
   /// the disk fails.

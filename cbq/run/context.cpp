@@ -27,7 +27,7 @@ void RunContext::say(const std::string& line) const {
 }
 
 void RunContext::note(const std::string& line) {
-  result.notes.push_back(line);
+  notes.push_back(line);
   say(line);
 }
 

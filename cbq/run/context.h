@@ -1,6 +1,7 @@
 // What the phases of a run share (cbq/pipeline.cpp has their order).
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,6 +11,16 @@
 #include "cbq/resume.h"
 
 namespace cbq {
+
+/// How long a run has been running.
+struct Clock {
+  using Steady = std::chrono::steady_clock;
+  Steady::time_point start = Steady::now();
+  double earlier = 0.0;  // seconds that an interrupted run took until its last state
+  double since_start() const {
+    return std::chrono::duration<double>(Steady::now() - start).count();
+  }
+};
 
 /// One call of quantize(): what it was given, and how far it has come.
 struct RunContext {
@@ -30,9 +41,11 @@ struct RunContext {
   ResumeFolder folder;                          // not enabled: the run cannot be resumed
 
   int64_t finished = 0;  // blocks that are hardened
+  int64_t touched = 0;   // blocks that have quantizers; an earlier window may reach further
   Tensor stream;         // quantized stream behind them; undefined where nobody reads it
-  std::vector<std::string> solver_notes;
-  RunResult result;
+  std::vector<std::string> notes;  // of windows and solvers, which a resumed run has from its state
+  Clock clock;
+  RunResult result;  // its notes, until the end: those of pre-processing
 
   int64_t blocks() const { return model.block_count(); }
   const ScheduledWindow& scheduled(int64_t number) const {
@@ -40,8 +53,10 @@ struct RunContext {
   }
   /// A line for the log.
   void say(const std::string& line) const;
-  /// A line for the log and for the result.
+  /// A line for the log, and for the result.
   void note(const std::string& line);
+  /// Seconds of this run and of those that it goes on with.
+  double seconds() const { return clock.earlier + clock.since_start(); }
   /// What a run does where nothing is learned.
   std::string doing() const;
   /// Progress of the whole run: `step` steps of window `number` are done.

@@ -42,7 +42,7 @@ int64_t resume(RunContext& run, Preparation& preparation) {
   run.stream = place_stream(state->stream, model.device());
   run.finished = state->finished;
   const int64_t next = run.reconstructs ? state->windows : state->finished;
-  int64_t touched = run.finished;  // blocks that have quantizers
+  int64_t touched = run.finished;
   for (int64_t i = 0; i < next; ++i) {
     touched = std::max(touched, run.scheduled(i).window.last() + 1);
   }
@@ -52,10 +52,14 @@ int64_t resume(RunContext& run, Preparation& preparation) {
     attach(run, live, preparation);
     restore_quantizer_state(model, live, state->live);
   }
+  run.touched = touched;
+  run.clock.earlier = state->seconds;
+  run.result.peak_bytes = state->peak_bytes;
   run.result.windows = std::move(state->reports);
-  for (const WindowReport& report : run.result.windows) tell(run, report);
-  run.solver_notes = std::move(state->solver_notes);
-  for (const std::string& note : run.solver_notes) run.result.notes.push_back(note);
+  for (const WindowReport& report : run.result.windows) {
+    if (run.hooks.window) run.hooks.window(report);
+  }
+  for (const std::string& note : state->notes) run.note(note);
   const std::string blocks = concat(run.finished, " blocks finished");
   run.say(run.reconstructs ? concat("resumed after window ", state->windows, " of ",
                                     run.schedule.size(), " (", blocks, ")")
@@ -66,6 +70,7 @@ int64_t resume(RunContext& run, Preparation& preparation) {
 void attach(RunContext& run, const Window& window, const Preparation& preparation) {
   attach_quantizers(run.model, window, run.settings, run.stream, preparation.activation_clips(),
                     run.watch.poll_of("preparing a window's quantizers"));
+  run.touched = std::max(run.touched, window.last() + 1);
 }
 
 void solve(RunContext& run, const Window& window,
@@ -74,10 +79,7 @@ void solve(RunContext& run, const Window& window,
   const SolveWatch watch{run.watch.poll_of("solving a block's layers"), begins};
   for (const SolveReport& report :
        solve_blocks(run.model, window, *run.solver, run.stream, watch)) {
-    for (const std::string& note : report.notes) {
-      run.solver_notes.push_back(note);
-      run.note(note);
-    }
+    for (const std::string& note : report.notes) run.note(note);
     if (run.hooks.solved) run.hooks.solved(report);
   }
 }
@@ -114,17 +116,19 @@ void advance(RunContext& run, const ScheduledWindow& scheduled) {
   for (int64_t b = done.first; b <= done.last(); ++b) leave(run, b);
 }
 
-void save(const RunContext& run, const ScheduledWindow& scheduled) {
+void save(const RunContext& run) {
   if (!run.folder.enabled()) return;
   RunState state;
   state.finished = run.finished;
   state.stream = run.stream;
-  const int64_t touched = scheduled.window.last() + 1;  // blocks before it have quantizers
-  if (touched > run.finished) {
-    state.live = quantizer_state(run.model, {run.finished, touched - run.finished});
+  if (run.touched > run.finished) {
+    state.live = quantizer_state(run.model, {run.finished, run.touched - run.finished});
   }
   state.reports = run.result.windows;
-  state.solver_notes = run.solver_notes;
+  state.notes = run.notes;
+  state.seconds = run.seconds();
+  state.peak_bytes =
+      std::max(run.result.peak_bytes, memory_statistics(run.model.device()).peak_bytes);
   run.folder.save(state);
 }
 
@@ -135,8 +139,9 @@ void tell(RunContext& run, const WindowReport& report) {
 
 void polish_model(RunContext& run) {
   if (!run.settings.polishes()) return;
-  const PolishReport report =
-      polish(run.model, run.segments, *run.original, run.settings, run.watch);
+  reset_peak(run.model.device());
+  PolishReport report = polish(run.model, run.segments, *run.original, run.settings, run.watch);
+  report.peak_bytes = memory_statistics(run.model.device()).peak_bytes;
   run.result.polish = report;
   run.note(concat("polish: KL(original || quantized) on ", report.held_out, " held-out segments ",
                   report.before, " -> ", report.after, report.kept ? "" : "; no gain, undone"));

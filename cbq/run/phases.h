@@ -29,8 +29,8 @@ void freeze(RunContext& run, const ScheduledWindow& scheduled);
 /// out of memory where they can be had back (after polishing, where the model is polished).
 void advance(RunContext& run, const ScheduledWindow& scheduled);
 
-/// What a later run needs to go on behind this window.
-void save(const RunContext& run, const ScheduledWindow& scheduled);
+/// What a later run needs to go on from here.
+void save(const RunContext& run);
 
 /// Tells the caller of a finished window.
 void tell(RunContext& run, const WindowReport& report);

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <iostream>
@@ -35,5 +36,30 @@ int finish_output() {
   fail("cannot write to standard output; is the disk full, or a limit of file sizes (ulimit -f) ",
        "reached?");
 }
+
+namespace {
+
+std::atomic<int> caught_signal = 0;
+static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may not wait for a lock");
+
+constexpr int caught_signals[] = {SIGTERM, SIGINT};
+
+void note_signal(int signal) {
+  caught_signal = signal;
+  for (const int each : caught_signals)
+    std::signal(each, SIG_DFL);  // the next one ends the program
+}
+
+}  // namespace
+
+void catch_interrupts() {
+  for (const int each : caught_signals) {
+    if (std::signal(each, note_signal) == SIG_IGN) std::signal(each, SIG_IGN);
+  }
+}
+
+bool interrupted() { return caught_signal != 0; }
+
+int interrupted_exit_code() { return 128 + (interrupted() ? caught_signal.load() : SIGINT); }
 
 }  // namespace cbq

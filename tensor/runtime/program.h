@@ -17,4 +17,13 @@ void start_program(char** argv);
 /// after its line. Throws std::runtime_error when standard output cannot be written otherwise.
 int finish_output();
 
+/// From here on the first Ctrl-C (or SIGTERM) is only noted, so that a run can finish its step and
+/// save its state; a second one of either kind ends the program at once. A signal that the program
+/// was started to ignore (nohup) stays ignored.
+void catch_interrupts();
+/// Whether one has come.
+bool interrupted();
+/// 128 + the signal's number, as a shell expects.
+int interrupted_exit_code();
+
 }  // namespace cbq

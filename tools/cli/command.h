@@ -8,6 +8,7 @@
 
 #include "tensor/dtype.h"
 #include "tensor/runtime/device.h"
+#include "tensor/runtime/program.h"
 
 namespace CLI {
 class App;
@@ -59,14 +60,5 @@ struct ComputeOptions {
   /// Sets the number of threads. Throws for an unknown device.
   Device apply() const;
 };
-
-/// From here on the first Ctrl-C (or SIGTERM) is only noted, so that a run can finish its step and
-/// save its state; a second one of either kind ends the program at once. A signal that the program
-/// was started to ignore (nohup) stays ignored.
-void catch_interrupts();
-/// Whether one has come.
-bool interrupted();
-/// 128 + the signal's number, as a shell expects.
-int interrupted_exit_code();
 
 }  // namespace cbq::cli

@@ -6,13 +6,13 @@
 #include <optional>
 
 #include "experiments/model_loading.h"
+#include "experiments/token_source.h"
 #include "nn/formats/atomic_file.h"
 #include "nn/formats/output_lock.h"
 #include "tensor/runtime/device_memory.h"
 #include "tensor/runtime/program_version.h"
 #include "tools/cli/evaluation.h"
 #include "tools/cli/task_evaluation.h"
-#include "tools/cli/token_source.h"
 
 namespace cbq::cli {
 namespace {
@@ -43,7 +43,7 @@ void evaluate_folder(const Options& o) {
   const auto model =
       o.loading.open(o.model, o.compute.dtype_for(o.model, device), device, {say, interrupted});
   const std::string tokenizer_path = o.tokenizer.empty() ? o.model : o.tokenizer;
-  const auto sets = load_evaluation(evaluation, {model.get(), tokenizer_path});
+  const auto sets = load_evaluation(evaluation, {model->config, tokenizer_path});
   const auto tokenizer =
       tasks.empty() ? nullptr : tokenizer_for(model->config.vocab_size, tokenizer_path);
   const std::vector<Score> scores = evaluate(*model, sets, evaluation.batch);

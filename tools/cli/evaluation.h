@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "experiments/token_source.h"
 #include "nn/perplexity.h"
 #include "nn/text/tokens.h"
 #include "tools/cli/command.h"
-#include "tools/cli/token_source.h"
 
 namespace cbq::cli {
 

@@ -170,7 +170,7 @@ void ExportRun::write_report(const fs::path& to) const {
   if (recipe_.is_null() || !is_there(result_ / "report.json")) return;
   json report = read_sealed_json(result_ / "report.json");
   report.erase("checksum");
-  if (exporter_->rounds(computed_dtype(), dtype_)) {
+  if (exporter_->rounds(export_plan_of(result_), computed_dtype(), dtype_)) {
     report["quantized"]["results"] = json::object();
     report["evaluated"] = json::object();
   }

@@ -146,7 +146,8 @@ void QuantizeRun::steps() {
   print(std::cout, "original", before);
   RunResult result = reconstruct();
   // Weights that are rounded to another type score differently: what counts is what is written.
-  const bool has_other_digits = job_.exporter->rounds(job_.dtype, job_.export_dtype);
+  const bool has_other_digits = job_.exporter->rounds(
+      export_plan(job_.model->config, job_.settings), job_.dtype, job_.export_dtype);
   const bool is_rounded = has_other_digits && job_.exporter->is_read_here();
   if (has_other_digits && !is_rounded) {
     result.notes.push_back(concat("scores are those of the model in ", job_.dtype,
@@ -222,7 +223,7 @@ RunResult QuantizeRun::reconstruct() {
   hooks.resume_folder = state_;
   hooks.model_digest = job_.model_digest;
   std::shared_ptr<ActivationCache> original;
-  if (!o_.cache.empty() && job_.settings.reconstruct != "none") {
+  if (!o_.cache.empty() && (job_.settings.reconstruct != "none" || job_.settings.polishes())) {
     original = cache_on_disk(*job_.model, job_.calibration.segments, o_.cache, hooks.say, watch(),
                              job_.model_digest);
   }

@@ -82,7 +82,7 @@ class QuantizeJob {
  private:
   void check_parameters();
   TokenContext tokens() const {
-    return {model.get(), o_.tokenizer.empty() ? o_.model : o_.tokenizer};
+    return {model->config, o_.tokenizer.empty() ? o_.model : o_.tokenizer, model.get()};
   }
   const QuantizeOptions& o_;
   Watch watch_;

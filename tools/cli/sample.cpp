@@ -5,10 +5,10 @@
 
 #include "cbq/pipeline.h"
 #include "experiments/model_loading.h"
+#include "experiments/token_source.h"
 #include "nn/formats/output_lock.h"
 #include "nn/text/tokens.h"
 #include "tools/cli/command.h"
-#include "tools/cli/token_source.h"
 
 namespace cbq::cli {
 namespace {
@@ -28,7 +28,8 @@ void sample(const Options& o) {
   const auto say = [](const std::string& line) { std::cerr << line << std::endl; };
   const auto model =
       o.loading.open(o.model, o.compute.dtype_for(o.model, device), device, {say, interrupted});
-  const TokenSet set = calibration_tokens("model", {model.get(), {}}, o.count, o.length, o.seed);
+  const TokenSet set =
+      calibration_tokens("model", {model->config, {}, model.get()}, o.count, o.length, o.seed);
   save_tokens(o.output, set);
   std::cout << o.output << ": " << set.token_count() << " tokens, " << set.protocol << "\n";
 }

@@ -3,10 +3,10 @@
 #include <iostream>
 #include <memory>
 
+#include "experiments/token_source.h"
 #include "nn/formats/output_lock.h"
 #include "nn/text/tokens.h"
 #include "tools/cli/command.h"
-#include "tools/cli/token_source.h"
 
 namespace cbq::cli {
 namespace {

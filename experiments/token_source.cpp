@@ -1,4 +1,4 @@
-#include "tools/cli/token_source.h"
+#include "experiments/token_source.h"
 
 #include <fmt/format.h>
 
@@ -8,16 +8,16 @@
 #include "cbq/pipeline.h"
 #include "cbq/sampling.h"
 #include "experiments/progress.h"
-#include "tools/cli/command.h"
+#include "tensor/runtime/program.h"
 
 namespace fs = std::filesystem;
 
-namespace cbq::cli {
+namespace cbq {
 namespace {
 
 std::unique_ptr<Tokenizer> tokenizer_of(const TokenContext& context) {
   check(!context.tokenizer.empty(), "a text needs a tokenizer; give --tokenizer");
-  return tokenizer_for(context.model->config.vocab_size, context.tokenizer);
+  return tokenizer_for(context.config.vocab_size, context.tokenizer);
 }
 
 /// Ids from another vocabulary are numbers without meaning, even where none is out of range.
@@ -138,11 +138,12 @@ SampledSize sampled_size(int64_t context, int64_t count, int64_t length) {
 
 TokenSet calibration_tokens(const std::string& source, const TokenContext& context, int64_t count,
                             int64_t length, uint64_t seed) {
-  const int64_t longest = context.model->config.context();
+  const int64_t longest = context.config.context();
   check(length <= longest, "--segment-length ", length, " is longer than the model's context of ",
         longest);
   TokenSet set;
   if (source == "model") {
+    check(context.model != nullptr, "calibration 'model': there is no model to sample from");
     const auto [n, t] = sampled_size(longest, count, length);
     set.segments = sample_with_progress(*context.model, n, t, seed);
     set.protocol = concat("sampled from the model, ", n, " segments of ", t, ", seed ", seed);
@@ -157,14 +158,14 @@ TokenSet calibration_tokens(const std::string& source, const TokenContext& conte
       set = shortened(std::move(set), count, length);
     }
   }
-  set.check_vocabulary(context.model->config.vocab_size);
+  set.check_vocabulary(context.config.vocab_size);
   set.length();  // throws when they differ
   return set;
 }
 
 TokenSet evaluation_tokens(const std::string& source, const TokenContext& context, int64_t count,
                            int64_t length, const char* length_option) {
-  const int64_t longest = context.model->config.context();
+  const int64_t longest = context.config.context();
   check(length <= longest, length_option, " ", length, " is longer than the model's context of ",
         longest);
   const int64_t wanted = length > 0 ? length : std::min(longest, longest_default);
@@ -186,10 +187,24 @@ TokenSet evaluation_tokens(const std::string& source, const TokenContext& contex
     length = 0;
   }
   set = shortened(std::move(set), count, length);
-  set.check_vocabulary(context.model->config.vocab_size);
+  set.check_vocabulary(context.config.vocab_size);
   return set;
+}
+
+TokenSet evenly_spaced(const TokenSet& all, int64_t max_tokens) {
+  const int64_t count = all.count();
+  const int64_t mean = std::max<int64_t>(1, all.token_count() / std::max<int64_t>(1, count));
+  const int64_t wanted = max_tokens == 0 ? count : std::max<int64_t>(1, max_tokens / mean);
+  if (wanted >= count) return all;
+  TokenSet some = all;
+  some.segments.clear();
+  for (int64_t i = 0; i < wanted; ++i) {
+    some.segments.push_back(all.segments[static_cast<size_t>(i * count / wanted)]);
+  }
+  some.protocol = concat(all.protocol, ", ", wanted, " of ", count, " evenly spaced");
+  return some;
 }
 
 std::string name_of_source(const std::string& source) { return TokenSource::parse(source).name(); }
 
-}  // namespace cbq::cli
+}  // namespace cbq

@@ -1,4 +1,4 @@
-// Where token segments come from, as named on the command line.
+// Where token segments come from, as every command line names them.
 #pragma once
 
 #include <filesystem>
@@ -9,12 +9,13 @@
 #include "nn/text/tokens.h"
 #include "nn/transformer.h"
 
-namespace cbq::cli {
+namespace cbq {
 
-/// A model folder and what of it is needed to read tokens.
+/// The model that tokens are for.
 struct TokenContext {
-  Transformer* model = nullptr;     // for "model", and for the vocabulary's size
+  const ModelConfig& config;        // vocabulary and context
   std::filesystem::path tokenizer;  // file or folder; read only when a text is to be read
+  Transformer* model = nullptr;     // needed for "model" alone
 };
 
 /// The tokenizer at `path` (file or folder) for a model with `vocab_size` embeddings. Throws if
@@ -55,7 +56,11 @@ TokenSet calibration_tokens(const std::string& source, const TokenContext& conte
 TokenSet evaluation_tokens(const std::string& source, const TokenContext& context, int64_t count,
                            int64_t length, const char* length_option = "--segment-length");
 
+/// As many of the segments as hold `max_tokens` ids, evenly spaced over the set (a dictionary
+/// begins with A), which the protocol then says; 0: all.
+TokenSet evenly_spaced(const TokenSet& all, int64_t max_tokens);
+
 /// "wordnet.test" of "build/text/wordnet.test.txt", "sampled:held_out" of "sampled.json:held_out".
 std::string name_of_source(const std::string& source);
 
-}  // namespace cbq::cli
+}  // namespace cbq
