@@ -23,44 +23,11 @@ Var add(const Var& a, const Var& b) {
                         });
 }
 
-Var sub(const Var& a, const Var& b) {
-  return differentiable(kernels::sub(a.value(), b.value()), {&a, &b},
-                        [a = a.gradient(), b = b.gradient()](const Tensor& dy) {
-                          if (a.wanted()) a.accumulate_copy(dy);
-                          if (b.wanted()) b.accumulate(kernels::scale(dy, -1.0));
-                        });
-}
-
-Var mul(const Var& a, const Var& b) {
-  const Tensor left = kept(a, b.requires_grad()), right = kept(b, a.requires_grad());
-  return differentiable(kernels::mul(a.value(), b.value()), {&a, &b},
-                        [a = a.gradient(), b = b.gradient(), left, right](const Tensor& dy) {
-                          if (a.wanted()) a.accumulate(kernels::mul(dy, right));
-                          if (b.wanted()) b.accumulate(kernels::mul(dy, left));
-                        });
-}
-
-Var scale(const Var& x, double c) {
-  return differentiable(
-      kernels::scale(x.value(), c), {&x},
-      [x = x.gradient(), c](const Tensor& dy) { x.accumulate(kernels::scale(dy, c)); });
-}
-
 Var add_row(const Var& x, const Var& b) {
   return differentiable(kernels::add_row(x.value(), b.value()), {&x, &b},
                         [x = x.gradient(), b = b.gradient()](const Tensor& dy) {
                           if (b.wanted()) b.accumulate(kernels::column_sums(dy));
                           if (x.wanted()) x.accumulate(dy);
-                        });
-}
-
-Var mul_row(const Var& x, const Var& s) {
-  const Tensor rows = kept(x, s.requires_grad()), factors = kept(s, x.requires_grad());
-  return differentiable(kernels::mul_row(x.value(), s.value()), {&x, &s},
-                        [x = x.gradient(), s = s.gradient(), rows, factors](const Tensor& dy) {
-                          if (x.wanted()) x.accumulate(kernels::mul_row(dy, factors));
-                          if (s.wanted())
-                            s.accumulate(kernels::column_sums(kernels::mul(dy, rows)));
                         });
 }
 
@@ -156,13 +123,6 @@ Var gelu(const Var& x) {
   });
 }
 
-Var softmax(const Var& x) {
-  const Tensor y = kernels::softmax(x.value());
-  return differentiable(y, {&x}, [x = x.gradient(), y](const Tensor& dy) {
-    x.accumulate(kernels::softmax_backward(y, dy));
-  });
-}
-
 Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim) {
   return differentiable(kernels::rope(x.value(), cosine, sine, tokens, dim, false), {&x},
                         [x = x.gradient(), cosine, sine, tokens, dim](const Tensor& dy) {
@@ -219,6 +179,28 @@ Var cross_entropy(const Var& logits, const Tensor& target) {
   });
 }
 
+Var mul(const Var& a, const Var& b) {
+  const Tensor left = kept(a, b.requires_grad()), right = kept(b, a.requires_grad());
+  return differentiable(kernels::mul(a.value(), b.value()), {&a, &b},
+                        [a = a.gradient(), b = b.gradient(), left, right](const Tensor& dy) {
+                          if (a.wanted()) a.accumulate(kernels::mul(dy, right));
+                          if (b.wanted()) b.accumulate(kernels::mul(dy, left));
+                        });
+}
+
+Var scale(const Var& x, double c) {
+  return differentiable(
+      kernels::scale(x.value(), c), {&x},
+      [x = x.gradient(), c](const Tensor& dy) { x.accumulate(kernels::scale(dy, c)); });
+}
+
+Var softmax(const Var& x) {
+  const Tensor y = kernels::softmax(x.value());
+  return differentiable(y, {&x}, [x = x.gradient(), y](const Tensor& dy) {
+    x.accumulate(kernels::softmax_backward(y, dy));
+  });
+}
+
 Var sum(const Var& x) {
   return differentiable(kernels::sum(x.value()), {&x},
                         [x = x.gradient(), dtype = x.dtype()](const Tensor& dy) {
@@ -240,29 +222,6 @@ Var row_error(const Var& prediction, const Tensor& target, double l2_weight, ker
       [prediction = prediction.gradient(), gradient = error.gradient, weight](const Tensor& dy) {
         prediction.accumulate(kernels::scale(gradient, dy.item() * weight));
       });
-}
-
-Var checkpoint(const std::function<Var(const Var&)>& f, const Var& x) {
-  check(f != nullptr && x.defined(), "checkpoint: needs a function and a variable");
-  if (Tape::active() == nullptr) return f(x);
-  Tensor value;
-  {
-    NoGrad none;
-    value = f(x).value();
-  }
-  // f may read leaf variables that nobody can see from here. The result is marked as needing a
-  // gradient in case one of them needs one.
-  Var result(value, true);
-  Tape::active()->record([f, x, gradient = result.gradient()]() {
-    if (!gradient.sum().defined()) return;
-    const Var input(x.value(), x.requires_grad());
-    Tape tape;
-    const Var again = f(input);
-    if (again.requires_grad()) tape.backward(again, gradient.sum());
-    if (x.requires_grad() && input.grad().defined()) x.accumulate(input.grad());
-    gradient.clear();
-  });
-  return result;
 }
 
 }  // namespace cbq::ag

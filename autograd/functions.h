@@ -7,15 +7,10 @@
 
 namespace cbq::ag {
 
-/// a + b, a - b, a * b: equal shapes.
+/// a + b: equal shapes.
 Var add(const Var& a, const Var& b);
-Var sub(const Var& a, const Var& b);
-Var mul(const Var& a, const Var& b);
-/// c x.
-Var scale(const Var& x, double c);
-/// x [..., n] + b [n] on every row; x * s likewise.
+/// x [..., n] + b [n] on every row.
 Var add_row(const Var& x, const Var& b);
-Var mul_row(const Var& x, const Var& s);
 /// View with another shape.
 Var reshape(const Var& x, Shape shape);
 /// op(a) op(b) of matrices.
@@ -32,8 +27,6 @@ Var swiglu(const Var& gate, const Var& up);
 Var relu(const Var& x);
 /// GELU in its tanh form (kernels::gelu).
 Var gelu(const Var& x);
-/// Softmax over the last axis.
-Var softmax(const Var& x);
 /// Rotary embedding with fixed tables (kernels::rope).
 Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim);
 /// Hadamard transform of rows with a fixed matrix (kernels::hadamard).
@@ -53,15 +46,19 @@ Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t h
 
 /// Mean over rows of -log softmax(logits)[target]: [1]. target i32 [rows].
 Var cross_entropy(const Var& logits, const Tensor& target);
+// The library itself calls none of the functions below: they are what losses are made of, in
+// gradcheck and in tests of learned parts, which also stand for the schemes that users write.
+
+/// a * b: equal shapes.
+Var mul(const Var& a, const Var& b);
+/// c x.
+Var scale(const Var& x, double c);
+/// Softmax over the last axis.
+Var softmax(const Var& x);
 /// Sum of all elements: [1].
 Var sum(const Var& x);
 /// mean over rows of the reconstruction error of kernels::row_error: [1]. `target` is a constant.
 Var row_error(const Var& prediction, const Tensor& target, double l2_weight, kernels::L2Form l2,
               double kl_weight);
-
-/// f(x), not recorded. Backward computes it again, recorded: one more forward pass, and the saved
-/// tensors of one such call at a time (Chen et al. 2016). `f` must be a pure function of x and of
-/// leaf variables, whose gradients flow as usual.
-Var checkpoint(const std::function<Var(const Var&)>& f, const Var& x);
 
 }  // namespace cbq::ag

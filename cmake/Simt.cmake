@@ -33,7 +33,7 @@ function(cbq_simt_test name filter)
 endfunction()
 cbq_simt_test(emulator Simt*:Launch.Map*)
 cbq_simt_test(ops *Op.ValueMatchesTheReference*:Ops.CudaAgreesWithCpu:Vector*:RowElements*)
-cbq_simt_test(quant *RoundingContract*:RoundingSchemes*:ActivationQuantizer*:BitPacked*:Grid*:*QuantizeTokens.*)
+cbq_simt_test(quant *RoundingContract*:RoundingSchemes*:ActivationQuantizer*:BitPacked*:Grid*:*QuantizeTokens.*:*TokenRows*)
 cbq_simt_test(tuned Tuned*)
 cbq_simt_test(agreement *Agreement*)
 

@@ -1,43 +1,22 @@
-// Activation functions and their derivatives, element by element.
-#include "kernels/launch/vector.h"
+// Activation functions and their derivatives, element by element (kernels/formulas/activation.h).
+#include "kernels/formulas/activation.h"
+#include "kernels/launch/launch.h"
 #include "kernels/ops.h"
 
 namespace cbq::kernels {
 namespace {
 
-struct Relu {
-  template <class A>
-  CBQ_HD static A apply(A x) {
-    return x < A(0) ? A(0) : x;  // NaN stays
-  }
-};
+using formulas::NativeMath;
+using formulas::Relu;
+using Gelu = formulas::Gelu<NativeMath>;
+using SwiGlu = formulas::SwiGlu<NativeMath>;
 
-struct ReluBackward {
+/// The derivative of a formula of one element as a formula of two.
+template <class Formula>
+struct Gradient {
   template <class A>
-  CBQ_HD static A apply(A y, A dy) {
-    return y > A(0) ? dy : A(0);
-  }
-};
-
-// (1 + tanh z) / 2 = sigmoid(2 z): one exponential, and no cancellation where tanh is near -1.
-constexpr double gelu_slope = 0.79788456080286535588;  // sqrt(2 / pi)
-constexpr double gelu_cubic = 0.044715;
-
-struct Gelu {
-  template <class A>
-  CBQ_HD static A apply(A x) {
-    const A z = A(2 * gelu_slope) * x * (A(1) + A(gelu_cubic) * x * x);
-    return x * device_math::sigmoid(z);
-  }
-};
-
-struct GeluBackward {
-  template <class A>
-  CBQ_HD static A apply(A x, A dy) {
-    const A z = A(2 * gelu_slope) * x * (A(1) + A(gelu_cubic) * x * x);
-    const A dz = A(2 * gelu_slope) * (A(1) + A(3 * gelu_cubic) * x * x);
-    const A s = device_math::sigmoid(z);
-    return dy * (s + x * s * (A(1) - s) * dz);
+  CBQ_HD static A value(A x, A g) {
+    return Formula::gradient(x, g);
   }
 };
 
@@ -45,31 +24,48 @@ template <class Formula>
 Tensor unary(const char* op, const Tensor& x) {
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), op, [&]<class T>() {
-    map_vectors(op, x.device(), x.count(), Unary<T, Formula>{x.data<T>(), y.data<T>()});
+    map(op, x.device(), x.count(), Unary<T, Formula>{x.data<T>(), y.data<T>()});
   });
   return y;
 }
 
 template <class Formula>
-Tensor unary_backward(const char* op, const Tensor& x, const Tensor& dy) {
-  check_same(op, x, dy);
-  Tensor dx(x.shape(), x.dtype(), x.device());
-  dispatch_float(x.dtype(), op, [&]<class T>() {
-    map_vectors(op, x.device(), x.count(),
-                Binary<T, Formula>{x.data<T>(), dy.data<T>(), dx.data<T>()});
+Tensor binary(const char* op, const Tensor& a, const Tensor& b) {
+  check_same(op, a, b);
+  Tensor y(a.shape(), a.dtype(), a.device());
+  dispatch_float(a.dtype(), op, [&]<class T>() {
+    map(op, a.device(), a.count(), Binary<T, Formula>{a.data<T>(), b.data<T>(), y.data<T>()});
   });
-  return dx;
+  return y;
+}
+
+template <class Formula>
+std::pair<Tensor, Tensor> binary_backward(const char* op, const Tensor& a, const Tensor& b,
+                                          const Tensor& dy) {
+  check_same(op, a, b);
+  check_same(op, a, dy);
+  Tensor da(a.shape(), a.dtype(), a.device()), db(a.shape(), a.dtype(), a.device());
+  dispatch_float(a.dtype(), op, [&]<class T>() {
+    map(op, a.device(), a.count(),
+        BinaryGradient<T, Formula>{a.data<T>(), b.data<T>(), dy.data<T>(), da.data<T>(),
+                                   db.data<T>()});
+  });
+  return {da, db};
 }
 
 }  // namespace
 
 Tensor relu(const Tensor& x) { return unary<Relu>("relu", x); }
 Tensor relu_backward(const Tensor& y, const Tensor& dy) {
-  return unary_backward<ReluBackward>("relu_backward", y, dy);
+  return binary<Gradient<Relu>>("relu_backward", y, dy);
 }
 Tensor gelu(const Tensor& x) { return unary<Gelu>("gelu", x); }
 Tensor gelu_backward(const Tensor& x, const Tensor& dy) {
-  return unary_backward<GeluBackward>("gelu_backward", x, dy);
+  return binary<Gradient<Gelu>>("gelu_backward", x, dy);
+}
+Tensor swiglu(const Tensor& gate, const Tensor& up) { return binary<SwiGlu>("swiglu", gate, up); }
+std::pair<Tensor, Tensor> swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& dy) {
+  return binary_backward<SwiGlu>("swiglu_backward", gate, up, dy);
 }
 
 }  // namespace cbq::kernels

@@ -1,7 +1,6 @@
 // Elementwise ops: each is one functor of a flat index.
 #include "kernels/launch/check_device.h"
-#include "kernels/launch/launch_rows.h"
-#include "kernels/launch/vector.h"
+#include "kernels/launch/launch.h"
 #include "kernels/ops.h"
 
 namespace cbq::kernels {
@@ -34,32 +33,26 @@ struct Cast {
 
 struct Plus {
   template <class A>
-  CBQ_HD static A apply(A a, A b) {
+  CBQ_HD static A value(A a, A b) {
     return a + b;
   }
 };
 struct Minus {
   template <class A>
-  CBQ_HD static A apply(A a, A b) {
+  CBQ_HD static A value(A a, A b) {
     return a - b;
   }
 };
 struct Times {
   template <class A>
-  CBQ_HD static A apply(A a, A b) {
+  CBQ_HD static A value(A a, A b) {
     return a * b;
-  }
-};
-
-struct SwiGlu {
-  template <class A>
-  CBQ_HD static A apply(A gate, A up) {
-    return gate * device_math::sigmoid(gate) * up;
   }
 };
 
 template <class T, class Op>
 struct BinaryRow {  // one row of a with the same row b
+  using Element = T;
   const T* a;
   const T* b;
   T* y;
@@ -68,7 +61,7 @@ struct BinaryRow {  // one row of a with the same row b
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
-    const auto both = [](A a_j, A b_j) { return Op::apply(a_j, b_j); };
+    const auto both = [](A a_j, A b_j) { return Op::value(a_j, b_j); };
     row.write(y + r * n, both, row.read(a + r * n), row.view(b));
   }
 };
@@ -90,42 +83,12 @@ struct Scale {
   bool vectorizes() const { return half_vectors(x, y); }
 };
 
-template <class T>
-struct SwiGluBackward {
-  const T* gate;
-  const T* up;
-  const T* dy;
-  T* dgate;
-  T* dup;
-  CBQ_HD void operator()(int64_t i) const {
-    acc_t<T> dg, du;
-    derivatives(device_math::widen(gate[i]), device_math::widen(up[i]), device_math::widen(dy[i]),
-                dg, du);
-    dgate[i] = device_math::round_to<T>(dg);
-    dup[i] = device_math::round_to<T>(du);
-  }
-  CBQ_HD void vector(int64_t i) const {
-    const Vector<T> g = load_vector(gate + i), u = load_vector(up + i), d = load_vector(dy + i);
-    acc_t<T> dg[vector_width], du[vector_width];
-    for (int j = 0; j < vector_width; ++j) derivatives(g[j], u[j], d[j], dg[j], du[j]);
-    store_vector(dgate + i, round_vector<T>(dg));
-    store_vector(dup + i, round_vector<T>(du));
-  }
-  using A = acc_t<T>;
-  CBQ_HD static void derivatives(A g, A u, A d, A& dg, A& du) {
-    const A s = device_math::sigmoid(g);
-    du = d * g * s;
-    dg = d * u * s * (A(1) + g * (A(1) - s));
-  }
-  bool vectorizes() const { return half_vectors(gate, up, dy, dgate, dup); }
-};
-
 template <class Op>
 Tensor binary(const char* op, const Tensor& a, const Tensor& b) {
   check_same(op, a, b);
   Tensor y(a.shape(), a.dtype(), a.device());
   dispatch_float(a.dtype(), op, [&]<class T>() {
-    map_vectors(op, a.device(), a.count(), Binary<T, Op>{a.data<T>(), b.data<T>(), y.data<T>()});
+    map(op, a.device(), a.count(), Binary<T, Op>{a.data<T>(), b.data<T>(), y.data<T>()});
   });
   return y;
 }
@@ -138,8 +101,8 @@ Tensor binary_row(const char* op, const Tensor& x, const Tensor& b) {
   Tensor y(x.shape(), x.dtype(), x.device());
   const int64_t n = x.size(-1);
   dispatch_float(x.dtype(), op, [&]<class T>() {
-    map_row_elements<T>(op, x.device(), n > 0 ? x.count() / n : 0, n,
-                        BinaryRow<T, Op>{x.data<T>(), b.data<T>(), y.data<T>(), n});
+    map_rows(op, x.device(), n > 0 ? x.count() / n : 0, n,
+             BinaryRow<T, Op>{x.data<T>(), b.data<T>(), y.data<T>(), n});
   });
   return y;
 }
@@ -157,7 +120,7 @@ Tensor cast(const Tensor& x, Dtype dtype) {
   Tensor y(x.shape(), dtype, x.device());
   dispatch_float(x.dtype(), "cast", [&]<class From>() {
     dispatch_float(dtype, "cast", [&]<class To>() {
-      map_vectors("cast", x.device(), x.count(), Cast<From, To>{x.data<From>(), y.data<To>()});
+      map("cast", x.device(), x.count(), Cast<From, To>{x.data<From>(), y.data<To>()});
     });
   });
   return y;
@@ -170,44 +133,21 @@ Tensor mul(const Tensor& a, const Tensor& b) { return binary<Times>("mul", a, b)
 void add_into(const Tensor& acc, const Tensor& x) {
   check_same("add_into", acc, x);
   dispatch_float(acc.dtype(), "add_into", [&]<class T>() {
-    map_vectors("add_into", acc.device(), acc.count(),
-                Binary<T, Plus>{acc.data<T>(), x.data<T>(), acc.data<T>()});
+    map("add_into", acc.device(), acc.count(),
+        Binary<T, Plus>{acc.data<T>(), x.data<T>(), acc.data<T>()});
   });
 }
 
 Tensor scale(const Tensor& x, double c) {
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "scale", [&]<class T>() {
-    map_vectors("scale", x.device(), x.count(),
-                Scale<T>{x.data<T>(), y.data<T>(), static_cast<acc_t<T>>(c)});
+    map("scale", x.device(), x.count(),
+        Scale<T>{x.data<T>(), y.data<T>(), static_cast<acc_t<T>>(c)});
   });
   return y;
 }
 
 Tensor add_row(const Tensor& x, const Tensor& b) { return binary_row<Plus>("add_row", x, b); }
 Tensor mul_row(const Tensor& x, const Tensor& s) { return binary_row<Times>("mul_row", x, s); }
-
-Tensor swiglu(const Tensor& gate, const Tensor& up) {
-  check_same("swiglu", gate, up);
-  Tensor y(gate.shape(), gate.dtype(), gate.device());
-  dispatch_float(gate.dtype(), "swiglu", [&]<class T>() {
-    map_vectors("swiglu", gate.device(), gate.count(),
-                Binary<T, SwiGlu>{gate.data<T>(), up.data<T>(), y.data<T>()});
-  });
-  return y;
-}
-
-std::pair<Tensor, Tensor> swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& dy) {
-  check_same("swiglu_backward", gate, up);
-  check_same("swiglu_backward", gate, dy);
-  Tensor dgate(gate.shape(), gate.dtype(), gate.device());
-  Tensor dup(gate.shape(), gate.dtype(), gate.device());
-  dispatch_float(gate.dtype(), "swiglu_backward", [&]<class T>() {
-    map_vectors("swiglu_backward", gate.device(), gate.count(),
-                SwiGluBackward<T>{gate.data<T>(), up.data<T>(), dy.data<T>(), dgate.data<T>(),
-                                  dup.data<T>()});
-  });
-  return {dgate, dup};
-}
 
 }  // namespace cbq::kernels

@@ -1,17 +1,21 @@
-// Reconstruction error of a row and its gradient, in one pass over the data (launch_rows.h).
-#include "kernels/launch/launch_rows.h"
+// Reconstruction error of a row and its gradient, in one pass over the data (launch.h).
+#include "kernels/formulas/loss.h"
+#include "kernels/formulas/softmax.h"
+#include "kernels/launch/launch.h"
 #include "kernels/launch/rows.h"
 #include "kernels/ops.h"
 
 namespace cbq::kernels {
 namespace {
 
-// With z = log sum e^p, q = softmax(p), and t the target with y = softmax(t):
-//   KL(y || q) = sum_j y_j (t_j - z_t - p_j + z_p),    dKL/dp = q - y.
-//   L2 = sum_j d_j^2, dL2/dp = 2 d;    its root: d / ||d||  (0 at d = 0), d = p - t;
-//   relative: both times n / ||t||^2   (0 at t = 0).
+using formulas::Divergence;
+using formulas::ErrorTerm;
+using formulas::SquaredError;
+using Softmax = formulas::Softmax<formulas::NativeMath>;
+
 template <class T>
 struct RowError {
+  using Element = T;
   const T* prediction;
   const T* target;
   acc_t<T>* loss;
@@ -26,16 +30,9 @@ struct RowError {
     const auto p = row.read(prediction + r * n), t = row.read(target + r * n);
     A total = 0, l2_factor = 0;
     if (l2_weight != A(0)) {
-      const A squares = row.sum([](A p_j, A t_j) { return (p_j - t_j) * (p_j - t_j); }, p, t);
-      if (l2 == L2Form::norm) {
-        const A root = math::sqrt(squares);
-        total += l2_weight * root;
-        l2_factor = l2_weight * (root > A(0) ? A(1) / root : A(0));
-      } else {
-        const A weight = l2 == L2Form::sum ? l2_weight : l2_weight * relative_weight(row, t);
-        total += weight * squares;
-        l2_factor = weight * A(2);
-      }
+      const ErrorTerm<A> term = squared_error(row, p, t);
+      total += term.value;
+      l2_factor = term.factor;
     }
     if (kl_weight != A(0)) {
       add_divergence(row, r, p, t, total, l2_factor);
@@ -46,12 +43,15 @@ struct RowError {
     if (row.first()) loss[r] = total;
   }
 
-  /// n / ||t||^2.
   template <class Row, class Elements>
-  CBQ_HD acc_t<T> relative_weight(const Row& row, const Elements& t) const {
+  CBQ_HD ErrorTerm<acc_t<T>> squared_error(const Row& row, const Elements& p,
+                                           const Elements& t) const {
     using A = acc_t<T>;
-    const A squares = row.sum([](A t_j) { return t_j * t_j; }, t);
-    return squares > A(0) ? A(n) / squares : A(0);
+    const A squares = row.sum([](A p_j, A t_j) { return SquaredError::square(p_j, t_j); }, p, t);
+    if (l2 == L2Form::norm) return SquaredError::norm(l2_weight, squares);
+    if (l2 == L2Form::sum) return SquaredError::sum(l2_weight, squares);
+    const A of_target = row.sum([](A t_j) { return t_j * t_j; }, t);
+    return SquaredError::sum(SquaredError::relative_weight(l2_weight, of_target, n), squares);
   }
 
   /// Adds the divergence to `total`, and stores the gradient of both.
@@ -59,20 +59,22 @@ struct RowError {
   CBQ_HD void add_divergence(const Row& row, int64_t r, const Elements& p, const Elements& t,
                              acc_t<T>& total, acc_t<T> l2_factor) const {
     using A = acc_t<T>;
-    const auto same = [](A x_j) { return x_j; };
-    const A p_max = row.max(same, p), t_max = row.max(same, t);
-    const auto p_power = row.keep([p_max](A p_j) { return device_math::exp(p_j - p_max); }, p);
-    const auto t_power = row.keep([t_max](A t_j) { return device_math::exp(t_j - t_max); }, t);
+    const A p_max = Softmax::largest(row, p), t_max = Softmax::largest(row, t);
+    const auto p_power = row.keep([p_max](A p_j) { return Softmax::power(p_j, p_max); }, p);
+    const auto t_power = row.keep([t_max](A t_j) { return Softmax::power(t_j, t_max); }, t);
+    const auto same = [](A e_j) { return e_j; };
     const A p_sum = row.sum(same, p_power), t_sum = row.sum(same, t_power);
     const A p_inverse = A(1) / p_sum, t_inverse = A(1) / t_sum;
     const A shift = (p_max + math::log(p_sum)) - (t_max + math::log(t_sum));
-    const auto term = [=](A e_t, A t_j, A p_j) { return e_t * t_inverse * (t_j - p_j + shift); };
+    const auto term = [=](A e_t, A t_j, A p_j) {
+      return Divergence::term(Softmax::value(e_t, t_inverse), t_j, p_j, shift);
+    };
     total += kl_weight * row.sum(term, t_power, t, p);
     if (gradient == nullptr) return;
     const A weight = kl_weight;
     const auto derivative = [=](A e_p, A e_t, A p_j, A t_j) {
-      const A q = e_p * p_inverse, y = e_t * t_inverse;
-      return l2_factor * (p_j - t_j) + weight * (q - y);
+      const A q = Softmax::value(e_p, p_inverse), y = Softmax::value(e_t, t_inverse);
+      return l2_factor * (p_j - t_j) + weight * Divergence::gradient(q, y);
     };
     row.write(gradient + r * n, derivative, p_power, t_power, p, t);
   }
@@ -93,10 +95,9 @@ RowErrorResult row_error(const Tensor& prediction, const Tensor& target, double 
       result.gradient = Tensor(prediction.shape(), prediction.dtype(), prediction.device());
       gradient = result.gradient.data<T>();
     }
-    map_row_elements<T>(
-        "row_error", prediction.device(), rows, n,
-        RowError<T>{prediction.data<T>(), target.data<T>(), result.loss.data<A>(), gradient, n,
-                    static_cast<A>(l2_weight), static_cast<A>(kl_weight), l2});
+    map_rows("row_error", prediction.device(), rows, n,
+             RowError<T>{prediction.data<T>(), target.data<T>(), result.loss.data<A>(), gradient, n,
+                         static_cast<A>(l2_weight), static_cast<A>(kl_weight), l2});
   });
   return result;
 }

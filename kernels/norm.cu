@@ -1,6 +1,7 @@
-// Root mean square and layer normalization: rows that are read once (launch_rows.h).
+// Root mean square and layer normalization (kernels/formulas/norm.h): rows that are read once.
+#include "kernels/formulas/norm.h"
 #include "kernels/launch/check_device.h"
-#include "kernels/launch/launch_rows.h"
+#include "kernels/launch/launch.h"
 #include "kernels/launch/rows.h"
 #include "kernels/ops.h"
 
@@ -9,6 +10,8 @@ namespace {
 
 template <class T>
 struct RmsNorm {
+  using Element = T;
+  using Formula = formulas::RmsNorm<T>;
   const T* x;
   const T* w;
   T* y;
@@ -20,19 +23,17 @@ struct RmsNorm {
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
     const auto in = row.read(x + r * n);
-    const A squares = row.sum([](A x_j) { return x_j * x_j; }, in);
-    const A inverse = A(1) / math::sqrt(squares / A(n) + eps);
-    if (row.first()) inverse_rms[r] = inverse;
-    const auto scaled = [inverse](A x_j, A w_j) {
-      return device_math::rounded<T>(x_j * inverse) * w_j;  // rounded before the product, too
-    };
-    row.write(y + r * n, scaled, in, row.view(w));
+    const auto of = Formula::measure(row, in, n, eps);
+    if (row.first()) inverse_rms[r] = of.inverse;
+    const auto value = [of](A x_j, A w_j) { return Formula::value(of, x_j, w_j); };
+    row.write(y + r * n, value, in, row.view(w));
   }
 };
 
-// With x^ = x * inverse: dx = inverse * (w dy - x^ * mean(w dy x^)).
 template <class T>
 struct RmsNormBackward {
+  using Element = T;
+  using Formula = formulas::RmsNorm<T>;
   const T* x;
   const T* w;
   const acc_t<T>* inverse_rms;
@@ -45,19 +46,19 @@ struct RmsNormBackward {
     using A = acc_t<T>;
     const auto in = row.read(x + r * n), g = row.read(dy + r * n);
     const auto weight = row.view(w);
-    const A inverse = inverse_rms[r];
-    const A dot = row.sum([](A w_j, A g_j, A x_j) { return w_j * g_j * x_j; }, weight, g, in);
-    const A mean = dot * inverse / A(n);
-    const auto derivative = [inverse, mean](A w_j, A g_j, A x_j) {
-      return inverse * (w_j * g_j - x_j * inverse * mean);
+    const typename Formula::Statistics of{inverse_rms[r]};
+    const auto mean = Formula::means(row, of, n, g, in, weight);
+    const auto gradient = [of, mean](A g_j, A x_j, A w_j) {
+      return Formula::gradient(of, mean, g_j, x_j, w_j);
     };
-    row.write(dx + r * n, derivative, weight, g, in);
+    row.write(dx + r * n, gradient, g, in, weight);
   }
 };
 
-// The mean is subtracted before squaring: E[x^2] - E[x]^2 would cancel where the mean is large.
 template <class T>
 struct LayerNorm {
+  using Element = T;
+  using Formula = formulas::LayerNorm<T>;
   const T* x;
   const T* w;  // nullptr: ones
   const T* b;  // nullptr: zeros
@@ -71,25 +72,23 @@ struct LayerNorm {
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
     const auto in = row.read(x + r * n);
-    const A center = row.sum([](A x_j) { return x_j; }, in) / A(n);
-    const auto square = [center](A x_j) { return (x_j - center) * (x_j - center); };
-    const A inverse = A(1) / math::sqrt(row.sum(square, in) / A(n) + eps);
+    const auto of = Formula::measure(row, in, n, eps);
     if (row.first()) {
-      mean[r] = center;
-      inverse_deviation[r] = inverse;
+      mean[r] = of.mean;
+      inverse_deviation[r] = of.inverse;
     }
     const bool weighted = w != nullptr;
-    const auto scaled = [=](A x_j, A w_j, A b_j) {
-      const A normalized = (x_j - center) * inverse;
-      return weighted ? normalized * w_j + b_j : normalized;
+    const auto value = [of, weighted](A x_j, A w_j, A b_j) {
+      return weighted ? Formula::value(of, x_j, w_j, b_j) : Formula::value(of, x_j);
     };
-    row.write(y + r * n, scaled, in, row.view_or(w, A(1)), row.view_or(b, A(0)));
+    row.write(y + r * n, value, in, row.view_or(w, A(1)), row.view_or(b, A(0)));
   }
 };
 
-// With x^ = (x - mean) * inverse and g = w dy: dx = inverse * (g - mean(g) - x^ * mean(g x^)).
 template <class T>
 struct LayerNormBackward {
+  using Element = T;
+  using Formula = formulas::LayerNorm<T>;
   const T* x;
   const T* w;  // nullptr: ones
   const acc_t<T>* mean;
@@ -102,27 +101,24 @@ struct LayerNormBackward {
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
     const auto in = row.read(x + r * n), d = row.read(dy + r * n);
-    const A center = mean[r], inverse = inverse_deviation[r];
+    const typename Formula::Statistics of{mean[r], inverse_deviation[r]};
     const auto weight = row.view_or(w, A(1));
-    const auto terms = [=](A w_j, A d_j, A x_j) {
-      const A g = w_j * d_j;
-      return MultiReduce<A, 2>{{g, g * ((x_j - center) * inverse)}};
+    const auto means = Formula::means(row, of, n, d, in, weight);
+    const auto gradient = [of, means](A d_j, A x_j, A w_j) {
+      return Formula::gradient(of, means, d_j, x_j, w_j);
     };
-    const MultiReduce<A, 2> sums = row.sum(terms, weight, d, in);
-    const A mean_g = sums.at[0] / A(n), mean_gx = sums.at[1] / A(n);
-    const auto derivative = [=](A w_j, A d_j, A x_j) {
-      return inverse * (w_j * d_j - mean_g - (x_j - center) * inverse * mean_gx);
-    };
-    row.write(dx + r * n, derivative, weight, d, in);
+    row.write(dx + r * n, gradient, d, in, weight);
   }
 };
 
 // Rows of dy * x^, to be summed over rows for dw.
-template <class T>
+template <class T, template <class> class Norm>
 struct WeightTerm {
+  using Element = T;
+  using Formula = Norm<T>;
   const T* x;
-  const acc_t<T>* mean;  // nullptr: zeros
-  const acc_t<T>* inverse_deviation;
+  const acc_t<T>* mean;  // of a layer norm
+  const acc_t<T>* inverse;
   const T* dy;
   T* term;
   int64_t n;
@@ -130,27 +126,22 @@ struct WeightTerm {
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
-    const A inverse = inverse_deviation[r];
-    const auto in = row.read(x + r * n), d = row.read(dy + r * n);
-    if (mean == nullptr) {
-      row.write(
-          term + r * n, [=](A d_j, A x_j) { return d_j * x_j * inverse; }, d, in);
-    } else {
-      const A center = mean[r];
-      const auto product = [=](A d_j, A x_j) { return d_j * ((x_j - center) * inverse); };
-      row.write(term + r * n, product, d, in);
-    }
+    typename Formula::Statistics of;
+    of.inverse = inverse[r];
+    if constexpr (std::is_same_v<Formula, formulas::LayerNorm<T>>) of.mean = mean[r];
+    const auto product = [of](A d_j, A x_j) { return Formula::weight_gradient(of, d_j, x_j); };
+    row.write(term + r * n, product, row.read(dy + r * n), row.read(x + r * n));
   }
 };
 
-/// dw = sum over rows of dy * x^; `mean` null: zeros.
-template <class T>
+/// dw = sum over rows of dy * x^.
+template <class T, template <class> class Norm>
 Tensor weight_gradient(const char* op, const Tensor& x, const acc_t<T>* mean,
                        const acc_t<T>* inverse, const Tensor& dy) {
   const auto [rows, n] = row_shape(op, x);
   const Tensor term({rows, n}, x.dtype(), x.device());
-  map_row_elements<T>(op, x.device(), rows, n,
-                      WeightTerm<T>{x.data<T>(), mean, inverse, dy.data<T>(), term.data<T>(), n});
+  map_rows(op, x.device(), rows, n,
+           WeightTerm<T, Norm>{x.data<T>(), mean, inverse, dy.data<T>(), term.data<T>(), n});
   return column_sums(term);
 }
 
@@ -181,10 +172,9 @@ RmsNormResult rms_norm(const Tensor& x, const Tensor& w, double eps) {
   const RmsNormResult result{Tensor(x.shape(), x.dtype(), x.device()),
                              Tensor({rows}, accumulation_dtype(x.dtype()), x.device())};
   dispatch_float(x.dtype(), "rms_norm", [&]<class T>() {
-    map_row_elements<T>(
-        "rms_norm", x.device(), rows, n,
-        RmsNorm<T>{x.data<T>(), w.data<T>(), result.y.data<T>(),
-                   result.inverse_rms.data<acc_t<T>>(), n, static_cast<acc_t<T>>(eps)});
+    map_rows("rms_norm", x.device(), rows, n,
+             RmsNorm<T>{x.data<T>(), w.data<T>(), result.y.data<T>(),
+                        result.inverse_rms.data<acc_t<T>>(), n, static_cast<acc_t<T>>(eps)});
   });
   return result;
 }
@@ -200,10 +190,9 @@ std::pair<Tensor, Tensor> rms_norm_backward(const Tensor& x, const Tensor& w,
   Tensor dx(x.shape(), x.dtype(), x.device()), dw;
   dispatch_float(x.dtype(), op, [&]<class T>() {
     const acc_t<T>* inverse = inverse_rms.data<acc_t<T>>();
-    map_row_elements<T>(
-        op, x.device(), rows, n,
-        RmsNormBackward<T>{x.data<T>(), w.data<T>(), inverse, dy.data<T>(), dx.data<T>(), n});
-    if (want_dw) dw = weight_gradient<T>(op, x, nullptr, inverse, dy);
+    map_rows(op, x.device(), rows, n,
+             RmsNormBackward<T>{x.data<T>(), w.data<T>(), inverse, dy.data<T>(), dx.data<T>(), n});
+    if (want_dw) dw = weight_gradient<T, formulas::RmsNorm>(op, x, nullptr, inverse, dy);
   });
   return {dx, dw};
 }
@@ -220,10 +209,10 @@ LayerNormResult layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, do
                                Tensor({rows}, wide, x.device()), Tensor({rows}, wide, x.device())};
   dispatch_float(x.dtype(), "layer_norm", [&]<class T>() {
     using A = acc_t<T>;
-    map_row_elements<T>("layer_norm", x.device(), rows, n,
-                        LayerNorm<T>{x.data<T>(), data_or_null<T>(w), data_or_null<T>(b),
-                                     result.y.data<T>(), result.mean.data<A>(),
-                                     result.inverse_deviation.data<A>(), n, static_cast<A>(eps)});
+    map_rows("layer_norm", x.device(), rows, n,
+             LayerNorm<T>{x.data<T>(), data_or_null<T>(w), data_or_null<T>(b), result.y.data<T>(),
+                          result.mean.data<A>(), result.inverse_deviation.data<A>(), n,
+                          static_cast<A>(eps)});
   });
   return result;
 }
@@ -241,10 +230,10 @@ std::pair<Tensor, Tensor> layer_norm_backward(const Tensor& x, const Tensor& w, 
   dispatch_float(x.dtype(), op, [&]<class T>() {
     const acc_t<T>* center = mean.data<acc_t<T>>();
     const acc_t<T>* inverse = inverse_deviation.data<acc_t<T>>();
-    map_row_elements<T>(op, x.device(), rows, n,
-                        LayerNormBackward<T>{x.data<T>(), data_or_null<T>(w), center, inverse,
-                                             dy.data<T>(), dx.data<T>(), n});
-    if (want_dw) dw = weight_gradient<T>(op, x, center, inverse, dy);
+    map_rows(op, x.device(), rows, n,
+             LayerNormBackward<T>{x.data<T>(), data_or_null<T>(w), center, inverse, dy.data<T>(),
+                                  dx.data<T>(), n});
+    if (want_dw) dw = weight_gradient<T, formulas::LayerNorm>(op, x, center, inverse, dy);
   });
   return {dx, dw};
 }

@@ -212,7 +212,11 @@ RowErrorResult row_error(const Tensor& prediction, const Tensor& target, double 
 
 // ---- optimizers ---------------------------------------------------------------------------------
 
-/// One Adam step with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019):
+// Steps of many variables in one launch (a further one behind every 64). What changes from step to
+// step is read from device memory, `now` f64, so that a launch that was captured means the step at
+// hand when it is replayed.
+
+/// Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019):
 ///   m = b1 m + (1-b1) g,  v = b2 v + (1-b2) g^2,
 ///   p -= rate * (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay * p).
 /// p, m, v, g f32 of equal shape; t counts from 1.
@@ -221,15 +225,6 @@ struct AdamSettings {
   /// {rate factor, 1 / (1 - b1^t), 1 / (1 - b2^t)}: what changes from step to step.
   std::array<double, 3> at_step(double factor, int64_t t) const;
 };
-void adam_step(const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& v,
-               const AdamSettings& settings, int64_t t);
-/// p -= rate * sign(g).
-void sign_sgd_step(const Tensor& p, const Tensor& g, double rate);
-
-// The same for many variables in one launch (a further one behind every 64), to the bit. What
-// changes from step to step is read from device memory, `now` f64, so that a launch that was
-// captured means the step at hand when it is replayed.
-
 /// One variable of adam_steps: its rate and corrections (AdamSettings::at_step) are read from
 /// now[at ...], the rest from its settings. References: only for the call.
 struct AdamVariable {
@@ -241,7 +236,7 @@ struct AdamVariable {
   int64_t at;
 };
 void adam_steps(const std::vector<AdamVariable>& variables, const Tensor& now);
-/// One variable of sign_sgd_steps, which reads its rate at now[at].
+/// One variable of sign_sgd_steps, p -= rate * sign(g), which reads its rate at now[at].
 struct SignVariable {
   const Tensor& p;
   const Tensor& g;

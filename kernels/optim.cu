@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/formulas/adam.h"
 #include "kernels/formulas/math.h"
 #include "kernels/formulas/philox.h"
 #include "kernels/launch/launch.h"
@@ -11,48 +12,12 @@ namespace cbq::kernels {
 namespace {
 
 /// The numbers of an Adam step that stay from step to step.
-struct AdamForm {
-  float beta1, beta2, rest1, rest2, eps, decay;
-  explicit AdamForm(const AdamSettings& settings)
-      : beta1(static_cast<float>(settings.beta1)),
-        beta2(static_cast<float>(settings.beta2)),
-        rest1(static_cast<float>(1.0 - settings.beta1)),  // in f32, 1 - 0.999 is 5e-5 off
-        rest2(static_cast<float>(1.0 - settings.beta2)),
-        eps(static_cast<float>(settings.eps)),
-        decay(static_cast<float>(settings.decay)) {}
-  AdamForm() = default;
-  bool operator==(const AdamForm&) const = default;
-
-  CBQ_HD void update(float& p, float g, float& m, float& v, float rate, float correction1,
-                     float correction2) const {
-    const float mi = beta1 * m + rest1 * g;
-    const float vi = beta2 * v + rest2 * g * g;
-    m = mi;
-    v = vi;
-    p -= rate * (mi * correction1 / (math::sqrt(vi * correction2) + eps) + decay * p);
-  }
-};
-
-struct AdamStep {
-  float* p;
-  const float* g;
-  float* m;
-  float* v;
-  AdamForm form;
-  float rate, correction1, correction2;
-  CBQ_HD void operator()(int64_t i) const {
-    form.update(p[i], g[i], m[i], v[i], rate, correction1, correction2);
-  }
-};
-
-struct SignStep {
-  float* p;
-  const float* g;
-  float rate;
-  CBQ_HD void operator()(int64_t i) const {
-    p[i] -= g[i] > 0.0f ? rate : (g[i] < 0.0f ? -rate : 0.0f);
-  }
-};
+formulas::Adam form_of(const AdamSettings& settings) {
+  return {static_cast<float>(settings.beta1),       static_cast<float>(settings.beta2),
+          static_cast<float>(1.0 - settings.beta1),  // in f32, 1 - 0.999 is 5e-5 off
+          static_cast<float>(1.0 - settings.beta2), static_cast<float>(settings.eps),
+          static_cast<float>(settings.decay)};
+}
 
 // Many variables in one launch. Their table travels as an argument of the launch (CUDA takes 4 KB
 // of arguments), so it costs no copy, and a captured launch keeps it, with the gradients where the
@@ -99,7 +64,7 @@ struct Table {
 
 struct AdamSteps {
   Table table;
-  AdamForm forms[table_forms];
+  formulas::Adam forms[table_forms];
   int64_t used_forms;
 
   template <class Row>
@@ -108,7 +73,7 @@ struct AdamSteps {
     const double* now = table.now + e.at;
     const auto rate = static_cast<float>(now[0]), correction1 = static_cast<float>(now[1]),
                correction2 = static_cast<float>(now[2]);
-    const AdamForm form = forms[e.form];
+    const formulas::Adam form = forms[e.form];
     const int64_t begin = (r - e.first_row) * piece, n = math::min(piece, e.count - begin);
     float* p = e.p + begin;
     const float* g = e.g + begin;
@@ -116,12 +81,12 @@ struct AdamSteps {
     float* v = e.v + begin;
 #pragma omp simd
     for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-      form.update(p[j], g[j], m[j], v[j], rate, correction1, correction2);
+      form.step(p[j], g[j], m[j], v[j], rate, correction1, correction2);
     }
   }
 
   /// Where the form stands among the table's, added if it is new; -1: no place left.
-  int32_t form_index(const AdamForm& form) {
+  int32_t form_index(const formulas::Adam& form) {
     for (int64_t i = 0; i < used_forms; ++i) {
       if (forms[i] == form) return static_cast<int32_t>(i);
     }
@@ -138,9 +103,13 @@ struct SignSteps {
   CBQ_HD void operator()(Row& row, int64_t r) const {
     const TableEntry& e = table.of_row(r);
     const int64_t begin = (r - e.first_row) * piece, n = math::min(piece, e.count - begin);
-    const SignStep step{e.p + begin, e.g + begin, static_cast<float>(table.now[e.at])};
+    const auto rate = static_cast<float>(table.now[e.at]);
+    float* p = e.p + begin;
+    const float* g = e.g + begin;
 #pragma omp simd
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) step(j);
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      formulas::SignDescent::step(p[j], g[j], rate);
+    }
   }
 };
 
@@ -189,23 +158,10 @@ void check_f32(const char* op, const Tensor& p) {
 }  // namespace
 
 std::array<double, 3> AdamSettings::at_step(double factor, int64_t t) const {
-  check(t >= 1, "adam_step: steps count from 1, got ", t);
+  check(t >= 1, "adam_steps: steps count from 1, got ", t);
   const auto steps = static_cast<double>(t);
   return {rate * factor, 1.0 / (1.0 - std::pow(beta1, steps)),
           1.0 / (1.0 - std::pow(beta2, steps))};
-}
-
-void adam_step(const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& v,
-               const AdamSettings& settings, int64_t t) {
-  check_same("adam_step", p, g);
-  check_same("adam_step", p, m);
-  check_same("adam_step", p, v);
-  check_f32("adam_step", p);
-  const auto [rate, correction1, correction2] = settings.at_step(1.0, t);
-  map("adam_step", p.device(), p.count(),
-      AdamStep{p.data<float>(), g.data<float>(), m.data<float>(), v.data<float>(),
-               AdamForm(settings), static_cast<float>(rate), static_cast<float>(correction1),
-               static_cast<float>(correction2)});
 }
 
 namespace {
@@ -231,7 +187,7 @@ void adam_steps(const std::vector<AdamVariable>& variables, const Tensor& now) {
     check_same("adam_steps", x.p, x.v);
     check_f32("adam_steps", x.p);
     check_now("adam_steps", now, x.p, x.at, 3);
-    const AdamForm form(x.settings);
+    const formulas::Adam form = form_of(x.settings);
     if (f.table.entries == table_size || f.form_index(form) < 0) launch();
     device = x.p.device();
     f.table.now = now.data<double>();
@@ -270,13 +226,6 @@ void write_values(const Tensor& y, const std::vector<double>& values) {
     std::copy_n(values.begin() + begin, n, f.values);
     map("write_values", y.device(), n, f);
   }
-}
-
-void sign_sgd_step(const Tensor& p, const Tensor& g, double rate) {
-  check_same("sign_sgd_step", p, g);
-  check_f32("sign_sgd_step", p);
-  map("sign_sgd_step", p.device(), p.count(),
-      SignStep{p.data<float>(), g.data<float>(), static_cast<float>(rate)});
 }
 
 void fill_normal(const Tensor& t, double mean, double deviation, uint64_t seed, uint64_t stream) {

@@ -1,6 +1,6 @@
 // Sums and extrema. Fixed order everywhere: partial results per chunk of a fixed size, then the
 // chunks in order, so the number of threads does not change a bit of the result.
-#include "kernels/launch/launch_rows.h"
+#include "kernels/launch/launch.h"
 #include "kernels/launch/rows.h"
 #include "kernels/ops.h"
 
@@ -127,6 +127,7 @@ struct ColumnFold {
 
 template <class T>
 struct MinMaxRows {
+  using Element = T;
   const T* x;
   T* low;
   T* high;
@@ -194,8 +195,8 @@ std::pair<Tensor, Tensor> min_max_rows(const Tensor& x) {
   check(n > 0, "min_max_rows: empty rows");
   Tensor low({rows}, x.dtype(), x.device()), high({rows}, x.dtype(), x.device());
   dispatch_float(x.dtype(), "min_max_rows", [&]<class T>() {
-    map_row_elements<T>("min_max_rows", x.device(), rows, n,
-                        MinMaxRows<T>{x.data<T>(), low.data<T>(), high.data<T>(), n});
+    map_rows("min_max_rows", x.device(), rows, n,
+             MinMaxRows<T>{x.data<T>(), low.data<T>(), high.data<T>(), n});
   });
   return {low, high};
 }

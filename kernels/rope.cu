@@ -1,7 +1,8 @@
 // Rotary position embedding: pairs of a head's first and second half are turned by the angles of
 // the token's position.
+#include "kernels/formulas/rotary.h"
 #include "kernels/launch/check_device.h"
-#include "kernels/launch/vector.h"
+#include "kernels/launch/launch.h"
 #include "kernels/ops.h"
 
 namespace cbq::kernels {
@@ -17,14 +18,11 @@ struct Rope {
   int64_t heads, tokens, dim;
   A direction;  // +1 forward, -1 inverse
 
-  bool vectorizes() const { return dim / 2 % vector_width == 0 && aligned(x, cosine, sine, y); }
+  bool fits_vectors() const { return dim / 2 % vector_width == 0 && aligned(x, cosine, sine, y); }
 
-  /// (a, b) -> (a cos - b sin, b cos + a sin); the tables rounded as transformers does.
-  CBQ_HD void turn(A a, A b, float c, float s, A& first, A& second) const {
-    const A cj = device_math::rounded<T>(A(c));
-    const A sj = direction * device_math::rounded<T>(A(s));
-    first = a * cj - b * sj;
-    second = b * cj + a * sj;
+  using Pair = typename formulas::Rotary<T>::Pair;
+  CBQ_HD Pair turned(A a, A b, float c, float s) const {
+    return formulas::Rotary<T>::turned(a, b, c, s, direction);
   }
 
   /// All heads of token r of the batch.
@@ -38,10 +36,9 @@ struct Rope {
       T* out = y + (r * heads + h) * dim;
 #pragma omp simd
       for (int64_t j = row.lane(); j < half; j += row.lanes()) {
-        A first, second;
-        turn(in[j], in[j + half], c[j], s[j], first, second);
-        out[j] = device_math::round_to<T>(first);
-        out[j + half] = device_math::round_to<T>(second);
+        const Pair pair = turned(in[j], in[j + half], c[j], s[j]);
+        out[j] = device_math::round_to<T>(pair.a);
+        out[j + half] = device_math::round_to<T>(pair.b);
       }
     }
   }
@@ -65,7 +62,9 @@ struct RopeVectors {
     A first[vector_width], second[vector_width];
     CBQ_UNROLL
     for (int k = 0; k < vector_width; ++k) {
-      rope.turn(a[k], b[k], c[k], s[k], first[k], second[k]);
+      const auto pair = rope.turned(a[k], b[k], c[k], s[k]);
+      first[k] = pair.a;
+      second[k] = pair.b;
     }
     store_vector(rope.y + at, round_vector<T>(first));
     store_vector(rope.y + at + half, round_vector<T>(second));
@@ -97,7 +96,7 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t t
                        dim,
                        static_cast<acc_t<T>>(inverse ? -1 : 1)};
     const int64_t vectors = x.count() / 2 / vector_width;
-    if (runs_on_grid(x.device()) && turn.vectorizes() && vectors <= UINT32_MAX) {
+    if (runs_on_grid(x.device()) && turn.fits_vectors() && vectors <= UINT32_MAX) {
       map("rope", x.device(), vectors, RopeVectors<T>{turn});
     } else {
       map_rows("rope", x.device(), x.size(0), x.size(1), turn);

@@ -1,14 +1,18 @@
-// Softmax and cross entropy: rows that are read once (launch_rows.h).
+// Softmax and cross entropy: rows that are read once (launch.h).
+#include "kernels/formulas/softmax.h"
 #include "kernels/launch/check_device.h"
-#include "kernels/launch/launch_rows.h"
+#include "kernels/launch/launch.h"
 #include "kernels/launch/rows.h"
 #include "kernels/ops.h"
 
 namespace cbq::kernels {
 namespace {
 
+using Formula = formulas::Softmax<formulas::NativeMath>;
+
 template <class T>
 struct Softmax {
+  using Element = T;
   const T* x;
   T* y;
   int64_t n;
@@ -18,18 +22,18 @@ struct Softmax {
     using A = acc_t<T>;
     T* out = y + r * n;
     const auto in = row.read(x + r * n);
-    const A largest = row.max([](A x_j) { return x_j; }, in);
-    const auto power = [largest](A x_j) { return device_math::exp(x_j - largest); };
+    const A largest = Formula::largest(row, in);
+    const auto power = [largest](A x_j) { return Formula::power(x_j, largest); };
     const auto powers = row.keep_sum(out, power, in);
     const A inverse = A(1) / powers.sum;
     row.write(
-        out, [inverse](A e) { return e * inverse; }, powers.values);
+        out, [inverse](A e) { return Formula::value(e, inverse); }, powers.values);
   }
 };
 
-// dx = y * (dy - sum_j dy_j y_j).
 template <class T>
 struct SoftmaxBackward {
+  using Element = T;
   const T* y;
   const T* dy;
   T* dx;
@@ -41,12 +45,13 @@ struct SoftmaxBackward {
     const auto p = row.read(y + r * n), g = row.read(dy + r * n);
     const A dot = row.sum([](A p_j, A g_j) { return p_j * g_j; }, p, g);
     row.write(
-        dx + r * n, [dot](A p_j, A g_j) { return p_j * (g_j - dot); }, p, g);
+        dx + r * n, [dot](A p_j, A g_j) { return Formula::gradient(p_j, g_j, dot); }, p, g);
   }
 };
 
 template <class T>
 struct CrossEntropy {
+  using Element = T;
   const T* logits;
   const int32_t* target;
   acc_t<T>* nll;
@@ -56,20 +61,21 @@ struct CrossEntropy {
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
     const auto in = row.read(logits + r * n);
-    const A largest = row.max([](A x_j) { return x_j; }, in);
+    const A largest = Formula::largest(row, in);
     // In f64: most of a large vocabulary's terms are so small that an f32 sum loses them one by one
     // (1.5e-5 of the loss for 49,152 of them).
-    const double total = row.sum(
-        [largest](A x_j) { return static_cast<double>(device_math::exp(x_j - largest)); }, in);
+    const double total =
+        row.sum([largest](A x_j) { return static_cast<double>(Formula::power(x_j, largest)); }, in);
     if (row.first()) {
-      nll[r] = A(math::log(total) + static_cast<double>(largest) -
-                 static_cast<double>(A(logits[r * n + target[r]])));
+      nll[r] = A(formulas::CrossEntropy::value(total, static_cast<double>(largest),
+                                               static_cast<double>(A(logits[r * n + target[r]]))));
     }
   }
 };
 
 template <class T>
 struct CrossEntropyBackward {
+  using Element = T;
   const T* logits;
   const int32_t* target;
   const acc_t<T>* dnll;
@@ -81,13 +87,13 @@ struct CrossEntropyBackward {
     using A = acc_t<T>;
     T* out = dlogits + r * n;
     const auto in = row.read(logits + r * n);
-    const A largest = row.max([](A x_j) { return x_j; }, in);
-    const auto power = [largest](A x_j) { return device_math::exp(x_j - largest); };
+    const A largest = Formula::largest(row, in);
+    const auto power = [largest](A x_j) { return Formula::power(x_j, largest); };
     const auto powers = row.keep_sum(out, power, in);
     const A inverse = A(1) / powers.sum, d = dnll[r];
     const int64_t t = target[r];
     const auto derivative = [=](A e, int64_t j) {
-      return d * (e * inverse - (j == t ? A(1) : A(0)));
+      return formulas::CrossEntropy::gradient(Formula::value(e, inverse), j == t, d);
     };
     row.write(out, derivative, powers.values, row.index());
   }
@@ -113,7 +119,7 @@ Tensor softmax(const Tensor& x) {
   const auto [rows, n] = row_shape("softmax", x);
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "softmax", [&]<class T>() {
-    map_row_elements<T>("softmax", x.device(), rows, n, Softmax<T>{x.data<T>(), y.data<T>(), n});
+    map_rows("softmax", x.device(), rows, n, Softmax<T>{x.data<T>(), y.data<T>(), n});
   });
   return y;
 }
@@ -123,8 +129,8 @@ Tensor softmax_backward(const Tensor& y, const Tensor& dy) {
   const auto [rows, n] = row_shape("softmax_backward", y);
   Tensor dx(y.shape(), y.dtype(), y.device());
   dispatch_float(y.dtype(), "softmax_backward", [&]<class T>() {
-    map_row_elements<T>("softmax_backward", y.device(), rows, n,
-                        SoftmaxBackward<T>{y.data<T>(), dy.data<T>(), dx.data<T>(), n});
+    map_rows("softmax_backward", y.device(), rows, n,
+             SoftmaxBackward<T>{y.data<T>(), dy.data<T>(), dx.data<T>(), n});
   });
   return dx;
 }
@@ -134,9 +140,8 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target) {
   const int64_t rows = logits.size(0), n = logits.size(1);
   Tensor nll({rows}, accumulation_dtype(logits.dtype()), logits.device());
   dispatch_float(logits.dtype(), "cross_entropy", [&]<class T>() {
-    map_row_elements<T>(
-        "cross_entropy", logits.device(), rows, n,
-        CrossEntropy<T>{logits.data<T>(), target.data<int32_t>(), nll.data<acc_t<T>>(), n});
+    map_rows("cross_entropy", logits.device(), rows, n,
+             CrossEntropy<T>{logits.data<T>(), target.data<int32_t>(), nll.data<acc_t<T>>(), n});
   });
   return nll;
 }
@@ -150,10 +155,9 @@ Tensor cross_entropy_backward(const Tensor& logits, const Tensor& target, const 
   check_device(op, "gradient", dnll, logits.device());
   Tensor dlogits(logits.shape(), logits.dtype(), logits.device());
   dispatch_float(logits.dtype(), op, [&]<class T>() {
-    map_row_elements<T>(
-        op, logits.device(), logits.size(0), logits.size(1),
-        CrossEntropyBackward<T>{logits.data<T>(), target.data<int32_t>(), dnll.data<acc_t<T>>(),
-                                dlogits.data<T>(), logits.size(1)});
+    map_rows(op, logits.device(), logits.size(0), logits.size(1),
+             CrossEntropyBackward<T>{logits.data<T>(), target.data<int32_t>(),
+                                     dnll.data<acc_t<T>>(), dlogits.data<T>(), logits.size(1)});
   });
   return dlogits;
 }

@@ -1,6 +1,7 @@
 // Norms over the last axis, as parts of a model.
 #pragma once
 
+#include "autograd/functions.h"
 #include "nn/deferred.h"
 #include "nn/module.h"
 
@@ -13,7 +14,7 @@ class RmsNorm : public Module {
   /// Allocated, not initialized.
   RmsNorm(int64_t width, double epsilon, Dtype dtype, Device device);
   Var forward(const Var& x) const { return deferred(x).value(); }
-  Deferred deferred(const Var& x) const { return Deferred::rms_norm(x, weight, eps); }
+  Deferred deferred(const Var& x) const { return Deferred(&ag::rms_norm, x, weight, eps); }
   /// As forward, for every part of `width` elements of a row by itself: query-key norms.
   Var forward_parts(const Var& x) const;
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
@@ -29,7 +30,7 @@ class LayerNorm : public Module {
   /// `affine` false: neither weight nor bias. Allocated, not initialized.
   LayerNorm(int64_t width, double epsilon, bool affine, Dtype dtype, Device device);
   Var forward(const Var& x) const { return deferred(x).value(); }
-  Deferred deferred(const Var& x) const { return Deferred::layer_norm(x, weight, bias, eps); }
+  Deferred deferred(const Var& x) const { return Deferred(&ag::layer_norm, x, weight, bias, eps); }
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
 
   Var weight, bias;  // [width], or undefined

@@ -19,9 +19,9 @@ struct ActivationView {
   int64_t n;
   GridRule<A> rule;
 
-  /// s and z of row r, the same for all its workers.
+  /// The grid of row r, the same for all its workers.
   template <class Row>
-  CBQ_HD GridPoint<A> grid(Row& row, int64_t r) const {
+  CBQ_HD TokenGrid<A> grid(Row& row, int64_t r) const {
     A largest = 0, negated_smallest = 0;
     if (low != nullptr) {
       largest = math::max(A(0), high[0]);
@@ -37,10 +37,7 @@ struct ActivationView {
       largest = row.max(largest);
       negated_smallest = row.max(negated_smallest);
     }
-    GridPoint<A> point = rule.from_range(-negated_smallest, largest);
-    // The clip ratio scales both ends alike, so it leaves z = round(-low / s) where it is.
-    point.scale *= math::exp(clip[0]);
-    return point;
+    return rule.token_grid(-negated_smallest, largest, clip[0]);
   }
 };
 
@@ -51,13 +48,12 @@ struct QuantizeActivation {
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t r) const {
     using A = acc_t<T>;
-    const GridPoint<A> point = view.grid(row, r);
-    const A s = point.scale, z = point.zero_point, largest = view.rule.largest_code;
+    const TokenGrid<A> grid = view.grid(row, r);
     const T* in = view.x + r * view.n;
     T* out = y + r * view.n;
 #pragma omp simd
     for (int64_t j = row.lane(); j < view.n; j += row.lanes()) {
-      out[j] = T(s * (math::clamp(math::round_even(A(in[j]) / s) + z, A(0), largest) - z));
+      out[j] = T(grid.value(A(in[j]) / grid.scale));
     }
   }
 };
@@ -71,23 +67,19 @@ struct QuantizeActivationBackward {
   A* d_clip;  // [rows]
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t r) const {
-    const GridPoint<A> point = view.grid(row, r);
-    const A s = point.scale, z = point.zero_point, largest = view.rule.largest_code;
+    const TokenGrid<A> grid = view.grid(row, r);
     const T* in = view.x + r * view.n;
     const T* g = dy + r * view.n;
     T* out = dx + r * view.n;
     A ds = 0;
 #pragma omp simd reduction(+ : ds)
     for (int64_t j = row.lane(); j < view.n; j += row.lanes()) {
-      const A u = A(in[j]) / s;
-      const A q = math::round_even(u) + z;
-      const A code = math::clamp(q, A(0), largest);
-      const bool inside = q == code;  // one comparison; of a NaN it is false
-      out[j] = T(inside ? A(g[j]) : A(0));
-      ds += A(g[j]) * (code - z - (inside ? u : A(0)));
+      const Stored<A, 1> d = grid.gradient(A(in[j]) / grid.scale, A(g[j]));
+      out[j] = T(d.value[0]);
+      ds += d.term;
     }
     ds = row.sum(ds);
-    if (row.lane() == 0) d_clip[r] = ds * s;
+    if (row.lane() == 0) d_clip[r] = ds * grid.scale;
   }
 };
 

@@ -57,11 +57,10 @@ Var ActivationQuantizer::fake_quant(const Var& x) const {
 
 std::vector<Var> ActivationQuantizer::inputs(const Deferred& y,
                                              const std::vector<const FusedInput*>& readers) const {
-  const bool trains_norm = should_record({&y.weight, &y.bias});
-  if (!tuned::enabled() || trains_norm || !quantize_tokens_takes(readers.size())) return {};
+  if (!tuned::enabled() || !quantize_tokens_takes(y, readers.size())) return {};
   const Dtype dtype = y.x.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32;
   std::vector<TokenQuantizer> quantizers;
-  std::vector<Var> clips, variables{y.x, y.up};
+  std::vector<Var> clips, variables{y.x, y.second};
   for (const FusedInput* reader : readers) {
     const auto* other = dynamic_cast<const ActivationQuantizer*>(reader);
     if (other == nullptr || !other->takes_ranges_per_token()) return {};
@@ -82,10 +81,10 @@ std::vector<Var> ActivationQuantizer::inputs(const Deferred& y,
           reached_clips.push_back(clips[i]);
           dy.push_back(grads[i]);
         }
-        const bool want_x = y.x.requires_grad() || y.up.requires_grad();
+        const bool want_x = y.x.requires_grad() || y.second.requires_grad();
         const TokenGradients d = quantize_tokens_backward(y, reached, forward, dy, want_x);
         if (y.x.requires_grad()) y.x.accumulate(d.x);
-        if (y.up.requires_grad()) y.up.accumulate(d.up);
+        if (d.second.defined() && y.second.requires_grad()) y.second.accumulate(d.second);
         for (size_t i = 0; i < dy.size(); ++i) {
           const Var& a = reached_clips[i];
           if (a.requires_grad()) a.accumulate(kernels::cast(d.clips[i], a.dtype()));

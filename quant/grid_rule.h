@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/formulas/math.h"
+#include "kernels/formulas/multi_reduce.h"
 #include "quant/config.h"
 #include "quant/grid.h"
 
@@ -12,6 +13,23 @@ namespace cbq {
 template <class A>
 struct GridPoint {
   A scale, zero_point;
+};
+
+/// The grid of one token of activations; u = x / scale.
+template <class A>
+struct TokenGrid {
+  A scale, zero_point, largest_code;
+  /// x^ = scale (clamp(round(u) + z, 0, largest) - z).
+  CBQ_HD A value(A u) const {
+    return scale * (math::clamp(math::round_even(u) + zero_point, A(0), largest_code) - zero_point);
+  }
+  /// For g = dL/dx^: dL/dx = g inside the range and 0 outside; the term is g dx^/d scale.
+  CBQ_HD Stored<A, 1> gradient(A u, A g) const {
+    const A q = math::round_even(u) + zero_point;
+    const A code = math::clamp(q, A(0), largest_code);
+    const bool inside = q == code;  // one comparison; of a NaN it is false
+    return {{inside ? g : A(0)}, g * (code - zero_point - (inside ? u : A(0)))};
+  }
 };
 
 ///   asymmetric: s = (high - low) / (2^b - 1), z = clamp(round(-low / s), 0, 2^b - 1);
@@ -47,6 +65,11 @@ struct GridRule {
     if (s < smallest) s = A(1);
     if (symmetric) return {s, middle_code};
     return {s, math::clamp(math::round_even(-low / s), A(0), largest_code)};
+  }
+  /// The range of a token, scaled by e^clip. Both ends scale alike, so z = round(-low / s) stays.
+  CBQ_HD TokenGrid<A> token_grid(A low, A high, A clip) const {
+    const GridPoint<A> point = from_range(low, high);
+    return {point.scale * math::exp(clip), point.zero_point, largest_code};
   }
 };
 

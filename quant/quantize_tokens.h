@@ -23,8 +23,9 @@ struct QuantizedTokens {
   Tensor range, statistics;
 };
 
-/// True if quantize_tokens takes so many quantizers.
-bool quantize_tokens_takes(size_t quantizers);
+/// True if quantize_tokens takes y and so many quantizers: it has a kernel for the function, and no
+/// parameter of a norm waits for a gradient, which nobody would compute.
+bool quantize_tokens_takes(const Deferred& y, size_t quantizers);
 
 /// With y = f(x) rounded to its dtype, for each quantizer
 ///   x^ = s (clamp(round(y/s) + z, 0, 2^b - 1) - z),   s, z from the row's range, s = e^a s0
@@ -35,7 +36,7 @@ bool quantize_tokens_takes(size_t quantizers);
 QuantizedTokens quantize_tokens(const Deferred& y, const std::vector<TokenQuantizer>& quantizers);
 
 struct TokenGradients {
-  Tensor x, up;               // undefined unless wanted; up: of swiglu alone
+  Tensor x, second;           // undefined unless wanted; second: of two tensors (SwiGLU's up)
   std::vector<Tensor> clips;  // [1] each
 };
 

@@ -1,8 +1,16 @@
-// Fake quantization of tokens with what stands before it, row by row (kernels/launch/launch.h):
-// what quantize_tokens runs wherever the tuned kernels do not.
+// Fake quantization of tokens with what stands before it: functors of whole rows
+// (kernels/launch/launch.h).
+//
+// On CUDA a row is read once and waits in registers between norm, range and codes. Bytes per
+// element of bf16, k quantizers behind a norm:
+//   forward    2 read, 2 k written;           step by step 4 + 4 k
+//   backward   2 k + 2 read, 2 written;       step by step 12 k
+// where step by step a row's second reading, of which there are 2 k + 2, comes from a cache.
+// Weights of the norm come from the caches. y is not kept: backward computes it again, 2 to 40
+// operations. Unmeasured: no GPU has run it yet (docs/life-of-an-op.md).
 #pragma once
 
-#include "kernels/launch/launch.h"
+#include "kernels/launch/tuned.h"
 #include "quant/grid_rule.h"
 #include "quant/token_prologues.h"
 
@@ -20,12 +28,9 @@ struct OutputQuantizer {
   const T* dy;    // backward: its gradient
   GridRule<A> rule = {8, false, SymmetricForm::restricted};
 
-  /// s and z for a row whose range is [-negated_smallest, largest].
-  CBQ_HD GridPoint<A> grid(A negated_smallest, A largest) const {
-    GridPoint<A> point = rule.from_range(-negated_smallest, largest);
-    // The clip ratio scales both ends alike, so it leaves z = round(-low / s) where it is.
-    point.scale *= math::exp(clip[0]);
-    return point;
+  /// The grid of a row whose range is [-negated_smallest, largest].
+  CBQ_HD TokenGrid<A> grid(A negated_smallest, A largest) const {
+    return rule.token_grid(-negated_smallest, largest, clip[0]);
   }
 };
 
@@ -33,65 +38,87 @@ template <class T>
 struct Readers {
   OutputQuantizer<T> at[max_readers];
   int count;
+
+  bool vectorizes() const {
+    for (int i = 0; i < count; ++i) {
+      if (!aligned(at[i].y, at[i].dy)) return false;
+    }
+    return true;
+  }
 };
 
-/// y is computed once; it waits in the last reader's row for the others.
-template <class Prologue>
-struct QuantizeTokens {
-  using T = typename Prologue::Element;
+/// x / s of elements of T: the division itself on the CPU, the same number on CUDA.
+template <class T, bool on_grid>
+struct StepsOf {
   using A = acc_t<T>;
-  PrologueView<Prologue> source;
+  A s;
+  CBQ_HD explicit StepsOf(A scale) : s(scale) {}
+  CBQ_HD A operator()(A x) const { return x / s; }
+};
+template <class T>
+requires std::is_same_v < acc_t<T>,
+float > struct StepsOf<T, true> {
+  float s, r;
+  bool near_one;  // far from 1 a residual could underflow
+  CBQ_HD explicit StepsOf(float scale)
+      : s(scale), r(1.0f / scale), near_one(scale > 1e-20f && scale < 1e20f) {}
+  CBQ_HD float operator()(float x) const { return near_one ? tuned::quotient<T>(x, s, r) : x / s; }
+};
+
+/// y is computed once; it waits for the readers, on the CPU in the last one's row.
+template <class P>
+struct QuantizeTokens {
+  using Element = typename P::Element;
+  using T = Element;
+  using A = acc_t<T>;
+  PrologueView<P> source;
   Readers<T> readers;
   A* range;  // [rows, 2]: max(0, -min y), max(0, max y)
 
+  bool vectorizes() const { return source.vectorizes() && readers.vectorizes(); }
+
   template <class Row>
-  CBQ_HD void operator()(Row& row, int64_t r) const {
-    const int64_t n = source.n;
-    const auto in = source.operands(r);
-    const auto of = source.measure(row, r);
-    T* waiting = readers.at[readers.count - 1].y + r * n;
-    A largest = 0, negated_smallest = 0;
-#pragma omp simd reduction(max : largest, negated_smallest)
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-      const T y = in.value(of, j);
-      if constexpr (!Prologue::identity) waiting[j] = y;
-      const A value = A(y);
-      largest = value > largest ? value : largest;
-      negated_smallest = -value > negated_smallest ? -value : negated_smallest;
-    }
-    largest = row.max(largest);
-    negated_smallest = row.max(negated_smallest);
-    if (row.lane() == 0) {
+  CBQ_HD void operator()(const Row& row, int64_t r) const {
+    source.with_operands(row, r, [&](const auto& x, const auto&... others) {
+      const auto of = P::measure(row, source.n, source.eps, x);
+      if (row.first()) source.store(r, of);
+      const auto ends = [](A y) { return MultiReduce<A, 2>{{y, -y}}; };
+      if constexpr (P::identity) {
+        quantize(row, r, x, row.max(ends, x));
+      } else {
+        const auto value = [of](auto... v) { return P::value(of, v...); };
+        T* waiting = readers.at[readers.count - 1].y + r * source.n;
+        const auto y = row.keep_max(waiting, value, ends, x, others...);
+        quantize(row, r, y.values, y.largest);
+      }
+    });
+  }
+
+  template <class Row, class Y>
+  CBQ_HD void quantize(const Row& row, int64_t r, const Y& y, const MultiReduce<A, 2>& ends) const {
+    const A largest = ends.at[0] > A(0) ? ends.at[0] : A(0);
+    const A negated_smallest = ends.at[1] > A(0) ? ends.at[1] : A(0);
+    if (row.first()) {
       range[2 * r] = negated_smallest;
       range[2 * r + 1] = largest;
     }
     for (int i = 0; i < readers.count; ++i) {
-      const OutputQuantizer<T>& reader = readers.at[i];
-      quantize(row, Prologue::identity ? in.a : waiting, reader.y + r * n, n,
-               reader.grid(negated_smallest, largest), reader.rule.largest_code);
-    }
-  }
-
-  template <class Row>
-  CBQ_HD static void quantize(Row& row, const T* in, T* out, int64_t n, const GridPoint<A>& point,
-                              A largest) {
-    const A s = point.scale, z = point.zero_point;
-#pragma omp simd
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-      out[j] = T(s * (math::clamp(math::round_even(A(in[j]) / s) + z, A(0), largest) - z));
+      const TokenGrid<A> grid = readers.at[i].grid(negated_smallest, largest);
+      const StepsOf<T, Row::on_grid> steps(grid.scale);
+      row.write(
+          readers.at[i].y + r * source.n, [=](A v) { return grid.value(steps(v)); }, y);
     }
   }
 };
 
 /// y is computed again for every reader; dL/dy gathers, rounded after every reader as a sum of
-/// tensors is, where dL/dx goes.
-template <class Prologue>
+/// tensors is, on the CPU where dL/dx goes.
+template <class P>
 struct QuantizeTokensBackward {
-  using T = typename Prologue::Element;
+  using Element = typename P::Element;
+  using T = Element;
   using A = acc_t<T>;
-  using Operands = typename PrologueView<Prologue>::Operands;
-  using Statistics = typename Prologue::Statistics;
-  PrologueView<Prologue> source;
+  PrologueView<P> source;
   Readers<T> readers;
   const A* range;
   T* dx;        // [rows, n], or nullptr where nobody wants it
@@ -99,95 +126,123 @@ struct QuantizeTokensBackward {
   A* d_clip;    // [readers, rows]
   int64_t rows;
 
+  bool vectorizes() const {
+    return source.vectorizes() && readers.vectorizes() && aligned(dx, d_second);
+  }
+
   template <class Row>
-  CBQ_HD void operator()(Row& row, int64_t r) const {
-    const int64_t n = source.n;
-    const Operands in = source.operands(r);
-    const Statistics of = source.measured(r);
-    T* g = dx == nullptr ? nullptr : dx + r * n;
-    T* other = d_second == nullptr ? nullptr : d_second + r * n;
-    for (int i = 0; i < readers.count; ++i) {
-      const OutputQuantizer<T>& reader = readers.at[i];
-      const GridPoint<A> point = reader.grid(range[2 * r], range[2 * r + 1]);
-      const Through through{reader.dy + r * n, point.scale, point.zero_point,
-                            reader.rule.largest_code};
-      A ds = 0;
-      if (g == nullptr) {
-        ds = differentiate<Into::nothing>(row, in, of, through, g, other, n);
-      } else if (Prologue::sums == 0 && readers.count == 1) {
-        ds = differentiate<Into::x>(row, in, of, through, g, other, n);
-      } else if (i == 0) {
-        ds = differentiate<Into::first>(row, in, of, through, g, other, n);
+  CBQ_HD void operator()(const Row& row, int64_t r) const {
+    source.with_operands(row, r, [&](const auto&... x) {
+      if (dx == nullptr) {
+        differentiate_clips(row, r, x...);
+      } else if (!P::sums && readers.count == 1) {
+        differentiate_at_once(row, r, x...);
       } else {
-        ds = differentiate<Into::sum>(row, in, of, through, g, other, n);
+        gather(row, r, x...);
       }
-      ds = row.sum(ds);
-      if (row.lane() == 0) d_clip[i * rows + r] = ds * point.scale;
-    }
-    if constexpr (!Prologue::identity) {
-      if (g != nullptr && (Prologue::sums > 0 || readers.count > 1)) {
-        finish(row, in, of, g, other, n);
-      }
-    }
+    });
   }
 
-  /// Where the gradient that came through a reader goes: dL/dy, its first or a further part, or
-  /// dL/dx at once.
-  enum class Into { nothing, first, sum, x };
-
-  /// One reader's gradient and grid.
+  /// One reader's derivative at an element: the part of dL/dy, and of dL/ds.
+  template <bool on_grid>
   struct Through {
-    const T* dy;
-    A s, z, largest;
-  };
-
-  /// Returns the worker's share of dL/ds.
-  template <Into into, class Row>
-  CBQ_HD static A differentiate(Row& row, const Operands& in, const Statistics& of,
-                                const Through& through, T* g, T* other, int64_t n) {
-    const A s = through.s, z = through.z, largest = through.largest;
-    const T* dy = through.dy;
-    A ds = 0;
-#pragma omp simd reduction(+ : ds)
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-      const A incoming = A(dy[j]), u = A(in.value(of, j)) / s;
-      const A q = math::round_even(u) + z;
-      const A code = math::clamp(q, A(0), largest);
-      const bool inside = q == code;  // one comparison; of a NaN it is false
-      const A d = inside ? incoming : A(0);
-      if constexpr (into == Into::first) g[j] = T(d);
-      if constexpr (into == Into::sum) g[j] = T(A(g[j]) + d);
-      if constexpr (into == Into::x) store(in, of, {}, j, d, g, other);
-      ds += incoming * (code - z - (inside ? u : A(0)));
+    TokenGrid<A> grid;
+    StepsOf<T, on_grid> steps;
+    typename P::Statistics of;
+    template <class... X>
+    CBQ_HD Stored<A, 1> operator()(A g, X... x) const {
+      return grid.gradient(steps(device_math::rounded<T>(P::value(of, x...))), g);
     }
-    return ds;
+  };
+  template <class Row>
+  CBQ_HD Through<Row::on_grid> through(const Row&, int i, int64_t r) const {
+    const TokenGrid<A> grid = readers.at[i].grid(range[2 * r], range[2 * r + 1]);
+    return {grid, StepsOf<T, Row::on_grid>(grid.scale), source.stored(r)};
+  }
+  template <class Row>
+  CBQ_HD void store_clip(const Row& row, int i, int64_t r, A ds, A scale) const {
+    if (row.first()) d_clip[i * rows + r] = ds * scale;
   }
 
-  /// dL/dx, and a second tensor's gradient, of one element for d = dL/dy.
-  CBQ_HD static void store(const Operands& in, const Statistics& of,
-                           const typename Prologue::Means& mean, int64_t j, A d, T* g, T* other) {
-    const A a = in.first(j), b = in.second(j);
-    if constexpr (Prologue::second_is_tensor) other[j] = T(Prologue::second_gradient(a, b, d));
-    g[j] = T(Prologue::gradient(of, mean, a, b, d));
+  template <class Row, class... X>
+  CBQ_HD void differentiate_clips(const Row& row, int64_t r, const X&... x) const {
+    for (int i = 0; i < readers.count; ++i) {
+      const auto one = through(row, i, r);
+      const auto term = [=](A g, auto... v) { return one(g, v...).term; };
+      const A ds = row.sum(term, row.view(readers.at[i].dy + r * source.n), x...);
+      store_clip(row, i, r, ds, one.grid.scale);
+    }
+  }
+
+  /// Nothing waits for a sum over the row.
+  template <class Row, class... X>
+  CBQ_HD void differentiate_at_once(const Row& row, int64_t r, const X&... x) const {
+    const int64_t at = r * source.n;
+    const auto one = through(row, 0, r);
+    const auto both = [=](A g, auto... v) {
+      const Stored<A, 1> d = one(g, v...);
+      auto gradient = P::gradient(one.of, typename P::Means{}, d.value[0], v...);
+      gradient.term = d.term;
+      return gradient;
+    };
+    auto to = row.memory(dx + at);
+    const auto g = row.view(readers.at[0].dy + at);
+    A ds;
+    if constexpr (P::tensors == 2) {
+      auto other = row.memory(d_second + at);
+      ds = row.put_sum2(to, other, both, g, x...);
+    } else {
+      ds = row.put_sum(to, both, g, x...);
+    }
+    store_clip(row, 0, r, ds, one.grid.scale);
+  }
+
+  template <class Row, class... X>
+  CBQ_HD void gather(const Row& row, int64_t r, const X&... x) const {
+    T* out = dx + r * source.n;
+    if constexpr (P::identity) {
+      auto g = row.memory(out);  // is dL/dx already
+      gather_into(row, r, g, x...);
+    } else {
+      auto g = row.place(out);
+      gather_into(row, r, g, x...);
+      finish(row, r, g, x...);
+    }
+  }
+  template <class Row, class G, class... X>
+  CBQ_HD void gather_into(const Row& row, int64_t r, G& g, const X&... x) const {
+    for (int i = 0; i < readers.count; ++i) {
+      const auto one = through(row, i, r);
+      const auto dy = row.view(readers.at[i].dy + r * source.n);
+      A ds;
+      if (i == 0) {
+        ds = row.put_sum(g, one, dy, x...);
+      } else {
+        const auto added = [=](A before, A incoming, auto... v) {
+          Stored<A, 1> d = one(incoming, v...);
+          d.value[0] = before + d.value[0];
+          return d;
+        };
+        ds = row.put_sum(g, added, g, dy, x...);
+      }
+      store_clip(row, i, r, ds, one.grid.scale);
+    }
   }
 
   /// g = dL/dy becomes dL/dx.
-  template <class Row>
-  CBQ_HD static void finish(Row& row, const Operands& in, const Statistics& of, T* g, T* other,
-                            int64_t n) {
-    typename Prologue::Means mean;
-    if constexpr (Prologue::sums > 0) {
-      A first = 0, second = 0;
-#pragma omp simd reduction(+ : first, second)
-      for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-        Prologue::add_sums(of, in.first(j), in.second(j), A(g[j]), first, second);
-      }
-      first = row.sum(first);
-      if (Prologue::sums > 1) second = row.sum(second);
-      mean = Prologue::means(of, first, second, n);
+  template <class Row, class G, class... X>
+  CBQ_HD void finish(const Row& row, int64_t r, const G& g, const X&... x) const {
+    const auto of = source.stored(r);
+    typename P::Means mean;
+    if constexpr (P::sums) mean = P::means(row, of, source.n, g, x...);
+    const auto gradient = [=](A d, auto... v) { return P::gradient(of, mean, d, v...); };
+    auto to = row.memory(dx + r * source.n);
+    if constexpr (P::tensors == 2) {
+      auto other = row.memory(d_second + r * source.n);
+      row.put2(to, other, gradient, g, x...);
+    } else {
+      row.put(to, gradient, g, x...);
     }
-#pragma omp simd
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) store(in, of, mean, j, A(g[j]), g, other);
   }
 };
 

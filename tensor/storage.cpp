@@ -95,11 +95,7 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
   if (to_device != from_device) count_host_transfer();
   const OpTimer timer("copy", to_device.is_cuda() ? to_device : from_device);
   if (!to_device.is_cuda() && !from_device.is_cuda()) {
-    if (Recording* recording = Recording::active()) {
-      recording->add([=] { copy_bytes(to, to_device, from, from_device, bytes); });
-      return;
-    }
-    std::memcpy(to, from, static_cast<size_t>(bytes));
+    run_or_record([=] { std::memcpy(to, from, static_cast<size_t>(bytes)); });
     return;
   }
 #ifdef CBQ_CUDA
@@ -123,11 +119,7 @@ void zero_bytes(void* at, Device device, int64_t bytes) {
     return;
   }
 #endif
-  if (Recording* recording = Recording::active()) {
-    recording->add([=] { zero_bytes(at, device, bytes); });
-    return;
-  }
-  std::memset(at, 0, static_cast<size_t>(bytes));
+  run_or_record([=] { std::memset(at, 0, static_cast<size_t>(bytes)); });
 }
 
 }  // namespace cbq

@@ -43,62 +43,6 @@ OpCase fill_uniform_case() {
           .bench = {{{1024, 4096}}}};
 }
 
-OpCase adam_case(double decay, int64_t t) {
-  return {.name = "kernels::adam_step",
-          .variant = concat("decay ", decay, ", step ", t),
-          .sizes = alike(4, {{3, 37}, {1}, {0}, {5, 4099}}),
-          .inputs = {{}, {}, {}, positive},
-          .dtypes = {Dtype::f32},
-          .run =
-              [=](const Tensors& in) {
-                kernels::adam_step(in[0], in[1], in[2], in[3], {.rate = 0.1, .decay = decay}, t);
-                return Tensors{in[0], in[2], in[3]};
-              },
-          .expected =
-              [=](const Arrays& in) {
-                const reference::Adam settings = {0.1, 0.9, 0.999, 1e-8, decay};
-                return reference::adam_step(in[0], in[1], in[2], in[3], settings, t);
-              },
-          .wrong = {{{2}, {3}, {2}, {2}}, {{2}, {2}, {3}, {2}}, {{2}, {2}, {2}, {3}}},
-          .wrong_calls = {[] {
-                            const Tensor x({2}, Dtype::f32);
-                            kernels::adam_step(x, x, x, x, {}, 0);
-                          },
-                          [] {
-                            const Tensor x({2}, Dtype::f64);
-                            kernels::adam_step(x, x, x, x, {}, 1);
-                          }},
-          .bench = t > 1 ? alike(4, {{1024, 4096}}) : std::vector<Shapes>{}};
-}
-
-OpCase sign_sgd_case() {
-  return {.name = "kernels::sign_sgd_step",
-          .sizes = alike(2, {{3, 37}, {1}, {0}, {5, 4099}}),
-          .dtypes = {Dtype::f32},
-          .run =
-              [](const Tensors& in) {
-                const Tensor gradient = in[1].clone();
-                if (gradient.count() > 0) {  // the sign of zero is zero
-                  kernels::fill(gradient.slice(0, 1), 0.0);
-                }
-                kernels::sign_sgd_step(in[0], gradient, 0.125);
-                return Tensors{in[0]};
-              },
-          .expected =
-              [](const Arrays& in) {
-                Array gradient = in[1];
-                const int64_t row = gradient.count() > 0 ? gradient.count() / gradient.size(0) : 0;
-                for (int64_t j = 0; j < row; ++j) gradient(j) = 0.0;
-                return Arrays{reference::sign_sgd_step(in[0], gradient, 0.125)};
-              },
-          .wrong = {{{2}, {3}}, {{2, 3}, {6}}},
-          .wrong_calls = {[] {
-            const Tensor x({2}, Dtype::bf16);
-            kernels::sign_sgd_step(x, x, 0.1);
-          }},
-          .bench = alike(2, {{1024, 4096}})};
-}
-
 // Two variables of unlike settings; the step's numbers lie behind one that belongs to nobody.
 OpCase adam_steps_case() {
   static const kernels::AdamSettings first{.rate = 0.1, .decay = 0.1}, second{.beta1 = 0.8};
@@ -142,7 +86,8 @@ OpCase adam_steps_case() {
                       [] {
                         const Tensor x({2}, Dtype::f64), now({3}, Dtype::f64);
                         kernels::adam_steps({{x, x, x, x, first, 0}}, now);
-                      }},
+                      },
+                      [] { first.at_step(1.0, 0); }},
       .bench = {two({1024, 4096}, {1024, 4096})}};
 }
 
@@ -199,8 +144,8 @@ OpCase write_values_case() {
 }  // namespace
 
 std::vector<OpCase> random_and_optimizer_cases() {
-  return {adam_case(0.0, 1),     adam_case(0.1, 1000), sign_sgd_case(),    adam_steps_case(),
-          sign_sgd_steps_case(), write_values_case(),  fill_normal_case(), fill_uniform_case()};
+  return {adam_steps_case(), sign_sgd_steps_case(), write_values_case(), fill_normal_case(),
+          fill_uniform_case()};
 }
 
 }  // namespace cbq::test

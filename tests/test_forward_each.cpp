@@ -44,7 +44,7 @@ TEST(ForwardEach, AsksTheTransformsThatWantToBeAsked) {
         nullptr, std::make_unique<ActivationQuantizer>(config_of(bits), Device::cpu(), "layer"));
   };
   const auto each_is_forward = [&] {
-    const Deferred y = Deferred::gelu(x);
+    const Deferred y = Deferred(&ag::gelu, x);
     const auto [u, v] = forward_each({&a, &b}, y);
     expect_same(u.value(), a.forward(y.value()).value(), "a");
     expect_same(v.value(), b.forward(y.value()).value(), "b");

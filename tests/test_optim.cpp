@@ -139,7 +139,8 @@ TEST(Adam, OneLaunchForAllIsTheStepOfEachToTheBit) {
   std::vector<kernels::AdamVariable> all;
   for (size_t i = 0; i < p.size(); ++i) {
     all.push_back({p[i], g[i], m[i], v[i], settings[i], 3 * static_cast<int64_t>(i)});
-    kernels::adam_step(p2[i], g[i], m2[i], v2[i], settings[i], t);
+    kernels::adam_steps({{p2[i], g[i], m2[i], v2[i], settings[i], 3 * static_cast<int64_t>(i)}},
+                        now);
   }
   kernels::adam_steps(all, now);
   for (size_t i = 0; i < p.size(); ++i) {

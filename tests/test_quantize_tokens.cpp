@@ -17,46 +17,11 @@ namespace cbq {
 namespace {
 
 using namespace cbq::test;
-using Function = Deferred::Function;
 using Doubles = std::vector<double>;
 constexpr double eps = 1e-5;
 
-/// What stands before the quantizers. A layer norm with and without weights are two.
-struct Prologue {
-  const char* name;
-  Function function;
-  bool affine = false;
-};
-constexpr Prologue sources[] = {{"identity", Function::identity},
-                                {"rms_norm", Function::rms_norm, true},
-                                {"layer_norm", Function::layer_norm},
-                                {"affine_layer_norm", Function::layer_norm, true},
-                                {"swiglu", Function::swiglu},
-                                {"relu", Function::relu},
-                                {"gelu", Function::gelu}};
-
-Deferred deferred(const Prologue& source, const Var& x, const Var& up, const Var& weight,
-                  const Var& bias) {
-  switch (source.function) {
-    case Function::identity:
-      break;
-    case Function::rms_norm:
-      return Deferred::rms_norm(x, weight, eps);
-    case Function::layer_norm:
-      return Deferred::layer_norm(x, source.affine ? weight : Var(), source.affine ? bias : Var(),
-                                  eps);
-    case Function::swiglu:
-      return Deferred::swiglu(x, up);
-    case Function::relu:
-      return Deferred::relu(x);
-    case Function::gelu:
-      return Deferred::gelu(x);
-  }
-  return Deferred(x);
-}
-
 /// One row of y in double, from the definitions.
-Doubles naive(const Prologue& source, const Doubles& x, const Doubles& up, const Doubles& weight,
+Doubles naive(Before source, const Doubles& x, const Doubles& up, const Doubles& weight,
               const Doubles& bias) {
   const auto n = static_cast<double>(x.size());
   double mean = 0, power = 0, variance = 0;
@@ -65,24 +30,26 @@ Doubles naive(const Prologue& source, const Doubles& x, const Doubles& up, const
   Doubles y;
   for (size_t j = 0; j < x.size(); ++j) {
     const double v = x[j];
-    switch (source.function) {
-      case Function::identity:
+    switch (source) {
+      case Before::identity:
         y.push_back(v);
         break;
-      case Function::rms_norm:
+      case Before::rms_norm:
         y.push_back(v / std::sqrt(power + eps) * weight[j]);
         break;
-      case Function::layer_norm:
+      case Before::layer_norm:
         y.push_back((v - mean) / std::sqrt(variance + eps));
-        if (source.affine) y.back() = y.back() * weight[j] + bias[j];
         break;
-      case Function::swiglu:
+      case Before::affine_layer_norm:
+        y.push_back((v - mean) / std::sqrt(variance + eps) * weight[j] + bias[j]);
+        break;
+      case Before::swiglu:
         y.push_back(v / (1 + std::exp(-v)) * up[j]);
         break;
-      case Function::relu:
+      case Before::relu:
         y.push_back(std::max(v, 0.0));
         break;
-      case Function::gelu:
+      case Before::gelu:
         y.push_back(0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v))));
         break;
     }
@@ -114,7 +81,7 @@ struct Grid {
 };
 
 struct Reference {
-  Prologue source;
+  Before source;
   std::vector<ActivationConfig> configs;
   Doubles clips, weight, bias;
   std::vector<Doubles> dy;  // per quantizer
@@ -185,7 +152,7 @@ void backward(Tape& tape, const std::vector<Var>& outputs, const std::vector<Ten
   tape.backward(total);
 }
 
-class QuantizeTokens : public ::testing::TestWithParam<Prologue> {
+class QuantizeTokens : public ::testing::TestWithParam<Before> {
  protected:
   void SetUp() override {
     if (!tuned::enabled()) GTEST_SKIP() << "CBQ_FAST=0";
@@ -214,7 +181,7 @@ TEST_P(QuantizeTokens, ValuesAndGradientsAreTheirFormulas) {
       const Var weight(normal({13}, 1.0, 0.3, 3, Dtype::f64)),
           bias(normal({13}, 0.0, 0.3, 4, Dtype::f64));
       f.x0 = x.value().to_vector<double>();
-      if (f.source.function == Function::swiglu) f.up0 = up.value().to_vector<double>();
+      if (f.source == Before::swiglu) f.up0 = up.value().to_vector<double>();
       f.weight = weight.value().to_vector<double>();
       f.bias = bias.value().to_vector<double>();
       std::vector<Tensor> dy;
@@ -229,7 +196,7 @@ TEST_P(QuantizeTokens, ValuesAndGradientsAreTheirFormulas) {
         Tape tape;
         const auto readers = readers_of(quantizers);
         const std::vector<Var> y =
-            quantizers[0]->inputs(deferred(f.source, x, up, weight, bias), readers);
+            quantizers[0]->inputs(deferred(f.source, x, up, weight, bias, eps), readers);
         ASSERT_EQ(y.size(), k);
         for (size_t i = 0; i < k; ++i) {
           const auto values = y[i].value().to_vector<double>();
@@ -272,13 +239,12 @@ struct Operands {
   }
 };
 
-Results run(const Prologue& source, const Operands& in,
-            const std::vector<ActivationConfig>& configs, bool fused,
-            bool differentiable_x = true) {
+Results run(Before source, const Operands& in, const std::vector<ActivationConfig>& configs,
+            bool fused, bool differentiable_x = true) {
   const auto quantizers = quantizers_of(configs, {-0.25, 0.25, 0.0, -0.5});
   const Var x(in.x, differentiable_x), up(in.up, differentiable_x), weight(in.weight),
       bias(in.bias);
-  const Deferred y = deferred(source, x, up, weight, bias);
+  const Deferred y = deferred(source, x, up, weight, bias, eps);
   Results results;
   Tape tape;
   std::vector<Var> outputs(configs.size());
@@ -293,7 +259,7 @@ Results run(const Prologue& source, const Operands& in,
   }
   for (const Var& v : outputs) results.values.push_back(v.value());
   backward(tape, outputs, in.dy);
-  results.gradients = {x.grad(), source.function == Function::swiglu ? up.grad() : Tensor()};
+  results.gradients = {x.grad(), source == Before::swiglu ? up.grad() : Tensor()};
   for (const auto& q : quantizers) results.gradients.push_back(q->variables()[0].grad());
   return results;
 }
@@ -312,10 +278,9 @@ void expect_close_codes(const Tensor& a, const Tensor& b, double tolerance,
   EXPECT_LE(others, u.size() / 20) << what;
 }
 
-void expect_equal(const Prologue& source, const Results& fused, const Results& plain) {
+void expect_equal(Before source, const Results& fused, const Results& plain) {
   ASSERT_EQ(fused.values.size(), plain.values.size());
-  const bool norm =
-      source.function == Function::rms_norm || source.function == Function::layer_norm;
+  const bool norm = is_norm(source);
   for (size_t i = 0; i < fused.values.size(); ++i) {
     const std::string what = concat("value ", i);
     if (norm && on_a_grid()) {  // there its sums are taken in another order
@@ -396,12 +361,12 @@ TEST_P(QuantizeTokens, TiesZerosAndDamagedRowsAreAsEver) {
 
 // Nothing but the range, a norm's numbers and the clips is kept; y is computed again.
 TEST_P(QuantizeTokens, KeepsNoOutputOfTheFunction) {
-  if (GetParam().function == Function::identity) return;
+  if (GetParam() == Before::identity) return;
   const Operands in({64, 1024}, 2, Dtype::f32);
   const auto kept = [&](bool fused) {
     const auto quantizers = quantizers_of(first(2), {0, 0});
     const Deferred y =
-        deferred(GetParam(), Var(in.x, true), Var(in.up, true), Var(in.weight), Var(in.bias));
+        deferred(GetParam(), Var(in.x, true), Var(in.up, true), Var(in.weight), Var(in.bias), eps);
     const int64_t before = memory_statistics(Device::cpu()).current_bytes;
     const Tape tape;
     std::vector<Var> outputs;
@@ -417,13 +382,13 @@ TEST_P(QuantizeTokens, KeepsNoOutputOfTheFunction) {
   EXPECT_LE(kept(true), kept(false) - in.x.bytes() + 64 * 4 * 8);
 }
 
-INSTANTIATE_TEST_SUITE_P(Sources, QuantizeTokens, ::testing::ValuesIn(sources),
-                         [](const auto& one) { return one.param.name; });
+INSTANTIATE_TEST_SUITE_P(Sources, QuantizeTokens, ::testing::ValuesIn(all_before),
+                         [](const auto& one) { return name_of(one.param); });
 
 TEST(QuantizeTokensCovers, NothingElse) {
   if (!tuned::enabled()) GTEST_SKIP() << "CBQ_FAST=0";
   const Var x(normal({3, 16}, 0.0, 1.0, 1, Dtype::f32), true);
-  const Deferred y = Deferred::relu(x);
+  const Deferred y = Deferred(&ag::relu, x);
   const auto fuses = [&](const std::vector<ActivationConfig>& configs, const Deferred& deferred) {
     const auto quantizers = quantizers_of(configs, Doubles(configs.size()));
     return !quantizers[0]->inputs(deferred, readers_of(quantizers)).empty();
@@ -441,8 +406,9 @@ TEST(QuantizeTokensCovers, NothingElse) {
     EXPECT_FALSE(fuses({config_of(4)}, y));
   }
   const Var weight(normal({16}, 1.0, 0.3, 2, Dtype::f32), true);
-  const Deferred trained = Deferred::rms_norm(x, weight, eps);
+  const Deferred trained = Deferred(&ag::rms_norm, x, weight, eps);
   EXPECT_TRUE(fuses({config_of(4)}, trained));
+  EXPECT_FALSE(fuses({config_of(4)}, Deferred(&ag::softmax, x))) << "there is no kernel for it";
   const Tape tape;
   EXPECT_FALSE(fuses({config_of(4)}, trained)) << "nobody computes the weight's gradient";
 }
@@ -456,10 +422,11 @@ TEST(QuantizeTokensCovers, RefusesWhatDoesNotFit) {
                            const char* why) {
     expect_error<Invalid>([&] { quantize_tokens(y, quantizers); }, {"quantize_tokens", why});
   };
-  refuses(Deferred::rms_norm(x, narrow, eps), {q}, "weight");
-  refuses(Deferred::rms_norm(x, wide, eps), {q}, "weight is f64");
-  refuses(Deferred::layer_norm(x, Var(), narrow, eps), {q}, "together");
-  refuses(Deferred::swiglu(x, other), {q}, "");
+  refuses(Deferred(&ag::rms_norm, x, narrow, eps), {q}, "weight");
+  refuses(Deferred(&ag::rms_norm, x, wide, eps), {q}, "weight is f64");
+  refuses(Deferred(&ag::layer_norm, x, Var(), wide, eps), {q}, "operands");
+  refuses(Deferred(&ag::softmax, x), {q}, "no kernel for this function");
+  refuses(Deferred(&ag::swiglu, x, other), {q}, "");
   refuses(Deferred(x), {}, "1 to 4");
   refuses(Deferred(x), {{Tensor::zeros({2}, Dtype::f32), config_of(4)}}, "clip");
   refuses(Deferred(x), {{q.clip, config_of(16)}}, "per token");

@@ -1,5 +1,5 @@
 // Row kernels at widths around the vectors of 16 bytes, the registers of a block and the models'
-// sizes, on rows that begin at multiples of 16 bytes and on others (kernels/launch/launch_rows.h),
+// sizes, on rows that begin at multiples of 16 bytes and on others (kernels/launch/launch.h),
 // against loops over doubles on the host: on a GPU where there is one, as emulated grids in
 // cbq_simt_tests, else as the CPU's loops.
 #include <gtest/gtest.h>
@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "autograd/worst_error.h"
-#include "kernels/launch/launch_rows.h"
+#include "kernels/launch/launch.h"
 #include "kernels/ops.h"
 #include "tests/compared_device.h"
 #include "tests/op_case.h"

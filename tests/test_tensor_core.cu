@@ -230,9 +230,9 @@ TEST_F(TunedTensorCore, CopiesArriveBeforeTheyAreRead) {
     const Tensor from = on(device_, x, {count}), to({count}, Dtype::bf16, device_);
     const Tensor numbers_in = Tensor::from(plain, {CopyThrough::threads}).to(device_);
     const Tensor numbers_out({CopyThrough::threads}, Dtype::f32, device_);
-    launch_blocks_shared("copy", device_, blocks,
-                         CopyThrough{from.data<bf16>(), to.data<bf16>(), numbers_in.data<float>(),
-                                     numbers_out.data<float>(), missing});
+    launch_blocks("copy", device_, blocks,
+                  CopyThrough{from.data<bf16>(), to.data<bf16>(), numbers_in.data<float>(),
+                              numbers_out.data<float>(), missing});
     const auto got = to.to_vector<float>(), more = numbers_out.to_vector<float>();
     for (size_t i = 0; i < got.size(); ++i) {
       const bool exists = static_cast<int>(i / 8) % CopyThrough::threads < 128 - missing;

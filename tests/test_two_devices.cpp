@@ -1,5 +1,6 @@
 // Functions beside kernels/ops.h (whose cases test_ops.cpp goes through) refuse operands of two
 // devices. A second device is host memory that counts as one.
+#include "autograd/functions.h"
 #include "kernels/attention/varlen_attention.h"
 #include "quant/activation_kernels.h"
 #include "quant/grid_scheme.h"
@@ -51,13 +52,13 @@ TEST(TwoDevices, QuantizersOfActivations) {
   expect_refused("quantize_tokens", [&] { quantize_tokens(Deferred(input), {{far, config}}); });
   const Var weight(ones({8}, Dtype::f32, elsewhere)), bias(ones({8}));
   expect_refused("quantize_tokens", [&] {
-    quantize_tokens(Deferred::rms_norm(input, weight, 1e-5), {{clip, config}});
+    quantize_tokens(Deferred(&ag::rms_norm, input, weight, 1e-5), {{clip, config}});
   });
   expect_refused("quantize_tokens", [&] {
-    quantize_tokens(Deferred::layer_norm(input, bias, weight, 1e-5), {{clip, config}});
+    quantize_tokens(Deferred(&ag::layer_norm, input, bias, weight, 1e-5), {{clip, config}});
   });
   const std::vector<TokenQuantizer> quantizers = {{clip, config}};
-  const Deferred norm = Deferred::rms_norm(input, bias, 1e-5);
+  const Deferred norm = Deferred(&ag::rms_norm, input, bias, 1e-5);
   const QuantizedTokens forward = quantize_tokens(norm, quantizers);
   const auto backward = [&](const QuantizedTokens& kept) {
     quantize_tokens_backward(norm, quantizers, kept, {x}, true);

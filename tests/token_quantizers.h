@@ -6,7 +6,9 @@
 #include <cmath>
 #include <string>
 
+#include "autograd/functions.h"
 #include "kernels/ops.h"
+#include "nn/deferred.h"
 #include "quant/config.h"
 
 namespace cbq::test {
@@ -16,6 +18,44 @@ inline Tensor normal(const Shape& shape, double mean, double deviation, uint64_t
   Tensor t(shape, dtype);
   kernels::fill_normal(t, mean, deviation, 47, stream);
   return t;
+}
+
+/// What stands before the quantizers. A layer norm with and without weights are two.
+enum class Before { identity, rms_norm, layer_norm, affine_layer_norm, swiglu, relu, gelu };
+constexpr Before all_before[] = {
+    Before::identity, Before::rms_norm, Before::layer_norm, Before::affine_layer_norm,
+    Before::swiglu,   Before::relu,     Before::gelu};
+
+inline const char* name_of(Before before) {
+  constexpr const char* names[] = {"identity", "rms_norm", "layer_norm", "affine_layer_norm",
+                                   "swiglu",   "relu",     "gelu"};
+  return names[static_cast<int>(before)];
+}
+
+inline bool is_norm(Before before) {
+  return before == Before::rms_norm || before == Before::layer_norm ||
+         before == Before::affine_layer_norm;
+}
+
+inline Deferred deferred(Before before, const Var& x, const Var& up, const Var& weight,
+                         const Var& bias, double eps) {
+  switch (before) {
+    case Before::identity:
+      break;
+    case Before::rms_norm:
+      return Deferred(&ag::rms_norm, x, weight, eps);
+    case Before::layer_norm:
+      return Deferred(&ag::layer_norm, x, Var(), Var(), eps);
+    case Before::affine_layer_norm:
+      return Deferred(&ag::layer_norm, x, weight, bias, eps);
+    case Before::swiglu:
+      return Deferred(&ag::swiglu, x, up);
+    case Before::relu:
+      return Deferred(&ag::relu, x);
+    case Before::gelu:
+      return Deferred(&ag::gelu, x);
+  }
+  return Deferred(x);
 }
 
 enum class Form { asymmetric, restricted, full_range };

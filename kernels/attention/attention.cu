@@ -198,8 +198,7 @@ Plan plan_of(const Sizes& s, AttentionTiles tiles, const Tensor& q) {
   Plan plan{s, tiles, 1, tiles.kv_heads * tiles.queries * padded(s.tokens)};
   // On a device the order of its stream is the only one, and half types allocate inside a product.
   if (on_host && size_of(q.dtype()) >= 4) {
-    // A Recording sees what its own thread launches.
-    const int64_t threads = Recording::active() != nullptr ? 1 : omp_get_max_threads();
+    const int64_t threads = launching_threads(omp_get_max_threads());
     plan.workers = static_cast<int>(std::min<int64_t>(s.batch * plan.chunks(), threads));
   }
   return plan;

@@ -92,8 +92,8 @@ template <int dim>
 void launch_gradient_q(const AttentionOperands& in, const AttentionBackwardView& view,
                        const Tensor& dq) {
   const int64_t pairs = in.heads.batch * in.heads.heads;
-  launch_blocks_shared(backward_op, in.q.device(), pairs * tiles_of(in.tokens(), tile_rows),
-                       AttentionGradientQ<dim>{view, dq.data<bf16>(), static_cast<int>(pairs)});
+  launch_blocks(backward_op, in.q.device(), pairs * tiles_of(in.tokens(), tile_rows),
+                AttentionGradientQ<dim>{view, dq.data<bf16>(), static_cast<int>(pairs)});
 }
 
 template <int dim>
@@ -105,9 +105,9 @@ void launch_gradient_k(const AttentionOperands& in, const AttentionBackwardView&
   if (parts > 1) sums = Tensor({2, parts, size}, Dtype::f32, device);
   float* first = parts > 1 ? sums.data<float>() : nullptr;
   float* second = parts > 1 ? first + parts * size : nullptr;
-  launch_blocks_shared(backward_op, device, pairs * tiles_of(in.tokens(), tile_rows),
-                       AttentionGradientK<dim>{view, dk.data<bf16>(), dv.data<bf16>(), first,
-                                               second, parts, static_cast<int>(pairs), size});
+  launch_blocks(backward_op, device, pairs * tiles_of(in.tokens(), tile_rows),
+                AttentionGradientK<dim>{view, dk.data<bf16>(), dv.data<bf16>(), first, second,
+                                        parts, static_cast<int>(pairs), size});
   if (parts == 1) return;
   map(backward_op, device, size, AttentionSumParts{first, dk.data<bf16>(), size, parts});
   map(backward_op, device, size, AttentionSumParts{second, dv.data<bf16>(), size, parts});
@@ -146,9 +146,9 @@ void attention_forward(const AttentionOperands& in, const kernels::AttentionResu
   const int64_t pairs = in.heads.batch * in.heads.heads;
   with_head_size(in.dim(), [&]<int dim>() {
     using Kernel = AttentionForward<dim>;
-    launch_blocks_shared("attention", in.q.device(), pairs * tiles_of(in.tokens(), Kernel::queries),
-                         Kernel{view_of(in), result.o.data<bf16>(), result.log_sum.data<float>(),
-                                static_cast<int>(pairs)});
+    launch_blocks("attention", in.q.device(), pairs * tiles_of(in.tokens(), Kernel::queries),
+                  Kernel{view_of(in), result.o.data<bf16>(), result.log_sum.data<float>(),
+                         static_cast<int>(pairs)});
   });
 }
 

@@ -142,3 +142,31 @@ CBQ_HD inline float sigmoid(float x) {
 CBQ_HD inline double sigmoid(double x) { return math::sigmoid(x); }
 
 }  // namespace cbq::device_math
+
+namespace cbq::formulas {
+
+/// What a formula takes as its template parameter `Math`. Portable: the same bits on both devices,
+/// for results from which quant/ decides integers.
+struct PortableMath {
+  template <class A>
+  CBQ_HD static A exp(A x) {
+    return math::exp(x);
+  }
+  template <class A>
+  CBQ_HD static A sigmoid(A x) {
+    return math::sigmoid(x);
+  }
+};
+/// Native: the device's own functions, which are faster on CUDA; on the CPU the portable ones.
+struct NativeMath {
+  template <class A>
+  CBQ_HD static A exp(A x) {
+    return device_math::exp(x);
+  }
+  template <class A>
+  CBQ_HD static A sigmoid(A x) {
+    return device_math::sigmoid(x);
+  }
+};
+
+}  // namespace cbq::formulas

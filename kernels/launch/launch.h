@@ -1,219 +1,183 @@
-// The only place that knows how a functor becomes a loop (CPU) or a grid (CUDA).
+// The only place that knows how a functor becomes a loop (CPU) or a grid (CUDA). Which launcher to
+// take:
 //
-//   map(device, n, f)            calls f(i) for every i in [0, n)
-//   map_rows(device, rows, f)    calls f(row, r) for every r in [0, rows)
+//   what the work is                                  launcher         the functor
+//   -----------------------------------------------   -------------- ------------------------------
+//   one element at a time                             map              f(i)
+//     also eight of a half type by one thread           and              f.vector(i),
+//     f.vectorizes()
+//   rows: sums, maxima, elements in any order         map_rows         f(row, r), Row& row: a
+//   worker
+//     rows that are read and written as a whole         and              F::Element,
+//     f.vectorizes();
+//                                                                        const Row& row: all
+//                                                                        workers
+//   a CUDA kernel of its own, beside a functor that   launch_blocks    f(), F::threads,
+//     gives the same on every device                    (tuned.h)        F::resident_blocks
 //
-// Functors are small named structs with a `CBQ_HD void operator()`. In map_rows the workers of one
-// row share it: worker `row.lane()` of `row.lanes()` takes the elements lane, lane + lanes, ...,
+// Functors are small named structs with a `CBQ_HD void operator()`.
+//
+// A worker's row: worker `row.lane()` of `row.lanes()` takes the elements lane, lane + lanes, ...,
 // and row.sum(x) / row.max(x) combine one value per worker and give the result to all. On the CPU a
 // row has one worker, so the functor *is* the textbook loop; on CUDA a thread block shares the row,
 // and the combination runs in a fixed order (warp shuffles, no float atomics), so results repeat.
+//
+// A whole row: it reads and writes its n elements itself, and the functor says what becomes of one:
+//
+//   const auto x_r = row.read(x + r * n);
+//   const A squares = row.sum([](A a) { return a * a; }, x_r);               // sum_j x_j^2
+//   row.write(y + r * n, [=](A a, A b) { return a * s * b; }, x_r, row.view(w));  // x_j s w_j
+//
+// On the CPU read() gives a pointer, and sum, max and write are the textbook loops, vectorized. On
+// CUDA a thread loads 16 bytes of F::Element at a time and keeps them in registers, so that several
+// passes over a row ask memory once; a row too long for the registers of a block is read again, and
+// one that does not begin at multiples of 16 bytes, which f.vectorizes() says, is read element by
+// element. What all rows share (weights) is viewed: it comes from the cache when it is used. All
+// sums run in a fixed order. What a row can do: launch_rows_cpu.h.
 //
 // Files that call these are named .cu: nvcc compiles them for both devices, and without CUDA the
 // host compiler takes them as plain C++.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
+#include <type_traits>
 
-#include "tensor/dtype.h"
-#include "tensor/error.h"
+#include "kernels/launch/grid.h"
+#include "kernels/launch/launch_rows_cpu.h"
+#include "kernels/launch/launch_rows_cuda.h"
+#include "kernels/launch/vector.h"
 #include "tensor/runtime/cpu_recording.h"
-#include "tensor/runtime/device.h"
 #include "tensor/runtime/device_profile.h"
-#include "tensor/runtime/stream.h"
 
 namespace cbq {
 
 namespace detail {
+
 // Below this many elements a parallel region costs more than it saves.
 constexpr int64_t parallel_threshold = 16384;
-}  // namespace detail
 
-/// A row on the CPU: one worker.
-struct SerialRow {
-  CBQ_HD static constexpr int64_t lane() { return 0; }
-  CBQ_HD static constexpr int64_t lanes() { return 1; }
-  template <class A>
-  CBQ_HD static A sum(A x) {
-    return x;
-  }
-  template <class A>
-  CBQ_HD static A max(A x) {
-    return x;
-  }
-  CBQ_HD static void sync() {}
+template <class F>
+constexpr bool has_vectors = requires(const F& f, int64_t i) {
+  f.vector(i);
+  f.vectorizes();
+};
+template <class F>
+constexpr bool takes_whole_rows = requires(const F& f) {
+  typename F::Element;
+  f.vectorizes();
 };
 
-// Kernels exist where nvcc compiles, and where the tests run them without a GPU
-// (tests/simt/simt.h).
-#if defined(__CUDACC__) || defined(CBQ_SIMT)
-#define CBQ_KERNELS 1
-
-#ifdef __CUDACC__
-#define CBQ_LAUNCH(kernel, grid, block, ...) \
-  kernel<<<static_cast<unsigned>(grid), block, 0, current_stream()>>>(__VA_ARGS__)
-#endif
-
-/// A row on CUDA: the workers are the threads of one block.
-struct BlockRow {
-  __device__ static int64_t lane() { return threadIdx.x; }
-  __device__ static int64_t lanes() { return blockDim.x; }
-  template <class A>
-  __device__ static A sum(A x) {
-    return combine(x, A(0), [](A a, A b) { return a + b; });
-  }
-  template <class A>
-  __device__ static A max(A x) {
-    return combine(x, A(-INFINITY), [](A a, A b) { return a > b || a != a ? a : b; });
-  }
-  __device__ static void sync() { __syncthreads(); }
-
- private:
-  // Shuffles inside each warp, then the warps' results inside every warp: all workers end with the
-  // same value, combined in the same order every time.
-  template <class A, class Op>
-  __device__ static A combine(A x, A identity, Op op) {
-    __shared__ A partial[32];
-    const int warp = threadIdx.x / 32, within = threadIdx.x % 32;
-    const int warps = blockDim.x / 32;
-    for (int offset = 16; offset > 0; offset /= 2) {
-      x = op(x, __shfl_xor_sync(0xffffffffu, x, offset));
-    }
-    if (warps == 1) return x;
-    __syncthreads();  // readers of the previous call are done with `partial`
-    if (within == 0) partial[warp] = x;
-    __syncthreads();
-    x = within < warps ? partial[within] : identity;
-    for (int offset = 16; offset > 0; offset /= 2) {
-      x = op(x, __shfl_xor_sync(0xffffffffu, x, offset));
-    }
-    return x;
-  }
-};
-
+/// f(i) for every i in [0, n) on the CPU.
 template <class F>
-__global__ void __launch_bounds__(256) map_kernel(int64_t n, F f) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-       i += stride) {
-    f(i);
-  }
-}
-
-template <class F>
-__global__ void __launch_bounds__(512) map_rows_kernel(int64_t rows, F f) {
-  BlockRow row;
-  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
-    f(row, r);
-    __syncthreads();
-  }
-}
-#endif  // CBQ_KERNELS
-
-/// True where functors become grids: on CUDA devices, and in the tests that emulate one.
-inline bool runs_on_grid([[maybe_unused]] Device device) {
-#ifdef CBQ_SIMT
-  return !device.is_cuda() && simt::emulating();
-#else
-  return device.is_cuda();
-#endif
-}
-
-/// True where the host can look at elements without a copy: argument checks on token ids.
-inline bool is_host(Device device) { return !device.is_cuda(); }
-
-/// Debug switch (environment CBQ_SYNC=1): wait after every launch, so that an asynchronous CUDA
-/// fault is reported by the op that caused it.
-void after_launch(Device device, const char* op);
-
-namespace detail {
-template <class F>
-struct MapCall {
+struct ElementLoop {
   const char* op;
   int64_t n;
   F f;
-  void operator()() const;
+  void operator()() const {
+    const OpTimer timer(op, Device::cpu());
+#pragma omp parallel if (n >= parallel_threshold)
+    {
+      // This copy of the functor is private to a thread, so its members cannot alias what it
+      // writes, and `simd` states what map() means anyway: the calls are independent. Both let the
+      // loop vectorize.
+      const F local = f;
+#pragma omp for simd schedule(static)
+      for (int64_t i = 0; i < n; ++i) local(i);
+    }
+  }
 };
+
+/// f(row, r) for every r in [0, rows) on the CPU.
 template <class F>
-struct MapRowsCall {
+struct RowLoop {
   const char* op;
   int64_t rows, width;
   F f;
-  void operator()() const;
+  void operator()() const {
+    const OpTimer timer(op, Device::cpu());
+#pragma omp parallel if (rows > 1 && rows * width >= parallel_threshold)
+    {
+      const F local = f;
+#pragma omp for schedule(static)
+      for (int64_t r = 0; r < rows; ++r) {
+        if constexpr (takes_whole_rows<F>) {
+          local(SerialElements(width), r);
+        } else {
+          SerialRow row;
+          local(row, r);
+        }
+      }
+    }
+  }
 };
-}  // namespace detail
 
-template <class F>
-void map(const char* op, Device device, int64_t n, const F& f) {
-  if (n == 0) return;
-  const OpTimer timer(op, device);
-#ifdef CBQ_KERNELS
-  if (runs_on_grid(device)) {
-    const int block = 256;
-    const int64_t grid = std::min<int64_t>((n + block - 1) / block, 132 * 64);
-    CBQ_LAUNCH(map_kernel, grid, block, n, f);
-    after_launch(device, op);
-    return;
-  }
-#endif
-  if (device.is_cuda()) fail(op, ": this binary was built without CUDA");
-  if (Recording* recording = Recording::active()) {
-    recording->add(detail::MapCall<F>{op, n, f});
-    return;
-  }
-#pragma omp parallel if (n >= detail::parallel_threshold)
-  {
-    // This copy of the functor is private to a thread, so its members cannot alias what it writes,
-    // and `simd` states what map() means anyway: the calls are independent. Both let the loop
-    // vectorize.
-    const F local = f;
-#pragma omp for simd schedule(static)
-    for (int64_t i = 0; i < n; ++i) local(i);
-  }
+/// Runs or records what is left to the CPU.
+template <class Loop>
+void on_the_cpu(Device device, const Loop& loop) {
+  if (device.is_cuda()) fail(loop.op, ": this binary was built without CUDA");
+  run_or_record(loop);
 }
 
-/// `width` is the length of a row: it only decides how many workers share it and whether threads
-/// pay.
-template <class F>
-void map_rows(const char* op, Device device, int64_t rows, int64_t width, const F& f) {
-  if (rows == 0) return;
-  const OpTimer timer(op, device);
 #ifdef CBQ_KERNELS
-  if (runs_on_grid(device)) {
+template <class F>
+void launch_elements(const char* op, Device device, int64_t n, const F& f) {
+  const OpTimer timer(op, device);
+  const int block = 256;
+  const int64_t grid = std::min<int64_t>((n + block - 1) / block, 132 * 64);
+  CBQ_LAUNCH(map_kernel, grid, block, 0, n, f);
+  after_launch(device, op);
+}
+
+template <class F>
+void launch_rows(const char* op, Device device, int64_t rows, int64_t width, const F& f) {
+  const OpTimer timer(op, device);
+  if constexpr (takes_whole_rows<F>) {
+    using T = typename F::Element;
+    launch_row_elements<T>(row_launch(width, static_cast<int>(16 / sizeof(T)), f.vectorizes()),
+                           rows, width, f);
+  } else {
     // A worker takes at least four elements; whole warps, because row.sum shuffles in warps.
     int block = 32;
     while (block < 512 && block * 4 < width) block *= 2;
     const int64_t grid = std::min<int64_t>(rows, 132 * 32);
-    CBQ_LAUNCH(map_rows_kernel, grid, block, rows, f);
-    after_launch(device, op);
-    return;
+    CBQ_LAUNCH(map_rows_kernel, grid, block, 0, rows, f);
+  }
+  after_launch(device, op);
+}
+#endif
+
+}  // namespace detail
+
+/// f(i) for every i in [0, n). Where f has vectors and all operands are aligned, a thread of CUDA
+/// takes eight neighbours as f.vector(i).
+template <class F>
+void map(const char* op, Device device, int64_t n, const F& f) {
+  if (n == 0) return;
+#ifdef CBQ_KERNELS
+  if (runs_on_grid(device)) {
+    if constexpr (detail::has_vectors<F>) {
+      if (f.vectorizes()) {
+        const int64_t vectors = (n + vector_width - 1) / vector_width;
+        return detail::launch_elements(op, device, vectors, VectorMap<F>{f, n});
+      }
+    }
+    return detail::launch_elements(op, device, n, f);
   }
 #endif
-  if (device.is_cuda()) fail(op, ": this binary was built without CUDA");
-  if (Recording* recording = Recording::active()) {
-    recording->add(detail::MapRowsCall<F>{op, rows, width, f});
-    return;
-  }
-#pragma omp parallel if (rows > 1 && rows * width >= detail::parallel_threshold)
-  {
-    const F local = f;
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < rows; ++r) {
-      SerialRow row;
-      local(row, r);
-    }
-  }
+  detail::on_the_cpu(device, detail::ElementLoop<F>{op, n, f});
 }
 
+/// f(row, r) for every r in [0, rows). `width` is the length of a row: of a whole row exactly (its
+/// elements are f's `Element`s); of a worker's row it only decides how many workers share it and
+/// whether threads pay.
 template <class F>
-void detail::MapCall<F>::operator()() const {
-  map(op, Device::cpu(), n, f);
-}
-template <class F>
-void detail::MapRowsCall<F>::operator()() const {
-  map_rows(op, Device::cpu(), rows, width, f);
+void map_rows(const char* op, Device device, int64_t rows, int64_t width, const F& f) {
+  if (rows == 0) return;
+#ifdef CBQ_KERNELS
+  if (runs_on_grid(device)) return detail::launch_rows(op, device, rows, width, f);
+#endif
+  detail::on_the_cpu(device, detail::RowLoop<F>{op, rows, width, f});
 }
 
 }  // namespace cbq

@@ -1,12 +1,12 @@
-// The rows of launch_rows.h on CUDA: the threads of a block hold vectors of 16 bytes.
+// The whole rows of launch.h on CUDA: the threads of a block hold vectors of 16 bytes.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
 
-#include "kernels/launch/launch.h"
-#include "kernels/launch/multi_reduce.h"
+#include "kernels/formulas/multi_reduce.h"
+#include "kernels/launch/grid.h"
 #include "kernels/launch/vector.h"
 
 namespace cbq {
@@ -36,14 +36,27 @@ inline RowLaunch row_launch(int64_t n, int width, bool vectors) {
 /// Operands on CUDA: values(k, i) are the thread's k-th vector, which is vector i of the row.
 template <class U, int width, int vectors>
 struct KeptOperand {
+  using Element = U;
   device_math::Words<Vector<U, width>> at[vectors];
   __device__ Vector<U, width> values(int k, int64_t) const { return at[k].get(); }
+  __device__ void store(int k, int64_t, const Vector<U, width>& x) { at[k].set(x); }
 };
 template <class U, int width>
 struct ViewOperand {
   const U* p;
   __device__ Vector<U, width> values(int, int64_t i) const {
     return load_vector<width>(p + i * width);
+  }
+};
+template <class U, int width>
+struct MemoryPlace {
+  using Element = U;
+  U* p;
+  __device__ Vector<U, width> values(int, int64_t i) const {
+    return load_vector<width>(static_cast<const U*>(p) + i * width);
+  }
+  __device__ void store(int, int64_t i, const Vector<U, width>& x) {
+    store_vector(p + i * width, x);
   }
 };
 template <class U, int width>
@@ -84,6 +97,7 @@ template <int width, int vectors>
 class BlockElements {
  public:
   static constexpr int most_threads = vectors > 0 ? 1024 : 512;
+  static constexpr bool on_grid = true;
 
   __device__ explicit BlockElements(int64_t n) : count_(n / width) {}
 
@@ -132,6 +146,26 @@ class BlockElements {
     }
   }
 
+  template <class T>
+  __device__ MemoryPlace<T, width> memory(T* p) const {
+    return {p};
+  }
+  template <class T>
+  __device__ auto place([[maybe_unused]] T* p) const {
+    if constexpr (vectors > 0) {
+      return KeptOperand<T, width, vectors>{};
+    } else {
+      return memory(p);
+    }
+  }
+  template <class T, class F, class Ends, class... In>
+  __device__ auto keep_max(T* room, F f, Ends ends, const In&... in) const {
+    using A = acc_t<T>;
+    auto y = place(room);
+    each([&](int k, int64_t i) { y.store(k, i, rounded<T>(f, in.values(k, i)...)); });
+    return Ranged<decltype(y), A>{y, max(ends, y)};
+  }
+
   template <class F, class... In>
   __device__ auto sum(F f, const In&... in) const {
     using Folded = detail::Fold<decltype(f(in.values(0, 0)[0]...))>;
@@ -169,6 +203,26 @@ class BlockElements {
   __device__ void write(Y* y, F f, const In&... in) const {
     each([&](int k, int64_t i) { store_vector(y + i * width, rounded<Y>(f, in.values(k, i)...)); });
   }
+  template <class To, class F, class... In>
+  __device__ void put(To& to, F f, const In&... in) const {
+    each([&](int k, int64_t i) { put_vector(k, i, f, to, in.values(k, i)...); });
+  }
+  template <class To, class Other, class F, class... In>
+  __device__ void put2(To& to, Other& other, F f, const In&... in) const {
+    each([&](int k, int64_t i) { put_vectors(k, i, f, to, other, in.values(k, i)...); });
+  }
+  template <class To, class F, class... In>
+  __device__ auto put_sum(To& to, F f, const In&... in) const {
+    decltype(f(in.values(0, 0)[0]...).term) all = 0;
+    each([&](int k, int64_t i) { all += put_vector(k, i, f, to, in.values(k, i)...); });
+    return BlockRow::sum(all);
+  }
+  template <class To, class Other, class F, class... In>
+  __device__ auto put_sum2(To& to, Other& other, F f, const In&... in) const {
+    decltype(f(in.values(0, 0)[0]...).term) all = 0;
+    each([&](int k, int64_t i) { all += put_vectors(k, i, f, to, other, in.values(k, i)...); });
+    return BlockRow::sum(all);
+  }
 
  private:
   /// visit(k, i) for the thread's vectors, the k-th of which is vector i of the row.
@@ -201,6 +255,36 @@ class BlockElements {
     for (int j = 0; j < width; ++j) y[j] = f(values[j]...);
     return round_vector<Y>(y);
   }
+  /// Stores a vector in one place, or in two; the sum of its terms.
+  template <class F, class To, class... Values>
+  __device__ static auto put_vector(int k, int64_t i, F f, To& to, const Values&... values) {
+    using T = typename To::Element;
+    acc_t<T> y[width], sum = 0;
+    CBQ_UNROLL
+    for (int j = 0; j < width; ++j) {
+      const auto v = f(values[j]...);
+      y[j] = v.value[0];
+      sum += v.term;
+    }
+    to.store(k, i, round_vector<T>(y));
+    return sum;
+  }
+  template <class F, class To, class Other, class... Values>
+  __device__ static auto put_vectors(int k, int64_t i, F f, To& to, Other& other,
+                                     const Values&... values) {
+    using T = typename To::Element;
+    acc_t<T> y[width], z[width], sum = 0;
+    CBQ_UNROLL
+    for (int j = 0; j < width; ++j) {
+      const auto v = f(values[j]...);
+      y[j] = v.value[0];
+      z[j] = v.value[1];
+      sum += v.term;
+    }
+    to.store(k, i, round_vector<T>(y));
+    other.store(k, i, round_vector<T>(z));
+    return sum;
+  }
   template <class A, class Values>
   __device__ Summed<Values, A> summed(const Values& values) const {
     return {values, sum([](A value) { return value; }, values)};
@@ -227,11 +311,11 @@ void launch_row_elements(const RowLaunch& share, int64_t rows, int64_t n, const 
   constexpr int width = static_cast<int>(16 / sizeof(T));
   const int64_t grid = std::min<int64_t>(rows, 132 * 32);
   if (share.width == 1) {
-    CBQ_LAUNCH((row_elements_kernel<1, 0, F>), grid, share.threads, rows, n, f);
+    CBQ_LAUNCH((row_elements_kernel<1, 0, F>), grid, share.threads, 0, rows, n, f);
   } else if (share.vectors > 0) {
-    CBQ_LAUNCH((row_elements_kernel<width, kept_vectors, F>), grid, share.threads, rows, n, f);
+    CBQ_LAUNCH((row_elements_kernel<width, kept_vectors, F>), grid, share.threads, 0, rows, n, f);
   } else {
-    CBQ_LAUNCH((row_elements_kernel<width, 0, F>), grid, share.threads, rows, n, f);
+    CBQ_LAUNCH((row_elements_kernel<width, 0, F>), grid, share.threads, 0, rows, n, f);
   }
 }
 

@@ -31,12 +31,33 @@ __global__ void __launch_bounds__(F::threads, F::resident_blocks) block_kernel(F
   f();
 }
 
+/// The dynamic shared memory that F asks for.
+template <class F>
+constexpr int shared_bytes_of() {
+  if constexpr (requires { F::shared_bytes; }) {
+    return F::shared_bytes;
+  } else {
+    return 0;
+  }
+}
+
 /// Runs f() in every thread of `blocks` blocks of F::threads, of which a multiprocessor shall hold
-/// F::resident_blocks: that many share its registers.
+/// F::resident_blocks: that many share its registers. F::shared_bytes, if F has it, is a block's
+/// dynamic shared memory; more than 48 KiB have to be asked for, once per kernel and device, which
+/// is no operation of a stream, so it may happen while one is captured.
 template <class F>
 void launch_blocks(const char* op, Device device, int64_t blocks, const F& f) {
   const OpTimer timer(op, device);
-  CBQ_LAUNCH(block_kernel, blocks, F::threads, f);
+  check(blocks < (int64_t{1} << 31), op, ": ", blocks, " blocks are more than a launch may have");
+  constexpr int bytes = shared_bytes_of<F>();
+#ifdef __CUDACC__
+  if constexpr (bytes > 48 * 1024) {
+    cuda_check(
+        cudaFuncSetAttribute(block_kernel<F>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+        op);
+  }
+#endif
+  CBQ_LAUNCH(block_kernel, blocks, F::threads, bytes, f);
   after_launch(device, op);
   count_launch();
 }

@@ -1,21 +1,20 @@
 // Neighbouring elements that are loaded, rounded and stored together.
 //
 // Memory is fastest when every thread of CUDA asks for 16 bytes; one bf16 is two. A functor for
-// map() that also has
+// map() (launch.h) that also has
 //
 //   void vector(int64_t i) const;   the elements i .. i + 8 at once: load_vector, work,
-//   store_vector bool vectorizes() const;           whether its operands allow that:
-//   half_vectors(pointers...)
+//                                   store_vector
+//   bool vectorizes() const;        whether its operands allow that: half_vectors(pointers...)
 //
-// is called through map_vectors() for vectors and what remains. The CPU takes element by element,
-// which vectorizes, and so do f32 and f64, which ask for enough on CUDA. Rows have vectors of their
-// own: launch_rows.h.
+// is called for vectors and what remains. The CPU takes element by element, which vectorizes, and
+// so do f32 and f64, which ask for enough on CUDA. Rows have vectors of their own:
+// launch_rows_cuda.h.
 #pragma once
 
 #include <type_traits>
 
 #include "kernels/formulas/device_math.h"
-#include "kernels/launch/launch.h"
 
 namespace cbq {
 
@@ -64,24 +63,24 @@ bool half_vectors(const T*... p) {
   return ((sizeof(T) == 2) || ...) && aligned(p...);
 }
 
-/// y_i = Formula::apply(x_i).
+/// y_i = Formula::value(x_i).
 template <class T, class Formula>
 struct Unary {
   const T* x;
   T* y;
   CBQ_HD void operator()(int64_t i) const {
-    y[i] = device_math::round_to<T>(Formula::apply(device_math::widen(x[i])));
+    y[i] = device_math::round_to<T>(Formula::value(device_math::widen(x[i])));
   }
   CBQ_HD void vector(int64_t i) const {
     const Vector<T> in = load_vector(x + i);
     acc_t<T> out[vector_width];
-    for (int j = 0; j < vector_width; ++j) out[j] = Formula::apply(in[j]);
+    for (int j = 0; j < vector_width; ++j) out[j] = Formula::value(in[j]);
     store_vector(y + i, round_vector<T>(out));
   }
   bool vectorizes() const { return half_vectors(x, y); }
 };
 
-/// y_i = Formula::apply(a_i, b_i).
+/// y_i = Formula::value(a_i, b_i).
 template <class T, class Formula>
 struct Binary {
   const T* a;
@@ -89,17 +88,45 @@ struct Binary {
   T* y;
   CBQ_HD void operator()(int64_t i) const {
     y[i] = device_math::round_to<T>(
-        Formula::apply(device_math::widen(a[i]), device_math::widen(b[i])));
+        Formula::value(device_math::widen(a[i]), device_math::widen(b[i])));
   }
   CBQ_HD void vector(int64_t i) const {
     const Vector<T> u = load_vector(a + i), v = load_vector(b + i);
     acc_t<T> out[vector_width];
     for (int j = 0; j < vector_width; ++j) {
-      out[j] = Formula::apply(u[j], v[j]);
+      out[j] = Formula::value(u[j], v[j]);
     }
     store_vector(y + i, round_vector<T>(out));
   }
   bool vectorizes() const { return half_vectors(a, b, y); }
+};
+
+/// (da_i, db_i) = Formula::gradient(a_i, b_i, dy_i), {a, b}.
+template <class T, class Formula>
+struct BinaryGradient {
+  const T* a;
+  const T* b;
+  const T* dy;
+  T* da;
+  T* db;
+  CBQ_HD void operator()(int64_t i) const {
+    const auto d = Formula::gradient(device_math::widen(a[i]), device_math::widen(b[i]),
+                                     device_math::widen(dy[i]));
+    da[i] = device_math::round_to<T>(d.a);
+    db[i] = device_math::round_to<T>(d.b);
+  }
+  CBQ_HD void vector(int64_t i) const {
+    const Vector<T> u = load_vector(a + i), v = load_vector(b + i), g = load_vector(dy + i);
+    acc_t<T> du[vector_width], dv[vector_width];
+    for (int j = 0; j < vector_width; ++j) {
+      const auto d = Formula::gradient(u[j], v[j], g[j]);
+      du[j] = d.a;
+      dv[j] = d.b;
+    }
+    store_vector(da + i, round_vector<T>(du));
+    store_vector(db + i, round_vector<T>(dv));
+  }
+  bool vectorizes() const { return half_vectors(a, b, dy, da, db); }
 };
 
 /// Element i of this functor is vector i of f.
@@ -116,14 +143,5 @@ struct VectorMap {
     }
   }
 };
-
-template <class F>
-void map_vectors(const char* op, Device device, int64_t n, const F& f) {
-  if (runs_on_grid(device) && f.vectorizes()) {
-    map(op, device, (n + vector_width - 1) / vector_width, VectorMap<F>{f, n});
-  } else {
-    map(op, device, n, f);
-  }
-}
 
 }  // namespace cbq

@@ -150,11 +150,7 @@ void run(const char* op, const Product& p, Device device) {
     return;
   }
 #endif
-  if (Recording* recording = Recording::active()) {
-    recording->add([=] { cpu_run(op, p); });
-    return;
-  }
-  cpu_run(op, p);
+  run_or_record([=] { cpu_run(op, p); });
 }
 
 /// The product of whole matrices.

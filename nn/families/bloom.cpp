@@ -41,7 +41,7 @@ class BloomBlock : public Block {
         attend(part(0), part(1), part(2), s, config_.num_heads, config_.num_heads, slopes_);
     const Var a = ag::add(dense_.forward(attended), config_.residual_after_norm ? n.value() : x);
     const Deferred m = normed(post_norm_, a);
-    return ag::add(down_.forward(Deferred::gelu(up_.forward(m))),
+    return ag::add(down_.forward(Deferred(&ag::gelu, up_.forward(m))),
                    config_.residual_after_norm ? m.value() : a);
   }
 

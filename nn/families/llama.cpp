@@ -45,7 +45,7 @@ class LlamaBlock : public Block {
     const Var attended = attend(q, k, v, s, config_.num_heads, config_.num_kv_heads);
     const Var middle = ag::add(x, o_.forward(attended));
     const auto [gate, up] = forward_each({&gate_, &up_}, post_norm_.deferred(middle));
-    return ag::add(middle, down_.forward(Deferred::swiglu(gate, up)));
+    return ag::add(middle, down_.forward(Deferred(&ag::swiglu, gate, up)));
   }
 
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override {

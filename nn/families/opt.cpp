@@ -41,7 +41,7 @@ class OptBlock : public Block {
     const Var attended = attend(q, k, v, s, config_.num_heads, config_.num_heads);
     const Var middle = behind(attention_norm_, ag::add(x, out_.forward(attended)));
     const Var hidden = fc1_.forward(before(mlp_norm_, middle));
-    return behind(mlp_norm_, ag::add(middle, fc2_.forward(Deferred::relu(hidden))));
+    return behind(mlp_norm_, ag::add(middle, fc2_.forward(Deferred(&ag::relu, hidden))));
   }
 
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override {

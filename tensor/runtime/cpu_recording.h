@@ -7,6 +7,7 @@
 // with one: a number that the host changes between steps, or memory that somebody else uses now.
 #pragma once
 
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -47,5 +48,20 @@ class Recording {
   static inline constinit thread_local Recording* active_ = nullptr;
   std::vector<Entry> entries_;
 };
+
+// The hook: all that a step may launch on the CPU passes here. No other place of the library asks
+// whether somebody records (tools/checks/check_layers.py).
+
+/// Does `call`, or keeps a copy of it where this thread records.
+template <class Call>
+void run_or_record(const Call& call) {
+  if (Recording* recording = Recording::active()) {
+    recording->add(call);
+  } else {
+    call();
+  }
+}
+/// Of `most` threads, those that may launch side by side: a recording sees its own thread only.
+inline int64_t launching_threads(int64_t most) { return Recording::active() != nullptr ? 1 : most; }
 
 }  // namespace cbq

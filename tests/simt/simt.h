@@ -1,6 +1,6 @@
 // CUDA kernels on a machine without a GPU: what they say becomes plain C++, and a grid runs thread
 // by thread. The compiler reads this file before each .cu file of cbq_simt_tests
-// (cmake/Simt.cmake), in which CBQ_SIMT is defined: kernels/launch/launch.h then has its kernels
+// (cmake/Simt.cmake), in which CBQ_SIMT is defined: kernels/launch/grid.h then has its kernels
 // and launches them here.
 //
 // The threads of a block are fibers. A fiber runs until it waits for its warp at a shuffle or for
@@ -35,6 +35,10 @@ struct Site {
   const char* file;
   int line;
 };
+/// As a default argument: where the function is called.
+constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return {file, line};
+}
 
 /// Runs `body` for every thread of a grid. Throws std::runtime_error where threads wait in vain,
 /// and what a thread throws.
@@ -122,6 +126,37 @@ T shuffle(uint32_t mask, T x, unsigned source, Site site) {
 
 }  // namespace cbq::simt
 
+/// What kernels/attention/tensor_core_instructions.h has for nvcc.
+namespace cbq::tuned {
+
+inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                     simt::Site site = simt::here()) {
+  simt::multiply_16x8x16(c, a, b0, b1, site);
+}
+inline void load_matrices(uint32_t (&to)[4], const void* row, simt::Site site = simt::here()) {
+  simt::load_four_matrices(to, row, false, site);
+}
+inline void load_matrices_transposed(uint32_t (&to)[4], const void* row,
+                                     simt::Site site = simt::here()) {
+  simt::load_four_matrices(to, row, true, site);
+}
+inline void copy_async(void* to, const void* from, bool exists, simt::Site site = simt::here()) {
+  simt::copy_async(to, exists ? from : nullptr, 16, site);
+}
+inline void copy_async(float* to, const float* from, simt::Site site = simt::here()) {
+  simt::copy_async(to, from, 4, site);
+}
+inline void commit_copies() { simt::commit_copies(); }
+template <int pending>
+void wait_copies() {
+  simt::wait_copies(pending);
+}
+inline unsigned char* dynamic_shared() {
+  return static_cast<unsigned char*>(simt::dynamic_shared());
+}
+
+}  // namespace cbq::tuned
+
 // Set before a thread goes on.
 inline cbq::simt::Index threadIdx, blockIdx, blockDim, gridDim;
 
@@ -144,6 +179,6 @@ inline cbq::simt::Index threadIdx, blockIdx, blockDim, gridDim;
       ::cbq::simt::lane() + (delta) < 32u ? ::cbq::simt::lane() + (delta) : ::cbq::simt::lane(), \
       CBQ_SIMT_SITE)
 
-/// As launch.h has it for nvcc.
-#define CBQ_LAUNCH(kernel, grid, block, ...) \
-  ::cbq::simt::launch(grid, block, [&] { kernel(__VA_ARGS__); })
+/// As kernels/launch/grid.h has it for nvcc.
+#define CBQ_LAUNCH(kernel, grid, block, bytes, ...) \
+  ::cbq::simt::launch(grid, block, bytes, [&] { kernel(__VA_ARGS__); })

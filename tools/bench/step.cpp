@@ -40,11 +40,6 @@ std::string part_of(const std::string& op) {
       {"clip_gradient", "weight_quant"},
       {"moved_zero_point", "weight_quant"},
       {"quantize_activation", "activation_quant"},
-      {"quantize_rms_norm", "activation_quant"},  // these with the norm or function before it
-      {"quantize_layer_norm", "activation_quant"},
-      {"quantize_swiglu", "activation_quant"},
-      {"quantize_relu", "activation_quant"},
-      {"quantize_gelu", "activation_quant"},
       {"rms_norm", "norms"},
       {"rms_norm_backward", "norms"},
       {"swiglu", "norms"},
@@ -60,6 +55,7 @@ std::string part_of(const std::string& op) {
       {"cast", "data"},
   };
   if (const auto found = table.find(op); found != table.end()) return found->second;
+  if (op.starts_with("quantize_")) return "activation_quant";  // with what stands before it
   for (const std::string& scheme : rounding_schemes().names()) {
     if (op == scheme) return "weight_quant";
   }

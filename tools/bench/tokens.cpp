@@ -1,6 +1,6 @@
 // The lines of `bench ops` for the quantization of tokens with what stands before it: the norm that
-// q, k and v read, SwiGLU that down reads; on a GPU the tuned kernels and their plain
-// twins.
+// q, k and v read, SwiGLU that down reads.
+#include "autograd/functions.h"
 #include "kernels/ops.h"
 #include "quant/quantize_tokens.h"
 #include "tools/bench/bench.h"
@@ -15,8 +15,7 @@ struct Operands {
   std::vector<Tensor> dy;
 };
 
-Operands make_operands(Deferred::Function function, size_t readers, const Shape& shape,
-                       Device device, Dtype dtype) {
+Operands make_operands(bool norm, size_t readers, const Shape& shape, Device device, Dtype dtype) {
   const Dtype numbers = dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32;
   uint64_t stream = 0;
   const auto normal = [&](const Shape& of, double mean) {
@@ -24,10 +23,9 @@ Operands make_operands(Deferred::Function function, size_t readers, const Shape&
     kernels::fill_normal(t, mean, 1.0, 7, ++stream);
     return kernels::cast(t, dtype);
   };
-  const bool norm = function == Deferred::Function::rms_norm;
   const Var x(normal(shape, 0.0));
-  Operands in{norm ? Deferred::rms_norm(x, Var(normal({shape.back()}, 1.0)), 1e-5)
-                   : Deferred::swiglu(x, Var(normal(shape, 0.0))),
+  Operands in{norm ? Deferred(&ag::rms_norm, x, Var(normal({shape.back()}, 1.0)), 1e-5)
+                   : Deferred(&ag::swiglu, x, Var(normal(shape, 0.0))),
               norm ? 1 : 2,
               {},
               {}};
@@ -41,14 +39,12 @@ Operands make_operands(Deferred::Function function, size_t readers, const Shape&
 }  // namespace
 
 std::vector<TunedLine> token_lines(Device device, Dtype dtype) {
-  using Function = Deferred::Function;
   std::vector<TunedLine> lines;
   const int64_t rows = device.is_cuda() ? 2048 : 512;
-  for (const Function function : {Function::rms_norm, Function::swiglu}) {
-    const bool norm = function == Function::rms_norm;
+  for (const bool norm : {true, false}) {
     const size_t readers = norm ? 3 : 1;
     const Shape shape{rows, !device.is_cuda() ? 512 : norm ? 4096 : 11008};
-    const Operands in = make_operands(function, readers, shape, device, dtype);
+    const Operands in = make_operands(norm, readers, shape, device, dtype);
     const auto forward = [in] { return quantize_tokens(in.y, in.quantizers); };
     const double operand = static_cast<double>(in.dy[0].bytes());
     const auto count = static_cast<double>(readers);

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The three rules that keep the tree readable from left to right, checked on the text of the sources.
+"""The four rules that keep the tree readable from left to right, checked on the text of the sources.
 
 1. Each layer includes only itself and those to its left:  tensor <- kernels <- autograd <- nn <- quant <- cbq <-
    experiments. tests/ and tools/ may include everything; no layer includes them. Every project include resolves.
 2. Inside a layer, each room (folder) includes only itself, the rooms to its left in ROOMS, and the files that
    SHARED_FILES names.
 3. The words that mean "this is CUDA" stand only in the few files that exist to hide it.
+4. What exists for tests has one hook each in the library: the emulator of CUDA kernels, the recording of the CPU's work.
 
 Run from the root; prints one line per violation and exits 1 if there is any.
 """
@@ -35,6 +36,13 @@ CUDA_FILES = re.compile(
     r"tensor/(?:runtime/(?:device|stream|storage)|storage|stream)"
     r"|kernels/(?:launch/|fused/|formulas/device_math|matmul/gemm|attention/(?:fused_|tensor_core))"
     r"|tensor/dtype\.h$")  # the __host__ __device__ annotation, and what reads a bf16 on either side
+
+# The words of a hook, where they may stand, and what takes their place elsewhere.
+HOOKS = [
+    (re.compile(r"\bsimt\b|\bCBQ_SIMT\w*"), {"kernels/launch/grid.h"}, "runs_on_grid() and CBQ_KERNELS (kernels/launch/grid.h)"),
+    (re.compile(r"\bRecording\b"),
+     {"tensor/runtime/cpu_recording.h", "tensor/runtime/stream_graph.h", "tensor/runtime/stream_graph.cpp"},
+     "run_or_record() (tensor/runtime/cpu_recording.h)")]
 
 
 def code_only(text):
@@ -77,11 +85,15 @@ def violations(path):
         message = match and include_violation(path, layer, match[1])
         if message:
             yield f"{path}:{number}: {message}"
-    if layer in OUTSIDE or CUDA_FILES.match(path.as_posix()):
+    if layer in OUTSIDE:
         return
     for number, line in enumerate(code_only(text).splitlines(), 1):
+        for words, files, instead in HOOKS:
+            match = words.search(line)
+            if match and path.as_posix() not in files:
+                yield f"{path}:{number}: '{match[0]}' exists for tests; the hook is {instead}"
         match = CUDA_WORDS.search(line)
-        if match:
+        if match and not CUDA_FILES.match(path.as_posix()):
             yield f"{path}:{number}: '{match[0]}' means CUDA; it belongs behind kernels/launch/launch.h (see this script's list)"
 
 

@@ -1,15 +1,23 @@
-// What passes over a row give: several sums or maxima at once, values with their sum.
+// What passes over a row give: several sums or maxima at once, values with their sum or maximum.
 #pragma once
 
 #include "tensor/dtype.h"
 
 namespace cbq {
 
-/// What the function of row.sum (k = 2) or row.max (k = 3) returns where several are taken in one
-/// pass.
+/// What the function of row.sum (k = 2) or row.max (k = 2, 3) returns where several are taken in
+/// one pass.
 template <class A, int k>
 struct MultiReduce {
   A at[k];
+};
+
+/// What the function of row.put (k = 1) or row.put2 returns: what is stored in k places; and, for
+/// put_sum and put_sum2, the term of a sum.
+template <class A, int k>
+struct Stored {
+  A value[k];
+  A term = 0;
 };
 
 namespace detail {
@@ -40,6 +48,12 @@ template <class Elements, class A>
 struct Summed {
   Elements values;
   A sum;
+};
+/// What row.keep_max returns: f(x_j, ...) likewise, and the maxima of what was asked of them.
+template <class Elements, class A>
+struct Ranged {
+  Elements values;
+  MultiReduce<A, 2> largest;
 };
 
 }  // namespace cbq
