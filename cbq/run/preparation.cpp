@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "cbq/quantizers.h"
+#include "nn/block_walk.h"
 
 namespace cbq {
 namespace {
@@ -80,9 +81,9 @@ Tensor Preparation::original_answer(const Window& window) const {
     return run_blocks(model, window, run_.stream, poll);
   }
   Tensor x = run_.stream;
-  for (int64_t b = window.first; b <= window.last(); ++b) {
-    x = run_block(*model.fetch_block(b), x, model.device(), poll);
-  }
+  for_each_opened_block(model, window.first, window.last() + 1, [&](Block& block, int64_t) {
+    x = run_block(block, x, model.device(), poll);
+  });
   return x;
 }
 

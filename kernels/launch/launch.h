@@ -1,19 +1,14 @@
 // The only place that knows how a functor becomes a loop (CPU) or a grid (CUDA). Which launcher to
 // take:
 //
-//   what the work is                                  launcher         the functor
-//   -----------------------------------------------   -------------- ------------------------------
-//   one element at a time                             map              f(i)
-//     also eight of a half type by one thread           and              f.vector(i),
-//     f.vectorizes()
-//   rows: sums, maxima, elements in any order         map_rows         f(row, r), Row& row: a
-//   worker
-//     rows that are read and written as a whole         and              F::Element,
-//     f.vectorizes();
-//                                                                        const Row& row: all
-//                                                                        workers
-//   a CUDA kernel of its own, beside a functor that   launch_blocks    f(), F::threads,
-//     gives the same on every device                    (tuned.h)        F::resident_blocks
+//   the work                       launcher       the functor
+//   ----------------------------   ------------   -----------------------------------------
+//   one element at a time          map            f(i)
+//     eights of a half type          and          f.vector(i), f.vectorizes()
+//   rows: sums, maxima             map_rows       f(row, r); Row& row: one worker of the row
+//     rows read as a whole           and          F::Element, f.vectorizes(); const Row& row
+//   a CUDA kernel of its own,      launch_blocks  f(), F::threads, F::resident_blocks
+//     beside a reference kernel      (tuned.h)
 //
 // Functors are small named structs with a `CBQ_HD void operator()`.
 //

@@ -135,7 +135,7 @@ void train_model(const Options& o) {
   if (tokenizer->eos_id() >= 0) config.eos_token_ids = {tokenizer->eos_id()};
   config.validate();
   const std::unique_ptr<Transformer> model = make_model(config, Dtype::f32, device);
-  const auto evaluation = load_evaluation(o.evaluation, {model.get(), o.tokenizer});
+  const auto evaluation = load_evaluation(o.evaluation, {model->config, o.tokenizer});
   std::string text_key;
   const std::vector<int32_t> ids = training_ids(o, *tokenizer, text_key);
   check_identity(o.output, identity_of(o, config, device, text_key));
