@@ -206,7 +206,7 @@ TEST(CellKey, WhatQuantizesNothingHasNoGridAndNothingRandom) {
   const std::string key = key_of(base);
   for_each_changed(base, [&](const std::string& name, SettingStage stage, const std::string& its) {
     const bool read = stage == SettingStage::bits || stage == SettingStage::preprocessing ||
-                      name == "rotation" || name == "reconstruct";
+                      name == "transform" || name == "rotation" || name == "reconstruct";
     EXPECT_EQ(its != key, read) << name;
   });
 }

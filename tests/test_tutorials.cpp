@@ -113,6 +113,19 @@ TEST(Tutorial, TransformsAreRefusedByName) {
   EXPECT_NE(message_of_setting("rotation:r1").find("set rotation"), std::string::npos);
 }
 
+// A transform may draw from the seed, so runs that differ in it are not the same run.
+TEST(Tutorial, ASeedCountsWhereThereIsATransform) {
+  const auto identity = [](const char* transform, uint64_t seed) {
+    Settings settings;
+    settings.reconstruct = "none";
+    settings.transform = transform;
+    settings.seed = seed;
+    return to_json(canonical(settings, 2));
+  };
+  EXPECT_EQ(identity("none", 0), identity("none", 1));
+  EXPECT_NE(identity("equalize", 0), identity("equalize", 1));
+}
+
 /// Every file that the guide has a section of exists and has the names that the section lists.
 TEST(ReadingGuide, NamesFilesAndWhatIsInThem) {
   std::istringstream page(text_of(CBQ_SOURCE_DIR "/docs/read-in-an-afternoon.md"));
