@@ -71,16 +71,4 @@ RunResult quantize(Transformer& model, const std::vector<std::vector<int32_t>>& 
                    const Settings& settings, std::shared_ptr<ActivationCache> original,
                    const RunHooks& hooks);
 
-/// Token segments sampled from the model itself at temperature 1 (data-free calibration): `count`
-/// segments of `length` ids that start with BOS. Deterministic in the seed; segment i does not
-/// depend on `count`. Keys and values of earlier tokens are kept (nn/decoder.h), so the work is
-/// sampling_passes() tokens of forward passes, up to 64 segments together. `progress` is called
-/// after every step with the token passes done; it may throw to stop. Throws NonFiniteError where
-/// the model's logits hold NaN or infinity.
-std::vector<std::vector<int32_t>> sample_segments(
-    Transformer& model, int64_t count, int64_t length, uint64_t seed,
-    const std::function<void(int64_t done, int64_t total)>& progress = {});
-/// How many tokens pass the model for that.
-int64_t sampling_passes(const Transformer& model, int64_t count, int64_t length);
-
 }  // namespace cbq

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cbq/pipeline.h"
 #include "kernels/formulas/philox.h"
 #include "kernels/launch/parallel_errors.h"
 #include "nn/decoder.h"

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <iostream>
 
-#include "cbq/pipeline.h"
 #include "cbq/sampling.h"
+#include "cbq/watch.h"
 #include "experiments/progress.h"
 #include "tensor/runtime/program.h"
 

@@ -6,6 +6,7 @@
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantizers.h"
+#include "cbq/sampling.h"
 #include "nn/formats/json.h"
 #include "nn/perplexity.h"
 #include "tests/environment.h"

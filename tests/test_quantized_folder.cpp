@@ -242,8 +242,8 @@ TEST_F(BrokenFolder, LayerThatTheModelDoesNotHave) {
 }
 
 TEST_F(BrokenFolder, NewerFormat) {
-  config_["quantization_config"]["format_version"] = 3;
-  expect_refused({"format version 3", "newer version"});
+  config_["quantization_config"]["format_version"] = 4;
+  expect_refused({"format version 4", "newer version"});
 }
 
 TEST_F(BrokenFolder, AnotherProgramsFormat) {

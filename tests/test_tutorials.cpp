@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <regex>
 #include <sstream>
 #include <string>
@@ -112,6 +113,19 @@ TEST(Tutorial, TransformsAreRefusedByName) {
   EXPECT_NE(message_of_setting("equalize:2").find("no variants"), std::string::npos);
   EXPECT_NE(message_of_setting("equalize+").find("empty stage"), std::string::npos);
   EXPECT_NE(message_of_setting("rotation:r1").find("set rotation"), std::string::npos);
+}
+
+// A transform may draw from the seed, so runs that differ in it are not the same run.
+TEST(Tutorial, ASeedCountsWhereThereIsATransform) {
+  const auto identity = [](const char* transform, uint64_t seed) {
+    Settings settings;
+    settings.reconstruct = "none";
+    settings.transform = transform;
+    settings.seed = seed;
+    return to_json(canonical(settings, 2));
+  };
+  EXPECT_EQ(identity("none", 0), identity("none", 1));
+  EXPECT_NE(identity("equalize", 0), identity("equalize", 1));
 }
 
 /// Whether a source or a JSON file declares or defines the name: as a class, a function or a member
