@@ -1,5 +1,5 @@
 // The rectified sigmoid of AdaRound (Nagel et al. 2020, "Up or Down?", eq. 23; Louizos et al.
-// 2018).
+// 2018). It stands here and not in kernels/formulas/, because rounding alone uses it.
 #pragma once
 
 #include "quant/rounding_kernels.h"
