@@ -26,7 +26,7 @@ TEST(Cli, UsageErrorsAreToldFromFailures) {
   const RunOfCbq help = cbq({"quantize", "--help"});
   EXPECT_EQ(help.code, 0);
   expect_in(help.out,
-            {"--wbits", "--no-act-dynamic", "--resume", "wins over --recipe", "signround"});
+            {"--wbits", "--no-act-dynamic", "--resume", "overrides --recipe", "signround"});
   EXPECT_EQ(cbq({"--version"}).out.substr(0, 4), "cbq ");
   EXPECT_EQ(cbq({"evaluate", "/nonexistent", "--text", "x"}).code, 1);
 }

@@ -128,15 +128,18 @@ TEST(Tutorial, ASeedCountsWhereThereIsATransform) {
   EXPECT_NE(identity("equalize", 0), identity("equalize", 1));
 }
 
-/// Whether a source or a JSON file declares or defines the name: as a class, a function or a member
-/// at the beginning of a line but for its type, a test's name, or a key.
+/// Whether a source or a JSON file declares or defines the name: as a class, as a function or
+/// member at the beginning of a line but for its type (or behind another one), or as a key.
 bool has_definition(const std::string& code, const std::string& name) {
   const std::string before =
-      R"((^|\n)[ ]*(\[\[[a-z_]+\]\] )?(inline |static |virtual |constexpr |explicit |template <[^\n]*> |CBQ_HD )*)";
-  const std::string type = R"(([A-Za-z_][\w:]*(<[^;=\n]*>)?[&*]* (const )?[&*]?)?)";
-  const std::regex pattern(before + "((class|struct|enum class) " + name + R"(\b)|)" + before +
-                           type + R"((\w+(<[^\n]*>)?::)?)" + name + R"((\(|;| = |\{))" + "|\"" +
-                           name + "\":");
+      R"((^|\n)[ ]*(\[\[[a-z_]+\]\] )?(inline |static |virtual |const |constexpr |explicit )*)"
+      R"((template <[^\n]*> )?(CBQ_HD )?(static )?)";
+  const std::string type =
+      R"((?!return|throw|else)[A-Za-z_][\w:]*(<[^;=\n]*>)?[&*]* (const )?[&*]?)";
+  const std::string scope = R"(\w+(<[^\n]*>)?::)";
+  const std::regex pattern(before + "(class|struct|enum class) " + name + R"(\b|)" + before + "(" +
+                           type + "(" + scope + ")?|" + scope + ")" + name + R"((\(|;| = |\{)|, )" +
+                           name + " = [^;()]*;|\"" + name + "\":");
   return std::regex_search(code, pattern);
 }
 
@@ -145,7 +148,7 @@ TEST(ReadingGuide, AUseIsNoDefinition) {
       "struct Shape {\n  int64_t size(int i) const;\n};\nvoid Tape::run() {\n  advance(2);\n"
       "  x.size(3);\n  return run_all();\n}\n";
   for (const char* name : {"Shape", "size", "run"}) EXPECT_TRUE(has_definition(code, name)) << name;
-  for (const char* name : {"run_all", "Tap", "siz"})
+  for (const char* name : {"run_all", "Tap", "siz", "advance"})
     EXPECT_FALSE(has_definition(code, name)) << name;
 }
 
