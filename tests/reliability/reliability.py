@@ -64,6 +64,8 @@ class Bench:
             "quantize": self.quantize_job("--cache", "{at}/cache"),
             "blockwise": self.quantize_job("--load", "blockwise"),
             "lora": self.quantize_job("--rounding", "lora_rounding", "--rank", "2"),
+            "stages": self.quantize_job("--schedule", "0-2,1,1-2,3", "--rotation", "r1_r2_r4", "--solver", "gptq",
+                                        "--abits", "8", "--polish-epochs", "1"),
             "ablation": self.ablation_job(),
             "train": self.train_job()}
 
@@ -181,6 +183,7 @@ STATES = {
     "resume state": ("quantize", "q.resume/state.safetensors", "q.resume/state.safetensors", "running"),
     "finished block": ("quantize", "q.resume/block-*.safetensors", "q.resume/state.safetensors", "running"),
     "blockwise state": ("blockwise", "q.resume/*.safetensors", "q.resume/state.safetensors", "running"),
+    "state of stages": ("stages", "q.resume/*.safetensors", "q.resume/state.safetensors", "running"),
     "cache entry": ("quantize", "cache/*.h5", "cache/*.h5", "ended"),
     "cell": ("ablation", "a/cells/*.json", "a/cells/*.json", "ended"),
     "cell's state": ("ablation", "a/unfinished/*/*/*.safetensors", "a/unfinished/*/*/state.safetensors", "running"),
@@ -251,7 +254,7 @@ def main():
     parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "build/cpu/bin", help="folder of cbq and run_ablation")
     parser.add_argument("--kills", type=int, default=20, help="kills of each kind of job; default: %(default)s")
     parser.add_argument("--flips", type=int, default=20, help="bit flips in each kind of file; default: %(default)s")
-    parser.add_argument("--kinds", default="quantize,blockwise,lora,ablation,train", help="jobs to kill; default: all")
+    parser.add_argument("--kinds", default="quantize,blockwise,lora,stages,ablation,train", help="jobs to kill; default: all")
     parser.add_argument("--states", default=",".join(STATES), help="files to damage; default: all, %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="of the times and bits; default: %(default)s")
     parser.add_argument("--folder", type=pathlib.Path, help="where jobs run; default: a temporary folder")
