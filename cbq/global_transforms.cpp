@@ -26,7 +26,8 @@ std::vector<Request> requests_of(const Settings& settings) {
   std::vector<Request> requests;
   if (settings.transform != "none") {
     for (const NamedStage& stage : stages_of("transform", settings.transform)) {
-      check(stage.name != "rotation", "transform: rotation has a setting of its own; set rotation");
+      check(stage.name != "rotation",
+            "transform: the rotation has a setting of its own, 'rotation' (--rotation)");
       requests.push_back({stage.name, stage.arguments, settings.seed});
     }
   }

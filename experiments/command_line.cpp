@@ -11,4 +11,8 @@ void let_later_values_win(CLI::App& app) {
   }
 }
 
+std::string refuse_negative(const std::string& text) {
+  return text.starts_with("-") ? "expected a whole number from 0, got " + text : "";
+}
+
 }  // namespace cbq

@@ -1,6 +1,8 @@
 // What all programs with options do alike.
 #pragma once
 
+#include <string>
+
 namespace CLI {
 class App;
 }
@@ -10,5 +12,9 @@ namespace cbq {
 /// Of an option given twice the second counts, so that a script's options can be followed by one's
 /// own (models/train.sh). Options that are lists keep all their values.
 void let_later_values_win(CLI::App& app);
+
+/// For CLI11's Option::check: an error for a text that begins with '-', else "". A number without
+/// sign would otherwise be taken modulo 2^64.
+std::string refuse_negative(const std::string& text);
 
 }  // namespace cbq

@@ -1,24 +1,11 @@
 #include "experiments/inputs.h"
 
-#include <array>
-#include <cstdio>
-#include <memory>
-#include <vector>
+#include <utility>
 
 #include "nn/text/tokens.h"
 #include "tensor/error.h"
 
 namespace cbq {
-namespace {
-
-std::string shell_quoted(const std::string& text) {
-  std::string quoted = "'";
-  for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return quoted + "'";
-}
-
-}  // namespace
-
 std::filesystem::path project_root() {
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
@@ -30,17 +17,6 @@ std::filesystem::path project_root() {
   }
   fail("the project's folder (with experiments/tables) is neither above ",
        program.parent_path().string(), " nor above the current folder; run from within it");
-}
-
-std::string git_version(const std::filesystem::path& folder) {
-  const std::string command = "git -C " + shell_quoted(folder.string()) +
-                              " describe --always --dirty --abbrev=12 2>/dev/null";
-  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "r"), pclose);
-  std::array<char, 128> line{};
-  if (!pipe || std::fgets(line.data(), line.size(), pipe.get()) == nullptr) return "unknown";
-  std::string version = line.data();
-  while (!version.empty() && version.back() == '\n') version.pop_back();
-  return version;
 }
 
 std::filesystem::path model_folder(const std::filesystem::path& name_or_path,

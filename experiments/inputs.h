@@ -10,9 +10,6 @@ namespace cbq {
 /// above either. Throws std::runtime_error when there is none.
 std::filesystem::path project_root();
 
-/// `git describe --always --dirty` of the folder; "unknown" without git.
-std::string git_version(const std::filesystem::path& folder);
-
 /// The folder of a model: a name of this project (embedded: models/embedded; smollm2:
 /// build/models/smollm2-135m, which ./setup.sh smollm2 makes), else the path itself. A folder of
 /// that name in the current folder has precedence.

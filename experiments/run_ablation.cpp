@@ -21,6 +21,7 @@
 #include "tensor/runtime/device_memory.h"
 #include "tensor/runtime/environment.h"
 #include "tensor/runtime/program.h"
+#include "tensor/runtime/program_version.h"
 
 namespace cbq {
 namespace {
@@ -281,7 +282,7 @@ void run(const CLI::App& app, Options& o) {
 
   Progress progress(std::cerr, stderr_is_terminal());
   ablation.output = o.output;
-  ablation.version = git_version(root);
+  ablation.version = program_version();
   ablation.interrupted = interrupted;
   WorkbenchConfig bench;
   LoadWatch loading{[&](const std::string& line) { progress.line(line); }, ablation.interrupted};
@@ -335,6 +336,7 @@ int main(int argc, char** argv) {
   cbq::add_options(app, options);
   cbq::let_later_values_win(app);
   app.footer(cbq::environment_help());
+  app.set_version_flag("--version", cbq::program_version());
   CLI11_PARSE(app, argc, argv);
   cbq::catch_interrupts();
   try {

@@ -112,7 +112,7 @@ TEST(Tutorial, TransformsAreRefusedByName) {
   EXPECT_NE(message_of_setting("equalise").find("known: equalize, rotation"), std::string::npos);
   EXPECT_NE(message_of_setting("equalize:2").find("no variants"), std::string::npos);
   EXPECT_NE(message_of_setting("equalize+").find("empty stage"), std::string::npos);
-  EXPECT_NE(message_of_setting("rotation:r1").find("set rotation"), std::string::npos);
+  EXPECT_NE(message_of_setting("rotation:r1").find("(--rotation)"), std::string::npos);
 }
 
 // A transform may draw from the seed, so runs that differ in it are not the same run.

@@ -4,6 +4,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "experiments/command_line.h"
 #include "nn/formats/hash.h"
 #include "nn/formats/output_lock.h"
 #include "nn/text/gptq_samples.h"
@@ -173,6 +174,7 @@ Action setup_data(CLI::App& app) {
   app.add_option("--segments", o->count, "how many, where the protocol draws them")
       ->capture_default_str();
   app.add_option("--seed", o->seed, "of Python's random.seed, where the protocol draws")
+      ->check(refuse_negative)
       ->capture_default_str();
   app.add_option("--skip", o->skip, "write the segments from this one on (the first is 0)");
   app.add_option("--every", o->every, "write every Nth of these segments");

@@ -93,6 +93,8 @@ json to_json(const MethodFile& method) {
 /// The method at the bits that were asked for, in part or not at all.
 Settings asked_settings(const MethodFile& method, const Options& o) {
   auto [wbits, abits] = example_bits(method);
+  // As `cbq quantize` takes them: what is not given stays in floating point.
+  if (o.wbits || o.abits) std::tie(wbits, abits) = std::pair(4, float_bits);
   if (!o.bits.empty()) std::tie(wbits, abits) = parse_bits(o.bits);
   wbits = o.wbits.value_or(wbits);
   abits = o.abits.value_or(abits);
@@ -104,7 +106,7 @@ Settings asked_settings(const MethodFile& method, const Options& o) {
 void explain(const MethodFile& method, const Settings& settings) {
   std::cout << method.name << ": " << method.title << "\nsource: " << method.source << "\n\n";
   std::vector<Row> rows = {
-      {"slot", "setting", fmt::format("W{}A{}", settings.wbits, settings.abits), "default"}};
+      {"slot", "setting", fmt::format("W{}A{}", settings.wbits, settings.abits), "without method"}};
   const char* last = "";
   for (const SlotSetting& s : slot_settings(settings)) {
     const char* slot = name_of(s.slot);

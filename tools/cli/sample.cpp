@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "cbq/pipeline.h"
+#include "experiments/command_line.h"
 #include "experiments/model_loading.h"
 #include "experiments/token_source.h"
 #include "nn/formats/output_lock.h"
@@ -43,7 +44,9 @@ Action setup_sample(CLI::App& app) {
   app.add_option("--segments", o->count, "segments")->capture_default_str();
   app.add_option("--segment-length", o->length,
                  "tokens of each; 0: the model's context, at most 512");
-  app.add_option("--seed", o->seed, "of the random numbers")->capture_default_str();
+  app.add_option("--seed", o->seed, "of the random numbers")
+      ->capture_default_str()
+      ->check(refuse_negative);
   o->loading.add_to(app);
   o->compute.add_to(app);
   return [o] { sample(*o); };

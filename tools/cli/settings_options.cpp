@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cbq/methods.h"
+#include "experiments/command_line.h"
 #include "experiments/plan.h"
 #include "nn/formats/json.h"
 #include "quant/solvers/solver.h"
@@ -24,11 +25,16 @@ std::string option_names(const std::string& name) {
 
 /// "4", "W4" or "W4A4" over the settings' bits.
 void apply_bits(const std::string& text, nlohmann::json& given) {
+  const auto give = [&](const char* name, int bits) {
+    const nlohmann::json& value = given.emplace(name, bits).first.value();
+    check(value == bits, "--bits ", text, " and --", name, " ", value.dump(),
+          " contradict each other; give one of them");
+  };
   if (text.find_first_of("wW") != 0) {
     const bool digits = !text.empty() && text.size() <= 2 &&
                         text.find_first_not_of("0123456789") == std::string::npos;
     check(digits, "--bits ", text, ": expected bits as 4, W4 or W4A4");
-    given.emplace("wbits", std::stoi(text));
+    give("wbits", std::stoi(text));
     return;
   }
   std::string upper = text;
@@ -36,8 +42,8 @@ void apply_bits(const std::string& text, nlohmann::json& given) {
                  [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
   const bool weights_alone = upper.find('A') == std::string::npos;
   const auto [wbits, abits] = parse_bits(weights_alone ? upper + "A16" : upper);
-  given.emplace("wbits", wbits);  // --wbits and --abits beside it win
-  if (!weights_alone) given.emplace("abits", abits);
+  give("wbits", wbits);
+  if (!weights_alone) give("abits", abits);
 }
 
 std::string joined(const std::vector<std::string>& names) {
@@ -85,7 +91,11 @@ void SettingsOptions::add_to(CLI::App& app) {
       }
       options_[name] = app.add_flag(both, member, help)->group("Settings");
     } else {
-      options_[name] = app.add_option(names, member, help)->group("Settings");
+      CLI::Option* option = app.add_option(names, member, help)->group("Settings");
+      if constexpr (std::is_unsigned_v<std::decay_t<decltype(member)>>) {
+        option->check(refuse_negative);
+      }
+      options_[name] = option;
     }
   });
 }

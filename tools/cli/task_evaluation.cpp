@@ -43,6 +43,7 @@ std::vector<Task> load_tasks(const TaskOptions& options) {
       for (Task& task : read_request_file(name)) tasks.push_back(std::move(task));
       continue;
     }
+    if (name != "ethics") files_of_task(name);  // throws for a name that is unknown
     check(!options.folder.empty(), "the task ", name, " needs --task-data, the data sets' folder");
     if (name == "ethics") {
       add_ethics(options, &tasks);

@@ -3,6 +3,7 @@
 #include <iostream>
 #include <memory>
 
+#include "experiments/command_line.h"
 #include "experiments/token_source.h"
 #include "nn/formats/output_lock.h"
 #include "nn/text/tokens.h"
@@ -46,7 +47,9 @@ Action setup_tokenize(CLI::App& app) {
   app.add_option("--segment-length", o->length,
                  "cut into consecutive segments of this many tokens; 0: one long text");
   app.add_option("--segments", o->count, "instead this many segments at random places");
-  app.add_option("--seed", o->seed, "of the random places")->capture_default_str();
+  app.add_option("--seed", o->seed, "of the random places")
+      ->capture_default_str()
+      ->check(refuse_negative);
   return [o] { tokenize_texts(*o); };
 }
 
