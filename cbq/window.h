@@ -37,6 +37,10 @@ std::vector<ScheduledWindow> sliding_windows(int64_t blocks, int64_t size, int64
 /// every block is finished.
 std::vector<ScheduledWindow> parse_schedule(const std::string& text, int64_t blocks);
 
+/// How many blocks such a schedule names: its largest number plus one. Throws as above for a text
+/// that is no list of windows.
+int64_t blocks_of_schedule(const std::string& text);
+
 /// Windows that widen at the first blocks and narrow at the last, which are the most sensitive
 /// (SliderQuant, 2026, section 3): 0, 0-1, ... up to `widest` blocks, then windows of `size`
 /// blocks, one block apart, then `widest` blocks at the end, one less each time:

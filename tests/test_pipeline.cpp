@@ -6,6 +6,7 @@
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "cbq/quantizers.h"
+#include "cbq/resume.h"
 #include "cbq/sampling.h"
 #include "nn/formats/json.h"
 #include "nn/perplexity.h"
@@ -160,6 +161,17 @@ TEST(Pipeline, ARunThatKeepsNoStateLeavesThatOfAnother) {
   hooks.resume_folder = folder / "none";
   EXPECT_EQ(run(nearest, hooks), run(nearest));
   EXPECT_FALSE(std::filesystem::exists(folder / "none"));
+}
+
+TEST(Pipeline, ARunThatKeepsNoStateIsNotStoppedByADamagedOne) {
+  TemporaryFolder folder;
+  std::filesystem::create_directories(folder / "state");
+  folder.write("state/state.safetensors", "nothing that can be read");
+  RunHooks hooks;
+  hooks.resume_folder = folder / "state";
+  const Settings nearest = quick({{"reconstruct", "none"}});
+  EXPECT_EQ(run(nearest, hooks), run(nearest));
+  EXPECT_FALSE(ResumeFolder::has_state(folder / "state"));
 }
 
 TEST(Pipeline, StateLacksNothing) {
