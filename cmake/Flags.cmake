@@ -48,6 +48,17 @@ function(cbq_compile_fast target)
   endif()
 endfunction()
 
+# The sanitizer build reads the large headers of others once per target instead of once per file: a quarter of its compile time.
+# The other builds do without, so that they still show an #include that is missing in a file.
+function(cbq_precompile target)
+  if(CBQ_SANITIZE)
+    target_precompile_headers(${target} PRIVATE <algorithm> <array> <chrono> <cmath> <cstring> <filesystem> <fstream>
+      <functional> <iostream> <map> <memory> <numeric> <optional> <random> <set> <span> <sstream> <stdexcept> <string>
+      <string_view> <unordered_map> <utility> <variant> <vector> <fmt/format.h> <nlohmann/json.hpp> ${ARGN})
+    target_compile_options(${target} PRIVATE -fpch-preprocess)  # ccache's manual asks for it
+  endif()
+endfunction()
+
 if(CBQ_CUDA)
   list(JOIN host_flags "," joined_host_flags)
   list(JOIN warnings "," joined_warnings)
