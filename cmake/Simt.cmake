@@ -29,7 +29,7 @@ endif()
 set_target_properties(cbq_simt_tests PROPERTIES EXCLUDE_FROM_ALL OFF)
 function(cbq_simt_test name filter)
   add_test(NAME Simt.${name} COMMAND cbq_simt_tests --gtest_filter=${filter} --gtest_brief=1)
-  set_tests_properties(Simt.${name} PROPERTIES TIMEOUT 1200)
+  set_tests_properties(Simt.${name} PROPERTIES TIMEOUT 1200 COST 100)  # the longest tests begin first: no core waits at the end
 endfunction()
 cbq_simt_test(emulator Simt*:Launch.Map*)
 cbq_simt_test(ops *Op.ValueMatchesTheReference*:Ops.CudaAgreesWithCpu:Vector*:RowElements*)

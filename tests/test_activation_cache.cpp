@@ -12,7 +12,7 @@
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_activation_cache {
 namespace {
 
 std::vector<float> values(ActivationCache& cache, int64_t boundary) {
@@ -208,4 +208,4 @@ TEST(ActivationCache, SegmentsAreChecked) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_activation_cache

@@ -7,7 +7,7 @@
 #include "quant/activation_quantizer.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_activation_quantizer {
 namespace {
 
 Tensor normal(Shape shape, double mean, uint64_t stream, Dtype dtype) {
@@ -203,4 +203,4 @@ TEST(ActivationQuantizer, RefusesImpossibleSettings) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_activation_quantizer

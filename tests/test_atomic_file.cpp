@@ -20,7 +20,7 @@
 #include "nn/formats/output_lock.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_atomic_file {
 namespace {
 
 namespace fs = std::filesystem;
@@ -242,4 +242,4 @@ TEST(Hdf5File, KeepsNoTimes) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_atomic_file

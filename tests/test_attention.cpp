@@ -8,7 +8,7 @@
 #include "tests/op_case.h"
 #include "tests/reference/matmul.h"
 
-namespace cbq::test {
+namespace cbq::test::test_attention {
 namespace {
 
 using kernels::AttentionHeads;
@@ -138,4 +138,4 @@ TEST(Attention, WhatADeviceRefusesIsThrown) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_attention

@@ -8,7 +8,7 @@
 #include "autograd/worst_error.h"
 #include "tests/op_case.h"
 
-namespace cbq::test {
+namespace cbq::test::test_autograd {
 namespace {
 
 using kernels::Trans;
@@ -392,4 +392,4 @@ TEST(Block, GradientsOfEveryParameter) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_autograd

@@ -12,10 +12,9 @@
 #include "nn/formats/safetensors.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_bad_input {
 namespace {
 
-using namespace cbq::test;
 namespace fs = std::filesystem;
 
 class BadInput : public CliTest {
@@ -325,4 +324,4 @@ TEST_F(BadInput, StandardOutputThatIsFull) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_bad_input

@@ -10,7 +10,7 @@
 #include "tensor/runtime/device_profile.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_bench {
 namespace {
 
 /// What `bench <arguments> --json FILE` writes.
@@ -116,4 +116,4 @@ TEST(DeviceProfile, CountsOutermostOpsOnlyWhileItLives) {
 TEST(DeviceProfile, IsOffByDefault) { EXPECT_EQ(DeviceProfile::active(), nullptr); }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_bench

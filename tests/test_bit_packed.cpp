@@ -7,7 +7,7 @@
 #include "quant/rounding.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_bit_packed {
 namespace {
 
 Tensor random_codes(int64_t out, int64_t in, int bits) {
@@ -106,4 +106,4 @@ TEST(BitPacked, DequantizeIsTheFakeQuantizerToTheBit) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_bit_packed

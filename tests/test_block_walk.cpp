@@ -7,10 +7,8 @@
 #include "tests/fixtures.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_block_walk {
 namespace {
-
-using namespace cbq::test;
 
 std::vector<int64_t> loaded_blocks(const Transformer& model) {
   std::vector<int64_t> loaded;
@@ -200,4 +198,4 @@ TEST_F(BlockWalk, BatchesThatDoNotFitAreRefused) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_block_walk

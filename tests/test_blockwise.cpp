@@ -20,10 +20,9 @@
 #include "tests/fixtures.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_blockwise {
 namespace {
 
-using namespace cbq::test;
 namespace fs = std::filesystem;
 
 Device cpu() { return Device::cpu(); }
@@ -425,4 +424,4 @@ TEST(Memory, PagesOfACheckpointAreGivenBackOnceRead) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_blockwise

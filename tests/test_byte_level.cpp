@@ -10,7 +10,7 @@
 #include "nn/text/tokens.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_byte_level {
 namespace {
 
 using Ids = std::vector<int32_t>;
@@ -442,4 +442,4 @@ TEST(Llama2c, BrokenFilesAreErrors) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_byte_level

@@ -9,7 +9,7 @@
 #include "tests/test_data.h"
 #include "tests/test_preprocess_model.h"
 
-namespace cbq {
+namespace cbq::test_cfp {
 namespace {
 
 using test::context_of;
@@ -220,4 +220,4 @@ TEST(CfpActivation, ScalesOutlierChannelsByTheSquareRoot) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_cfp

@@ -9,10 +9,9 @@
 #include "nn/text/tokens.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_cli {
 namespace {
 
-using namespace cbq::test;
 namespace fs = std::filesystem;
 
 TEST(Cli, UsageErrorsAreToldFromFailures) {
@@ -436,4 +435,4 @@ TEST(CheckReference, TunedRowsAreMet) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_cli

@@ -10,10 +10,9 @@
 #include "tests/folder_tensors.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_cli_blockwise {
 namespace {
 
-using namespace cbq::test;
 namespace fs = std::filesystem;
 
 TEST_F(CliTest, BlockwiseEndsInTheSameTensorsAndScores) {
@@ -265,4 +264,4 @@ TEST_F(LargeModel, IsReconstructedInLessMemoryThanItTakes) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_cli_blockwise

@@ -9,10 +9,9 @@
 #include "tests/flipped_bits.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_cli_export {
 namespace {
 
-using namespace cbq::test;
 namespace fs = std::filesystem;
 using Words = std::vector<std::string>;
 
@@ -253,4 +252,4 @@ TEST_F(ExportTest, CtrlCLeavesNothing) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_cli_export

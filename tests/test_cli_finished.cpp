@@ -7,10 +7,9 @@
 #include "tests/flipped_bits.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_cli_finished {
 namespace {
 
-using namespace cbq::test;
 namespace fs = std::filesystem;
 
 class FinishedTest : public CliTest {
@@ -270,4 +269,4 @@ TEST_F(CliTest, ACacheChangesNoByteOfARealModel) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_cli_finished

@@ -3,10 +3,8 @@
 
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_cli_mistakes {
 namespace {
-
-using namespace cbq::test;
 
 TEST_F(CliTest, MistakesAreToldBeforeAnythingIsRead) {
   const std::vector<std::string> before = listing();
@@ -43,4 +41,4 @@ TEST_F(CliTest, MethodsExplainsTheBitsThatQuantizeTakes) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_cli_mistakes

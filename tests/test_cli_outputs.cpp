@@ -18,10 +18,9 @@
 #include "nn/formats/output_lock.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_cli_outputs {
 namespace {
 
-using namespace cbq::test;
 namespace fs = std::filesystem;
 
 std::string quoted(const std::string& text) { return "'" + text + "'"; }
@@ -573,4 +572,4 @@ TEST_F(OutputsTest, ASmallAddressSpaceIsNoReasonToHang) {
 #endif
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_cli_outputs

@@ -8,7 +8,7 @@
 
 #include "experiments/progress.h"
 
-namespace cbq {
+namespace cbq::test_cli_progress {
 namespace {
 
 TEST(CliProgress, DurationsReadLikeAClock) {
@@ -79,4 +79,4 @@ TEST(CliProgress, AnotherTotalBeginsANewBar) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_cli_progress

@@ -5,10 +5,9 @@
 #include "nn/text/tokens.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_cli_tasks {
 namespace {
 
-using namespace cbq::test;
 namespace fs = std::filesystem;
 
 /// A random model whose folder has a byte-level tokenizer of 460 tokens.
@@ -197,4 +196,4 @@ TEST_F(CliTaskTest, DataFilesCarryTheirProtocol) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_cli_tasks

@@ -13,10 +13,9 @@
 #include "tests/fixtures.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_compressed_tensors {
 namespace {
 
-using namespace cbq::test;
 using nlohmann::json;
 
 constexpr const char* format = "compressed-tensors";
@@ -176,4 +175,4 @@ TEST(CompressedTensorsConfig, WhatHasNoPlaceIsAnObstacle) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_compressed_tensors

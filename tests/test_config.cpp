@@ -3,7 +3,7 @@
 #include "tensor/runtime/notice.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_config {
 namespace {
 
 using nlohmann::json;
@@ -250,4 +250,4 @@ TEST(Config, MissingAndBrokenFiles) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_config

@@ -9,7 +9,7 @@
 #include "tests/compared_device.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_cuda_streams {
 namespace {
 
 std::vector<float> values(const Tensor& t) { return t.to_vector<float>(); }
@@ -172,4 +172,4 @@ TEST(QueuedDevice, CudaHasOneDeviceOfAThread) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_cuda_streams

@@ -14,10 +14,8 @@
 #include "tests/fixtures.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test::test_decoder {
 namespace {
-
-using namespace cbq::test;
 
 // ---- attention ----------------------------------------------------------------------------------
 
@@ -417,4 +415,4 @@ TEST(Perplexity, DefaultBatchIsAtMost8SegmentsAnd16384Tokens) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_decoder

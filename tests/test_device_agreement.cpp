@@ -22,7 +22,7 @@
 #include "tests/fixtures.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_device_agreement {
 namespace {
 
 using test::compared_device;
@@ -423,4 +423,4 @@ TEST(DeviceAgreement, CudaPreprocessesTheSameModel) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_device_agreement

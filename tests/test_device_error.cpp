@@ -5,7 +5,7 @@
 #include "tensor/runtime/device_error.h"
 #include "tensor/runtime/notice.h"
 
-namespace cbq {
+namespace cbq::test_device_error {
 namespace {
 
 /// What a command says about itself; taken back at the end of a test.
@@ -97,4 +97,4 @@ TEST(DeviceError, ANoticeIsSafeToPrint) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_device_error

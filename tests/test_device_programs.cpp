@@ -9,7 +9,7 @@
 #include "tensor/runtime/device.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq::test {
+namespace cbq::test::test_device_programs {
 namespace {
 
 namespace fs = std::filesystem;
@@ -178,4 +178,4 @@ TEST_P(DevicePrograms, ATableIsComputed) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_device_programs

@@ -6,7 +6,7 @@
 #include "tests/environment.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_environment {
 namespace {
 
 TEST(Switches, UnsetAndEmptyAreTheDefault) {
@@ -77,4 +77,4 @@ TEST(Switches, TheTableOfTheDocumentationIsComplete) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_environment

@@ -9,7 +9,7 @@
 #include "tensor/tensor.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_error {
 namespace {
 
 /// Counts how often it is written.
@@ -84,4 +84,4 @@ TEST(Check, ShapesWrittenOutReadAsShapesOfTensors) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_error

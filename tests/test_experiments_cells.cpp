@@ -12,8 +12,7 @@
 #include "nn/formats/sealed_files.h"
 #include "tests/test_data.h"
 
-using namespace cbq;
-
+namespace cbq::test_experiments_cells {
 namespace {
 
 ModelConfig model_of(int64_t blocks) {
@@ -46,8 +45,6 @@ Settings window_settings(int64_t window, int64_t overlap) {
 std::string key_of(const Settings& settings, int64_t blocks = 4) {
   return make_cell(settings, blocks, {}, inputs).key;
 }
-
-}  // namespace
 
 TEST(Cell, KeysDifferWhereResultsMay) {
   const Settings s = window_settings(2, 1);
@@ -363,3 +360,6 @@ TEST(Inputs, SegmentsToScoreAreSpreadOverTheFile) {
             (std::vector<std::vector<int32_t>>{{1, 2}, {3, 4}}));
   require_file((folder / "t.json").string() + ":a", "text", "");
 }
+
+}  // namespace
+}  // namespace cbq::test_experiments_cells

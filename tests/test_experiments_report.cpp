@@ -10,8 +10,7 @@
 #include "nn/formats/json.h"
 #include "tests/test_data.h"
 
-using namespace cbq;
-
+namespace cbq::test_experiments_report {
 namespace {
 
 ModelConfig model_of(int64_t blocks) {
@@ -126,8 +125,6 @@ memory grows | higher  higher    agree
   4 cells, 0:31 of reconstruction
 
 )";
-
-}  // namespace
 
 TEST(Report, GoldenLines) {
   const TemporaryFolder folder;
@@ -283,3 +280,6 @@ TEST(Ablation, EndToEndOnATinyModel) {
   }
   EXPECT_GT(json[0].at("rows")[3].at("ours").at("per-channel").at("gpu_memory_gb").at("mean"), 0.0);
 }
+
+}  // namespace
+}  // namespace cbq::test_experiments_report

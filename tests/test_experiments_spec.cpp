@@ -6,8 +6,7 @@
 #include "quant/rounding.h"
 #include "tests/test_data.h"
 
-using namespace cbq;
-
+namespace cbq::test_experiments_spec {
 namespace {
 
 const std::filesystem::path tables_folder =
@@ -31,8 +30,6 @@ nlohmann::json small_table() {
 void expect_refused(const nlohmann::json& json, std::initializer_list<const char*> parts) {
   expect_error<std::runtime_error>([&] { parse_table(json, "t.json"); }, parts);
 }
-
-}  // namespace
 
 TEST(TableSpec, ReadsEveryField) {
   const TableSpec table = parse_table(small_table(), "t.json");
@@ -196,3 +193,6 @@ TEST(AxisTable, SchedulesAreValidForAnyNumberOfBlocks) {
     }
   }
 }
+
+}  // namespace
+}  // namespace cbq::test_experiments_spec

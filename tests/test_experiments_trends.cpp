@@ -6,15 +6,12 @@
 #include "experiments/grid.h"
 #include "experiments/trends.h"
 
-using namespace cbq;
-
+namespace cbq::test_experiments_trends {
 namespace {
 
 const double ten = 10.0, twelve = 12.0;
 
 Measured one(double mean) { return {mean, 0.0, 1}; }
-
-}  // namespace
 
 TEST(Trends, SignsAgreeAndDisagree) {
   TrendStep step = judge("c4_ppl", &twelve, &ten, one(30.0), one(25.0), false);
@@ -92,3 +89,6 @@ TEST(Grid, AlignsColumnsAndWrapsGroups) {
             "| first | 31.2±0.4 | 14.57 | 1 |\n| second row | 7.00 | - |  |\n");
   EXPECT_EQ(wrapped("one two three four", 9, 2), "one two\n  three\n  four\n");
 }
+
+}  // namespace
+}  // namespace cbq::test_experiments_trends

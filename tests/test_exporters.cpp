@@ -18,10 +18,9 @@
 #include "tests/folder_tensors.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_exporters {
 namespace {
 
-using namespace cbq::test;
 namespace fs = std::filesystem;
 
 /// A model of a family and how it is quantized.
@@ -298,4 +297,4 @@ TEST_F(FormatTutorialProgram, AFormatThatIsNotReadBackIsNotScoredAgain) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_exporters

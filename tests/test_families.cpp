@@ -11,10 +11,8 @@
 #include "tests/fixtures.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test::test_families {
 namespace {
-
-using namespace cbq::test;
 
 class Parity : public ::testing::TestWithParam<std::string> {
  protected:
@@ -178,4 +176,4 @@ TEST(Families, SlidingWindowsEndTheContext) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_families

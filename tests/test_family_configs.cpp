@@ -8,10 +8,9 @@
 #include "tests/fixtures.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test::test_family_configs {
 namespace {
 
-using namespace cbq::test;
 using nlohmann::json;
 namespace fs = std::filesystem;
 
@@ -242,4 +241,4 @@ TEST_F(SpoiledFolder, PickledWeightsAreNamedAndNotRead) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_family_configs

@@ -13,10 +13,8 @@
 #include "tests/fixtures.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_family_quantization {
 namespace {
-
-using namespace cbq::test;
 
 std::vector<std::vector<int32_t>> segments_below(int64_t vocabulary, size_t count, int length) {
   std::vector<std::vector<int32_t>> segments(count);
@@ -200,4 +198,4 @@ INSTANTIATE_TEST_SUITE_P(Families, FamilyCli,
                          [](const auto& one) { return test_name(one.param); });
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_family_quantization

@@ -14,10 +14,9 @@
 #include "tests/fixtures.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test::test_foreign_folders {
 namespace {
 
-using namespace cbq::test;
 using nlohmann::json;
 namespace fs = std::filesystem;
 
@@ -474,4 +473,4 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& one) { return test_name(one.param.name); });
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_foreign_folders

@@ -10,10 +10,8 @@
 #include "tests/fixtures.h"
 #include "tests/token_quantizers.h"
 
-namespace cbq {
+namespace cbq::test::test_forward_each {
 namespace {
-
-using namespace cbq::test;
 
 /// Floating point: passes its input on, and counts.
 class Counting : public LinearTransform {
@@ -117,4 +115,4 @@ INSTANTIATE_TEST_SUITE_P(Families, QuantizeTokensInModels, ::testing::ValuesIn(f
                          [](const auto& one) { return test_name(one.param); });
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_forward_each

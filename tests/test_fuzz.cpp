@@ -9,7 +9,7 @@
 #include "nn/formats/atomic_file.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_fuzz {
 namespace {
 
 namespace fs = std::filesystem;
@@ -113,4 +113,4 @@ TEST(Fuzz, UnknownTargetsAreNamed) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_fuzz

@@ -9,7 +9,7 @@
 #include "kernels/ops.h"
 #include "tensor/runtime/notice.h"
 
-namespace cbq {
+namespace cbq::test_gemm_tiles {
 namespace {
 
 using kernels::Trans;
@@ -80,4 +80,4 @@ TEST(GemmTiles, BytesDoNotDependOnTheNumberOfThreads) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_gemm_tiles

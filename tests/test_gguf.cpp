@@ -8,7 +8,7 @@
 #include "tests/gguf_writer.h"
 #include "tests/test_data.h"
 
-namespace cbq::test {
+namespace cbq::test::test_gguf {
 namespace {
 
 std::filesystem::path fixture_of(const char* name) {
@@ -206,4 +206,4 @@ TEST(Gguf, AlignmentIsTheFiles) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_gguf

@@ -13,7 +13,7 @@
 #include "tests/gguf_writer.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq::test {
+namespace cbq::test::test_gguf_convert {
 namespace {
 
 using nlohmann::json;
@@ -447,4 +447,4 @@ TEST(CheckpointWriter, TakesPiecesOfAnySizeAndRefusesWrongOnes) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_gguf_convert

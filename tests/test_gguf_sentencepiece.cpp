@@ -11,7 +11,7 @@
 #include "tests/gguf_writer.h"
 #include "tests/test_data.h"
 
-namespace cbq::test {
+namespace cbq::test::test_gguf_sentencepiece {
 namespace {
 
 /// Pieces with types (as PieceType numbers them) and falling scores.
@@ -159,4 +159,4 @@ TEST(GgufSentencepiece, BothFilesOfLlama2GiveTheIdsOfItsModel) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_gguf_sentencepiece

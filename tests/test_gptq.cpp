@@ -11,7 +11,7 @@
 #include "quant/solvers/cholesky.h"
 #include "quant/solvers/solver.h"
 
-namespace cbq {
+namespace cbq::test_gptq {
 namespace {
 
 using kernels::Trans;
@@ -260,4 +260,4 @@ TEST(InputGram, IsTheSumOfOuterProducts) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_gptq

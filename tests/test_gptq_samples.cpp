@@ -9,7 +9,7 @@
 #include "tests/byte_tokenizer.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_gptq_samples {
 namespace {
 
 using Segments = std::vector<std::vector<int32_t>>;
@@ -214,4 +214,4 @@ TEST(GptqSamples, PerplexitiesOfStories260kAsTheReference) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_gptq_samples

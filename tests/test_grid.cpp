@@ -9,7 +9,7 @@
 #include "tests/reference/quantize.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_grid {
 namespace {
 
 Tensor normal(Shape shape, uint64_t stream, Dtype dtype = Dtype::f32) {
@@ -194,4 +194,4 @@ TEST(Grid, NamesRoundTrip) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_grid

@@ -12,7 +12,7 @@
 #include "tests/rounding_contract.h"
 #include "tests/test_data.h"
 
-namespace cbq::test {
+namespace cbq::test::test_grids {
 namespace {
 
 using Doubles = std::vector<double>;
@@ -403,4 +403,4 @@ TEST(ClippedGrid, GoesOnFromASolversGrid) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_grids

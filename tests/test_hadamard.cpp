@@ -12,7 +12,7 @@
 #include "quant/transforms/online_hadamard.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_hadamard {
 namespace {
 
 void expect_hadamard(int64_t order) {
@@ -175,4 +175,4 @@ TEST(OrthogonalMatrix, HeadsHaveSignsOfTheirOwnAndAreRepeatedForTheirQueries) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_hadamard

@@ -3,7 +3,7 @@
 
 #include "nn/formats/hash.h"
 
-namespace cbq {
+namespace cbq::test_hash {
 namespace {
 
 // Computed by a second program from the definitions (nn/formats/hash.h).
@@ -46,4 +46,4 @@ TEST(Hash, ADigestTellsPartsTensorsAndDtypesApart) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_hash

@@ -10,7 +10,7 @@
 #include "nn/formats/hdf5.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_hdf5 {
 namespace {
 
 Tensor counting(const Shape& shape, Dtype dtype) {
@@ -275,4 +275,4 @@ TEST(Hdf5, ThreadsMayWriteTheirOwnFiles) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_hdf5

@@ -12,7 +12,7 @@
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_job_identity {
 namespace {
 
 JobIdentity identity_of_tiny(const Settings& settings = {}, int64_t blocks = 4) {
@@ -363,4 +363,4 @@ TEST(CellStore, ACellOfAnotherProgramIsComputedAnew) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_job_identity

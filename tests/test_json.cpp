@@ -9,7 +9,7 @@
 #include "tensor/runtime/notice.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_json {
 namespace {
 
 void expect_refused(std::string_view text, std::initializer_list<const char*> parts) {
@@ -177,4 +177,4 @@ TEST(AtomicFile, LeavesDevicesAlone) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_json

@@ -4,7 +4,7 @@
 #include "nn/formats/json.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq::test {
+namespace cbq::test::test_method_files {
 namespace {
 
 using nlohmann::json;
@@ -121,4 +121,4 @@ TEST(CbqMethods, ExplainsOneAtTheBitsAskedFor) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_method_files

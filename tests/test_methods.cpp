@@ -7,7 +7,7 @@
 #include "nn/formats/json.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_methods {
 namespace {
 
 using nlohmann::json;
@@ -348,4 +348,4 @@ TEST(Methods, ComponentsOfAWrittenScheduleAreThoseOfItsBlocks) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_methods

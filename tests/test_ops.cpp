@@ -17,7 +17,7 @@
 #include "tests/compared_device.h"
 #include "tests/op_case.h"
 
-namespace cbq::test {
+namespace cbq::test::test_ops {
 namespace {
 
 // ---- tolerances -------------------------------------------------------------------------------
@@ -458,4 +458,4 @@ TEST(Ops, CrossEntropyOfALargeVocabularyKeepsItsTail) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_ops

@@ -7,7 +7,7 @@
 #include "tests/op_case.h"
 #include "tests/reference/random_optim.h"
 
-namespace cbq::test {
+namespace cbq::test::test_optim {
 namespace {
 
 Tensor random(const Shape& shape, uint64_t seed) { return make_input({}, shape, Dtype::f32, seed); }
@@ -197,4 +197,4 @@ TEST(CosineAnnealing, WarmsUpLinearly) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_optim

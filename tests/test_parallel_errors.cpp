@@ -10,7 +10,7 @@
 #include "kernels/ops.h"
 #include "tests/failing_allocations.h"
 
-namespace cbq::test {
+namespace cbq::test::test_parallel_errors {
 namespace {
 
 struct Threads {
@@ -75,4 +75,4 @@ TEST(ParallelErrors, AttentionSurvivesAFailedAllocation) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_parallel_errors

@@ -14,7 +14,7 @@
 #include "kernels/ops.h"
 #include "tests/reference/random_optim.h"
 
-namespace cbq {
+namespace cbq::test_philox {
 namespace {
 
 struct KnownAnswer {
@@ -209,4 +209,4 @@ TEST(Math, SigmoidSaturates) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_philox

@@ -15,7 +15,7 @@
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_pipeline {
 namespace {
 
 using State = std::map<std::string, std::vector<float>>;
@@ -417,4 +417,4 @@ TEST(Pipeline, ReconstructionBeatsNearestOnARealModel) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_pipeline

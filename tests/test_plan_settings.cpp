@@ -5,7 +5,7 @@
 #include "nn/formats/json.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_plan_settings {
 namespace {
 
 using nlohmann::json;
@@ -55,4 +55,4 @@ TEST(PlanSettings, TheAxisOfMethodsHasARowForEach) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_plan_settings

@@ -12,7 +12,7 @@
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_polish {
 namespace {
 
 using namespace cbq::test;
@@ -262,4 +262,4 @@ TEST(Polish, WithoutQuantizersThereIsNothingToDo) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_polish

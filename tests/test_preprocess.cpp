@@ -9,7 +9,7 @@
 #include "tests/test_data.h"
 #include "tests/test_preprocess_model.h"
 
-namespace cbq {
+namespace cbq::test_preprocess {
 namespace {
 
 using test::context_of;
@@ -257,4 +257,4 @@ TEST(FoldSites, RejectsFactorsThatCannotBe) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_preprocess

@@ -10,7 +10,7 @@
 #include "quant/transforms/local/tools.h"
 #include "tests/test_preprocess_model.h"
 
-namespace cbq {
+namespace cbq::test_preprocess_methods {
 namespace {
 
 using test::context_of;
@@ -233,4 +233,4 @@ TEST(OutlierTransform, MakesExactlyTheOutliersItPromises) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_preprocess_methods

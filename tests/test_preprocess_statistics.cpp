@@ -6,7 +6,7 @@
 #include "tests/test_data.h"
 #include "tests/test_preprocess_model.h"
 
-namespace cbq {
+namespace cbq::test_preprocess_statistics {
 namespace {
 
 class KeepEverything : public LinearTransform {
@@ -100,4 +100,4 @@ TEST(Statistics, RejectBadInput) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_preprocess_statistics

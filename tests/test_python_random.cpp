@@ -2,7 +2,7 @@
 #include "nn/text/python_random.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_python_random {
 namespace {
 
 TEST(PythonRandom, SeedsAsPython) {
@@ -78,4 +78,4 @@ TEST(PythonRandom, EmptyRangesAreErrors) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_python_random

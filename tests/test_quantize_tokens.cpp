@@ -13,10 +13,9 @@
 #include "tests/test_data.h"
 #include "tests/token_quantizers.h"
 
-namespace cbq {
+namespace cbq::test::test_quantize_tokens {
 namespace {
 
-using namespace cbq::test;
 using Doubles = std::vector<double>;
 constexpr double eps = 1e-5;
 
@@ -433,4 +432,4 @@ TEST(QuantizeTokensCovers, RefusesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_quantize_tokens

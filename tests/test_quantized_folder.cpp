@@ -14,10 +14,8 @@
 #include "nn/perplexity.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_quantized_folder {
 namespace {
-
-using namespace cbq::test;
 
 std::vector<float> logits_of(Transformer& model) {
   NoGrad none;
@@ -260,4 +258,4 @@ TEST_F(BrokenFolder, TruncatedWeights) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_quantized_folder

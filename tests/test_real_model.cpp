@@ -6,7 +6,7 @@
 #include "nn/text/tokens.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_real_model {
 namespace {
 
 std::filesystem::path real_model() {
@@ -60,4 +60,4 @@ TEST(RealModel, ScoresAsTransformersDoesOnARealModel) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_real_model

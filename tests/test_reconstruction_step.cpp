@@ -14,7 +14,7 @@
 #include "tests/environment.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_reconstruction_step {
 namespace {
 
 /// An environment variable for the length of a test.
@@ -326,4 +326,4 @@ TEST(Streams, ASavedOneGoesWhereANewOneWould) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_reconstruction_step

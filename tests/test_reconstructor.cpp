@@ -10,7 +10,7 @@
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_reconstructor {
 namespace {
 
 Settings small_settings() {
@@ -231,4 +231,4 @@ TEST(Reconstructor, StepsDoNotGrowMemory) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_reconstructor

@@ -11,7 +11,7 @@
 #include "tensor/runtime/notice.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_rope {
 namespace {
 
 using nlohmann::json;
@@ -208,4 +208,4 @@ TEST(Rope, ImpossibleScalingIsRefused) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_rope

@@ -16,10 +16,8 @@
 #include "tests/fixtures.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_rotation {
 namespace {
-
-using namespace cbq::test;
 
 Settings rotated(const std::string& parts, uint64_t seed = 0) {
   Settings settings;
@@ -368,4 +366,4 @@ TEST(Rotation, QuantizeWantsTheModelThatTheSettingsDescribe) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_rotation

@@ -15,10 +15,9 @@
 #include "tests/folder_tensors.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_rotation_runs {
 namespace {
 
-using namespace cbq::test;
 namespace fs = std::filesystem;
 
 std::vector<double> logits_of(Transformer& model) {
@@ -347,4 +346,4 @@ TEST_F(CliTest, AnAxisOfRotationsHasACellAndActivationsForEach) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_rotation_runs

@@ -11,7 +11,7 @@
 #include "tests/rounding_contract.h"
 #include "tests/test_data.h"
 
-namespace cbq::test {
+namespace cbq::test::test_rounding {
 namespace {
 
 TEST_P(RoundingContract, DescribesItself) {
@@ -270,4 +270,4 @@ TEST(RoundingSchemes, NamesRoundTrip) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_rounding

@@ -7,7 +7,7 @@
 
 #include "tests/rounding_contract.h"
 
-namespace cbq::test {
+namespace cbq::test::test_rounding_math {
 namespace {
 
 /// p of a pass as doubles [out, in].
@@ -219,4 +219,4 @@ TEST_P(RoundingContract, RegularizerAndItsGradient) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_rounding_math

@@ -13,7 +13,7 @@
 #include "tests/op_case.h"
 #include "tests/reference/rowwise.h"
 
-namespace cbq::test {
+namespace cbq::test::test_row_elements {
 namespace {
 
 constexpr int64_t rows = 3;
@@ -353,4 +353,4 @@ TEST(RowElements, ABlockHoldsTheRow) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_row_elements

@@ -3,7 +3,7 @@
 
 #include "tests/test_cli_support.h"
 
-namespace cbq::test {
+namespace cbq::test::test_run_ablation {
 namespace {
 
 class RunAblationTest : public CliTest {
@@ -116,4 +116,4 @@ TEST_F(RunAblationTest, RefusesWhatItDoesNotKnow) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_run_ablation

@@ -5,7 +5,7 @@
 #include "tensor/error.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_safetensors {
 namespace {
 
 /// A file of the format: length, header, data.
@@ -348,4 +348,4 @@ TEST(Checkpoint, NamesTheRemedyForOtherFolders) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_safetensors

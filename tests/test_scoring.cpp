@@ -13,7 +13,7 @@
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_scoring {
 namespace {
 
 namespace fs = std::filesystem;
@@ -399,4 +399,4 @@ TEST(Scoring, PiqaOfStories260kAsTheReference) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_scoring

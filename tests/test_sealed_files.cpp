@@ -9,7 +9,7 @@
 #include "tests/no_more_descriptors.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_sealed_files {
 namespace {
 
 std::map<std::string, Tensor> some_tensors() {
@@ -118,4 +118,4 @@ TEST(SealedFiles, Hdf5IsReadableAndNoticesEveryBitBeforeItIsOpened) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_sealed_files

@@ -8,7 +8,7 @@
 #include "cbq/setting_values.h"
 #include "cbq/settings.h"
 
-namespace cbq {
+namespace cbq::test_setting_values {
 namespace {
 
 const Settings defaults;
@@ -64,4 +64,4 @@ TEST(SettingValues, AnyOtherIsRefusedWithTheList) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_setting_values

@@ -6,7 +6,7 @@
 #include "cbq/settings.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_settings {
 namespace {
 
 using nlohmann::json;
@@ -194,4 +194,4 @@ TEST(Settings, BitsOfALayer) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_settings

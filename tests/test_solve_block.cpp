@@ -18,7 +18,7 @@
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_solve_block {
 namespace {
 
 using Matrix = std::vector<std::vector<double>>;
@@ -556,4 +556,4 @@ TEST(Solver, SettingsAreRefusedWithTheKnownWords) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_solve_block

@@ -13,7 +13,7 @@
 #include "tensor/runtime/stream_graph.h"
 #include "tensor/stream_copy.h"
 
-namespace cbq {
+namespace cbq::test_stream_graph {
 namespace {
 
 std::vector<float> values(const Tensor& t) { return t.to_vector<float>(); }
@@ -216,4 +216,4 @@ TEST(CopyQueue, Copies) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_stream_graph

@@ -10,7 +10,7 @@
 #include "experiments/tasks/rows.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_tasks {
 namespace {
 
 namespace fs = std::filesystem;
@@ -385,4 +385,4 @@ TEST(Measures, LayoutOfTheHarness) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_tasks

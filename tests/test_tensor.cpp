@@ -4,7 +4,7 @@
 #include "tensor/tensor.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_tensor {
 namespace {
 
 // Reference conversions: by definition, in double precision, sharing nothing with tensor/dtype.h.
@@ -276,4 +276,4 @@ TEST(Memory, TooMuchIsAnErrorThatNamesTheSize) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_tensor

@@ -11,7 +11,7 @@
 #include "tests/compared_device.h"
 #include "tests/token_quantizers.h"
 
-namespace cbq::test {
+namespace cbq::test::test_token_rows {
 namespace {
 
 /// A function of tensors, quantizers and gradients for them, on the CPU.
@@ -158,4 +158,4 @@ INSTANTIATE_TEST_SUITE_P(Before, TokenRows, ::testing::ValuesIn(all_before),
                          [](const auto& one) { return name_of(one.param); });
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_token_rows

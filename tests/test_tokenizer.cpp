@@ -2,7 +2,7 @@
 #include "nn/text/tokenizer.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_tokenizer {
 namespace {
 
 TEST(Tokenizer, ReferenceVectors) {
@@ -108,4 +108,4 @@ TEST(Tokenizer, TruncatedModelsAreErrors) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_tokenizer

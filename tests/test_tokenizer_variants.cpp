@@ -8,7 +8,7 @@
 #include "nn/text/tokenizer.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_tokenizer_variants {
 namespace {
 
 using Ids = std::vector<int32_t>;
@@ -81,4 +81,4 @@ TEST(TokenizerVariants, MegabytesOfText) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_tokenizer_variants

@@ -9,7 +9,7 @@
 #include "nn/text/tokens.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_tokens {
 namespace {
 
 using Segments = std::vector<std::vector<int32_t>>;
@@ -243,4 +243,4 @@ TEST(Text, GzipAndPlainAreTheSameAndBytesAreRefused) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_tokens

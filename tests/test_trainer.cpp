@@ -6,7 +6,7 @@
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_trainer {
 namespace {
 
 class TrainerCheckpoint : public ::testing::Test {
@@ -51,4 +51,4 @@ TEST_F(TrainerCheckpoint, ABadStepNamesFileAndField) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_trainer

@@ -7,7 +7,7 @@
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_training_state {
 namespace {
 
 using State = std::map<std::string, std::vector<float>>;
@@ -88,4 +88,4 @@ TEST(TrainingState, AStepThatIsNoNumberIsRefused) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_training_state

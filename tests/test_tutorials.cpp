@@ -21,7 +21,7 @@
 #include "quant/solvers/solver.h"
 #include "tests/tiny_model.h"
 
-namespace cbq {
+namespace cbq::test_tutorials {
 namespace {
 
 std::string text_of(const std::string& path) {
@@ -204,4 +204,4 @@ TEST(Tutorial, RoundingSchemeIsAtMostFortyLines) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_tutorials

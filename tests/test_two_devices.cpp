@@ -10,7 +10,7 @@
 #include "tests/rounding_contract.h"
 #include "tests/test_data.h"
 
-namespace cbq::test {
+namespace cbq::test::test_two_devices {
 namespace {
 
 constexpr Device elsewhere{Device::Kind::cpu, 1};
@@ -132,4 +132,4 @@ TEST(TwoDevices, Attention) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_two_devices

@@ -6,7 +6,7 @@
 #include "nn/formats/unicode.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_unicode {
 namespace {
 
 TEST(Unicode, WellFormedUtf8) {
@@ -64,4 +64,4 @@ TEST(Unicode, UniversalNewlines) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_unicode

@@ -9,7 +9,7 @@
 #include "kernels/ops.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_varlen_attention {
 namespace {
 
 struct Case {
@@ -172,4 +172,4 @@ TEST(VarlenAttention, WrongArgumentsThrow) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_varlen_attention

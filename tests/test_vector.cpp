@@ -12,7 +12,7 @@
 #include "tests/compared_device.h"
 #include "tests/op_case.h"
 
-namespace cbq::test {
+namespace cbq::test::test_vector {
 namespace {
 
 Device device() { return compared_device().value_or(Device::cpu()); }
@@ -121,4 +121,4 @@ TEST(Vector, StaysInsideItsElements) {
 }
 
 }  // namespace
-}  // namespace cbq::test
+}  // namespace cbq::test::test_vector

@@ -9,7 +9,7 @@
 #include "quant/quantized_linear.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_weight_quantizer {
 namespace {
 
 Tensor normal(Shape shape, double deviation, uint64_t stream, Dtype dtype = Dtype::f32) {
@@ -325,4 +325,4 @@ TEST(QuantizedTransform, PlugsIntoALinear) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_weight_quantizer

@@ -9,7 +9,7 @@
 #include "quant/solvers/weighted_grid.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_weighted_grid {
 namespace {
 
 using Doubles = std::vector<double>;
@@ -149,4 +149,4 @@ TEST(WeightedSearch, LowersTheOutputErrorOfUnevenInputs) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_weighted_grid

@@ -3,7 +3,7 @@
 #include "tensor/error.h"
 #include "tests/test_data.h"
 
-namespace cbq {
+namespace cbq::test_window {
 namespace {
 
 /// What every schedule must satisfy, however it came about.
@@ -129,4 +129,4 @@ TEST(Window, ScheduleErrorsNamePositionAndReason) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test_window

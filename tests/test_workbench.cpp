@@ -9,10 +9,9 @@
 #include "nn/perplexity.h"
 #include "tests/test_cli_support.h"
 
-namespace cbq {
+namespace cbq::test::test_workbench {
 namespace {
 
-using namespace cbq::test;
 namespace fs = std::filesystem;
 
 class WorkbenchCells : public ::testing::Test {
@@ -123,4 +122,4 @@ TEST_F(WorkbenchCells, ScoresAreThoseOfBatchesOfTheirOwn) {
 }
 
 }  // namespace
-}  // namespace cbq
+}  // namespace cbq::test::test_workbench
