@@ -2,12 +2,15 @@
 
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <memory>
 
 #include "autograd/optim.h"
 #include "cbq/loss.h"
+#include "cbq/quantized_folder.h"
 #include "cbq/reconstructor.h"
 #include "kernels/ops.h"
+#include "quant/learned_codes.h"
 
 namespace cbq {
 namespace {
@@ -16,18 +19,21 @@ constexpr const char* doing = "polishing the whole model";
 /// Of so many segments one is held out.
 constexpr int64_t held_out_every = 8;
 
-/// A frozen weight whose scales are learned again; its input is what the quantizers make of it.
+/// A frozen weight whose scales, and codes where they are asked for, are learned again; its input
+/// is what the quantizers make of it.
 class PolishedLinear : public LinearTransform {
  public:
-  PolishedLinear(std::shared_ptr<LinearTransform> original, const PackedWeight& packed, Dtype dtype,
-                 Device device)
+  PolishedLinear(std::shared_ptr<LinearTransform> original, const PackedWeight& packed,
+                 bool learn_codes, Dtype dtype, Device device)
       : original_(std::move(original)), packed_(packed), dtype_(dtype), device_(device) {
     for (Tensor* t : {&packed_.codes, &packed_.scale, &packed_.zero_point}) *t = t->to(device);
     const WeightGrid start{packed_.scale, packed_.zero_point, packed.bits, packed.group};
     x_ = Var(grid_->start({}, start, {}).front().second, true);
+    if (learn_codes) u_ = Var(real_codes(packed_), true);
   }
 
   Var weight(const Var& /*w*/) override {
+    if (u_.defined()) return weight_of_learned_codes();
     if (!should_record({&x_})) return Var(dequantize(current(), dtype_, device_));
     const PackedWeight now = current();
     return differentiable(dequantize(now, dtype_, device_), {&x_},
@@ -40,42 +46,71 @@ class PolishedLinear : public LinearTransform {
   Var input(const Var& x) override { return original_->input(x); }
   const FusedInput* fused_input() const override { return original_->fused_input(); }
 
-  const Var& variable() const { return x_; }
-  /// With the scales s0 e^x.
+  const Var& scale_variable() const { return x_; }
+  /// Undefined where the codes are fixed.
+  const Var& code_variable() const { return u_; }
+  /// With what was learned.
   PackedWeight current() const {
+    if (u_.defined()) return packed(learned_codes());
     PackedWeight now = packed_;
     now.scale = grid_->values({x_.value()}).scale;
     return now;
   }
 
  private:
+  LearnedCodes learned_codes() const {
+    return {packed_.bits, packed_.group, u_.value(), grid_->values({x_.value()}).scale,
+            packed_.zero_point};
+  }
+  Var weight_of_learned_codes() const {
+    const LearnedCodes now = learned_codes();
+    return differentiable(
+        dequantize(now, dtype_), {&x_, &u_}, [now, x = x_, u = u_, grid = grid_](const Tensor& dw) {
+          const CodeGradients d = code_gradients(now, dw);
+          const GridValues values{now.scale, now.zero_point};
+          u.accumulate(d.u);
+          x.accumulate(grid->gradients({x.value()}, values, {d.scale, {}}).front());
+        });
+  }
+
   std::shared_ptr<LinearTransform> original_;
   PackedWeight packed_;
   Dtype dtype_;
   Device device_;
   std::shared_ptr<GridScheme> grid_ = grid_schemes().make("log");
-  Var x_;
+  Var x_, u_;
 };
 
 /// The model with polished linears in the place of its quantized ones, while it lives.
 class PolishedModel {
  public:
-  explicit PolishedModel(Transformer& model) {
+  PolishedModel(Transformer& model, const Settings& settings) {
     for (const WindowLinear& l : linears_of(model, {0, model.block_count()})) {
-      QuantizedTransform* q = l.quantizers();
-      if (q == nullptr) continue;
-      if (q->activation_quantizer) {
-        clips_.push_back({q->activation_quantizer.get(), q->activation_quantizer->snapshot()});
+      if (QuantizedTransform* q = l.quantizers()) {
+        add_clip(q->activation_quantizer.get());
+        if (!q->weight_quantizer) continue;
+        add(model, l, q->weight_quantizer->packed(), settings, [q](const PackedWeight& now) {
+          q->weight_quantizer->restore(
+              {{"codes", now.codes}, {"scale", now.scale}, {"zero_point", now.zero_point}});
+        });
+      } else if (auto* read = dynamic_cast<PackedTransform*>(l.linear->transform.get())) {
+        add_clip(read->activation_quantizer.get());
+        if (!read->packed_weight) continue;
+        add(model, l, *read->packed_weight, settings, [&model, read, l](const PackedWeight& now) {
+          read->packed_weight = now;
+          l.linear->weight.set_value(dequantize(now, model.dtype(), model.device()));
+        });
       }
-      if (!q->weight_quantizer) continue;
-      const auto polished = std::make_shared<PolishedLinear>(
-          l.linear->transform, q->weight_quantizer->packed(), model.dtype(), model.device());
-      places_.push_back({l.linear, l.linear->transform, q->weight_quantizer.get(), polished});
-      l.linear->transform = polished;
     }
+    if (settings.rate_polish_norm > 0.0) find_norms(model);
   }
   ~PolishedModel() {
     for (const Place& p : places_) p.linear->transform = p.transform;
+    for (const Norm& norm : norms_) {
+      if (!kept_) norm.parameter->value().copy_from(norm.start);
+      norm.parameter->set_requires_grad(false);
+      norm.parameter->clear_grad();
+    }
     if (kept_) return;
     for (const auto& [quantizer, start] : clips_) quantizer->restore(start);
   }
@@ -84,10 +119,16 @@ class PolishedModel {
 
   /// What is learned; groups of nothing are left out.
   std::vector<ParameterGroup> groups(const Settings& settings) const {
-    ParameterGroup scales, clips;
+    ParameterGroup scales, codes, clips;
     scales.settings.rate = settings.rate_polish;
+    codes.settings.rate = settings.rate_polish_codes;
     clips.settings.rate = settings.rate_activation;
-    for (const Place& p : places_) scales.variables.push_back(p.polished->variable());
+    for (const Place& p : places_) {
+      scales.variables.push_back(p.polished->scale_variable());
+      if (p.polished->code_variable().defined()) {
+        codes.variables.push_back(p.polished->code_variable());
+      }
+    }
     for (const auto& [quantizer, start] : clips_) {
       for (Var a : quantizer->variables()) {
         a.set_requires_grad(settings.learn_activation);
@@ -96,29 +137,85 @@ class PolishedModel {
       }
     }
     std::vector<ParameterGroup> all;
-    for (const ParameterGroup& group : {scales, clips}) {
+    for (const ParameterGroup& group : {scales, codes, clips}) {
       if (!group.variables.empty()) all.push_back(group);
     }
+    for (const Norm& norm : norms_) {
+      ParameterGroup group;
+      group.variables.push_back(*norm.parameter);
+      group.settings.rate = settings.rate_polish_norm * root_mean_square(norm.start);
+      all.push_back(group);
+    }
     return all;
+  }
+  /// The head as it was before this stage: that of the targets.
+  Var original_head(Transformer& model, const Var& hidden) const {
+    std::vector<std::pair<Var*, Var>> learned;
+    for (const Norm& norm : norms_) {
+      if (!norm.of_head) continue;
+      learned.emplace_back(norm.parameter, *norm.parameter);
+      *norm.parameter = Var(norm.start);
+    }
+    Var logits = model.head(hidden);
+    for (const auto& [parameter, value] : learned) *parameter = value;
+    return logits;
   }
   /// The quantizers take over what was learned.
   void keep() {
     kept_ = true;
-    for (const Place& p : places_) {
-      const PackedWeight now = p.polished->current();
-      p.quantizer->restore(
-          {{"codes", now.codes}, {"scale", now.scale}, {"zero_point", now.zero_point}});
-    }
+    for (const Place& p : places_) p.take_over(p.polished->current());
   }
 
  private:
   struct Place {
     Linear* linear;
     std::shared_ptr<LinearTransform> transform;
-    WeightQuantizer* quantizer;
+    std::function<void(const PackedWeight&)> take_over;
     std::shared_ptr<PolishedLinear> polished;
   };
+  /// A parameter of a norm, and its value before this stage.
+  struct Norm {
+    Var* parameter;
+    Tensor start;
+    bool of_head;
+  };
+
+  void add_clip(ActivationQuantizer* quantizer) {
+    if (quantizer != nullptr) clips_.push_back({quantizer, quantizer->snapshot()});
+  }
+  void add(const Transformer& model, const WindowLinear& l, const PackedWeight& packed,
+           const Settings& settings, std::function<void(const PackedWeight&)> take_over) {
+    const auto polished = std::make_shared<PolishedLinear>(l.linear->transform, packed,
+                                                           settings.rate_polish_codes > 0.0,
+                                                           model.dtype(), model.device());
+    places_.push_back({l.linear, l.linear->transform, std::move(take_over), polished});
+    l.linear->transform = polished;
+  }
+
+  static double root_mean_square(const Tensor& x) {
+    double sum = 0.0;
+    for (const double value : x.to_vector<double>()) sum += value * value;
+    return std::sqrt(sum / static_cast<double>(x.count()));
+  }
+  void find_norms(Transformer& model) {
+    const auto add = [&](Var* parameter, bool of_head) {
+      if (parameter == nullptr || !parameter->defined()) return;
+      parameter->set_requires_grad(true);
+      norms_.push_back({parameter, parameter->value().clone(), of_head});
+    };
+    for (int64_t b = 0; b < model.block_count(); ++b) {
+      for (const ScalingSite& site : model.block(b).scaling_sites()) {
+        add(site.norm_weight, false);
+        add(site.norm_bias, false);
+      }
+    }
+    const ResidualEnds ends = model.residual_ends();
+    add(ends.norm_weight, true);
+    add(ends.norm_bias, true);
+  }
+
   std::vector<Place> places_;
+  std::vector<Norm> norms_;
   std::vector<std::pair<ActivationQuantizer*, std::vector<std::pair<std::string, Tensor>>>> clips_;
   bool kept_ = false;
 };
@@ -127,7 +224,11 @@ class Polish {
  public:
   Polish(Transformer& model, const Segments& segments, ActivationCache& original,
          const Settings& settings, const Watch& watch)
-      : model_(model), segments_(segments), settings_(settings), watch_(watch), polished_(model) {
+      : model_(model),
+        segments_(segments),
+        settings_(settings),
+        watch_(watch),
+        polished_(model, settings) {
     const auto count = static_cast<int64_t>(segments.size());
     targets_ = original.get(model.block_count(), 0, count);
     for (int64_t i = 0; i < count; ++i) {
@@ -188,7 +289,7 @@ class Polish {
 
   Tensor original_logits(const Batch& batch) const {
     NoGrad none;
-    return model_.head(Var(batch.targets)).value();
+    return polished_.original_head(model_, Var(batch.targets)).value();
   }
   Var quantized_logits(const Batch& batch) const {
     Var x = model_.embed(batch.ids, batch.sequence);

@@ -1,6 +1,7 @@
 // Polish: the last stage of a run. Window by window, blocks learned to reproduce the original
-// blocks; here the whole model learns to give the original model's predictions, with all integers
-// fixed. What moves is what dequantizes them: scales of weights, and clip ratios of activations.
+// blocks; here the whole model learns to give the original model's predictions. What moves is what
+// dequantizes the integers: scales of weights, and clip ratios of activations; where they are asked
+// for, the integers themselves, and the parameters of norms.
 // (EfficientQAT, Chen et al. 2025, trains scales end to end after its block phase, on the labels;
 // the target here is the original model's distribution.)
 #pragma once
@@ -26,17 +27,27 @@ struct PolishReport {
 
 /// Minimizes the mean over tokens of
 ///   KL(softmax(original logits) || softmax(quantized logits))
-/// over x and a: W^ = s0 e^x (q - z) with s0, q, z of every frozen weight, one x per scale, and the
-/// clip variables a of the activation quantizers (quant/activation_quantizer.h), by Adam over
-/// Settings::polish_epochs passes, Settings::batch segments a step, rates rate_polish and
-/// rate_activation with cosine annealing. Every eighth segment is held out of this stage (the
-/// windows were trained on it) and decides: what did not lower its loss is undone. With fewer than
-/// 8 segments the last one is held out; with one it decides and is trained on.
+/// by Adam over Settings::polish_epochs passes, Settings::batch segments a step, with cosine
+/// annealing, over
+///   x   scales: W^ = s0 e^x (q - z) with s0, q, z of every frozen weight, one x per scale; rate
+///       rate_polish;
+///   a   the clip variables of the activation quantizers (quant/activation_quantizer.h); rate
+///       rate_activation;
+///   u   codes: q = clamp(round(u), 0, 2^b - 1), u starts at q, gradients pass the rounding
+///   straight
+///       through (quant/learned_codes.h); rate rate_polish_codes, 0: q stays. Takes 16 bytes per
+///       weight of a block: u, its gradient and two moments;
+///   g   weights and biases of all norms; rate rate_polish_norm in units of the root mean square of
+///       each, 0: they stay.
+/// Every eighth segment is held out of this stage (the windows were trained on it) and decides:
+/// what did not lower its loss is undone. With fewer than 8 segments the last one is held out; with
+/// one it decides and is trained on.
 ///
-/// All blocks of `model` are in memory with frozen quantizers. `original`: the original model's
-/// activations, of which the boundary behind the last block is read once. Deterministic in the
-/// settings' seed. Throws NonFiniteError where the loss is NaN or infinite before the first step;
-/// later that ends training and counts as "not better". `watch` sees every step.
+/// All blocks of `model` are in memory, with frozen quantizers or as load_quantized() gives them.
+/// `original`: the original model's activations, of which the boundary behind the last block is
+/// read once. Deterministic in the settings' seed. Throws NonFiniteError where the loss is NaN or
+/// infinite before the first step; later that ends training and counts as "not better". `watch`
+/// sees every step.
 PolishReport polish(Transformer& model, const Segments& segments, ActivationCache& original,
                     const Settings& settings, const Watch& watch);
 

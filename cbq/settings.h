@@ -73,6 +73,8 @@ struct Settings {
   // The last stage, over the whole model.
   int64_t polish_epochs = 0;
   double rate_polish = 1e-3;
+  double rate_polish_codes = 0.0;
+  double rate_polish_norm = 0.0;
   // Which parameters a window keeps.
   std::string keep = "best";
   int64_t keep_segments = 0;
@@ -211,6 +213,8 @@ void visit_slotted_settings(S& s, Visit&& visit) {
   slot = SettingSlot::polish;
   visitor("polish_epochs", s.polish_epochs, "passes of the last stage, in which the whole model learns the original's predictions by its scales and clip ratios; 0: none", polish);
   visitor("rate_polish", s.rate_polish, "learning rate of weight scales in the last stage", polish);
+  visitor("rate_polish_codes", s.rate_polish_codes, "learning rate of the codes in the last stage, in codes; 0: they stay", polish);
+  visitor("rate_polish_norm", s.rate_polish_norm, "learning rate of the norms' parameters in the last stage, in units of their root mean square; 0: they stay", polish);
   slot = SettingSlot::kept;
   visitor("keep", s.keep, "parameters a window keeps: best (hard loss at the ends of epochs), last", reconstruction);
   visitor("keep_segments", s.keep_segments, "segments that decide what is best; 0: all", reconstruction);

@@ -100,6 +100,8 @@ void validate_reconstruction(const Settings& s) {
         "learn_zero_point or symmetric out");
   check(s.polish_epochs >= 0, "polish_epochs: ", s.polish_epochs, "; expected at least 0");
   expect_at_least("rate_polish", s.rate_polish, 0.0);
+  expect_at_least("rate_polish_codes", s.rate_polish_codes, 0.0);
+  expect_at_least("rate_polish_norm", s.rate_polish_norm, 0.0);
   check(s.epochs >= 0, "epochs: ", s.epochs, "; expected at least 0");
   check(s.batch >= 1, "batch: ", s.batch, " segments per step; expected at least 1");
   check(s.rank >= 1, "rank: ", s.rank, "; expected at least 1");

@@ -4,10 +4,14 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "autograd/worst_error.h"
+#include "cbq/activation_cache.h"
 #include "cbq/pipeline.h"
+#include "cbq/polish.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
+#include "quant/learned_codes.h"
 #include "tests/test_cli_support.h"
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
@@ -69,6 +73,66 @@ TEST(CodeSums, AreTheGradientOfTheScales) {
         code_sums(bad, Tensor::zeros({2, 7}, Dtype::f32));
       },
       {"code_sums", "[2, 8]"});
+}
+
+/// Codes by loops over single weights: values, gradients, and that integers give dequantize().
+TEST(LearnedCodes, ValuesAndGradientsAreThoseOfLoops) {
+  for (const int bits : {1, 2, 3, 8}) {
+    for (const int64_t group : {int64_t{0}, int64_t{8}, int64_t{24}}) {  // 0: one for all
+      constexpr int64_t out = 5, in = 24;
+      const int64_t groups = group == 0 ? 1 : in / group, rows = group == 0 ? 1 : out;
+      const double largest = (1 << bits) - 1;
+      std::vector<double> u, dw, scale;
+      std::vector<uint8_t> zero;
+      for (int64_t i = 0; i < out * in; ++i) {
+        const auto x = static_cast<double>(i);
+        u.push_back(std::fmod(x * 0.37, largest + 2.0) - 1.0);  // beyond both ends, too
+        dw.push_back(std::sin(x));
+      }
+      u[3] = 0.0;
+      u[4] = largest;
+      for (int64_t g = 0; g < rows * groups; ++g) {
+        zero.push_back(static_cast<uint8_t>(g % (1 << bits)));
+        scale.push_back(0.25 + 0.125 * static_cast<double>(g));
+      }
+      const Shape shape{rows, groups};
+      for (const Dtype dtype : {Dtype::f64, Dtype::f32}) {
+        const LearnedCodes codes{bits, group == 0 ? in : group, Tensor::from(u, {out, in}, dtype),
+                                 Tensor::from(scale, shape, dtype), Tensor::from(zero, shape)};
+        const auto uv = codes.u.to_vector<double>();
+        std::vector<double> want(u.size()), du(u.size()), ds(scale.size(), 0.0);
+        for (size_t i = 0; i < u.size(); ++i) {
+          const auto at = static_cast<int64_t>(i);
+          const auto g = static_cast<size_t>(group == 0 ? 0 : at / in * groups + at % in / group);
+          const double q = std::min(std::max(std::nearbyint(uv[i]), 0.0), largest);
+          want[i] = scale[g] * (q - zero[g]);
+          ds[g] += dw[i] * (q - zero[g]);
+          const bool leads_out = (uv[i] <= 0.0 && dw[i] > 0.0) || (uv[i] >= largest && dw[i] < 0.0);
+          du[i] = leads_out ? 0.0 : scale[g] * dw[i];
+        }
+        const double tolerance = dtype == Dtype::f64 ? 1e-12 : 1e-6;
+        EXPECT_NEAR(largest_difference(dequantize(codes, dtype).to_vector<double>(), want), 0.0,
+                    tolerance * 255);
+        const CodeGradients d = code_gradients(codes, Tensor::from(dw, {out, in}, dtype));
+        EXPECT_EQ(d.scale.shape(), shape);
+        EXPECT_NEAR(largest_difference(d.u.to_vector<double>(), du), 0.0, tolerance);
+        EXPECT_NEAR(largest_difference(d.scale.to_vector<double>(), ds), 0.0, tolerance * 255 * 24);
+
+        const PackedWeight weight = packed(codes);
+        EXPECT_EQ(dequantize(weight, dtype, Device::cpu()).to_vector<double>(),
+                  dequantize(codes, dtype).to_vector<double>());
+        LearnedCodes again = codes;
+        again.u = real_codes(weight);
+        EXPECT_EQ(again.u.dtype(), dtype);
+        EXPECT_EQ(dequantize(again, dtype).to_vector<double>(),
+                  dequantize(codes, dtype).to_vector<double>());
+      }
+    }
+  }
+  const LearnedCodes bad{2, 8, Tensor::zeros({2, 8}, Dtype::f32), Tensor::zeros({2, 2}, Dtype::f32),
+                         Tensor::zeros({2, 2}, Dtype::u8)};
+  expect_error<std::invalid_argument>([&] { (void)dequantize(bad, Dtype::f32); },
+                                      {"scale", "[2, 1]"});
 }
 
 Settings polished(const nlohmann::json& changes = {}) {
@@ -145,9 +209,89 @@ TEST(Polish, LowersTheDivergenceAndMovesScalesAlone) {
   }
 }
 
+/// All parameters of norms, in order.
+std::vector<double> norms_of(Transformer& model) {
+  std::vector<double> all;
+  model.visit("", [&](const std::string& path, Var& p) {
+    if (path.find("norm") == std::string::npos) return;
+    for (const double x : p.value().to_vector<double>()) all.push_back(x);
+  });
+  return all;
+}
+
+// The only segment is trained on and decides.
+TEST(Polish, LearnsCodesAndNormsWhereTheyAreAskedFor) {
+  const auto segments = cbq::tiny_segments(1, 30);
+  const auto original = cbq::tiny_model(3);
+  for (const char* granularity : {"per_channel", "per_tensor", "g8"}) {
+    for (const bool codes : {false, true}) {
+      for (const bool norms : {false, true}) {
+        SCOPED_TRACE(granularity);
+        SCOPED_TRACE(codes * 2 + norms);
+        const Settings without = polished({{"granularity", granularity}, {"polish_epochs", 0}});
+        const Settings with = polished({{"granularity", granularity},
+                                        {"polish_epochs", 150},
+                                        {"rate_polish", 1e-3},
+                                        {"rate_polish_codes", codes ? 0.02 : 0.0},
+                                        {"rate_polish_norm", norms ? 0.01 : 0.0}});
+        const auto plain = cbq::tiny_model(3), better = cbq::tiny_model(3);
+        quantize(*plain, segments, without, nullptr, {});
+        const PolishReport report = *quantize(*better, segments, with, nullptr, {}).polish;
+        EXPECT_TRUE(report.kept);
+        EXPECT_LT(report.after, report.before);
+        EXPECT_NEAR(report.after, divergence(*original, *better, segments), 1e-4 * report.before);
+        EXPECT_EQ(norms_of(*plain) != norms_of(*better), norms);
+        size_t moved = 0;
+        const auto a = linears_of(*plain, {0, 3}), b = linears_of(*better, {0, 3});
+        for (size_t i = 0; i < a.size(); ++i) {
+          const PackedWeight& x = a[i].quantizers()->weight_quantizer->packed();
+          const PackedWeight& y = b[i].quantizers()->weight_quantizer->packed();
+          moved += x.codes.to_vector<int>() != y.codes.to_vector<int>();
+          EXPECT_EQ(x.zero_point.to_vector<int>(), y.zero_point.to_vector<int>());
+        }
+        EXPECT_EQ(moved > 0, codes);
+        // Afterwards nothing of it is learned any more.
+        better->visit("", [](const std::string& path, Var& p) {
+          EXPECT_FALSE(path.find("norm") != std::string::npos && p.requires_grad()) << path;
+        });
+      }
+    }
+  }
+}
+
+/// A model that was read from its packed folder is polished as the one that was saved there.
+TEST(Polish, TakesAModelThatWasReadFromItsFolder) {
+  const TemporaryFolder folder;
+  const auto segments = cbq::tiny_segments(16, 12);
+  const Settings with =
+      polished({{"abits", 4}, {"rate_polish_codes", 0.04}, {"rate_polish_norm", 0.01}});
+  Settings without = with;
+  without.polish_epochs = 0;
+  const auto original = cbq::tiny_model(3), at_once = cbq::tiny_model(3),
+             plain = cbq::tiny_model(3);
+  const PolishReport want = *quantize(*at_once, segments, with, nullptr, {}).polish;
+  quantize(*plain, segments, without, nullptr, {});
+  save_quantized(*plain, folder / "q");
+  const auto read = load_quantized(folder / "q", Dtype::f32, Device::cpu());
+  const auto targets = cache_in_memory(*original, segments);
+  const PolishReport found = polish(*read, segments, *targets, with, {});
+  EXPECT_EQ(found.before, want.before);
+  EXPECT_EQ(found.after, want.after);
+  EXPECT_TRUE(found.kept);
+  const Tensor ids = Tensor::from(segments[0], {12}, Dtype::i32);
+  const auto logits = [&](Transformer& model) {
+    NoGrad none;
+    return model.forward(ids, {1, 12}).value().to_vector<float>();
+  };
+  EXPECT_EQ(logits(*read), logits(*at_once));
+  save_quantized(*read, folder / "p");
+  EXPECT_EQ(logits(*load_quantized(folder / "p", Dtype::f32, Device::cpu())), logits(*at_once));
+}
+
 TEST(Polish, WhatDoesNotHelpIsUndone) {
   const auto segments = cbq::tiny_segments(9, 12);
-  for (const char* changes : {R"({"rate_polish": 30.0})", R"({"rate_polish": 1e30, "abits": 4})"}) {
+  for (const char* changes : {R"({"rate_polish": 30.0})", R"({"rate_polish": 1e30, "abits": 4})",
+                              R"({"rate_polish_codes": 30.0})", R"({"rate_polish_norm": 100.0})"}) {
     SCOPED_TRACE(changes);
     Settings with = polished(nlohmann::json::parse(changes)), without = with;
     without.polish_epochs = 0;
@@ -157,6 +301,7 @@ TEST(Polish, WhatDoesNotHelpIsUndone) {
     EXPECT_FALSE(result.polish->kept);
     EXPECT_NE(result.notes.back().find("undone"), std::string::npos);
     const auto x = quantizer_state(*plain, {0, 2}), y = quantizer_state(*undone, {0, 2});
+    EXPECT_EQ(norms_of(*plain), norms_of(*undone));
     ASSERT_EQ(x.size(), y.size());
     for (const auto& [name, value] : x) {
       EXPECT_EQ(value.to_vector<double>(), y.at(name).to_vector<double>()) << name;
@@ -178,6 +323,9 @@ std::string folder_of(const fs::path& model_folder, const fs::path& to, const Se
     for (const auto& [name, value] : quantizer_state(*model, {b, 1})) {
       state[name] = value.to_vector<double>();
     }
+    model->block(b).visit(concat(b, "."), [&](const std::string& path, Var& p) {
+      if (path.find("norm") != std::string::npos) state[path] = p.value().to_vector<double>();
+    });
     if (keep) keep(b);
   };
   quantize(*model, segments, settings, nullptr, hooks);
@@ -188,10 +336,12 @@ std::string folder_of(const fs::path& model_folder, const fs::path& to, const Se
 TEST(Polish, IsTheSameBlockByBlockAndAfterAnInterruption) {
   const TemporaryFolder folder;
   save_model(*cbq::tiny_model(3), folder / "m", Dtype::f32);
-  for (const char* changes :
-       {R"({"abits": 4, "solver": "gptq", "granularity": "g8"})",
-        R"({"abits": 4, "reconstruct": "cbq", "epochs": 1})",
-        R"({"abits": 8, "act_granularity": "per_tensor", "reconstruct": "cbq", "epochs": 1})"}) {
+  for (
+      const char* changes :
+      {R"({"abits": 4, "solver": "gptq", "granularity": "g8"})",
+       R"({"abits": 4, "reconstruct": "cbq", "epochs": 1})",
+       R"({"reconstruct": "cbq", "epochs": 1, "rate_polish_codes": 0.01, "rate_polish_norm": 0.01})",
+       R"({"abits": 8, "act_granularity": "per_tensor", "reconstruct": "cbq", "epochs": 1})"}) {
     SCOPED_TRACE(changes);
     const Settings settings = polished(nlohmann::json::parse(changes));
     const std::string whole = folder_of(folder / "m", folder / "w", settings, false);
