@@ -58,6 +58,15 @@ std::string loss_of(const Settings& s) {
   return s.homologous ? text + ", homologous" : text;
 }
 
+std::string polish_of(const Settings& s) {
+  if (!s.polishes()) return "-";
+  std::string text =
+      concat(s.polish_epochs, s.polish_epochs == 1 ? " pass: " : " passes: ", "scales");
+  if (s.rate_polish_codes > 0.0) text += ", codes";
+  if (s.rate_polish_norm > 0.0) text += ", norms";
+  return text;
+}
+
 /// Of a model that the settings are possible for: a written schedule names its blocks.
 int64_t example_blocks_of(const Settings& s) {
   const bool is_written = !s.schedule.empty() && !widest_of_schedule(s.schedule);
@@ -92,7 +101,8 @@ std::vector<std::pair<std::string, std::string>> parts_of(const Settings& s) {
           {"rounding", rounding_of(s)},
           {"windows", windows_of(s)},
           {"loss", loss_of(s)},
-          {"optimizer", reconstructs(s) ? s.optimizer : "-"}};
+          {"optimizer", reconstructs(s) ? s.optimizer : "-"},
+          {"polish", polish_of(s)}};
 }
 
 std::vector<SlotSetting> slot_settings(const Settings& settings) {

@@ -137,6 +137,9 @@ RunResult quantize(Transformer& model, const Segments& segments, const Settings&
   check(model.dtype() != Dtype::f16,
         "quantize: the model computes in f16; weights are quantized in ",
         "f32, bf16 or f64: load it in one of these");
+  check(!settings.polishes() || settings.rate_polish_norm == 0.0 || model.dtype() == Dtype::f32,
+        "rate_polish_norm: norms are learned in f32, and the model is in ", model.dtype(),
+        "; load it in f32 (--dtype f32), or give 0");
   check_layers(model, settings);
   if (settings.preprocess != "none") parse_preprocessors(settings.preprocess);
   check(!original || (original->segments() == static_cast<int64_t>(segments.size()) &&

@@ -143,7 +143,7 @@ class PolishedModel {
     for (const Norm& norm : norms_) {
       ParameterGroup group;
       group.variables.push_back(*norm.parameter);
-      group.settings.rate = settings.rate_polish_norm * root_mean_square(norm.start);
+      group.settings.rate = settings.rate_polish_norm * norm.unit;
       all.push_back(group);
     }
     return all;
@@ -160,7 +160,7 @@ class PolishedModel {
     for (const auto& [parameter, value] : learned) *parameter = value;
     return logits;
   }
-  /// The quantizers take over what was learned.
+  /// What was learned goes to the quantizers.
   void keep() {
     kept_ = true;
     for (const Place& p : places_) p.take_over(p.polished->current());
@@ -177,6 +177,7 @@ class PolishedModel {
   struct Norm {
     Var* parameter;
     Tensor start;
+    double unit;  // of its learning rate
     bool of_head;
   };
 
@@ -198,20 +199,22 @@ class PolishedModel {
     return std::sqrt(sum / static_cast<double>(x.count()));
   }
   void find_norms(Transformer& model) {
-    const auto add = [&](Var* parameter, bool of_head) {
-      if (parameter == nullptr || !parameter->defined()) return;
-      parameter->set_requires_grad(true);
-      norms_.push_back({parameter, parameter->value().clone(), of_head});
+    const auto add = [&](Var* weight, Var* bias, bool of_head) {
+      if (weight == nullptr || !weight->defined()) return;
+      const double unit = root_mean_square(weight->value());  // biases are often all zero
+      for (Var* parameter : {weight, bias}) {
+        if (parameter == nullptr || !parameter->defined()) continue;
+        parameter->set_requires_grad(true);
+        norms_.push_back({parameter, parameter->value().clone(), unit, of_head});
+      }
     };
     for (int64_t b = 0; b < model.block_count(); ++b) {
       for (const ScalingSite& site : model.block(b).scaling_sites()) {
-        add(site.norm_weight, false);
-        add(site.norm_bias, false);
+        add(site.norm_weight, site.norm_bias, false);
       }
     }
     const ResidualEnds ends = model.residual_ends();
-    add(ends.norm_weight, true);
-    add(ends.norm_bias, true);
+    add(ends.norm_weight, ends.norm_bias, true);
   }
 
   std::vector<Place> places_;

@@ -38,7 +38,7 @@ struct PolishReport {
 ///       through (quant/learned_codes.h); rate rate_polish_codes, 0: q stays. Takes 16 bytes per
 ///       weight of a block: u, its gradient and two moments;
 ///   g   weights and biases of all norms; rate rate_polish_norm in units of the root mean square of
-///       each, 0: they stay.
+///       the norm's weight, 0: they stay. The model must be in f32 for it.
 /// Every eighth segment is held out of this stage (the windows were trained on it) and decides:
 /// what did not lower its loss is undone. With fewer than 8 segments the last one is held out; with
 /// one it decides and is trained on.

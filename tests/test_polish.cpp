@@ -385,6 +385,16 @@ TEST(Polish, DescendsOnASegmentOfItsOwn) {
   }
 }
 
+TEST(Polish, LearnsNormsInF32Alone) {
+  const auto model = make_model(tiny_config(2, 16), Dtype::bf16, Device::cpu());
+  expect_error<std::invalid_argument>(
+      [&] {
+        quantize(*model, cbq::tiny_segments(2, 12), polished({{"rate_polish_norm", 0.01}}), nullptr,
+                 {});
+      },
+      {"rate_polish_norm", "bf16", "--dtype f32"});
+}
+
 TEST(Polish, NeedsFewSegments) {
   const auto model = cbq::tiny_model(2);
   const RunResult result = quantize(*model, cbq::tiny_segments(1, 12), polished(), nullptr, {});
