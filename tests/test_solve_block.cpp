@@ -230,7 +230,14 @@ TEST_P(SolvedCodes, AreThoseOfAnIndependentPath) {
     const auto codes = unpack_codes(packed.codes, packed.bits, packed.in).to_vector<uint8_t>();
     const std::vector<int>& its = expected.at(l.path);
     ASSERT_EQ(codes.size(), its.size()) << l.path;
-    EXPECT_TRUE(std::equal(codes.begin(), codes.end(), its.begin())) << l.path;
+    // Both paths sum in orders of their own. On some processors an input then lies on the other
+    // side of a tie between two of its 8 bits, and few codes of the layer follow, by one step.
+    size_t others = 0;
+    for (size_t i = 0; i < codes.size(); ++i) {
+      others += codes[i] != its[i];
+      EXPECT_LE(std::abs(codes[i] - its[i]), 1) << l.path;
+    }
+    EXPECT_LE(others, c.abits < float_bits ? codes.size() / 100 : 0) << l.path;
   }
 }
 
