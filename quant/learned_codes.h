@@ -20,8 +20,8 @@ struct LearnedCodes {
 };
 
 /// u = q: the codes of a packed weight, in the dtype of its scales and on their device. From the
-/// middle of its cell a code changes only where many gradients agree. (From the place of the
-/// original weight in the cell, close decisions change by chance: docs/experiments.md, "Polish".)
+/// middle of its cell a code changes only where many gradients agree. (A start at the place of the
+/// original weight in the cell was worse: docs/experiments.md, "Polish".)
 Tensor real_codes(const PackedWeight& weight);
 /// W^ [out, in] in `dtype`; where u holds integers, bit for bit dequantize() of them.
 Tensor dequantize(const LearnedCodes& codes, Dtype dtype);
