@@ -34,5 +34,5 @@ if(header_sources)
   target_link_libraries(check_headers PRIVATE cbq_flags cbq_dependencies GTest::gtest)
   target_compile_options(check_headers PRIVATE -O0)
   target_compile_definitions(check_headers PRIVATE  # as the tests have them
-    CBQ_SOURCE_DIR="${CMAKE_SOURCE_DIR}" CBQ_BINARY_DIR="${CMAKE_BINARY_DIR}")
+    CBQ_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
 endif()

@@ -17,7 +17,7 @@ namespace {
 nlohmann::json bench(const std::string& arguments) {
   const TemporaryFolder folder;
   const std::string file = (folder / "figures.json").string();
-  const std::string command = std::string(CBQ_BINARY_DIR) + "/bin/bench " + arguments +
+  const std::string command = (build_folder() / "bin/bench ").string() + arguments +
                               " --shape tiny --device cpu --threads 1 --seconds 0.02 --json " +
                               file + " > /dev/null";
   EXPECT_EQ(std::system(command.c_str()), 0) << command;
@@ -79,9 +79,9 @@ TEST(Bench, ARunEndsWithItsPerplexity) {
 TEST(Bench, OpsWritesWhatItPrints) {
   const TemporaryFolder folder;
   const std::string file = (folder / "figures.json").string(), out = (folder / "out").string();
-  const std::string command = std::string(CBQ_BINARY_DIR) +
-                              "/bin/bench ops --filter kernels::mul_row --seconds 0.01 --json " +
-                              file + " > " + out;
+  const std::string command = (build_folder() / "bin").string() +
+                              "/bench ops --filter kernels::mul_row --seconds 0.01 --json " + file +
+                              " > " + out;
   ASSERT_EQ(std::system(command.c_str()), 0);
   std::ifstream in(file), printed(out);
   const nlohmann::json r = nlohmann::json::parse(in);

@@ -425,7 +425,7 @@ TEST_F(CliTextTest, TokenizeWritesWhatEvaluateAndQuantizeRead) {
 
 TEST(CheckReference, TunedRowsAreMet) {
   SKIP_WITHOUT_TEST_DATA();
-  const std::string program = std::string(CBQ_BINARY_DIR) + "/bin/check_reference";
+  const std::string program = (build_folder() / "bin/check_reference").string();
   ASSERT_TRUE(fs::exists(program)) << "build the target check_reference";
   const TemporaryFolder folder;
   const std::string out = (folder / "out").string();

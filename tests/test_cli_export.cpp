@@ -219,9 +219,9 @@ TEST_F(ExportTest, TheOutputIsLockedAndReplacedInOneStep) {
 TEST_F(ExportTest, AFullDiskIsNamedAndNothingStays) {
   quantize_to("q", {"--reconstruct", "none"});
   const auto before = contents("");
-  const std::string line = "ulimit -f 8; exec '" + std::string(CBQ_BINARY_DIR) +
-                           "/bin/cbq' export '" + path("q") + "' -f dense -o '" + path("o") +
-                           "' 2> '" + path("err") + "'";
+  const std::string line = "ulimit -f 8; exec '" + (build_folder() / "bin/cbq").string() +
+                           "' export '" + path("q") + "' -f dense -o '" + path("o") + "' 2> '" +
+                           path("err") + "'";
   const int status = std::system(("bash -c \"" + line + "\"").c_str());
   EXPECT_EQ(WEXITSTATUS(status), 1);
   expect_in(bytes_of(path("err")), {"o.partial", "File too large"});

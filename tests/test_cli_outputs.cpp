@@ -28,7 +28,7 @@ std::string quoted(const std::string& text) { return "'" + text + "'"; }
 class OutputsTest : public CliTest {
  protected:
   static std::string program(const std::string& name) {
-    return std::string(CBQ_BINARY_DIR) + "/bin/" + name;
+    return (build_folder() / "bin" / name).string();
   }
   static std::string command(const std::string& name, const std::vector<std::string>& arguments) {
     std::string text = quoted(program(name));
@@ -304,7 +304,7 @@ TEST_F(OutputsTest, AnIgnoredSignalStaysIgnored) {
 
 /// Runs `cbq` where exchanging names is refused, as on some file systems.
 int cbq_without_exchange(const std::vector<std::string>& arguments, const std::string& err) {
-  const std::string program = std::string(CBQ_BINARY_DIR) + "/bin/cbq";
+  const std::string program = (build_folder() / "bin/cbq").string();
   const pid_t child = ::fork();
   if (child == 0) {
     sock_filter refuse[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),

@@ -98,7 +98,7 @@ inline RunOfCbq run_program(const std::string& name, std::vector<std::string> ar
                             const std::function<void(pid_t)>& meanwhile = {},
                             const char* standard_output = nullptr) {
   const TemporaryFolder folder;
-  const std::string program = std::string(CBQ_BINARY_DIR) + "/bin/" + name;
+  const std::string program = (build_folder() / "bin" / name).string();
   if (!std::filesystem::exists(program)) {
     ADD_FAILURE() << program << " is not there; build all targets";
     return {};

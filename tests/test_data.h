@@ -22,6 +22,12 @@ inline std::filesystem::path test_data() {
   return folder;
 }
 
+/// The folder of the build that this test program belongs to; the program is in its subfolder
+/// "bin".
+inline std::filesystem::path build_folder() {
+  return std::filesystem::canonical("/proc/self/exe").parent_path().parent_path();
+}
+
 /// First line of a test that needs the test data.
 #define SKIP_WITHOUT_TEST_DATA() \
   if (test_data().empty()) GTEST_SKIP() << "no test data: set CBQ_TEST_DATA to its folder"

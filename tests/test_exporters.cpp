@@ -217,7 +217,7 @@ std::string text_of(const std::string& path) {
 }
 
 TEST(FormatTutorial, WhatIsCompiledIsWhatThePageShows) {
-  const std::string code = text_of(CBQ_BINARY_DIR "/tutorial/unpacked.cpp");
+  const std::string code = text_of(build_folder() / "tutorial/unpacked.cpp");
   ASSERT_NE(code.find("register_exporter"), std::string::npos);
   const std::string page = text_of(CBQ_SOURCE_DIR "/docs/add-a-format.md");
   EXPECT_NE(page.find(code), std::string::npos);

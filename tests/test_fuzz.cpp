@@ -20,7 +20,7 @@ struct FuzzRun {
 };
 
 FuzzRun fuzz(const std::string& arguments) {
-  const std::string command = std::string(CBQ_BINARY_DIR "/bin/cbq_fuzz ") + arguments + " 2>&1";
+  const std::string command = (build_folder() / "bin/cbq_fuzz ").string() + arguments + " 2>&1";
   FuzzRun run;
   FILE* pipe = ::popen(command.c_str(), "r");
   if (pipe == nullptr) return run;

@@ -105,8 +105,7 @@ TEST(ProgramVersion, NamesTheVersionAndTheSources) {
 // A finished folder is taken for this command's by its identity, whose program must therefore be
 // all that decides bytes.
 TEST(ProgramVersion, CoversTheCommandLine) {
-  const std::string sources =
-      read_text_file(std::filesystem::path(CBQ_BINARY_DIR) / "generated/program_version.sources");
+  const std::string sources = read_text_file(build_folder() / "generated/program_version.sources");
   for (const char* file : {"kernels/matmul/gemm.cpp", "nn/formats/json.h", "cbq/pipeline.cpp",
                            "tools/cbq.cpp", "tools/cli/quantize.cpp", "tools/cli/quantize_job.h",
                            "experiments/run_ablation.cpp", "cmake/Sources.cmake"}) {

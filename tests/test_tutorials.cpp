@@ -19,6 +19,7 @@
 #include "quant/grid_scheme.h"
 #include "quant/rounding.h"
 #include "quant/solvers/solver.h"
+#include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
 namespace cbq::test_tutorials {
@@ -36,7 +37,7 @@ TEST(Tutorial, RoundingSchemeIsRegisteredByItsOwnFile) {
 
 /// What was compiled is what the page shows.
 void expect_shown(const std::string& file, const std::string& page) {
-  const std::string code = text_of(CBQ_BINARY_DIR "/tutorial/" + file);
+  const std::string code = text_of(build_folder() / "tutorial" / file);
   ASSERT_FALSE(code.empty()) << file;
   EXPECT_NE(text_of(CBQ_SOURCE_DIR "/docs/" + page).find(code), std::string::npos) << page;
 }
@@ -196,7 +197,7 @@ TEST(ReadingGuide, NamesFilesAndWhatIsInThem) {
 }
 
 TEST(Tutorial, RoundingSchemeIsAtMostFortyLines) {
-  const std::string code = text_of(CBQ_BINARY_DIR "/tutorial/linear.cu");
+  const std::string code = text_of(build_folder() / "tutorial/linear.cu");
   ASSERT_NE(code.find("register_rounding_scheme"), std::string::npos);
   EXPECT_LE(std::count(code.begin(), code.end(), '\n'), 40);
   // What was compiled is what the page shows.
