@@ -96,8 +96,11 @@ smollm2() {
 # build [TARGET..]: without targets everything, tests included
 build() {
   say "build: build/cpu"
-  cmake --preset cpu -DCBQ_WERROR="${CBQ_WERROR:-OFF}" -DCBQ_TEST_DATA="${CBQ_TEST_DATA:-}" \
-    -DCBQ_JOIN_TESTS="${CBQ_JOIN_TESTS:-OFF}"
+  local options=() name
+  for name in CBQ_WERROR CBQ_TEST_DATA CBQ_JOIN_TESTS; do  # those that are not set stay as they were
+    [ -z "${!name+set}" ] || options+=("-D$name=${!name}")
+  done
+  cmake --preset cpu "${options[@]}"
   cmake --build --preset cpu -j "$(nproc)" ${1:+--target "$@"}
 }
 

@@ -29,6 +29,8 @@ constexpr Command commands[] = {
     {"tokenize", "Text to a file of token ids", setup_tokenize},
     {"sample", "Calibration segments sampled from a model itself", setup_sample},
     {"methods", "Published methods that --method knows, and what each is made of", setup_methods},
+    {"parts", "Rounding schemes, grids, solvers, transforms and formats, with a sentence for each",
+     setup_parts},
     {"train", "Train a language model from scratch", setup_train},
 };
 
@@ -92,7 +94,7 @@ void refuse_negative_counts(CLI::App& app) {
   for (const char* name : {"--segments", "--segment-length", "--evaluate-segments",
                            "--evaluate-length", "--steps", "--save-every"}) {
     CLI::Option* option = app.get_option_no_throw(name);
-    if (option != nullptr) option->check(CLI::NonNegativeNumber);
+    if (option != nullptr) option->check(expect_from_zero);
   }
 }
 

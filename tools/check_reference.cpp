@@ -15,6 +15,7 @@
 #include "autograd/worst_error.h"
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
+#include "experiments/command_line.h"
 #include "experiments/progress.h"
 #include "nn/formats/json.h"
 #include "nn/perplexity.h"
@@ -197,9 +198,7 @@ int main(int argc, char** argv) {
       "--real", real,
       "only SmolLM2-135M (./setup.sh smollm2) beside transformers; some minutes, or half a "
       "minute with --fast");
-  app.add_option("--seeds", seeds, "runs per goal")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+  app.add_option("--seeds", seeds, "runs per goal")->capture_default_str()->check(expect_positive);
   app.add_option("--only", only, "only the goals whose name contains this");
   CLI11_PARSE(app, argc, argv);
   try {

@@ -8,6 +8,7 @@
 
 #include "cbq/pipeline.h"
 #include "cbq/quantizers.h"
+#include "experiments/command_line.h"
 #include "kernels/ops.h"
 #include "nn/formats/atomic_file.h"
 #include "tools/bench/bench.h"
@@ -198,15 +199,15 @@ void add_run_command(CLI::App& app) {
   options->workload.add_to(*command);
   command->add_option("--segments", options->segments, "Calibration segments of the run")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(expect_positive);
   command->add_option("--epochs", options->epochs, "Epochs of the run")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(expect_positive);
   command
       ->add_option("--test-tokens", options->test_tokens,
                    "Tokens of the perplexity at the end; 0 leaves it out")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(expect_from_zero);
   command->add_option("--seconds", options->seconds, "Time for the steps of a shape")
       ->capture_default_str();
   add_clock_option(*command, options->clock);

@@ -9,6 +9,7 @@
 
 #include "cbq/methods.h"
 #include "cbq/quantizers.h"
+#include "experiments/command_line.h"
 #include "kernels/ops.h"
 #include "nn/formats/safetensors.h"
 
@@ -41,7 +42,7 @@ void WorkloadOptions::add_to(CLI::App& app) {
   const auto option = [&app](const char* name, auto& value, const char* help) {
     return app.add_option(name, value, help)->capture_default_str();
   };
-  option("--window", window, "blocks reconstructed together")->check(CLI::PositiveNumber);
+  option("--window", window, "blocks reconstructed together")->check(expect_positive);
   option("--tokens", tokens, "of a segment; 0: the shape's usual ones");
   option("--batch", batch, "segments per step; 0: the shape's usual ones");
   option("--wbits", wbits, "bits of the weights");
@@ -51,7 +52,7 @@ void WorkloadOptions::add_to(CLI::App& app) {
   option("--rank", rank, "of A1 A2");
   option("--dtype", dtype, "f32, bf16; auto: bf16 on CUDA, else f32");
   option("--device", device, "auto, cpu, cuda or cuda:N");
-  option("--threads", threads, "on the CPU; 0: one per core")->check(CLI::NonNegativeNumber);
+  option("--threads", threads, "on the CPU; 0: one per core")->check(expect_from_zero);
 }
 
 namespace {

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "experiments/command_line.h"
 #include "nn/config.h"
 #include "tensor/error.h"
 
@@ -13,7 +14,7 @@ void ComputeOptions::add_to(CLI::App& app, bool with_dtype) {
   app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--threads", threads, "threads on the CPU; 0: one per core")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(expect_from_zero);
   if (!with_dtype) return;
   app.add_option("--dtype", dtype,
                  "floating-point type to compute in: f32, bf16, f16; auto: f32 on a CPU, on a GPU "

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "experiments/command_line.h"
 #include "experiments/model_loading.h"
 #include "experiments/token_source.h"
 #include "nn/formats/atomic_file.h"
@@ -83,7 +84,7 @@ Action setup_evaluate(CLI::App& app) {
   app.add_option("--batch", o->evaluation.batch,
                  "segments of texts at a time; 0: as many as make 16,384 tokens, 8 at most")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(expect_from_zero);
   app.add_option("--tasks", o->tasks.tasks,
                  "zero-shot tasks, separated by commas: piqa, hellaswag, arc_easy, arc_challenge, "
                  "openbookqa, winogrande, mutual, ethics, lambada; or files of requests (.jsonl)")
@@ -95,11 +96,11 @@ Action setup_evaluate(CLI::App& app) {
                  "separate: each on its own, no BOS (0.3, which the papers used)")
       ->capture_default_str();
   app.add_option("--limit", o->tasks.limit, "only the first so many items of each task; 0: all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(expect_from_zero);
   app.add_option("--pass-tokens", o->tasks.tokens,
                  "tokens of requests in one forward pass; fewer need less memory")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(expect_positive);
   app.add_option("--samples", o->tasks.samples, "write every log-likelihood to this file (.jsonl)");
   app.add_option("--json", o->json, "write the results to this file, too");
   o->loading.add_to(app);

@@ -65,6 +65,7 @@ class QuantizeRun {
 
  private:
   void steps();
+  void check_state() const;
   bool drop_empty_state() const;
   Watch watch() {
     return {interrupted, [this](int64_t done, int64_t total, const std::string& what) {
@@ -116,6 +117,12 @@ bool QuantizeRun::drop_empty_state() const {
   return true;
 }
 
+/// The state of an interrupted run may be hours of work: it is dropped on request alone.
+void QuantizeRun::check_state() const {
+  check(o_.resume || o_.overwrite || !ResumeFolder::has_state(state_), "an interrupted run is in ",
+        state_.string(), ": --resume goes on with it, --overwrite drops it and starts anew");
+}
+
 /// What will be done, in a line: defaults should not have to be guessed.
 std::string summary(const Settings& s) {
   std::string text =
@@ -137,6 +144,7 @@ std::string summary(const Settings& s) {
 }
 
 void QuantizeRun::steps() {
+  check_state();
   log_.line(summary(job_.settings));
   job_.load();
   job_.load_calibration();
@@ -194,9 +202,7 @@ json QuantizeRun::recipe() {
 
 RunResult QuantizeRun::reconstruct() {
   const bool found = ResumeFolder::has_state(state_);
-  if (found && !o_.resume) {  // hours of work, perhaps: never dropped for want of a word
-    check(o_.overwrite, "an interrupted run is in ", state_.string(),
-          ": --resume goes on with it, --overwrite drops it and starts anew");
+  if (found && !o_.resume) {  // --overwrite
     ResumeFolder::remove(state_);
   } else if (!found && o_.resume) {
     log_.line("nothing to resume, starting anew: there is no state in " + state_.string());

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cbq/global_transforms.h"
+#include "cbq/quantizers.h"
 #include "kernels/ops.h"
 #include "nn/formats/output_lock.h"
 #include "nn/formats/sealed_files.h"
@@ -74,6 +75,7 @@ void QuantizeJob::load() {
   model = o_.loading.open(o_.model, dtype, device, {say_, interrupted});
   context_ = model->config.context();
   notes = apply_global_transforms(*model, settings);
+  check_layers(*model, settings);
   check_parameters();
   evaluation = load_evaluation(o_.evaluation, tokens());
 }

@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cctype>
+#include <iostream>
+#include <nlohmann/json.hpp>
 #include <type_traits>
 
 #include "cbq/methods.h"
@@ -10,23 +12,30 @@
 #include "experiments/plan.h"
 #include "nn/formats/json.h"
 #include "quant/solvers/solver.h"
+#include "quant/transforms/global/global_transform.h"
+#include "quant/transforms/local/preprocessor.h"
 #include "tensor/error.h"
+
+using nlohmann::json;
 
 namespace cbq::cli {
 namespace {
 
+std::string dashed(std::string name) {
+  std::replace(name.begin(), name.end(), '_', '-');
+  return name;
+}
+
 std::string option_names(const std::string& name) {
-  std::string dashed = name;
-  std::replace(dashed.begin(), dashed.end(), '_', '-');
-  std::string names = "--" + dashed;
-  if (dashed != name) names += ",--" + name;
+  std::string names = "--" + dashed(name);
+  if (dashed(name) != name) names += ",--" + name;
   return names;
 }
 
 /// "4", "W4" or "W4A4" over the settings' bits.
-void apply_bits(const std::string& text, nlohmann::json& given) {
+void apply_bits(const std::string& text, json& given) {
   const auto give = [&](const char* name, int bits) {
-    const nlohmann::json& value = given.emplace(name, bits).first.value();
+    const json& value = given.emplace(name, bits).first.value();
     check(value == bits, "--bits ", text, " and --", name, " ", value.dump(),
           " contradict each other; give one of them");
   };
@@ -53,18 +62,20 @@ std::string joined(const std::vector<std::string>& names) {
 }
 
 /// The help, and the default: that of the method `cbq` at W4A16.
-std::string help_of(const std::string& name, const std::string& help, const nlohmann::json& value) {
+std::string help_of(const std::string& name, const std::string& help, const json& value) {
   std::string text = help;
   if (name == "rounding") text += ": " + joined(rounding_schemes().names());
   if (name == "solver") text += "; known: none, " + joined(solvers().names());
+  if (name == "transform") text += "; known: " + joined(global_transforms().names());
+  if (name == "preprocess") text += "; known: " + joined(preprocessors().names());
   const std::string shown = value.is_string() ? value.get<std::string>() : value.dump();
   return shown.empty() ? text : text + " [" + shown + "]";
 }
 
 /// Whether a file names every setting, as the recipe.json of a run does. Then no method is needed,
 /// which may have been a file that is not there any more.
-bool names_every_setting(const nlohmann::json& recipe) {
-  const nlohmann::json all = to_json(Settings{});
+bool names_every_setting(const json& recipe) {
+  const json all = to_json(Settings{});
   for (const auto& [name, value] : all.items()) {
     if (!recipe.contains(name)) return false;
   }
@@ -80,7 +91,7 @@ void SettingsOptions::add_to(CLI::App& app) {
       ->group("Settings");
   app.add_option("--bits", bits_, "bits as in tables: 4, W4 or W4A4")->group("Settings");
   app.add_option("--profile", profile_)->group("");  // the former name of --method, refused
-  const nlohmann::json defaults = to_json(method_settings("cbq", 4, float_bits));
+  const json defaults = to_json(method_settings("cbq", 4, float_bits));
   visit_settings(given_, [&](const char* name, auto& member, const char* text) {
     const std::string names = option_names(name), help = help_of(name, text, defaults.at(name));
     if constexpr (std::is_same_v<std::decay_t<decltype(member)>, bool>) {
@@ -100,14 +111,41 @@ void SettingsOptions::add_to(CLI::App& app) {
   });
 }
 
-nlohmann::json SettingsOptions::given_values() const {
-  const nlohmann::json all = to_json(given_);
-  nlohmann::json given = nlohmann::json::object();
+json SettingsOptions::given_values() const {
+  const json all = to_json(given_);
+  json given = json::object();
   for (const auto& [name, option] : options_) {
     if (option->count() > 0) given[name] = all.at(name);
   }
   if (!bits_.empty()) apply_bits(bits_, given);
   return given;
+}
+
+/// A line for options that this run does not read: their value changes nothing of it.
+void SettingsOptions::tell_unread(const Settings& s, const json& given) const {
+  const bool reconstructs = s.reconstruct != "none";
+  Settings running = s;
+  if (reconstructs) {  // whose windows may not fit a model of `blocks` blocks
+    running.schedule.clear();
+    running.window = 1;
+    running.overlap = 0;
+  }
+  constexpr int64_t blocks = 8;
+  const json settings = to_json(canonical(running, blocks)), defaults = to_json(Settings());
+  std::string unread;
+  visit_staged_settings(s, [&](const char* name, const auto&, const char*, SettingStage stage) {
+    using enum SettingStage;
+    if (!given.contains(name) || given.at(name) == defaults.at(name)) return;
+    if (stage == label || stage == random || (stage == reconstruction && reconstructs)) return;
+    Settings other = running;
+    apply_json(other, {{name, defaults.at(name)}});
+    if (to_json(canonical(other, blocks)) != settings) return;
+    unread += (unread.empty() ? "--" : ", --") + dashed(name);
+  });
+  if (unread.empty()) return;
+  std::cerr << "note: this run does not read " << unread << ": it has W" << s.wbits << "A"
+            << s.abits << ", reconstruct " << s.reconstruct << ", rotation " << s.rotation << ", "
+            << s.polish_epochs << " polish epochs\n";
 }
 
 /// An option that nothing will read is a misunderstanding.
@@ -123,14 +161,14 @@ void SettingsOptions::refuse_useless(const Settings& s) const {
 
 Settings SettingsOptions::resolve() const {
   if (!profile_.empty()) refuse_profile_option(profile_);
-  nlohmann::json recipe = nlohmann::json::object();
+  json recipe = json::object();
   if (!recipe_.empty()) {
     recipe = read_json_file(recipe_, size_t{1} << 20);
-    if (const nlohmann::json& inner = json_find(recipe, "settings", recipe_); inner.is_object()) {
-      recipe = nlohmann::json(inner);
+    if (const json& inner = json_find(recipe, "settings", recipe_); inner.is_object()) {
+      recipe = json(inner);
     }
   }
-  const nlohmann::json given = given_values();
+  const json given = given_values();
   // A method's values depend on the bits, so these are looked for first.
   Settings bits;
   try {
@@ -146,6 +184,7 @@ Settings SettingsOptions::resolve() const {
   apply_json(settings, recipe);
   apply_json(settings, given);
   refuse_useless(settings);
+  tell_unread(settings, given);
   return settings;
 }
 

@@ -26,6 +26,7 @@ class SettingsOptions {
   Settings given_;  // values of the options that appear
   nlohmann::json given_values() const;
   void refuse_useless(const Settings& settings) const;
+  void tell_unread(const Settings& settings, const nlohmann::json& given) const;
   std::map<std::string, const CLI::Option*> options_;
   std::string recipe_, bits_, profile_;
 };
