@@ -46,7 +46,7 @@ TEST_F(CliSettings, WordsAreNoNumbers) {
 TEST_F(CliSettings, WhatCannotRunIsRefusedBeforeTheModelIsScored) {
   const RunOfCbq groups = cbq(quantize("q", {"--group-size", "5", "--evaluate", test_tokens()}));
   EXPECT_EQ(groups.code, 1);
-  expect_in(groups.err, {"group_size 5 does not divide", "model.layers.0."});
+  expect_in(groups.err, {"group size 5 does not divide", "model.layers.0."});
   EXPECT_EQ(groups.out, "");
   std::filesystem::create_directories(folder_ / "q.resume");
   folder_.write("q.resume/state.safetensors", "a state");
