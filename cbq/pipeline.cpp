@@ -12,7 +12,9 @@ namespace cbq {
 namespace {
 
 /// Rounding to nearest takes no longer than reading its state would.
-bool keeps_state(const RunContext& run) { return run.reconstructs || run.solver != nullptr; }
+bool keeps_state(const RunContext& run) {
+  return run.reconstructs || run.solver != nullptr || run.settings.polishes();
+}
 
 /// None where the folder is of no concern: a run that keeps no state must still notice a state of
 /// another run that lies there.

@@ -18,6 +18,7 @@ namespace {
 constexpr const char* doing = "polishing the whole model";
 /// Of so many segments one is held out.
 constexpr int64_t held_out_every = 8;
+constexpr double seconds_between_saves = 600.0;
 
 /// A frozen weight whose scales, and codes where they are asked for, are learned again; its input
 /// is what the quantizers make of it.
@@ -117,18 +118,25 @@ class PolishedModel {
   PolishedModel(const PolishedModel&) = delete;
   PolishedModel& operator=(const PolishedModel&) = delete;
 
-  /// What is learned; groups of nothing are left out.
-  std::vector<ParameterGroup> groups(const Settings& settings) const {
-    ParameterGroup scales, codes, clips;
-    scales.settings.rate = settings.rate_polish;
+  /// The codes, which SignSgd moves: a code needs to know in which direction most segments want
+  /// it, and two moments of Adam would take twice the memory of the codes themselves.
+  std::vector<ParameterGroup> codes(const Settings& settings) const {
+    ParameterGroup codes;
     codes.settings.rate = settings.rate_polish_codes;
-    clips.settings.rate = settings.rate_activation;
     for (const Place& p : places_) {
-      scales.variables.push_back(p.polished->scale_variable());
       if (p.polished->code_variable().defined()) {
         codes.variables.push_back(p.polished->code_variable());
       }
     }
+    if (codes.variables.empty()) return {};
+    return {codes};
+  }
+  /// What Adam moves; groups of nothing are left out.
+  std::vector<ParameterGroup> groups(const Settings& settings) const {
+    ParameterGroup scales, clips;
+    scales.settings.rate = settings.rate_polish;
+    clips.settings.rate = settings.rate_activation;
+    for (const Place& p : places_) scales.variables.push_back(p.polished->scale_variable());
     for (const auto& [quantizer, start] : clips_) {
       for (Var a : quantizer->variables()) {
         a.set_requires_grad(settings.learn_activation);
@@ -137,7 +145,7 @@ class PolishedModel {
       }
     }
     std::vector<ParameterGroup> all;
-    for (const ParameterGroup& group : {scales, codes, clips}) {
+    for (const ParameterGroup& group : {scales, clips}) {
       if (!group.variables.empty()) all.push_back(group);
     }
     for (const Norm& norm : norms_) {
@@ -145,6 +153,27 @@ class PolishedModel {
       group.variables.push_back(*norm.parameter);
       group.settings.rate = settings.rate_polish_norm * norm.unit;
       all.push_back(group);
+    }
+    return all;
+  }
+  /// What is learned, under names that are the same in every run of the same settings.
+  std::map<std::string, Tensor> variables() const {
+    std::map<std::string, Tensor> all;
+    for (size_t i = 0; i < places_.size(); ++i) {
+      const PolishedLinear& linear = *places_[i].polished;
+      all[concat("scale.", i)] = linear.scale_variable().value();
+      if (linear.code_variable().defined()) {
+        all[concat("code.", i)] = linear.code_variable().value();
+      }
+    }
+    for (size_t i = 0; i < clips_.size(); ++i) {
+      const std::vector<Var> of_clip = clips_[i].first->variables();
+      for (size_t k = 0; k < of_clip.size(); ++k) {
+        all[concat("clip.", i, ".", k)] = of_clip[k].value();
+      }
+    }
+    for (size_t i = 0; i < norms_.size(); ++i) {
+      all[concat("norm.", i)] = norms_[i].parameter->value();
     }
     return all;
   }
@@ -226,11 +255,12 @@ class PolishedModel {
 class Polish {
  public:
   Polish(Transformer& model, const Segments& segments, ActivationCache& original,
-         const Settings& settings, const Watch& watch)
+         const Settings& settings, const Watch& watch, PolishHooks hooks)
       : model_(model),
         segments_(segments),
         settings_(settings),
         watch_(watch),
+        hooks_(std::move(hooks)),
         polished_(model, settings) {
     const auto count = static_cast<int64_t>(segments.size());
     targets_ = original.get(model.block_count(), 0, count);
@@ -244,11 +274,10 @@ class Polish {
   }
 
   PolishReport run() {
-    const auto start = std::chrono::steady_clock::now();
     PolishReport report;
     report.trained = static_cast<int64_t>(trained_.size());
     report.held_out = static_cast<int64_t>(held_out_.size());
-    report.before = report.after = held_out_loss();
+    report.before = report.after = hooks_.start ? hooks_.start->before : held_out_loss();
     if (!std::isfinite(report.before)) {
       throw NonFiniteError(concat(doing, ": KL to the original model is ", report.before));
     }
@@ -262,8 +291,7 @@ class Polish {
       report.kept = report.after < report.before;  // false for NaN
       if (report.kept) polished_.keep();
     }
-    report.seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    report.seconds = seconds();
     return report;
   }
 
@@ -317,13 +345,18 @@ class Polish {
 
   void train(const std::vector<ParameterGroup>& groups, PolishReport& report) {
     Adam adam(groups);
+    SignSgd sign(polished_.codes(settings_));
+    const std::map<std::string, Tensor> state = state_of(adam);
+    if (hooks_.start) restore(*hooks_.start, state, adam, report);
     const auto per_step = static_cast<size_t>(settings_.batch);
     const auto steps_per_epoch = static_cast<int64_t>((trained_.size() + per_step - 1) / per_step);
     const int64_t total = settings_.polish_epochs * steps_per_epoch;
-    for (int64_t epoch = 1; epoch <= settings_.polish_epochs; ++epoch) {
+    const int64_t first_epoch = report.steps / steps_per_epoch + 1;
+    for (int64_t epoch = first_epoch; epoch <= settings_.polish_epochs; ++epoch) {
       const std::vector<int64_t> order =
           segment_order(report.trained, settings_.seed, polish_stream, epoch);
-      for (size_t begin = 0; begin < order.size(); begin += per_step) {
+      const auto done = static_cast<size_t>(report.steps - (epoch - 1) * steps_per_epoch);
+      for (size_t begin = done * per_step; begin < order.size(); begin += per_step) {
         watch_.step(report.steps, total, doing);
         std::vector<int64_t> chosen;
         for (size_t i = begin; i < std::min(order.size(), begin + per_step); ++i) {
@@ -335,11 +368,44 @@ class Polish {
         const Var logits = quantized_logits(batch);
         const LossValue loss = reconstruction_loss(logits.value(), {target}, loss_, true);
         tape.backward(logits, loss.gradient);
-        adam.step(cosine_annealing(report.steps, total, settings_.rate_floor));
+        const double factor = cosine_annealing(report.steps, total, settings_.rate_floor);
+        adam.step(factor);
+        sign.step(factor);
         ++report.steps;
+        const bool ends_pass = report.steps % steps_per_epoch == 0 && report.steps < total;
+        if (ends_pass || since(saved_) > seconds_between_saves) save(state, report);
       }
     }
     watch_.step(report.steps, total, doing);
+  }
+
+  using Clock = std::chrono::steady_clock;
+  static double since(Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  }
+  double seconds() const { return (hooks_.start ? hooks_.start->seconds : 0.0) + since(start_); }
+
+  /// All that changes from step to step; the tensors themselves, no copies.
+  std::map<std::string, Tensor> state_of(Adam& adam) const {
+    std::map<std::string, Tensor> state = polished_.variables();
+    for (const auto& [name, moment] : adam.state()) state[concat("adam.", name)] = moment;
+    return state;
+  }
+  void save(const std::map<std::string, Tensor>& state, const PolishReport& report) {
+    if (hooks_.save) hooks_.save({report.steps, report.before, seconds(), state});
+    saved_ = Clock::now();
+  }
+  void restore(const PolishState& from, const std::map<std::string, Tensor>& state, Adam& adam,
+               PolishReport& report) const {
+    for (const auto& [name, value] : state) {
+      const auto saved = from.tensors.find(name);
+      check(saved != from.tensors.end() && saved->second.shape() == value.shape() &&
+                saved->second.dtype() == value.dtype(),
+            doing, ": the state of the interrupted run has no fitting '", name, "'");
+      value.copy_from(saved->second);
+    }
+    report.steps = from.steps;
+    adam.set_steps(from.steps);
   }
 
   /// A window number that no window has: the order of segments is one of its own.
@@ -349,6 +415,9 @@ class Polish {
   const Segments& segments_;
   const Settings& settings_;
   const Watch& watch_;
+  const PolishHooks hooks_;
+  const Clock::time_point start_ = Clock::now();
+  Clock::time_point saved_ = start_;
   PolishedModel polished_;
   Tensor targets_;
   std::vector<int64_t> trained_, held_out_;
@@ -358,8 +427,8 @@ class Polish {
 }  // namespace
 
 PolishReport polish(Transformer& model, const Segments& segments, ActivationCache& original,
-                    const Settings& settings, const Watch& watch) {
-  return Polish(model, segments, original, settings, watch).run();
+                    const Settings& settings, const Watch& watch, PolishHooks hooks) {
+  return Polish(model, segments, original, settings, watch, std::move(hooks)).run();
 }
 
 }  // namespace cbq

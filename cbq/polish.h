@@ -6,6 +6,9 @@
 // the target here is the original model's distribution.)
 #pragma once
 
+#include <functional>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,18 +28,33 @@ struct PolishReport {
   int64_t peak_bytes = 0;  // device memory of this stage
 };
 
+/// What an interrupted stage needs to go on: its state after `steps` steps.
+struct PolishState {
+  int64_t steps = 0;
+  double before = 0.0;                    // PolishReport::before
+  double seconds = 0.0;                   // that the stage has taken so far
+  std::map<std::string, Tensor> tensors;  // what is learned, and Adam's moments
+};
+
+struct PolishHooks {
+  /// Goes on from here; the result is that of a stage without interruption, to the bit.
+  std::optional<PolishState> start;
+  /// Gets the state after every pass but the last, and every ten minutes; may be empty.
+  std::function<void(const PolishState&)> save;
+};
+
 /// Minimizes the mean over tokens of
 ///   KL(softmax(original logits) || softmax(quantized logits))
-/// by Adam over Settings::polish_epochs passes, Settings::batch segments a step, with cosine
-/// annealing, over
+/// over Settings::polish_epochs passes, Settings::batch segments a step, with cosine annealing, by
+/// Adam (u: by the sign of its gradient) over
 ///   x   scales: W^ = s0 e^x (q - z) with s0, q, z of every frozen weight, one x per scale; rate
 ///       rate_polish;
 ///   a   the clip variables of the activation quantizers (quant/activation_quantizer.h); rate
 ///       rate_activation;
-///   u   codes: q = clamp(round(u), 0, 2^b - 1), u starts at q, gradients pass the rounding
-///   straight
-///       through (quant/learned_codes.h); rate rate_polish_codes, 0: q stays. Takes 16 bytes per
-///       weight of a block: u, its gradient and two moments;
+///   u   codes: q = clamp(round(u), 0, 2^b - 1), u starts at q and moves by rate_polish_codes a
+///       step, u <- u - rate sign(dL/du), where gradients pass the rounding straight through
+///       (quant/learned_codes.h); rate 0: q stays. Takes 8 bytes per weight of a block: u and its
+///       gradient;
 ///   g   weights and biases of all norms; rate rate_polish_norm in units of the root mean square of
 ///       the norm's weight, 0: they stay. The model must be in f32 for it.
 /// Every eighth segment is held out of this stage (the windows were trained on it) and decides:
@@ -49,6 +67,6 @@ struct PolishReport {
 /// infinite before the first step; later that ends training and counts as "not better". `watch`
 /// sees every step.
 PolishReport polish(Transformer& model, const Segments& segments, ActivationCache& original,
-                    const Settings& settings, const Watch& watch);
+                    const Settings& settings, const Watch& watch, PolishHooks hooks = {});
 
 }  // namespace cbq

@@ -61,6 +61,7 @@ struct OtherRun : std::runtime_error {
 
 constexpr const char* stream_name = "quantized_stream";
 constexpr const char* state_name = "state.safetensors";
+constexpr const char* polish_name = "polish.safetensors";
 constexpr const char* damaged_name = "state.damaged";
 
 bool is_block(const std::string& name) {
@@ -78,7 +79,7 @@ std::vector<std::filesystem::path> files_in(const std::filesystem::path& folder,
   for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end;
        at.increment(error)) {
     const std::string name = at->path().filename().string();
-    if (is_block(name)) files.push_back(at->path());
+    if (is_block(name) || name == polish_name) files.push_back(at->path());
   }
   return files;
 }
@@ -208,6 +209,33 @@ void ResumeFolder::set_aside() const {
   std::filesystem::create_directories(to);
   for (const std::filesystem::path& file : files_in(folder_, true)) {
     std::filesystem::rename(file, to / file.filename());
+  }
+}
+
+void ResumeFolder::save_polish(const PolishState& state) const {
+  if (!enabled()) return;
+  const nlohmann::json stage = {
+      {"steps", state.steps}, {"before", state.before}, {"seconds", state.seconds}};
+  write(folder_ / polish_name, state.tensors, {{"polish", stage.dump()}});
+}
+
+std::optional<PolishState> ResumeFolder::load_polish(
+    const std::function<void(const std::string&)>& say) const {
+  const std::filesystem::path path = folder_ / polish_name;
+  if (!enabled() || !std::filesystem::exists(path)) return std::nullopt;
+  try {
+    const SafetensorsFile file = open(path);
+    const std::string what = path.string();
+    const nlohmann::json stage = parse_json(metadata_of(file, "polish"), what);
+    PolishState state;
+    state.steps = json_int(json_at(stage, "steps", what), "steps", what, 0);
+    state.before = json_double(json_at(stage, "before", what), "before", what);
+    state.seconds = json_double(json_at(stage, "seconds", what), "seconds", what);
+    state.tensors = load_tensors(file);
+    return state;
+  } catch (const DamagedFile& damage) {
+    if (say) say(concat("the last stage starts anew: ", damage.what()));
+    return std::nullopt;
   }
 }
 

@@ -3,6 +3,7 @@
 //   state.safetensors        quantized stream, variables of blocks that later windows go on with
 //                            and the solver's results they started from, reports so far
 //   block-<i>.safetensors    packed codes of a finished block, written once
+//   polish.safetensors       the last stage, as far as it has come; all blocks are finished then
 //
 //   state.damaged/           the files of a state that could not be used, of the last such one
 //
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "cbq/job_identity.h"
+#include "cbq/polish.h"
 #include "cbq/reconstructor.h"
 #include "nn/formats/safetensors.h"
 
@@ -64,6 +66,10 @@ class ResumeFolder {
   std::map<std::string, Tensor> load_block(int64_t block) const;
   /// Everything else.
   void save(const RunState& state) const;
+  void save_polish(const PolishState& state) const;
+  /// The same back; none if there is no such state, or if it is damaged (said through `say`): the
+  /// last stage then starts anew. Throws as load() does for another run's.
+  std::optional<PolishState> load_polish(const std::function<void(const std::string&)>& say) const;
 
  private:
   std::filesystem::path block_path(int64_t block) const;

@@ -309,9 +309,9 @@ TEST(Polish, WhatDoesNotHelpIsUndone) {
   }
 }
 
-/// The folder that a run writes, block by block from the disk or with the model in memory.
-std::string folder_of(const fs::path& model_folder, const fs::path& to, const Settings& settings,
-                      bool on_demand, RunHooks hooks = {}) {
+/// What a run leaves in its blocks, block by block from the disk or with the model in memory.
+std::string blocks_of(const fs::path& model_folder, const Settings& settings, bool on_demand,
+                      RunHooks hooks = {}) {
   const auto segments = cbq::tiny_segments(10, 12);
   const auto model = on_demand ? open_model(model_folder, Dtype::f32, Device::cpu())
                                : load_model(model_folder, Dtype::f32, Device::cpu());
@@ -329,7 +329,6 @@ std::string folder_of(const fs::path& model_folder, const fs::path& to, const Se
     if (keep) keep(b);
   };
   quantize(*model, segments, settings, nullptr, hooks);
-  (void)to;
   return nlohmann::json(state).dump();
 }
 
@@ -338,17 +337,17 @@ TEST(Polish, IsTheSameBlockByBlockAndAfterAnInterruption) {
   save_model(*cbq::tiny_model(3), folder / "m", Dtype::f32);
   for (
       const char* changes :
-      {R"({"abits": 4, "solver": "gptq", "granularity": "g8"})",
+      {R"({"rate_polish_codes": 0.02})", R"({"abits": 4, "solver": "gptq", "granularity": "g8"})",
        R"({"abits": 4, "reconstruct": "cbq", "epochs": 1})",
        R"({"reconstruct": "cbq", "epochs": 1, "rate_polish_codes": 0.01, "rate_polish_norm": 0.01})",
        R"({"abits": 8, "act_granularity": "per_tensor", "reconstruct": "cbq", "epochs": 1})"}) {
     SCOPED_TRACE(changes);
     const Settings settings = polished(nlohmann::json::parse(changes));
-    const std::string whole = folder_of(folder / "m", folder / "w", settings, false);
+    const std::string whole = blocks_of(folder / "m", settings, false);
     Settings without = settings;
     without.polish_epochs = 0;
-    EXPECT_NE(whole, folder_of(folder / "m", folder / "w", without, false));
-    EXPECT_EQ(folder_of(folder / "m", folder / "q", settings, true), whole);
+    EXPECT_TRUE(whole != blocks_of(folder / "m", without, false)) << "nothing was learned";
+    EXPECT_EQ(blocks_of(folder / "m", settings, true), whole);
     for (const bool on_demand : {true, false}) {
       // Stopped in the middle of the last stage; all windows are behind it.
       SCOPED_TRACE(on_demand);
@@ -358,18 +357,47 @@ TEST(Polish, IsTheSameBlockByBlockAndAfterAnInterruption) {
       hooks.keep_originals = false;
       bool stop = false;
       hooks.preparation = [&](int64_t done, int64_t, const std::string& what) {
-        stop = what.find("polishing") != std::string::npos && done == 4;
+        stop = what.find("polishing") != std::string::npos && done == 6;
       };
       hooks.interrupted = [&] { return stop; };
-      EXPECT_THROW(folder_of(folder / "m", folder / "r", settings, on_demand, hooks), Interrupted);
+      EXPECT_THROW(blocks_of(folder / "m", settings, on_demand, hooks), Interrupted);
       stop = false;
       hooks.preparation = nullptr;
       std::string said;
       hooks.say = [&](const std::string& line) { said += line + "\n"; };
-      EXPECT_EQ(folder_of(folder / "m", folder / "r", settings, on_demand, hooks), whole);
-      EXPECT_NE(said.find("resumed"), std::string::npos) << said;
+      EXPECT_EQ(blocks_of(folder / "m", settings, on_demand, hooks), whole);
+      // A pass has 4 steps, after which the state is saved.
+      EXPECT_NE(said.find("resumed after step 4 of the last stage"), std::string::npos) << said;
     }
   }
+}
+
+TEST(Polish, ADamagedStateOfItIsToldAndTheStageStartsAnew) {
+  const TemporaryFolder folder;
+  save_model(*cbq::tiny_model(3), folder / "m", Dtype::f32);
+  const Settings settings = polished({{"rate_polish_codes", 0.02}});
+  const std::string whole = blocks_of(folder / "m", settings, false);
+  RunHooks hooks;
+  hooks.resume_folder = folder / "state";
+  hooks.keep_originals = false;
+  bool stop = false;
+  hooks.preparation = [&](int64_t done, int64_t, const std::string& what) {
+    stop = what.find("polishing") != std::string::npos && done == 9;
+  };
+  hooks.interrupted = [&] { return stop; };
+  EXPECT_THROW(blocks_of(folder / "m", settings, false, hooks), Interrupted);
+  const fs::path file = folder / "state" / "polish.safetensors";
+  ASSERT_TRUE(fs::exists(file));
+  std::string bytes = bytes_of(file);
+  bytes[bytes.size() / 2] ^= 1;
+  std::ofstream(file, std::ios::binary) << bytes;
+  stop = false;
+  hooks.preparation = nullptr;
+  std::string said;
+  hooks.say = [&](const std::string& line) { said += line + "\n"; };
+  EXPECT_EQ(blocks_of(folder / "m", settings, false, hooks), whole);
+  EXPECT_NE(said.find("the last stage starts anew"), std::string::npos) << said;
+  EXPECT_NE(said.find("polish.safetensors"), std::string::npos) << said;
 }
 
 // The only segment is trained on and decides, so every granularity must gain.

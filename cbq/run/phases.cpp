@@ -140,7 +140,12 @@ void tell(RunContext& run, const WindowReport& report) {
 void polish_model(RunContext& run) {
   if (!run.settings.polishes()) return;
   reset_peak(run.model.device());
-  PolishReport report = polish(run.model, run.segments, *run.original, run.settings, run.watch);
+  PolishHooks hooks;
+  hooks.start = run.folder.load_polish(run.hooks.say);
+  hooks.save = [&](const PolishState& state) { run.folder.save_polish(state); };
+  if (hooks.start) run.say(concat("resumed after step ", hooks.start->steps, " of the last stage"));
+  PolishReport report =
+      polish(run.model, run.segments, *run.original, run.settings, run.watch, std::move(hooks));
   report.peak_bytes = memory_statistics(run.model.device()).peak_bytes;
   run.result.polish = report;
   run.note(concat("polish: KL(original || quantized) on ", report.held_out, " held-out segments ",

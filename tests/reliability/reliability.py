@@ -65,7 +65,7 @@ class Bench:
             "blockwise": self.quantize_job("--load", "blockwise"),
             "lora": self.quantize_job("--rounding", "lora_rounding", "--rank", "2"),
             "stages": self.quantize_job("--schedule", "0-2,1,1-2,3", "--rotation", "r1_r2_r4", "--solver", "gptq",
-                                        "--abits", "8", "--polish-epochs", "1"),
+                                        "--abits", "8", "--polish-epochs", "3", "--rate-polish-codes", "0.02"),
             "ablation": self.ablation_job(),
             "train": self.train_job()}
 
@@ -184,6 +184,7 @@ STATES = {
     "finished block": ("quantize", "q.resume/block-*.safetensors", "q.resume/state.safetensors", "running"),
     "blockwise state": ("blockwise", "q.resume/*.safetensors", "q.resume/state.safetensors", "running"),
     "state of stages": ("stages", "q.resume/*.safetensors", "q.resume/state.safetensors", "running"),
+    "last stage": ("stages", "q.resume/polish.safetensors", "q.resume/polish.safetensors", "running"),
     "cache entry": ("quantize", "cache/*.h5", "cache/*.h5", "ended"),
     "cell": ("ablation", "a/cells/*.json", "a/cells/*.json", "ended"),
     "cell's state": ("ablation", "a/unfinished/*/*/*.safetensors", "a/unfinished/*/*/state.safetensors", "running"),
