@@ -319,8 +319,8 @@ TEST(MethodParts, SaySlotForSlotWhatAMethodIs) {
   EXPECT_EQ(part("adaround", 16, "windows"), "1 block");
   EXPECT_EQ(part("autoround", 16, "optimizer"), "signsgd");
   EXPECT_EQ(part("cbq", 16, "polish"), "-");
-  EXPECT_EQ(part("cbq_polished", 16, "polish"), "2 passes: scales, codes");
-  EXPECT_EQ(part("cbq_polished", 4, "polish"), "2 passes: scales, codes, norms");
+  EXPECT_EQ(part("cbq_polished", 16, "polish"), "4 passes: scales, codes");
+  EXPECT_EQ(part("cbq_polished", 4, "polish"), "4 passes: scales, codes, norms");
   EXPECT_EQ(part("autoround", 16, "grid"), "symmetric, groups of 128, min_max");
 }
 
