@@ -114,8 +114,8 @@ write_folder(out / "dense", tensors(json.loads((place / "layer").read_text())))
 CBQ = '''#!{python}
 import json, sys
 original = sys.argv[2].endswith("original")
-results = {{str(n): {{"mean_nll": (3.0 if original else 3.5) + n}}
-           for n in range(sys.argv.index("--threads") - sys.argv.index("--tokens") - 1)}}
+files = sys.argv[sys.argv.index("--tokens") + 1:sys.argv.index("--threads")]
+results = {{file: {{"mean_nll": (3.0 if original else 3.5) + file.endswith("b.h5")}} for file in sorted(files)}}
 open(sys.argv[sys.argv.index("--json") + 1], "w").write(json.dumps({{"results": results}}))
 '''
 
@@ -146,6 +146,10 @@ class Driver(Folders):
                                str(self.path / "calibration.h5"), "--texts", f"a={self.path / 'a.h5'}", f"b={self.path / 'b.h5'}",
                                "--methods", "gptqmodel_gptq", "--bits", "1", "-o", str(self.path / "out"), *more])
         return code, out.getvalue(), said.getvalue()
+
+    def test_each_text_has_its_own_score(self):
+        texts = {"first": self.path / "b.h5", "second": self.path / "a.h5"}
+        self.assertEqual(peers.score(self.path / "cbq", "original", texts, 1, self.path / "s"), {"first": 4.0, "second": 3.0})
 
     def calls(self):
         file = self.path / "calls"

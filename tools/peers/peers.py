@@ -99,14 +99,18 @@ def quiet_environment(threads, folder):
 
 
 def score(cbq, model, texts, threads, place):
+    """Mean NLL of each text. One call a text: `cbq evaluate` sorts its results by names of its own."""
     place.mkdir(parents=True, exist_ok=True)
-    file = place / "scores.json"
-    run([cbq, "evaluate", model, "--tokens", *texts.values(), "--threads", threads, "--device", "cpu", "--json", file],
-        place / "log.txt")
-    results = json.loads(file.read_text())["results"]
-    if len(results) != len(texts):
-        raise Failed(f"{len(texts)} texts given, {len(results)} scored: {', '.join(results)}")
-    return {name: result["mean_nll"] for name, result in zip(texts, results.values())}
+    nll = {}
+    for name, text in texts.items():
+        file = place / f"scores-{name}.json"
+        run([cbq, "evaluate", model, "--tokens", text, "--threads", threads, "--device", "cpu", "--json", file],
+            place / "log.txt")
+        results = json.loads(file.read_text())["results"]
+        if len(results) != 1:
+            raise Failed(f"{text}: one text given, {len(results)} scored: {', '.join(results)}")
+        nll[name] = next(iter(results.values()))["mean_nll"]
+    return nll
 
 
 def sha256(file):
