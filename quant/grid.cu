@@ -2,15 +2,10 @@
 #include "kernels/launch/launch.h"
 #include "kernels/ops.h"
 #include "quant/grid.h"
-#include "quant/grid_rule.h"
+#include "quant/grid_search.h"
 
 namespace cbq {
 namespace {
-
-// Ratios 1, 0.9, ..., 0.1 at each end and a few least-squares refits come within 0.1 % (2 and 3
-// bits) and 0.5 % (4 bits) of the error of a search that is thirty times as long; measured on the
-// weights of a small LLaMA, whose errors are 0.57, 0.78 and 0.90 of those of the min/max grid.
-constexpr int end_steps = 10, symmetric_steps = 50, refits = 8;
 
 /// One row = the weights that share a scale.
 template <class T>
@@ -79,15 +74,10 @@ struct FindGrid {
     // The candidates first, so that nothing but the pass is left in the loop over them: g++
     // duplicates a loop around a condition that never changes, and then no longer vectorizes what
     // is inside.
-    GridPoint<A> candidates[end_steps * end_steps];
-    int count = 0;
-    const int steps = rule.symmetric ? symmetric_steps : end_steps;
-    for (int i = 0; i < steps; ++i) {
-      for (int k = 0; k < (rule.symmetric ? 1 : steps); ++k) {
-        const A a = A(1) - A(i) / A(steps), b = rule.symmetric ? a : A(1) - A(k) / A(steps);
-        candidates[count++] = rule.from_range(a * low, b * high);
-      }
-    }
+    const detail::ClipLadder<A> ladder{rule, low, high};
+    GridPoint<A> candidates[detail::ClipLadder<A>::most];
+    const int count = ladder.count();
+    for (int i = 0; i < count; ++i) candidates[i] = ladder.candidate(i);
     A least = squared_error(row, x, best);
     for (int i = 0; i < count; ++i) {
       const A error = squared_error(row, x, candidates[i]);
@@ -96,14 +86,10 @@ struct FindGrid {
         best = candidates[i];
       }
     }
-    for (int i = 0; i < refits; ++i) {
-      const GridPoint<A> candidate{fitted_scale(row, x, best), best.zero_point};
-      const A error = squared_error(row, x, candidate);
-      if (!(error < least)) break;
-      least = error;
-      best = candidate;
-    }
-    return best;
+    return detail::refitted<A>(
+               {best, least}, [&](const GridPoint<A>& grid) { return fitted_scale(row, x, grid); },
+               [&](const GridPoint<A>& grid) { return squared_error(row, x, grid); })
+        .grid;
   }
 };
 

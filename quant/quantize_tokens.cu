@@ -2,8 +2,10 @@
 #include "kernels/launch/check_device.h"
 #include "kernels/launch/launch.h"
 #include "kernels/launch/rows.h"
+#include "kernels/launch/tuned_guard.h"
 #include "kernels/ops.h"
 #include "quant/quantize_tokens.h"
+#include "quant/token_guard.h"
 #include "quant/token_rows.h"
 
 namespace cbq {
@@ -164,6 +166,11 @@ void check_parameter(const char* what, const Var& p, const Tensor& x) {
   check_device(op, what, p.value(), x.device());
 }
 
+#ifdef CBQ_KERNELS
+[[maybe_unused]] const bool guarded =
+    tuned::guard({detail::token_kernel_name, detail::token_tolerance, detail::token_difference});
+#endif
+
 const TokenFunction& checked(const Deferred& y, const std::vector<TokenQuantizer>& quantizers) {
   const TokenFunction* f = find(y);
   check(f != nullptr, op,
@@ -192,7 +199,9 @@ const TokenFunction& checked(const Deferred& y, const std::vector<TokenQuantizer
 bool quantize_tokens_takes(const Deferred& y, size_t quantizers) {
   const TokenFunction* f = find(y);
   if (f == nullptr || quantizers < 1 || quantizers > detail::max_readers) return false;
-  return !should_record({f->tensors == 2 ? &y.third : &y.second, &y.third});
+  if (should_record({f->tensors == 2 ? &y.third : &y.second, &y.third})) return false;
+  const Device device = y.x.device();
+  return !runs_on_grid(device) || tuned::trusted(detail::token_kernel_name, device);
 }
 
 QuantizedTokens quantize_tokens(const Deferred& y, const std::vector<TokenQuantizer>& quantizers) {

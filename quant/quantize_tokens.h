@@ -23,8 +23,9 @@ struct QuantizedTokens {
   Tensor range, statistics;
 };
 
-/// True if quantize_tokens takes y and so many quantizers: it has a kernel for the function, and no
-/// parameter of a norm waits for a gradient, which nobody would compute.
+/// True if quantize_tokens takes y and so many quantizers: it has a kernel for the function, no
+/// parameter of a norm waits for a gradient, which nobody would compute, and on a GPU the kernels
+/// agree with the computation step by step (kernels/launch/tuned_guard.h).
 bool quantize_tokens_takes(const Deferred& y, size_t quantizers);
 
 /// With y = f(x) rounded to its dtype, for each quantizer

@@ -406,8 +406,9 @@ class RoundingOf : public RoundingScheme {
 /// Makes `Scheme` known by its name; the one line that a scheme's file ends with.
 template <class Scheme>
 bool register_rounding_scheme() {
-  return rounding_schemes().add(Scheme::name,
-                                [] { return std::make_unique<RoundingOf<Scheme>>(); });
+  return rounding_schemes().add(Scheme::name, [] {
+    return std::make_unique<RoundingOf<Scheme>>();
+  }) && detail::guard_rounding_kernels<Scheme>();
 }
 
 }  // namespace cbq

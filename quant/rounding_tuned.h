@@ -4,10 +4,13 @@
 
 #include <cstdint>
 #include <limits>
+#include <string>
 
 #include "kernels/fused/quantize_weight.h"
 #include "kernels/fused/quantize_weight_backward.h"
+#include "kernels/launch/tuned_guard.h"
 #include "kernels/ops.h"
+#include "quant/rounding_guard.h"
 #include "quant/rounding_part.h"
 
 namespace cbq::detail {
@@ -65,18 +68,33 @@ struct LaneMath {
   }
 };
 
+/// Puts the tuned kernels of a scheme under the guard, where there are any. Returns true.
+template <class Scheme>
+bool guard_rounding_kernels() {
+#ifdef CBQ_KERNELS
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+    tuned::guard(
+        {rounding_kernel_name(Scheme::name, dtype), rounding_tolerance,
+         [dtype](Device device) { return rounding_difference(Scheme::name, dtype, device); }});
+  }
+#endif
+  return true;
+}
+
 inline bool at_16_bytes(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 
-/// True where the tuned kernels can run.
-template <class T>
+/// True where the tuned kernels can run, and agree with the reference kernels.
+template <class Scheme, class T>
 bool fast_covers(const RoundingView<T>& view, Device device, const T* output) {
   if (!runs_on_grid(device) || !tuned::enabled()) return false;
   const int64_t group = view.group, columns = tuned::warp_columns;
   const bool lanes_share_scales =
       view.groups == 1 || group % columns == 0 || (group % 8 == 0 && columns % group == 0);
-  return lanes_share_scales && view.in % 8 == 0 && view.rank <= 8 && view.out < (1 << 24) &&
-         view.in < (1 << 24) && at_16_bytes(view.w) && at_16_bytes(view.dense) &&
-         at_16_bytes(view.a2) && at_16_bytes(output);
+  const bool fits = lanes_share_scales && view.in % 8 == 0 && view.rank <= 8 &&
+                    view.out < (1 << 24) && view.in < (1 << 24) && at_16_bytes(view.w) &&
+                    at_16_bytes(view.dense) && at_16_bytes(view.a2) && at_16_bytes(output);
+  static const std::string kernel = rounding_kernel_name(Scheme::name, dtype_of<T>::value);
+  return fits && tuned::trusted(kernel, device);
 }
 
 /// Calls f.template operator()<Math, variables>() for the phase and the variables of `view`.
@@ -100,7 +118,7 @@ template <class Scheme, class T>
 bool fast_forward([[maybe_unused]] const RoundingView<T>& view, [[maybe_unused]] Device device,
                   [[maybe_unused]] T* y) {
 #ifdef CBQ_KERNELS
-  if (!fast_covers(view, device, y)) return false;
+  if (!fast_covers<Scheme>(view, device, y)) return false;
   dispatch_lanes<Scheme>(view, [&]<class Math, int variables>() {
     using Kernel = tuned::QuantizeWeight<Math, T, RoundingView<T>, variables>;
     const int64_t tiles = (view.in + tuned::warp_columns - 1) / tuned::warp_columns;
@@ -135,7 +153,7 @@ bool fast_backward([[maybe_unused]] const RoundingPass& pass, [[maybe_unused]] c
 #ifdef CBQ_KERNELS
   const auto view = view_of<T>(pass);
   const Device device = pass.w.device();
-  if (pass.wants_zero_point || !fast_covers<T>(view, device, dw.data<T>())) return false;
+  if (pass.wants_zero_point || !fast_covers<Scheme>(view, device, dw.data<T>())) return false;
   const auto make = [&](Shape shape) { return Tensor(std::move(shape), Dtype::f32, device); };
   const int64_t tiles = (view.in + tuned::warp_columns - 1) / tuned::warp_columns;
   const int64_t blocks = (view.out + tuned::backward_rows - 1) / tuned::backward_rows;

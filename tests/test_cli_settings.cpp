@@ -43,6 +43,16 @@ TEST_F(CliSettings, WordsAreNoNumbers) {
   expect_in(run.err, {"expected a number above 0, got 0"});
 }
 
+TEST_F(CliSettings, CheckDeviceSaysWhatThereIsToCompare) {
+  const RunOfCbq run = cbq({"check-device", "--device", "cpu"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  expect_in(run.out, {"there is nothing to compare", "NVIDIA GPUs"});
+  if (cuda_device_count() > 0) return;
+  const RunOfCbq missing = cbq({"check-device", "--device", "cuda"});
+  EXPECT_EQ(missing.code, 1);
+  expect_in(missing.err, {"CUDA"});
+}
+
 TEST_F(CliSettings, WhatCannotRunIsRefusedBeforeTheModelIsScored) {
   const RunOfCbq groups = cbq(quantize("q", {"--group-size", "5", "--evaluate", test_tokens()}));
   EXPECT_EQ(groups.code, 1);

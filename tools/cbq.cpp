@@ -31,6 +31,8 @@ constexpr Command commands[] = {
     {"methods", "Published methods that --method knows, and what each is made of", setup_methods},
     {"parts", "Rounding schemes, grids, solvers, transforms and formats, with a sentence for each",
      setup_parts},
+    {"check-device", "Compare the tuned kernels of a GPU with their reference kernels",
+     setup_check_device},
     {"train", "Train a language model from scratch", setup_train},
 };
 

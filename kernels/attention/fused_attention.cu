@@ -1,8 +1,11 @@
 #include <limits>
+#include <string>
 
+#include "kernels/attention/attention_guard.h"
 #include "kernels/attention/fused_attention.h"
 #include "kernels/attention/fused_backward.h"
 #include "kernels/attention/fused_forward.h"
+#include "kernels/launch/tuned_guard.h"
 #include "tensor/runtime/environment.h"
 
 namespace cbq::tuned {
@@ -73,7 +76,19 @@ AttentionView view_of(const AttentionOperands& in) {
 
 int64_t tiles_of(int64_t rows, int64_t tile) { return (rows + tile - 1) / tile; }
 
-/// Blocks that keep a GPU busy to the end: 132 multiprocessors with two each, four times over.
+std::string guarded_name(int64_t dim) { return concat("attention, heads of ", dim); }
+
+[[maybe_unused]] const bool guarded = [] {
+  for (const int64_t dim : {64, 80, 96, 128}) {
+    guard({guarded_name(dim), attention_tolerance,
+           [dim](Device device) { return attention_difference(dim, device); }});
+  }
+  return true;
+}();
+
+/// Blocks that keep a GPU busy to the end: two for each of 132 multiprocessors (H100, H200), four
+/// times over. The count is the same for every device, because it decides the order of sums:
+/// results do not depend on the GPU's size.
 constexpr int64_t enough_blocks = 132 * 2 * 4;
 
 /// The smallest divisor of the group with enough blocks, or the group.
@@ -139,7 +154,7 @@ bool covers_attention(const AttentionOperands& in, std::initializer_list<const T
   for (const Tensor* t : more)
     if (!at_16_bytes(*t)) return false;
   return device_can(device, in.dim()) && at_16_bytes(in.q) && at_16_bytes(in.k) &&
-         at_16_bytes(in.v);
+         at_16_bytes(in.v) && trusted(guarded_name(in.dim()), device);
 }
 
 void attention_forward(const AttentionOperands& in, const kernels::AttentionResult& result) {

@@ -43,6 +43,7 @@
 #include "kernels/launch/launch_rows_cuda.h"
 #include "kernels/launch/vector.h"
 #include "tensor/runtime/cpu_recording.h"
+#include "tensor/runtime/device_multiprocessors.h"
 #include "tensor/runtime/device_profile.h"
 
 namespace cbq {
@@ -119,7 +120,8 @@ template <class F>
 void launch_elements(const char* op, Device device, int64_t n, const F& f) {
   const OpTimer timer(op, device);
   const int block = 256;
-  const int64_t grid = std::min<int64_t>((n + block - 1) / block, 132 * 64);
+  const int64_t grid =
+      std::min<int64_t>((n + block - 1) / block, multiprocessor_count(device) * 64);
   CBQ_LAUNCH(map_kernel, grid, block, 0, n, f);
   after_launch(device, op);
 }
@@ -129,13 +131,14 @@ void launch_rows(const char* op, Device device, int64_t rows, int64_t width, con
   const OpTimer timer(op, device);
   if constexpr (takes_whole_rows<F>) {
     using T = typename F::Element;
-    launch_row_elements<T>(row_launch(width, static_cast<int>(16 / sizeof(T)), f.vectorizes()),
+    launch_row_elements<T>(device,
+                           row_launch(width, static_cast<int>(16 / sizeof(T)), f.vectorizes()),
                            rows, width, f);
   } else {
     // A worker takes at least four elements; whole warps, because row.sum shuffles in warps.
     int block = 32;
     while (block < 512 && block * 4 < width) block *= 2;
-    const int64_t grid = std::min<int64_t>(rows, 132 * 32);
+    const int64_t grid = std::min<int64_t>(rows, multiprocessor_count(device) * 32);
     CBQ_LAUNCH(map_rows_kernel, grid, block, 0, rows, f);
   }
   after_launch(device, op);

@@ -8,6 +8,7 @@
 #include "kernels/formulas/multi_reduce.h"
 #include "kernels/launch/grid.h"
 #include "kernels/launch/vector.h"
+#include "tensor/runtime/device_multiprocessors.h"
 
 namespace cbq {
 
@@ -307,9 +308,10 @@ __global__ void __launch_bounds__(BlockElements<width, vectors>::most_threads)
 }
 
 template <class T, class F>
-void launch_row_elements(const RowLaunch& share, int64_t rows, int64_t n, const F& f) {
+void launch_row_elements(Device device, const RowLaunch& share, int64_t rows, int64_t n,
+                         const F& f) {
   constexpr int width = static_cast<int>(16 / sizeof(T));
-  const int64_t grid = std::min<int64_t>(rows, 132 * 32);
+  const int64_t grid = std::min<int64_t>(rows, multiprocessor_count(device) * 32);
   if (share.width == 1) {
     CBQ_LAUNCH((row_elements_kernel<1, 0, F>), grid, share.threads, 0, rows, n, f);
   } else if (share.vectors > 0) {

@@ -6,24 +6,30 @@
 
 namespace cbq::tuned {
 
-/// False after CBQ_FAST=0, and while a ReferenceKernels lives.
+/// False after CBQ_FAST=0, and in a thread while a ReferenceKernels lives there.
 bool enabled();
 
-/// While it lives, reference kernels run: tests and benchmarks compare the forms in one process.
+/// While it lives, this thread runs reference kernels: tests, benchmarks and the guard
+/// (tuned_guard.h) compare the two forms in one process.
 class ReferenceKernels {
  public:
   ReferenceKernels();
   ~ReferenceKernels();
   ReferenceKernels(const ReferenceKernels&) = delete;
   ReferenceKernels& operator=(const ReferenceKernels&) = delete;
-
- private:
-  bool before_;
 };
 
-/// Launches of kernels of this folder so far in this process.
+/// Launches of tuned kernels so far in this process.
 long launches();
-/// One more.
+/// One more, unless an UncountedLaunches lives in this thread.
 void count_launch();
+
+class UncountedLaunches {
+ public:
+  UncountedLaunches();
+  ~UncountedLaunches();
+  UncountedLaunches(const UncountedLaunches&) = delete;
+  UncountedLaunches& operator=(const UncountedLaunches&) = delete;
+};
 
 }  // namespace cbq::tuned

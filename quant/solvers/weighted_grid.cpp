@@ -4,13 +4,12 @@
 #include <cmath>
 
 #include "kernels/ops.h"
-#include "quant/grid_rule.h"
+#include "quant/grid_search.h"
 
 namespace cbq {
 namespace {
 
-/// As in weight_grid(): ratios 1, 0.9, ..., 0.1 at both ends.
-constexpr int end_steps = 10, symmetric_steps = 50, refits = 8;
+using Candidate = detail::ScoredGrid<double>;
 
 /// The weights that share a scale, with the weight of each.
 struct Group {
@@ -46,20 +45,10 @@ struct Group {
   }
 };
 
-struct Candidate {
-  GridPoint<double> grid;
-  double error;
-};
-
-/// Refits the scale to the codes while that helps.
-Candidate refitted(const Group& group, Candidate best) {
-  for (int i = 0; i < refits; ++i) {
-    const GridPoint<double> next{group.fitted_scale(best.grid), best.grid.zero_point};
-    const double error = group.error(next);
-    if (!(error < best.error)) break;
-    best = {next, error};
-  }
-  return best;
+Candidate refitted(const Group& group, const Candidate& best) {
+  return detail::refitted<double>(
+      best, [&](const GridPoint<double>& grid) { return group.fitted_scale(grid); },
+      [&](const GridPoint<double>& grid) { return group.error(grid); });
 }
 
 GridPoint<double> search(const Group& group, const GridPoint<double>& start) {
@@ -68,13 +57,10 @@ GridPoint<double> search(const Group& group, const GridPoint<double>& start) {
   const double low = std::min(0.0, *std::min_element(group.w, group.w + group.n));
   const double high = std::max(0.0, *std::max_element(group.w, group.w + group.n));
   Candidate best = at(start);
-  const int steps = rule.symmetric ? symmetric_steps : end_steps;
-  for (int i = 0; i < steps; ++i) {
-    for (int k = 0; k < (rule.symmetric ? 1 : steps); ++k) {
-      const double a = 1.0 - double(i) / steps, b = rule.symmetric ? a : 1.0 - double(k) / steps;
-      const Candidate next = at(rule.from_range(a * low, b * high));
-      if (next.error < best.error) best = next;
-    }
+  const detail::ClipLadder<double> ladder{rule, low, high};
+  for (int i = 0; i < ladder.count(); ++i) {
+    const Candidate next = at(ladder.candidate(i));
+    if (next.error < best.error) best = next;
   }
   best = refitted(group, best);
   if (rule.symmetric) return best.grid;

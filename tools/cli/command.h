@@ -36,6 +36,7 @@ Action setup_sample(CLI::App& app);
 Action setup_convert(CLI::App& app);
 Action setup_methods(CLI::App& app);
 Action setup_parts(CLI::App& app);
+Action setup_check_device(CLI::App& app);
 Action setup_export(CLI::App& app);
 
 inline constexpr int exit_error = 1;
