@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <numeric>
 
@@ -98,29 +97,39 @@ Deviations deviations_of(const std::vector<std::vector<double>>& d,
   return result;
 }
 
-/// V and its degrees of freedom.
-void add_error(const Deviations& of, double all_tokens, Estimate* estimate) {
-  const auto seeds = static_cast<double>(of.u.size()), clusters = static_cast<double>(
-                                                           of.of_cluster.size());
-  if (of.of_cluster.size() < 2) return;
-  const double unit = 1.0 / square(seeds * all_tokens);
-  double text = 0.0, seed = 0.0, cross = 0.0;
-  for (const double u : of.of_cluster) text += square(u) * unit * clusters / (clusters - 1.0);
-  if (of.u.size() > 1) {
-    for (const double u : of.of_seed) seed += square(u) * unit * seeds / (seeds - 1.0);
-    const double factor = unit * seeds * clusters / ((seeds - 1.0) * (clusters - 1.0));
-    for (size_t r = 0; r < of.u.size(); ++r) {
-      for (size_t c = 0; c < of.of_cluster.size(); ++c) {
-        cross += factor * square(of.u[r][c] - of.of_cluster[c] / seeds -
-                                 of.of_seed[r] * of.share[c]);
-      }
+/// The quantile that an interval of 95 % needs for a variance of `count` means.
+double quantile_of(double count) { return student_quantile(0.975, count - 1.0); }
+
+/// max(V_seed - V_cross, 0).
+double seed_variance(const Deviations& of, double unit) {
+  const auto seeds = static_cast<double>(of.of_seed.size());
+  const auto clusters = static_cast<double>(of.of_cluster.size());
+  double seed = 0.0, cross = 0.0;
+  for (const double u : of.of_seed) seed += square(u);
+  for (size_t r = 0; r < of.u.size(); ++r) {
+    for (size_t c = 0; c < of.of_cluster.size(); ++c) {
+      cross += square(of.u[r][c] - of.of_cluster[c] / seeds - of.of_seed[r] * of.share[c]);
     }
   }
-  estimate->error = std::sqrt(std::max({text + seed - cross, text, seed}));
-  const double squares =
-      square(text) / (clusters - 1.0) + (seed > 0.0 ? square(seed) / (seeds - 1.0) : 0.0);
-  // Without any noise every number of degrees of freedom is right.
-  estimate->freedom = squares > 0.0 ? square(text + seed) / squares : clusters - 1.0;
+  const double factor = unit * seeds / (seeds - 1.0);
+  return std::max(0.0, factor * (seed - cross * clusters / (clusters - 1.0)));
+}
+
+void add_noise(const Deviations& of, double all_tokens, Estimate* estimate) {
+  if (estimate->clusters < 2) return;
+  const auto seeds = static_cast<double>(of.of_seed.size());
+  const auto clusters = static_cast<double>(of.of_cluster.size());
+  const double unit = 1.0 / square(seeds * all_tokens);
+  double text = 0.0;
+  for (const double u : of.of_cluster) text += square(u) * unit * clusters / (clusters - 1.0);
+  double variance = text, square_of_half = square(quantile_of(clusters)) * text;
+  if (of.of_seed.size() > 1) {
+    const double seed = seed_variance(of, unit);
+    variance += seed;
+    square_of_half += square(quantile_of(seeds)) * seed;
+  }
+  estimate->error = std::sqrt(variance);
+  estimate->half_width = std::sqrt(square_of_half);
 }
 
 Estimate estimate_of(const std::vector<std::vector<double>>& d, const std::vector<int64_t>& tokens,
@@ -130,14 +139,13 @@ Estimate estimate_of(const std::vector<std::vector<double>>& d, const std::vecto
       static_cast<double>(std::accumulate(tokens.begin(), tokens.end(), int64_t{0}));
   Estimate estimate;
   estimate.seeds = static_cast<int>(d.size());
-  estimate.clusters =
-      static_cast<int64_t>(1 + *std::max_element(clusters.begin(), clusters.end()));
+  estimate.clusters = static_cast<int64_t>(1 + *std::max_element(clusters.begin(), clusters.end()));
   for (const std::vector<double>& of_seed : d) {
     estimate.mean += std::accumulate(of_seed.begin(), of_seed.end(), 0.0) /
                      (static_cast<double>(d.size()) * all_tokens);
   }
   if (!std::isfinite(estimate.mean)) return estimate;
-  add_error(deviations_of(d, tokens, clusters, estimate.mean, all_tokens), all_tokens, &estimate);
+  add_noise(deviations_of(d, tokens, clusters, estimate.mean, all_tokens), all_tokens, &estimate);
   return estimate;
 }
 
@@ -161,11 +169,6 @@ double student_quantile(double p, double freedom) {
     (student_cdf(middle, freedom) < p ? low : high) = middle;
   }
   return 0.5 * (low + high);
-}
-
-double Estimate::half_width(double level) const {
-  return has_error() ? student_quantile(0.5 + 0.5 * level, freedom) * error
-                     : std::numeric_limits<double>::infinity();
 }
 
 Estimate paired_difference(const SegmentSums& from, const SegmentSums& to,
