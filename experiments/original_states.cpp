@@ -104,6 +104,10 @@ OriginalStates::OriginalStates(Transformer& model, const std::string& digest,
   sweep_temporaries(folder);  // other runs that share the folder may have been killed
   file_ = opened(wanted, say, watch);
   if (file_) return;
+  if (say) {
+    say(fmt::format("writing {:.1f} MB of the original model's states on a test text to {}",
+                    static_cast<double>(wanted.bytes()) / 1e6, wanted.path.string()));
+  }
   write(wanted, model, segments, batch, watch);
   file_ = std::make_shared<Hdf5File>(Hdf5File::open(wanted.path));
 }

@@ -1,6 +1,5 @@
 // Divergence of two rows of logits: rows that are read once (launch.h).
 #include "kernels/divergence.h"
-
 #include "kernels/formulas/loss.h"
 #include "kernels/formulas/softmax.h"
 #include "kernels/launch/launch.h"
@@ -35,9 +34,7 @@ struct RowDivergence {
                                         shift);
     };
     const double total = row.sum(term, t, p);
-    const auto shared = [=](A t_j, A p_j) {
-      return t_j == t_max && p_j == p_max ? A(1) : A(0);
-    };
+    const auto shared = [=](A t_j, A p_j) { return t_j == t_max && p_j == p_max ? A(1) : A(0); };
     const A both = row.max(shared, t, p);
     if (row.first()) {
       kl[r] = A(total / t_sum);

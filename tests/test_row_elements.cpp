@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "autograd/worst_error.h"
-#include "kernels/launch/launch.h"
 #include "kernels/divergence.h"
+#include "kernels/launch/launch.h"
 #include "kernels/ops.h"
 #include "tests/compared_device.h"
 #include "tests/op_case.h"
