@@ -11,7 +11,8 @@ namespace {
 
 /// Colours as variables, so that the dark page is the same rules with other values. Tables scroll
 /// within their own frame and keep their first column in sight: on a telephone the page itself
-/// never scrolls sideways.
+/// never scrolls sideways. There the lines of a trend become a block each, so that its verdict is
+/// in sight.
 constexpr const char* style = R"css(
 :root { color-scheme: light dark; --back: #ffffff; --text: #1c2126; --faint: #5c6670; --line: #d5dade;
   --stripe: #f4f6f8; --agree: #1a6e2e; --disagree: #b3261e; --open: #5c6670; --link: #1f5fa8; }
@@ -38,19 +39,30 @@ tbody tr:last-child > * { border-bottom: 0; }
 thead th { color: var(--faint); font-weight: 600; background: var(--stripe); }
 th.group { text-align: left; border-left: 1px solid var(--line); }
 th.first { border-left: 1px solid var(--line); } td.first { border-left: 1px solid var(--line); }
-th.label, td.label, td.left { text-align: left; }
+th.label, td.label, .left { text-align: left; }
 th.label, td.label { position: sticky; left: 0; background: var(--back); z-index: 1; }
 thead th.label { background: var(--stripe); }
 tr.rule > * { border-top: 2px solid var(--faint); }
 tr.claim > td.label { font-weight: 600; }
 .agree { color: var(--agree); } .disagree { color: var(--disagree); font-weight: 700; }
 .open { color: var(--open); }
-svg { display: block; } svg line.zero { stroke: var(--faint); stroke-dasharray: 2 2; }
+.middle { text-align: center; } tr.step > td.label { padding-left: 1.6rem; }
+svg { display: block; margin: 0 auto; } svg line.zero { stroke: var(--faint); stroke-dasharray: 2 2; }
 svg .agree { stroke: var(--agree); fill: var(--agree); }
 svg .disagree { stroke: var(--disagree); fill: var(--disagree); }
 svg .open { stroke: var(--open); fill: var(--open); }
 @media (max-width: 600px) { main { padding: 1rem .6rem 3rem; } h1 { font-size: 1.3rem; }
-  th, td { padding: .25rem .45rem; } th.label, td.label { max-width: 46vw; white-space: normal; } }
+  th, td { padding: .25rem .45rem; }
+  th.label, td.label { min-width: 7.5rem; max-width: 46vw; white-space: normal; }
+  table.trends thead, table.trends tr.claim td.rest { display: none; }
+  table.trends tr { display: grid; grid-template-columns: 1fr auto; padding: .35rem 0;
+    border-bottom: 1px solid var(--line); }
+  table.trends td { border: 0; padding: .05rem .6rem; text-align: left; white-space: normal; }
+  table.trends td.label { grid-column: 1 / -1; max-width: none; font-weight: 600; position: static; }
+  table.trends td.left { order: 1; } table.trends td.verdict { order: 2; text-align: right; }
+  table.trends td.paper { order: 3; } table.trends td.paper::before { content: "paper: "; }
+  table.trends td.ours { order: 4; text-align: right; }
+  table.trends td.interval { order: 5; grid-column: 1 / -1; } }
 )css";
 
 const char* class_of(Verdict verdict) {
@@ -140,17 +152,19 @@ std::string title_of(const TableReport& report, const std::string& metric) {
   return metric == "gpu_memory_gb" ? "peak memory" : metric == "time_hours" ? "time" : metric;
 }
 
-std::string step_row(const TableReport& report, const std::string& label, size_t granularity,
+std::string step_row(const TableReport& report, const ReportTrend& trend, size_t granularity,
                      const TrendStep& step, double scale) {
+  const std::string label = trend.chain ? concat(trend.from, " → ", trend.to) : trend.claim;
   std::string what = title_of(report, step.metric);
   if (report.granularities.size() > 1) what += ", " + report.granularities[granularity];
   const std::string ours = is_drawn(step) ? fmt::format("{:+.4f} ± {:.4f}", step.change, step.error)
                                           : name_of(step.ours);
   return fmt::format(
-      "<tr><td class=\"label\">{}</td><td class=\"left\">{}</td><td>{}</td><td>{}</td><td>{}</td>"
-      "<td class=\"{}\">{}</td></tr>\n",
-      html_text(label), html_text(what), name_of(step.paper), ours,
-      is_drawn(step) ? interval_svg(step, scale) : "", class_of(step.verdict),
+      "<tr{}><td class=\"label\">{}</td><td class=\"left\">{}</td><td class=\"paper\">{}</td>"
+      "<td class=\"ours\">{}</td><td class=\"interval\">{}</td>"
+      "<td class=\"verdict {}\">{}</td></tr>\n",
+      trend.chain ? " class=\"step\"" : "", html_text(label), html_text(what), name_of(step.paper),
+      ours, is_drawn(step) ? interval_svg(step, scale) : "", class_of(step.verdict),
       name_of(step.verdict));
 }
 
@@ -158,19 +172,19 @@ std::string trend_table(const TableReport& report) {
   if (report.trends.empty()) return "";
   const double scale = scale_of(report);
   std::string out =
-      "<h3>Trends</h3>\n<div class=\"scroll\"><table>\n<thead><tr><th class=\"label\">trend</th>"
-      "<th class=\"left label\">quantity</th><th>paper</th><th>ours, nats per token</th>"
-      "<th>95 % interval</th><th>verdict</th></tr></thead>\n<tbody>\n";
+      "<h3>Trends</h3>\n<div class=\"scroll\"><table class=\"trends\">\n<thead><tr><th "
+      "class=\"label\">trend</th>"
+      "<th class=\"left\">quantity</th><th>paper</th><th>ours, nats per token</th>"
+      "<th class=\"middle\">95 % interval</th><th>verdict</th></tr></thead>\n<tbody>\n";
   const std::string* chain = nullptr;
   for (const ReportTrend& trend : report.trends) {
     if (trend.chain && (chain == nullptr || *chain != trend.claim)) {
       out += "<tr class=\"claim\"><td class=\"label\">" + html_text(trend.claim) +
-             "</td><td colspan=\"5\"></td></tr>\n";
+             "</td><td class=\"rest\" colspan=\"5\"></td></tr>\n";
     }
     chain = trend.chain ? &trend.claim : nullptr;
-    const std::string label = trend.chain ? concat(trend.from, " → ", trend.to) : trend.claim;
     for (size_t g = 0; g < trend.steps.size(); ++g) {
-      for (const TrendStep& step : trend.steps[g]) out += step_row(report, label, g, step, scale);
+      for (const TrendStep& step : trend.steps[g]) out += step_row(report, trend, g, step, scale);
     }
   }
   return out + "</tbody></table></div>\n";
@@ -204,8 +218,8 @@ std::string summary_section(const Summary& summary) {
       "<section id=\"summary\">\n<p>Pairwise orderings of the paper's perplexities, "
       "here:</p>\n<div class=\"counts\">\n";
   out += count_box(summary.pairs.holds, "hold", "agree");
-  out += count_box(summary.pairs.refuted, "are refuted", "disagree");
-  out += count_box(summary.pairs.unresolved, "are not resolved", "open");
+  out += count_box(summary.pairs.refuted, "refuted", "disagree");
+  out += count_box(summary.pairs.unresolved, "not resolved", "open");
   out += "</div>\n" + list_of(lines_of(summary), "remarks");
   if (summary.refuted.empty()) return out + "</section>\n";
   out += fmt::format("<details{}><summary>What is refuted</summary>\n",

@@ -3,6 +3,7 @@
 #include <cctype>
 
 #include "experiments/report_files.h"
+#include "tensor/error.h"
 
 namespace cbq {
 namespace {
@@ -143,16 +144,15 @@ std::string to_latex(const std::vector<TableReport>& reports) {
       "itself.\n";
   for (const TableReport& report : reports) {
     const std::string label = label_of(report.spec.key + "-" + report.bits);
-    out += "\n" + to_latex(value_grid(report), heading(report), label);
+    out += concat("\n", to_latex(value_grid(report), heading(report), label));
     if (!report.texts.empty()) {
-      out += "\n" + to_latex(fidelity_grid(report),
-                             heading(report) + ": against the original model (KL in nats)",
-                             label + "-kl");
+      const std::string caption = heading(report) + ": against the original model (KL in nats)";
+      out += concat("\n", to_latex(fidelity_grid(report), caption, label + "-kl"));
     }
     size_t number = 0;
     for (const Grid& grid : trend_grids(report)) {
-      out += "\n" + to_latex(grid, heading(report) + ": trends",
-                             fmt::format("{}-trends-{}", label, ++number));
+      out += concat("\n", to_latex(grid, heading(report) + ": trends",
+                                   fmt::format("{}-trends-{}", label, ++number)));
     }
   }
   return out;

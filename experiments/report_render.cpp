@@ -80,8 +80,10 @@ Grid grid_of_rows(const TableReport& report) {
 
 /// Three digits that tell something; a KL of a good model is a few thousandths of a nat.
 std::string divergence_text(double kl) {
-  if (!std::isfinite(kl)) return number(kl);
-  return kl == 0.0 ? "0" : fmt::format("{:.3g}", kl);
+  if (!std::isfinite(kl) || kl >= 100.0) return number(kl);
+  if (kl == 0.0) return "0";
+  const int decimals = 2 - static_cast<int>(std::floor(std::log10(std::abs(kl))));
+  return fmt::format("{:.{}f}", kl, std::clamp(decimals, 0, 6));
 }
 
 std::vector<std::string> fidelity_texts(const ReportRow& row, size_t granularity,

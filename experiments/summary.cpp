@@ -13,10 +13,10 @@ namespace {
 constexpr size_t width = 100;
 
 std::string text_of(const OrderingCounts& counts) {
-  std::string text = fmt::format("{} hold, {} are refuted, {} are not resolved", counts.holds,
+  std::string text = fmt::format("{} hold, {} refuted, {} not resolved", counts.holds,
                                  counts.refuted, counts.unresolved);
-  if (counts.same > 0) text += fmt::format("; of {} both rows are one cell here", counts.same);
-  if (counts.open > 0) text += fmt::format("; {} have no value here", counts.open);
+  if (counts.same > 0) text += fmt::format(", {} one cell here", counts.same);
+  if (counts.open > 0) text += fmt::format(", {} without a value here", counts.open);
   return text;
 }
 
@@ -121,9 +121,9 @@ Summary summarize(const std::vector<TableReport>& reports) {
 
 std::vector<std::string> lines_of(const Summary& summary) {
   std::vector<std::string> lines = {
-      fmt::format("pairwise orderings of perplexities in the paper ({} table{}): {}",
-                  summary.tables, summary.tables == 1 ? "" : "s", text_of(summary.pairs)),
-      fmt::format("steps of the trends, under all their metrics: {}", text_of(summary.claims))};
+      fmt::format("pairwise orderings of the paper's perplexities ({} table{}): {}", summary.tables,
+                  summary.tables == 1 ? "" : "s", text_of(summary.pairs)),
+      fmt::format("steps of trends, under all their metrics: {}", text_of(summary.claims))};
   if (summary.pairs.judged() > 0) {
     lines.emplace_back(
         "if no two rows differed, chance alone would refute about 1 of 40 pairs and confirm as "
