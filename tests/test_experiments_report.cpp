@@ -36,15 +36,15 @@ nearest rounding      |  1235      - | 5e+07               - | 10.0 MB        - 
 OMSE                  |     -  25.34 |     -           19.53 |       -        - |      -
 
                       | gcide against the original | wordnet against the original
-row                   |  KL  KL 99 %         top-1 |  KL  KL 99 %           top-1
+row                   |    KL  KL 99 %       top-1 |    KL  KL 99 %         top-1
 ----------------------+----------------------------+-----------------------------
-original model        |   0        0       100.0 % |   0        0         100.0 %
-nearest rounding      | 0.2      0.8        50.0 % | 0.4      1.6          50.0 %
+original model        |     0        0     100.0 % |     0        0       100.0 %
+nearest rounding      | 0.200    0.800      50.0 % | 0.400     1.60        50.0 %
 ----------------------+----------------------------+-----------------------------
-1 block               | 0.1      0.4        50.0 % | 0.2      0.8          50.0 %
-2 blocks, overlap 1   | 0.2      0.8        50.0 % | 0.4      1.6          50.0 %
-= 4 blocks, overlap 3 | 0.2      0.8        50.0 % | 0.4      1.6          50.0 %
-OMSE                  |   -        -             - |   -        -               -
+1 block               | 0.100    0.400      50.0 % | 0.200    0.800        50.0 %
+2 blocks, overlap 1   | 0.200    0.800      50.0 % | 0.400     1.60        50.0 %
+= 4 blocks, overlap 3 | 0.200    0.800      50.0 % | 0.400     1.60        50.0 %
+OMSE                  |     -        -           - |     -        -             -
 
                   | gcide as C4                       | wordnet as WikiText-2
 trend             |  paper      ours, nats    verdict |  paper   ours, nats       verdict

@@ -154,8 +154,8 @@ TEST(Html, OnePageWithEverythingInIt) {
   for (const char* part :
        {"<td>36.18±0.26</td>", "Windows &lt;script&gt;alert(1)&lt;/script&gt;",
         "&lt;img src=&#39;x&#39;&gt;&amp;&quot;w&quot; as WikiText-2", "budget: 8 segments of 16",
-        "class=\"verdict agree\">agree</td>", "prefers-color-scheme: dark", "<svg ", "id=\"summary\"",
-        "name=\"viewport\""}) {
+        "class=\"verdict agree\">agree</td>", "prefers-color-scheme: dark", "<svg ",
+        "id=\"summary\"", "name=\"viewport\""}) {
     EXPECT_NE(html.find(part), std::string::npos) << part;
   }
   EXPECT_EQ(html.find("<script"), std::string::npos);
