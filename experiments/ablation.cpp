@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "cbq/pipeline.h"
-#include "nn/formats/atomic_file.h"
+#include "experiments/report_files.h"
 
 namespace cbq {
 namespace {
@@ -20,7 +19,7 @@ class AblationRun {
         out_(out),
         progress_(progress),
         store_(ablation.output / "cells"),
-        texts_(report_texts(ablation.texts)),
+        texts_(report_texts(ablation.texts, ablation.documents)),
         results_(ablation.plan.cells.size()) {}
 
   void run() {
@@ -31,6 +30,7 @@ class AblationRun {
       finish(table);
     }
     progress_.finish();
+    out_ << to_terminal(summarize(reports_)) << "\n" << std::flush;
   }
 
  private:
@@ -104,13 +104,9 @@ class AblationRun {
   void finish(const PlannedTable& table) {
     std::vector<std::string> footnotes = ablation_.budget;
     footnotes.push_back(cell_footnote(table));
-    const TableReport report = make_report(table, ablation_.plan, results_, texts_, footnotes);
-    out_ << to_terminal(report) << "\n" << std::flush;
-    json_.push_back(to_json(report));
-    if (!markdown_.empty()) markdown_ += "\n";
-    markdown_ += to_markdown(report);
-    write_text_atomically(ablation_.output / "ablation.json", json_.dump(2) + "\n");
-    write_text_atomically(ablation_.output / "ablation.md", markdown_);
+    reports_.push_back(make_report(table, ablation_.plan, results_, texts_, footnotes));
+    out_ << to_terminal(reports_.back()) << "\n" << std::flush;
+    write_reports(ablation_.output, reports_, summarize(reports_));
   }
 
   const Ablation& ablation_;
@@ -120,9 +116,8 @@ class AblationRun {
   std::vector<ReportText> texts_;
   std::vector<std::optional<CellResult>> results_;
   size_t stored_ = 0;
-  double to_do_ = 0.0, done_ = 0.0;  // cost
-  nlohmann::json json_ = nlohmann::json::array();
-  std::string markdown_;
+  double to_do_ = 0.0, done_ = 0.0;   // cost
+  std::vector<TableReport> reports_;  // of the tables that are complete
 };
 
 }  // namespace

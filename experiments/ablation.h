@@ -17,15 +17,17 @@ struct Ablation {
   Plan plan;
   CellInputs inputs;
   CellRunner runner;
-  std::vector<std::string> texts;   // names, in the order of CellResult::texts
+  std::vector<std::string> texts;  // names, in the order of CellResult::texts
+  /// Of each text the documents of its segments (TokenSet::documents); may be empty.
+  std::vector<std::vector<int64_t>> documents = {};
   std::vector<std::string> budget;  // footnotes of every table
   std::string version;
-  std::filesystem::path output;       // cells/, ablation.json, ablation.md
+  std::filesystem::path output;       // cells/ and the reports (experiments/report_files.h)
   std::function<bool()> interrupted;  // may be empty
 };
 
-/// Prints the tables to `out`. Finished cells are stored in `output`/cells and used by later runs;
-/// ablation.json and ablation.md are written anew after each table.
+/// Prints the tables and their summary to `out`. Finished cells are stored in `output`/cells and
+/// used by later runs; all reports are written anew after each table.
 /// Throws Interrupted, with what to do, after a stop; whatever the runner throws.
 void run_ablation(const Ablation& ablation, std::ostream& out, Progress& progress);
 

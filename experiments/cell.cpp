@@ -33,41 +33,112 @@ Cell make_cell(const Settings& settings, int64_t blocks, const CellWork& work,
   return cell;
 }
 
+namespace {
+
+/// Numbers beyond all bounds are written as null: JSON has no infinity.
+double bounded_or_infinite(const nlohmann::json& value, const char* name, const std::string& what) {
+  return value.is_null() ? std::numeric_limits<double>::infinity() : json_double(value, name, what);
+}
+
+double number_at(const nlohmann::json& json, const char* name, const std::string& what) {
+  return bounded_or_infinite(json_at(json, name, what), name, what);
+}
+
+const nlohmann::json& list_at(const nlohmann::json& json, const char* name,
+                              const std::string& what) {
+  const nlohmann::json& list = json_at(json, name, what);
+  if (!list.is_array()) fail(what, ": ", name, ": expected a list");
+  return list;
+}
+
+std::vector<double> numbers_at(const nlohmann::json& json, const char* name,
+                               const std::string& what) {
+  std::vector<double> numbers;
+  for (const nlohmann::json& value : list_at(json, name, what)) {
+    numbers.push_back(bounded_or_infinite(value, name, what));
+  }
+  return numbers;
+}
+
+std::vector<int64_t> counts_at(const nlohmann::json& json, const char* name,
+                               const std::string& what, int64_t least) {
+  std::vector<int64_t> counts;
+  for (const nlohmann::json& value : list_at(json, name, what)) {
+    counts.push_back(json_int(value, name, what, least));
+  }
+  return counts;
+}
+
+void check_segments(const TextScore& score, const std::string& what) {
+  const size_t segments = score.segment_tokens.size();
+  int64_t tokens = 0;
+  for (size_t s = 0; s < segments; ++s) tokens += score.segment_tokens[s];
+  if (segments == 0 || tokens != score.tokens) {
+    fail(what, ": segment_tokens: ", tokens, " tokens in ", segments, " segments; the text has ",
+         score.tokens);
+  }
+  for (const size_t size :
+       {score.segment_nll.size(), score.segment_kl.size(), score.segment_agreed.size()}) {
+    if (size != segments) fail(what, ": values of ", size, " segments; there are ", segments);
+  }
+}
+
+nlohmann::json to_json(const TextScore& score) {
+  return {{"mean_nll", score.mean_nll},
+          {"tokens", score.tokens},
+          {"kl", score.kl},
+          {"kl_p99", score.kl_p99},
+          {"top1", score.top1},
+          {"segment_tokens", score.segment_tokens},
+          {"segment_nll", score.segment_nll},
+          {"segment_kl", score.segment_kl},
+          {"segment_agreed", score.segment_agreed}};
+}
+
+TextScore text_score_from_json(const nlohmann::json& json, const std::string& what) {
+  TextScore score;
+  score.mean_nll = number_at(json, "mean_nll", what);
+  score.tokens = json_int(json_at(json, "tokens", what), "tokens", what, 1);
+  score.kl = number_at(json, "kl", what);
+  score.kl_p99 = number_at(json, "kl_p99", what);
+  score.top1 = number_at(json, "top1", what);
+  score.segment_tokens = counts_at(json, "segment_tokens", what, 1);
+  score.segment_nll = numbers_at(json, "segment_nll", what);
+  score.segment_kl = numbers_at(json, "segment_kl", what);
+  score.segment_agreed = counts_at(json, "segment_agreed", what, 0);
+  check_segments(score, what);
+  return score;
+}
+
+}  // namespace
+
 nlohmann::json to_json(const CellResult& result) {
   nlohmann::json texts = nlohmann::json::array();
-  for (const TextScore& text : result.texts) {
-    texts.push_back({{"mean_nll", text.mean_nll}, {"tokens", text.tokens}});
-  }
+  for (const TextScore& text : result.texts) texts.push_back(to_json(text));
   return {{"texts", texts},
           {"seconds", result.seconds},
           {"peak_bytes", result.peak_bytes},
           {"windows", result.windows},
           {"notes", result.notes},
           {"version", result.version},
-          {"device", result.device}};
+          {"device", result.device},
+          {"finished", result.finished}};
 }
 
 CellResult cell_result_from_json(const nlohmann::json& json, const std::string& what) {
   CellResult result;
-  const nlohmann::json& texts = json_at(json, "texts", what);
-  if (!texts.is_array()) fail(what, ": texts: expected a list");
-  for (const nlohmann::json& text : texts) {
-    // A perplexity beyond all bounds is written as null: JSON has no infinity.
-    const nlohmann::json& nll = json_at(text, "mean_nll", what);
-    result.texts.push_back({nll.is_null() ? std::numeric_limits<double>::infinity()
-                                          : json_double(nll, "mean_nll", what),
-                            json_int(json_at(text, "tokens", what), "tokens", what, 1)});
+  for (const nlohmann::json& text : list_at(json, "texts", what)) {
+    result.texts.push_back(text_score_from_json(text, what));
   }
   result.seconds = json_double(json_at(json, "seconds", what), "seconds", what);
   result.peak_bytes = json_int(json_at(json, "peak_bytes", what), "peak_bytes", what, 0);
   result.windows = json_int(json_at(json, "windows", what), "windows", what, 0);
-  const nlohmann::json& notes = json_at(json, "notes", what);
-  if (!notes.is_array()) fail(what, ": notes: expected a list");
-  for (const nlohmann::json& note : notes) {
+  for (const nlohmann::json& note : list_at(json, "notes", what)) {
     result.notes.push_back(json_string(note, "notes", what));
   }
   result.version = json_string(json_at(json, "version", what), "version", what);
   result.device = json_string(json_at(json, "device", what), "device", what);
+  result.finished = json_int(json_at(json, "finished", what), "finished", what, 0);
   return result;
 }
 

@@ -28,6 +28,15 @@ struct Cell {
 struct TextScore {
   double mean_nll = 0.0;  // nats per scored token
   int64_t tokens = 0;     // scored
+  // Against the original model, over all scored tokens: KL(original || this) in nats, its mean and
+  // its 99th percentile (the smallest value that at least 99 % of the tokens do not exceed), and
+  // the share of tokens to which both give the largest probability to the same prediction.
+  double kl = 0.0, kl_p99 = 0.0, top1 = 0.0;
+  // Of every segment, in order: scored tokens, sums of their losses and KL in nats, and how many of
+  // them agree with the original.
+  std::vector<int64_t> segment_tokens;
+  std::vector<double> segment_nll, segment_kl;
+  std::vector<int64_t> segment_agreed;
 };
 
 struct CellResult {
@@ -37,6 +46,7 @@ struct CellResult {
   int64_t windows = 0;
   std::vector<std::string> notes;  // skipped scaling sites, restored windows, ...
   std::string version, device;     // of the program that computed it, and where
+  int64_t finished = 0;            // when: seconds since 1970 (UTC)
 };
 
 /// Tokens that decide how long a cell takes.
@@ -52,8 +62,9 @@ Cell make_cell(const Settings& settings, int64_t blocks, const CellWork& work,
 class CellStore {
  public:
   explicit CellStore(std::filesystem::path folder);
-  /// None if it is not there; also if the file is damaged, or of another program's version (said
-  /// through `say`), so that the cell is computed anew.
+  /// None if it is not there; also if the file is damaged, of another program's version, or without
+  /// what this version keeps (the scores of every segment), so that the cell is computed anew. Why
+  /// is said through `say`.
   std::optional<CellResult> find(const Cell& cell,
                                  const std::function<void(const std::string&)>& say) const;
   /// Throws std::runtime_error, naming the path, when it cannot be written.

@@ -28,20 +28,45 @@ Measured perplexity_of(const std::vector<double>& mean_nll) {
   return m;
 }
 
-std::map<std::string, Measured> measure(const std::vector<const CellResult*>& seeds,
+/// Losses of text number `text` in the cells of a row.
+SegmentSums losses_of(const std::vector<CellResult>& seeds, size_t text) {
+  SegmentSums losses;
+  for (const CellResult& cell : seeds) losses.sums.push_back(cell.texts.at(text).segment_nll);
+  losses.tokens = seeds.front().texts.at(text).segment_tokens;
+  return losses;
+}
+
+/// What the seeds' cells say of text number `t`.
+void measure_text(const std::vector<CellResult>& seeds, size_t t, const ReportText& text,
+                  std::map<std::string, Measured>& all) {
+  std::vector<double> nll, kl, kl_p99, top1;
+  for (const CellResult& cell : seeds) {
+    const TextScore& score = cell.texts.at(t);
+    nll.push_back(score.mean_nll);
+    kl.push_back(score.kl);
+    kl_p99.push_back(score.kl_p99);
+    top1.push_back(score.top1);
+  }
+  Measured perplexity = perplexity_of(nll);
+  const SegmentSums losses = losses_of(seeds, t);
+  if (!losses.tokens.empty()) {
+    const Estimate loss = mean_per_token(losses, text.documents);
+    if (loss.has_error()) perplexity.error = perplexity.mean * loss.error;
+  }
+  all[text.metric] = perplexity;
+  all[text.metric_of("kl")] = mean_of(kl);
+  all[text.metric_of("kl_p99")] = mean_of(kl_p99);
+  all[text.metric_of("top1")] = mean_of(top1);
+}
+
+std::map<std::string, Measured> measure(const std::vector<CellResult>& seeds,
                                         const std::vector<ReportText>& texts, int64_t epochs) {
   std::map<std::string, Measured> all;
-  for (size_t t = 0; t < texts.size(); ++t) {
-    std::vector<double> nll;
-    for (const CellResult* cell : seeds) {
-      if (t < cell->texts.size()) nll.push_back(cell->texts[t].mean_nll);
-    }
-    all[texts[t].metric] = perplexity_of(nll);
-  }
+  for (size_t t = 0; t < texts.size(); ++t) measure_text(seeds, t, texts[t], all);
   std::vector<double> hours, gigabytes;
-  for (const CellResult* cell : seeds) {
-    hours.push_back(cell->seconds / 3600.0);
-    gigabytes.push_back(static_cast<double>(cell->peak_bytes) / (1 << 30));
+  for (const CellResult& cell : seeds) {
+    hours.push_back(cell.seconds / 3600.0);
+    gigabytes.push_back(static_cast<double>(cell.peak_bytes) / (1 << 30));
   }
   all["time_hours"] = mean_of(hours);
   all["gpu_memory_gb"] = mean_of(gigabytes);
@@ -55,6 +80,7 @@ ReportRow report_row(const PlannedTable& table, const PlannedRow& planned, const
   ReportRow row;
   row.name = planned.spec.name;
   row.label = planned.spec.label;
+  row.bits = planned.bits;
   row.orientation = planned.orientation;
   row.missing = planned.missing;
   row.because = planned.because;
@@ -63,11 +89,11 @@ ReportRow report_row(const PlannedTable& table, const PlannedRow& planned, const
     if (other.spec.name == planned.same_as) row.same_as = other.spec.label;
   }
   for (const std::vector<size_t>& seeds : planned.cells) {
-    std::vector<const CellResult*> finished;
+    std::vector<CellResult> finished;
     for (const size_t cell : seeds) {
       row.cells.push_back(plan.cells[cell].key);
       if (!results[cell]) continue;
-      finished.push_back(&*results[cell]);
+      finished.push_back(*results[cell]);
       for (const std::string& note : results[cell]->notes) {
         if (row.notes.empty() || row.notes.back() != note) row.notes.push_back(note);
       }
@@ -75,23 +101,9 @@ ReportRow report_row(const PlannedTable& table, const PlannedRow& planned, const
     if (finished.size() < seeds.size()) finished.clear();
     row.ours.push_back(finished.empty() ? std::map<std::string, Measured>()
                                         : measure(finished, texts, planned.epochs));
+    row.results.push_back(std::move(finished));
   }
   return row;
-}
-
-TrendStep judge_rows(const ReportRow& from, const ReportRow& to, size_t granularity,
-                     const std::string& metric) {
-  const auto paper = [&](const ReportRow& row) {
-    const auto found = row.paper.find(metric);
-    return found == row.paper.end() ? nullptr : &found->second;
-  };
-  const auto ours = [&](const ReportRow& row) {
-    if (granularity >= row.ours.size()) return Measured{};
-    const auto found = row.ours[granularity].find(metric);
-    return found == row.ours[granularity].end() ? Measured{} : found->second;
-  };
-  const bool same = !from.cells.empty() && from.cells == to.cells;
-  return judge(metric, paper(from), paper(to), ours(from), ours(to), same);
 }
 
 void add_trends(TableReport& report) {
@@ -101,8 +113,8 @@ void add_trends(TableReport& report) {
       for (size_t g = 0; g < report.granularities.size(); ++g) {
         trend.steps.emplace_back();
         for (const std::string& metric : spec.metrics) {
-          trend.steps.back().push_back(
-              judge_rows(*report.find_row(trend.from), *report.find_row(trend.to), g, metric));
+          trend.steps.back().push_back(judge_rows(
+              *report.find_row(trend.from), *report.find_row(trend.to), g, metric, report.texts));
         }
       }
       report.trends.push_back(std::move(trend));
@@ -111,13 +123,19 @@ void add_trends(TableReport& report) {
 }
 
 nlohmann::json json_of(const Measured& m) {
-  return {{"mean", m.mean}, {"spread", m.spread}, {"seeds", m.seeds}};
+  nlohmann::json json = {{"mean", m.mean}, {"spread", m.spread}, {"seeds", m.seeds}};
+  if (m.error > 0.0) json["error"] = m.error;
+  return json;
 }
 
 nlohmann::json json_of(const ReportRow& row, const std::vector<std::string>& granularities) {
-  nlohmann::json json = {{"name", row.name},   {"label", row.label},
-                         {"paper", row.paper}, {"orientation", row.orientation},
-                         {"cells", row.cells}, {"notes", row.notes}};
+  nlohmann::json json = {{"name", row.name},
+                         {"label", row.label},
+                         {"bits", row.bits},
+                         {"paper", row.paper},
+                         {"orientation", row.orientation},
+                         {"cells", row.cells},
+                         {"notes", row.notes}};
   if (!row.missing.empty()) json["missing"] = row.missing;
   if (!row.same_as.empty()) json["same_as"] = {{"row", row.same_as}, {"because", row.because}};
   for (size_t g = 0; g < row.ours.size(); ++g) {
@@ -130,7 +148,13 @@ nlohmann::json json_of(const ReportRow& row, const std::vector<std::string>& gra
 
 }  // namespace
 
-std::vector<ReportText> report_texts(const std::vector<std::string>& names) {
+std::string ReportText::metric_of(const std::string& quantity) const {
+  const size_t end = metric.ends_with("_ppl") ? metric.size() - 4 : metric.size();
+  return metric.substr(0, end) + "_" + quantity;
+}
+
+std::vector<ReportText> report_texts(const std::vector<std::string>& names,
+                                     const std::vector<std::vector<int64_t>>& documents) {
   std::vector<ReportText> texts;
   for (const std::string& name : names) {
     switch (texts.size()) {
@@ -144,8 +168,41 @@ std::vector<ReportText> report_texts(const std::vector<std::string>& names) {
         texts.push_back({name, name, name});
         break;
     }
+    if (texts.size() <= documents.size()) texts.back().documents = documents[texts.size() - 1];
   }
   return texts;
+}
+
+std::optional<Estimate> loss_difference(const ReportRow& from, const ReportRow& to,
+                                        size_t granularity, size_t text,
+                                        const std::vector<ReportText>& texts) {
+  for (const ReportRow* row : {&from, &to}) {
+    if (granularity >= row->results.size() || row->results[granularity].empty()) return {};
+  }
+  const SegmentSums before = losses_of(from.results[granularity], text);
+  const SegmentSums after = losses_of(to.results[granularity], text);
+  if (before.tokens.empty() || after.tokens.empty()) return {};
+  return paired_difference(before, after, texts[text].documents);
+}
+
+TrendStep judge_rows(const ReportRow& from, const ReportRow& to, size_t granularity,
+                     const std::string& metric, const std::vector<ReportText>& texts) {
+  const auto paper = [&](const ReportRow& row) {
+    const auto found = row.paper.find(metric);
+    return found == row.paper.end() ? nullptr : &found->second;
+  };
+  const auto ours = [&](const ReportRow& row) {
+    if (granularity >= row.ours.size()) return Measured{};
+    const auto found = row.ours[granularity].find(metric);
+    return found == row.ours[granularity].end() ? Measured{} : found->second;
+  };
+  const bool same = !from.cells.empty() && from.cells == to.cells;
+  std::optional<Estimate> losses;
+  for (size_t t = 0; t < texts.size(); ++t) {
+    if (texts[t].metric == metric) losses = loss_difference(from, to, granularity, t, texts);
+  }
+  return judge(metric, paper(from), paper(to), ours(from), ours(to), same,
+               losses ? &*losses : nullptr);
 }
 
 const ReportRow* TableReport::find_row(const std::string& name) const {
@@ -187,7 +244,9 @@ nlohmann::json to_json(const TableReport& report) {
                          {"rows", nlohmann::json::array()},
                          {"trends", nlohmann::json::array()}};
   for (const ReportText& text : report.texts) {
-    json["texts"].push_back({{"name", text.name}, {"metric", text.metric}});
+    json["texts"].push_back({{"name", text.name},
+                             {"metric", text.metric},
+                             {"documents_known", !text.documents.empty()}});
   }
   for (const ReportRow& row : report.rows) {
     json["rows"].push_back(json_of(row, report.granularities));
@@ -203,6 +262,7 @@ nlohmann::json to_json(const TableReport& report) {
                                   {"paper", name_of(step.paper)},
                                   {"ours", name_of(step.ours)},
                                   {"change", step.change},
+                                  {"error", step.error},
                                   {"noise", step.noise},
                                   {"verdict", name_of(step.verdict)}});
       }

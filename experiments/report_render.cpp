@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "experiments/grid.h"
 #include "experiments/report.h"
@@ -65,7 +66,8 @@ std::vector<std::string> printed_metrics(const TableReport& report) {
   return metrics;
 }
 
-Grid value_grid(const TableReport& report) {
+/// A grid with a label for every row of the table, and no columns yet.
+Grid grid_of_rows(const TableReport& report) {
   Grid grid;
   grid.label_head = "row";
   for (size_t r = 0; r < report.rows.size(); ++r) {
@@ -73,6 +75,47 @@ Grid value_grid(const TableReport& report) {
     if (r > 0 && report.rows[r - 1].orientation && !row.orientation) grid.rules.push_back(r);
     grid.labels.push_back(row.same_as.empty() ? row.label : concat("= ", row.label));
   }
+  return grid;
+}
+
+/// Three digits that tell something; a KL of a good model is a few thousandths of a nat.
+std::string divergence_text(double kl) {
+  if (!std::isfinite(kl) || kl >= 100.0) return number(kl);
+  if (kl == 0.0) return "0";
+  const int decimals = 2 - static_cast<int>(std::floor(std::log10(std::abs(kl))));
+  return fmt::format("{:.{}f}", kl, std::clamp(decimals, 0, 6));
+}
+
+std::vector<std::string> fidelity_texts(const ReportRow& row, size_t granularity,
+                                        const ReportText& text) {
+  if (granularity >= row.ours.size() || row.ours[granularity].empty()) return {"-", "-", "-"};
+  const auto value = [&](const char* quantity) {
+    const auto found = row.ours[granularity].find(text.metric_of(quantity));
+    return found == row.ours[granularity].end() ? Measured{} : found->second;
+  };
+  if (value("kl").seeds == 0) return {"-", "-", "-"};
+  return {divergence_text(value("kl").mean), divergence_text(value("kl_p99").mean),
+          fmt::format("{:.1f} %", 100.0 * value("top1").mean)};
+}
+
+/// "-0.0142±0.0031": a difference in nats and its standard error, as many digits as that needs.
+std::string difference_text(const TrendStep& step) {
+  if (!std::isfinite(step.change)) return step.change > 0.0 ? "+inf" : "-inf";
+  const int digits = step.error >= 0.0095 ? 3 : 4;
+  if (std::abs(step.change) < 0.5 * std::pow(10.0, -digits)) {  // no "-0.0000"
+    return fmt::format("{:.{}f}±{:.{}f}", 0.0, digits, step.error, digits);
+  }
+  return fmt::format("{:+.{}f}±{:.{}f}", step.change, digits, step.error, digits);
+}
+
+bool is_difference(const TrendStep& step) {
+  return step.error > 0.0 && step.verdict != Verdict::same;
+}
+
+}  // namespace
+
+Grid value_grid(const TableReport& report) {
+  Grid grid = grid_of_rows(report);
   for (const std::string& metric : printed_metrics(report)) {
     GridGroup group;
     group.title = title_of(report, metric);
@@ -92,6 +135,25 @@ Grid value_grid(const TableReport& report) {
   }
   return grid;
 }
+
+Grid fidelity_grid(const TableReport& report) {
+  Grid grid = grid_of_rows(report);
+  for (const ReportText& text : report.texts) {
+    for (size_t g = 0; g < report.granularities.size(); ++g) {
+      GridGroup group;
+      group.title = text.name + " against the original";
+      if (report.granularities.size() > 1) group.title += ", " + report.granularities[g];
+      group.heads = {"KL", "KL 99 %", "top-1"};
+      for (const ReportRow& row : report.rows) {
+        group.rows.push_back(fidelity_texts(row, g, text));
+      }
+      grid.groups.push_back(std::move(group));
+    }
+  }
+  return grid;
+}
+
+namespace {
 
 std::vector<std::string> metrics_of(const ReportTrend& trend) {
   std::vector<std::string> metrics;
@@ -120,12 +182,15 @@ Grid trend_grid(const TableReport& report, const std::vector<std::string>& metri
       GridGroup group;
       group.title = title_of(report, metrics[m]);
       if (report.granularities.size() > 1) group.title += ", " + report.granularities[g];
-      group.heads = {"paper", "ours", "verdict"};
+      const bool of_losses = metrics[m].ends_with("_ppl");
+      group.heads = {"paper", of_losses ? "ours, nats" : "ours", "verdict"};
       for (const ReportTrend* trend : lines) {
         group.rows.emplace_back();
         if (trend == nullptr) continue;
         const TrendStep& step = trend->steps[g][m];
-        group.rows.back() = {name_of(step.paper), name_of(step.ours), name_of(step.verdict)};
+        group.rows.back() = {name_of(step.paper),
+                             is_difference(step) ? difference_text(step) : name_of(step.ours),
+                             name_of(step.verdict)};
       }
       grid.groups.push_back(std::move(group));
     }
@@ -133,7 +198,31 @@ Grid trend_grid(const TableReport& report, const std::vector<std::string>& metri
   return grid;
 }
 
-/// One grid for the perplexities, one for the memory, ...: each trend stands in one of them.
+/// What the intervals of this table are made of; "" where it has none.
+std::string interval_remark(const TableReport& report) {
+  const auto scored =
+      std::find_if(report.rows.begin(), report.rows.end(), [](const ReportRow& row) {
+        return !row.results.empty() && !row.results[0].empty() && !row.results[0][0].texts.empty();
+      });
+  if (scored == report.rows.end()) return "";
+  const std::vector<CellResult>& seeds = scored->results[0];
+  std::string text = "differences: mean ± standard error per token, judged by 95 % intervals over ";
+  for (size_t t = 0; t < report.texts.size(); ++t) {
+    const std::vector<int64_t>& documents = report.texts[t].documents;
+    const size_t count = documents.empty()
+                             ? seeds[0].texts[t].segment_tokens.size()
+                             : std::set<int64_t>(documents.begin(), documents.end()).size();
+    text += fmt::format("{}{} {} of {}", t > 0 ? ", " : "", count,
+                        documents.empty() ? "segments" : "documents", report.texts[t].name);
+  }
+  text += seeds.size() > 1
+              ? fmt::format(" and {} seeds", seeds.size())
+              : "; one seed, so they do not hold what another seed would change (--seeds 3)";
+  return text;
+}
+
+}  // namespace
+
 std::vector<Grid> trend_grids(const TableReport& report) {
   std::vector<std::vector<std::string>> kinds;
   for (const ReportTrend& trend : report.trends) {
@@ -158,7 +247,6 @@ std::string heading(const TableReport& report) {
   return text;
 }
 
-/// What a reader must know beside the numbers, one line each.
 std::vector<std::string> remarks(const TableReport& report) {
   std::vector<std::string> lines;
   for (const ReportRow& row : report.rows) {
@@ -177,42 +265,31 @@ std::vector<std::string> remarks(const TableReport& report) {
                                 report.spec.paper_model, report.spec.paper_bits, report.bits));
   }
   if (!report.trends.empty()) lines.push_back(sign_summary(report));
+  const std::string intervals = report.trends.empty() ? "" : interval_remark(report);
+  if (!intervals.empty()) lines.push_back(intervals);
   lines.insert(lines.end(), report.footnotes.begin(), report.footnotes.end());
   return lines;
 }
 
-}  // namespace
-
 std::string sign_summary(const TableReport& report) {
   std::map<Verdict, int> counts;
-  double least = 1e30, most = 0.0;
   for (const ReportTrend& trend : report.trends) {
     for (const std::vector<TrendStep>& steps : trend.steps) {
-      for (const TrendStep& step : steps) {
-        ++counts[step.verdict];
-        if (!step.metric.ends_with("_ppl") || step.noise == 0.0) continue;
-        least = std::min(least, step.noise);
-        most = std::max(most, step.noise);
-      }
+      for (const TrendStep& step : steps) ++counts[step.verdict];
     }
   }
   std::string text =
-      fmt::format("signs: {} agree, {} disagree, {} in noise", counts[Verdict::agree],
-                  counts[Verdict::disagree], counts[Verdict::noise]);
+      fmt::format("signs: {} agree, {} disagree, {} not resolved", counts[Verdict::agree],
+                  counts[Verdict::disagree], counts[Verdict::unresolved]);
   if (counts[Verdict::same] > 0) text += fmt::format(", {} same cell", counts[Verdict::same]);
   if (counts[Verdict::unjudged] > 0) text += fmt::format(", {} open", counts[Verdict::unjudged]);
-  if (most > 0.0 && least == most) {
-    text += fmt::format(" (noise: below {:.3f} nats)", most);
-  } else if (most > 0.0) {
-    text +=
-        fmt::format(" (noise: 2 standard errors over seeds, {:.3f} to {:.3f} nats)", least, most);
-  }
   return text;
 }
 
 std::string to_terminal(const TableReport& report) {
   std::string out = wrapped(heading(report), width, 2) + "\n";
   out += to_terminal(value_grid(report), width);
+  if (!report.texts.empty()) out += concat("\n", to_terminal(fidelity_grid(report), width));
   for (const Grid& grid : trend_grids(report)) out += concat("\n", to_terminal(grid, width));
   out += "\n";
   for (const std::string& line : remarks(report)) {
@@ -223,6 +300,7 @@ std::string to_terminal(const TableReport& report) {
 
 std::string to_markdown(const TableReport& report) {
   std::string out = concat("## ", heading(report), "\n\n", to_markdown(value_grid(report)));
+  if (!report.texts.empty()) out += concat("\n", to_markdown(fidelity_grid(report)));
   for (const Grid& grid : trend_grids(report)) out += concat("\n", to_markdown(grid));
   out += "\n";
   for (const std::string& line : remarks(report)) out += concat("- ", line, "\n");

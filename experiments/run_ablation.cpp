@@ -217,6 +217,7 @@ std::vector<TokenSet> load_texts(const Options& o, const TokenContext& tokens, i
     check(std::find(ablation.texts.begin(), ablation.texts.end(), name) == ablation.texts.end(),
           "--texts: two are called '", name, "'; write NAME=FILE");
     ablation.texts.push_back(name);
+    ablation.documents.push_back(texts.back().documents);
     ablation.budget.push_back(fmt::format("test {}: {} ({}), {} tokens, ids {}", name, file,
                                           texts.back().protocol, texts.back().token_count(),
                                           texts.back().hash()));
@@ -320,8 +321,8 @@ void run(const CLI::App& app, Options& o) {
     }
   }
   run_ablation(ablation, std::cout, progress);
-  std::cout << "written: " << (o.output / "ablation.md").string() << ", "
-            << (o.output / "ablation.json").string() << "\n";
+  std::cout << "written: " << (o.output / "ablation.md").string() << ", .json, .csv, .tex, .html; "
+            << (o.output / "lm_eval").string() << "\n";
 }
 
 }  // namespace

@@ -196,11 +196,9 @@ TokenSet evenly_spaced(const TokenSet& all, int64_t max_tokens) {
   const int64_t mean = std::max<int64_t>(1, all.token_count() / std::max<int64_t>(1, count));
   const int64_t wanted = max_tokens == 0 ? count : std::max<int64_t>(1, max_tokens / mean);
   if (wanted >= count) return all;
-  TokenSet some = all;
-  some.segments.clear();
-  for (int64_t i = 0; i < wanted; ++i) {
-    some.segments.push_back(all.segments[static_cast<size_t>(i * count / wanted)]);
-  }
+  std::vector<int64_t> numbers;
+  for (int64_t i = 0; i < wanted; ++i) numbers.push_back(i * count / wanted);
+  TokenSet some = all.chosen(numbers);
   some.protocol = concat(all.protocol, ", ", wanted, " of ", count, " evenly spaced");
   return some;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace cbq {
 namespace {
@@ -36,8 +37,8 @@ std::string name_of(Verdict verdict) {
       return "agree";
     case Verdict::disagree:
       return "DISAGREE";
-    case Verdict::noise:
-      return "in noise";
+    case Verdict::unresolved:
+      return "not resolved";
     case Verdict::same:
       return "same cell";
     default:
@@ -49,27 +50,37 @@ double single_seed_noise(const std::string& metric) {
   if (metric == "time_hours") return 0.05;
   if (metric == "gpu_memory_gb") return 0.01;
   if (metric == "epochs") return 0.0;
-  return 0.02;
+  return std::numeric_limits<double>::infinity();
 }
 
 TrendStep judge(const std::string& metric, const double* paper_from, const double* paper_to,
-                const Measured& from, const Measured& to, bool same) {
+                const Measured& from, const Measured& to, bool same, const Estimate* losses) {
   TrendStep step;
   step.metric = metric;
   if (paper_from != nullptr && paper_to != nullptr) step.paper = sign_of(*paper_to - *paper_from);
   if (from.seeds == 0 || to.seeds == 0 || !(from.mean > 0.0) || !(to.mean > 0.0)) return step;
   step.change = same ? 0.0 : std::log(to.mean / from.mean);
   if (std::isnan(step.change)) return step;  // both infinite
+  if (losses != nullptr) {
+    if (std::isfinite(losses->mean) && !same) step.change = losses->mean;
+    step.error = losses->error;
+    step.noise = losses->half_width;
+  } else {
+    step.noise =
+        std::min(from.seeds, to.seeds) < 2
+            ? single_seed_noise(metric)
+            : std::max(0.005, 2.0 * std::sqrt(relative_variance(from) + relative_variance(to)));
+  }
   step.ours = sign_of(step.change);
-  step.noise =
-      std::min(from.seeds, to.seeds) < 2
-          ? single_seed_noise(metric)
-          : std::max(0.005, 2.0 * std::sqrt(relative_variance(from) + relative_variance(to)));
+  const bool exact = losses == nullptr && step.noise == 0.0;
+  const bool resolved = exact || std::isinf(step.change) || std::abs(step.change) > step.noise;
   if (same) {
     step.verdict = Verdict::same;
-  } else if (std::abs(step.change) < step.noise) {
-    step.verdict = Verdict::noise;
-  } else if (step.paper != Sign::unknown) {
+  } else if (step.paper == Sign::unknown) {
+    step.verdict = Verdict::unjudged;
+  } else if (!resolved) {
+    step.verdict = Verdict::unresolved;
+  } else {
     step.verdict = step.paper == step.ours ? Verdict::agree : Verdict::disagree;
   }
   return step;

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "experiments/statistics.h"
+
 namespace cbq {
 
 /// Mean of a quantity over seeds, in the unit that is printed.
@@ -12,6 +14,7 @@ struct Measured {
   double mean = 0.0;
   double spread = 0.0;  // standard deviation over seeds; 0 for one
   int seeds = 0;        // 0: nothing measured
+  double error = 0.0;   // standard error of the mean where it is known; perplexities: over segments
 };
 
 enum class Sign { lower, equal, higher, unknown };
@@ -20,9 +23,9 @@ std::string name_of(Sign sign);
 enum class Verdict {
   agree,
   disagree,
-  noise,    // ours differs by less than it would by chance
-  same,     // ours are one and the same cell
-  unjudged  // the paper or we have no value
+  unresolved,  // ours differs by less than chance could make it
+  same,        // ours are one and the same cell
+  unjudged     // the paper or we have no value
 };
 std::string name_of(Verdict verdict);
 
@@ -30,20 +33,29 @@ std::string name_of(Verdict verdict);
 struct TrendStep {
   std::string metric;
   Sign paper = Sign::unknown, ours = Sign::unknown;
-  double change = 0.0;  // ours: ln(to / from); for a perplexity, nats per token
-  double noise = 0.0;   // |change| below this is no difference
+  double change = 0.0;  // ours: ln(to / from); of a perplexity in nats per token
+  double error = 0.0;   // standard error of `change` where it comes from test segments, else 0
+  double noise = 0.0;   // |change| up to this is no difference
   Verdict verdict = Verdict::unjudged;
 };
 
-/// Relative difference that one seed cannot tell from chance: 0.02 for perplexities (nats; the
-/// spread of seeds at 2 bits is 0.01 to 0.03), 0.01 for memory, 0.05 for times.
+/// Relative difference that one seed cannot tell from chance: 0.01 for memory, 0.05 for times, 0
+/// for what is no measurement (epochs); infinity for all others, about which one value says
+/// nothing.
 double single_seed_noise(const std::string& metric);
 
-/// Compares `to` with `from`. Noise: with several seeds twice the standard error of the difference,
-///   2 sqrt((sd_from / mean_from)^2 / n_from + (sd_to / mean_to)^2 / n_to), at least 0.005;
-/// with one seed single_seed_noise().
-/// `paper_from` and `paper_to` may be null, `same` says that both are the same cell.
+/// Compares `to` with `from`. `losses`: the paired difference of the losses of a perplexity
+/// (paired_difference), else null.
+///   perplexities: change = losses->mean, noise = half the width of its 95 % interval;
+///   others: change = ln(to / from), and noise
+///     with several seeds twice the standard error of the difference,
+///       2 sqrt((sd_from / mean_from)^2 / n_from + (sd_to / mean_to)^2 / n_to), at least 0.005;
+///     with one seed single_seed_noise().
+/// The verdict is `unresolved` unless |change| > noise. A loss that is infinite in one row alone
+/// differs for certain. `paper_from` and `paper_to` may be null, `same` says that both are the same
+/// cell.
 TrendStep judge(const std::string& metric, const double* paper_from, const double* paper_to,
-                const Measured& from, const Measured& to, bool same);
+                const Measured& from, const Measured& to, bool same,
+                const Estimate* losses = nullptr);
 
 }  // namespace cbq

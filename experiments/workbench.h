@@ -11,6 +11,7 @@
 
 #include "cbq/activation_cache.h"
 #include "experiments/cell.h"
+#include "experiments/original_states.h"
 #include "nn/text/tokens.h"
 
 namespace cbq {
@@ -21,8 +22,8 @@ struct WorkbenchConfig {
   std::function<std::unique_ptr<Transformer>()> load;
   TokenSet calibration;
   std::vector<TokenSet> texts;
-  /// Of the original activations and of unfinished cells: their state and, of a cell that is done
-  /// block by block, its packed model while it is scored.
+  /// Of the original activations and predictions, and of unfinished cells: their state and, of a
+  /// cell that is done block by block, its packed model while it is scored.
   std::filesystem::path folder;
   std::string version;
   std::function<void(const std::string&)> say;
@@ -49,13 +50,15 @@ class Workbench {
   Watch watch() const { return {config_.interrupted, {}}; }
   /// Quantizes the model and adds to the result what the run tells.
   void quantize_cell(const Cell& cell, std::unique_ptr<Transformer>& model,
-                     const std::filesystem::path& unfinished,
+                     const std::string& digest, const std::filesystem::path& unfinished,
                      const std::function<void(double)>& progress, CellResult& result);
-  TextScore score(Transformer& model, const TokenSet& text) const;
+  /// The original model's predictions on all texts; `digest` as above.
+  const std::vector<OriginalStates>& states(Transformer& model, const std::string& digest);
 
   WorkbenchConfig config_;
   std::string model_digest_;  // of the untouched model; empty: not known yet
   std::map<std::string, std::shared_ptr<ActivationCache>> original_;  // by the model's digest
+  std::map<std::string, std::vector<OriginalStates>> states_;         // [text], likewise
 };
 
 }  // namespace cbq

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/divergence.h"
 #include "kernels/ops.h"
 #include "nn/block_walk.h"
 
@@ -59,30 +60,54 @@ std::vector<int32_t> ids_of(const Segments& segments, const Batch& batch, int64_
   return ids;
 }
 
+/// As many rows of logits as fit, a multiple of 128: fewer would make the head's product slow.
+int64_t rows_of_logits(const Transformer& model, int64_t bytes) {
+  constexpr int64_t unit = 128;
+  const int64_t fit = bytes / (model.config.vocab_size * size_of(model.dtype()));
+  return std::max(fit / unit, int64_t{1}) * unit;
+}
+
+/// Adds the divergence of these logits from the reference's, of the scored tokens from `first` on.
+void add_divergence(const Transformer& model, const Tensor& logits, int64_t first,
+                    const PerplexityOptions& options, PerplexityResult& result) {
+  if (!options.reference_logits) return;
+  constexpr int64_t reference_bytes = int64_t{32} << 20;
+  const int64_t rows = logits.size(0), step = rows_of_logits(model, reference_bytes);
+  for (int64_t begin = 0; begin < rows; begin += step) {
+    const int64_t end = std::min(rows, begin + step);
+    const auto [kl, agrees] = kernels::divergence(
+        logits.slice(begin, end), options.reference_logits(first + begin, first + end));
+    for (const double value : kl.to_vector<double>()) {
+      result.token_kl.push_back(static_cast<float>(value));
+    }
+    for (const double value : agrees.to_vector<double>()) {
+      result.token_agrees.push_back(value != 0.0);
+    }
+  }
+}
+
 /// Negative log-likelihood of every row's target, with the logits of a slice of rows at a time: of
 /// a whole batch they would take more than the rest of the pass where the vocabulary is large.
 std::vector<double> nll_of_rows(Transformer& model, const Tensor& hidden, const Tensor& target,
-                                int64_t logits_bytes) {
-  constexpr int64_t unit = 128;  // rows: fewer would make the head's product slow
-  const int64_t rows = hidden.size(0);
-  const int64_t fit = logits_bytes / (model.config.vocab_size * size_of(model.dtype()));
-  const int64_t step = std::max(fit / unit, int64_t{1}) * unit;
+                                const PerplexityOptions& options, PerplexityResult& result) {
+  const int64_t rows = hidden.size(0), step = rows_of_logits(model, options.logits_bytes);
   std::vector<double> all;
   for (int64_t begin = 0; begin < rows; begin += step) {
     const int64_t end = std::min(rows, begin + step);
     const Tensor logits = model.head(Var(hidden.slice(begin, end))).value();
     const auto part = kernels::cross_entropy(logits, target.slice(begin, end)).to_vector<double>();
     all.insert(all.end(), part.begin(), part.end());
+    add_divergence(model, logits, result.tokens + begin, options, result);
   }
   return all;
 }
 
 /// Adds the batch's segments to the result.
 void score(Transformer& model, const Segments& segments, const Batch& batch, const Tensor& hidden,
-           int64_t logits_bytes, PerplexityResult& result) {
+           const PerplexityOptions& options, PerplexityResult& result) {
   const std::vector<int32_t> next = ids_of(segments, batch, 1);
   const Tensor target = Tensor::from(next, {hidden.size(0)}, Dtype::i32, model.device());
-  const std::vector<double> nll = nll_of_rows(model, hidden, target, logits_bytes);
+  const std::vector<double> nll = nll_of_rows(model, hidden, target, options, result);
   const auto tokens = static_cast<size_t>(batch.sequence.tokens);
   for (size_t s = 0; s < batch.last - batch.first; ++s) {
     double segment_sum = 0.0;
@@ -94,6 +119,24 @@ void score(Transformer& model, const Segments& segments, const Batch& batch, con
   }
 }
 
+void walk(Transformer& model, const Segments& segments, const std::vector<Batch>& batches,
+          const PerplexityOptions& options,
+          const std::function<void(const Batch& batch, const Tensor& hidden)>& arrived) {
+  NoGrad none;
+  check_ids(model, segments);
+  std::vector<TokenBatch> read;
+  for (const Batch& b : batches) read.push_back({ids_of(segments, b, 0), b.sequence});
+  const int64_t passes = static_cast<int64_t>(batches.size()) * model.block_count();
+  int64_t done = 0;
+  BatchWalkOptions walking;
+  walking.waiting_bytes = options.waiting_bytes;
+  walking.passed = [&](size_t) {
+    if (options.progress) options.progress(++done, passes);
+  };
+  walk_batches(
+      model, read, [&](size_t i, const Tensor& hidden) { arrived(batches[i], hidden); }, walking);
+}
+
 }  // namespace
 
 double PerplexityResult::perplexity() const { return std::exp(mean_nll()); }
@@ -101,26 +144,24 @@ double PerplexityResult::perplexity() const { return std::exp(mean_nll()); }
 PerplexityResult perplexity(Transformer& model, const Segments& segments, int64_t batch,
                             const PerplexityOptions& options) {
   check(!segments.empty(), "perplexity: no segments; the text is empty or shorter than a segment");
-  NoGrad none;
   const std::vector<Batch> batches = batches_of(segments, batch);
-  check_ids(model, segments);
-  std::vector<TokenBatch> read;
-  for (const Batch& b : batches) read.push_back({ids_of(segments, b, 0), b.sequence});
-  const int64_t passes = static_cast<int64_t>(batches.size()) * model.block_count();
-  int64_t done = 0;
-  BatchWalkOptions walk;
-  walk.waiting_bytes = options.waiting_bytes;
-  walk.passed = [&](size_t) {
-    if (options.progress) options.progress(++done, passes);
-  };
   PerplexityResult result;
-  walk_batches(
-      model, read,
-      [&](size_t i, const Tensor& hidden) {
-        score(model, segments, batches[i], hidden, options.logits_bytes, result);
-      },
-      walk);
+  walk(model, segments, batches, options, [&](const Batch& b, const Tensor& hidden) {
+    score(model, segments, b, hidden, options, result);
+  });
   return result;
+}
+
+void walk_segments(Transformer& model, const Segments& segments, int64_t batch,
+                   const PerplexityOptions& options,
+                   const std::function<void(int64_t first, const Tensor& hidden)>& arrived) {
+  check(!segments.empty(), "walk_segments: no segments");
+  int64_t first = 0;
+  walk(model, segments, batches_of(segments, batch), options,
+       [&](const Batch&, const Tensor& hidden) {
+         arrived(first, hidden);
+         first += hidden.size(0);
+       });
 }
 
 }  // namespace cbq

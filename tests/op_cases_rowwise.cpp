@@ -1,4 +1,5 @@
 // Cases of norms, softmax, cross entropy and the reconstruction error.
+#include "kernels/divergence.h"
 #include "kernels/ops.h"
 #include "tests/op_case.h"
 #include "tests/reference/rowwise.h"
@@ -196,6 +197,19 @@ OpCase cross_entropy_backward_case() {
           .bench = {{{512, 32000}, {512}, {512}}}};
 }
 
+OpCase divergence_case() {
+  return {.name = "kernels::divergence",
+          .sizes = alike(2, {{3, 37}, {1, 1}, {0, 4}, {50, 400}, {5, 4099}}),
+          .run =
+              [](const Tensors& in) {
+                const auto result = kernels::divergence(in[0], in[1]);
+                return Tensors{result.kl, result.agrees};
+              },
+          .expected = [](const Arrays& in) { return reference::divergence(in[0], in[1]); },
+          .wrong = {{{2, 3}, {3, 2}}, {{2, 3}, {2, 4}}, {{6}, {6}}, {{}, {}}},
+          .bench = alike(2, {{512, 32000}})};
+}
+
 OpCase row_error_case(const char* variant, double l2, kernels::L2Form form, double kl,
                       bool gradient) {
   return {.name = "kernels::row_error",
@@ -230,7 +244,8 @@ std::vector<OpCase> rowwise_cases() {
           softmax_case(),
           softmax_backward_case(),
           cross_entropy_case(),
-          cross_entropy_backward_case()};
+          cross_entropy_backward_case(),
+          divergence_case()};
 }
 
 std::vector<OpCase> loss_cases() {

@@ -25,7 +25,10 @@ const CellInputs inputs = {"model", "calibration", "texts"};
 
 CellResult some_result() {
   CellResult result;
-  result.texts = {{3.25, 1000}, {2.5, 900}};
+  result.texts = {
+      {3.25, 1000, 0.5, 2.25, 0.75, {400, 600}, {1300.0, 1950.0}, {200.0, 300.0}, {300, 450}},
+      {2.5, 900, 0.25, 1.0, 0.5, {900}, {2250.0}, {225.0}, {450}}};
+  result.finished = 1795995480;
   result.seconds = 12.5;
   result.peak_bytes = 123456789;
   result.windows = 11;
@@ -137,16 +140,58 @@ TEST(CellStore, BrokenOrForeignFilesAreComputedAnew) {
   EXPECT_FALSE(store.find(cell, say));
 }
 
+// What programs before this one wrote, and what no program writes.
+TEST(CellStore, CellsWithoutTheScoresOfTheirSegmentsAreComputedAnew) {
+  const TemporaryFolder folder;
+  const CellStore store(folder.path());
+  const Cell cell = make_cell(window_settings(2, 1), 4, {}, inputs);
+  store.put(cell, some_result());
+  const std::string name = cell.key + ".json";
+  const nlohmann::json good = parse_json(read_text_file(folder / name), "good");
+  std::string said;
+  const auto say = [&](const std::string& line) { said = line; };
+  const auto find = [&](const char* field, const nlohmann::json& value) {
+    nlohmann::json json = good;
+    nlohmann::json& text = json["result"]["texts"][0];
+    value.is_null() ? static_cast<void>(text.erase(field)) : static_cast<void>(text[field] = value);
+    folder.write(name, sealed(json).dump());
+    said.clear();
+    return store.find(cell, say).has_value();
+  };
+  EXPECT_TRUE(find("tokens", 1000)) << said;
+  for (const char* field : {"segment_nll", "segment_tokens", "segment_kl", "segment_agreed", "kl",
+                            "kl_p99", "top1", "mean_nll"}) {
+    EXPECT_FALSE(find(field, nullptr)) << field;
+    EXPECT_NE(said.find("computed anew"), std::string::npos) << said;
+    EXPECT_NE(said.find(field), std::string::npos) << said;
+  }
+  const std::pair<const char*, nlohmann::json> wrong[] = {{"segment_nll", {1300.0}},
+                                                          {"segment_nll", 3},
+                                                          {"segment_kl", {1.0, 2.0, 3.0}},
+                                                          {"segment_agreed", {1.0, "x"}},
+                                                          {"segment_agreed", {-1, 3}},
+                                                          {"segment_tokens", {400, 601}},
+                                                          {"segment_tokens", {0, 1000}},
+                                                          {"segment_nll", {"long", 2.0}},
+                                                          {"top1", "most"}};
+  for (const auto& [field, value] : wrong) EXPECT_FALSE(find(field, value)) << field << value;
+}
+
 TEST(CellStore, InfinitePerplexitySurvives) {
   const TemporaryFolder folder;
   const CellStore store(folder.path());
   const Cell cell = make_cell(window_settings(2, 1), 4, {}, inputs);
   CellResult result = some_result();
-  result.texts[0].mean_nll = std::numeric_limits<double>::infinity();
+  const double infinity = std::numeric_limits<double>::infinity();
+  result.texts[0].mean_nll = result.texts[0].kl = infinity;
+  result.texts[0].segment_nll[1] = result.texts[0].segment_kl[1] = infinity;
   store.put(cell, result);
   const auto found = store.find(cell, {});
   ASSERT_TRUE(found);
   EXPECT_TRUE(std::isinf(found->texts[0].mean_nll));
+  EXPECT_TRUE(std::isinf(found->texts[0].kl));
+  EXPECT_EQ(found->texts[0].segment_nll, result.texts[0].segment_nll);
+  EXPECT_EQ(found->texts[0].segment_kl, result.texts[0].segment_kl);
 }
 
 TEST(CellStore, SaysWhereItCannotWrite) {

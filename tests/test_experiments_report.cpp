@@ -8,87 +8,18 @@
 #include "experiments/grid.h"
 #include "experiments/workbench.h"
 #include "nn/formats/json.h"
+#include "tests/fake_ablation.h"
 #include "tests/test_data.h"
 
 namespace cbq::test_experiments_report {
 namespace {
 
+using namespace fake_ablation;
+
 ModelConfig model_of(int64_t blocks) {
   ModelConfig config;
   config.num_layers = blocks;
   return config;
-}
-
-TableSpec window_table() {
-  return parse_table(parse_json(R"({
-    "key": "3z", "title": "Windows",
-    "paper": {"tables": ["iclr.3z"], "model": "LLaMA-7B", "bits": "W4A4"},
-    "columns": ["gpu_memory_gb", "time_hours"],
-    "rows": [
-      {"name": "1/0", "label": "1 block", "settings": {"window": 1, "overlap": 0},
-       "paper": {"c4_ppl": 14.57, "wikitext2_ppl": 11.98, "gpu_memory_gb": 17.2}},
-      {"name": "2/1", "label": "2 blocks, overlap 1", "settings": {"window": 2, "overlap": 1},
-       "paper": {"c4_ppl": 13.29, "wikitext2_ppl": 10.63, "gpu_memory_gb": 21}},
-      {"name": "4/3", "label": "4 blocks, overlap 3", "settings": {"window": 4, "overlap": 3},
-       "paper": {"c4_ppl": 12.32, "wikitext2_ppl": 9.45, "gpu_memory_gb": 39}},
-      {"name": "omse", "label": "OMSE", "settings": {"preprocess": "omse"},
-       "paper": {"c4_ppl": 25.34, "wikitext2_ppl": 19.53}}
-    ],
-    "trends": [
-      {"claim": "wider is better", "rows": ["1/0", "2/1", "4/3"]},
-      {"claim": "OMSE against none", "rows": ["2/1", "omse"]},
-      {"claim": "memory grows", "rows": ["1/0", "2/1"], "metrics": ["gpu_memory_gb"]}]})",
-                                "test"),
-                     "test");
-}
-
-/// Perplexities that say which cell they are of.
-CellResult fake_result(const Cell& cell) {
-  const Settings& s = cell.settings;
-  double c4 = 20.0, wiki = 10.0;
-  if (s.wbits < 16)
-    c4 = s.reconstruct == "none" ? 1234.5 : 40.0 - 4.0 * static_cast<double>(s.window);
-  if (s.wbits < 16) wiki = s.reconstruct == "none" ? 5e7 : 30.0;
-  c4 *= std::exp(0.01 * static_cast<double>(s.seed));
-  CellResult result;
-  result.texts = {{std::log(c4), 100}, {std::log(wiki), 100}};
-  result.seconds = s.reconstruct == "none" ? 0.5 : 10.0 * static_cast<double>(s.window);
-  result.peak_bytes = (int64_t{1} << 20) * 5 * s.window;
-  result.version = "v1";
-  result.device = "cpu";
-  return result;
-}
-
-Ablation fake_ablation(const TemporaryFolder& folder, int64_t blocks, int64_t seeds = 1,
-                       const std::vector<std::string>& granularities = {"per-channel"}) {
-  Ablation ablation;
-  PlanOptions options;
-  options.seeds = seeds;
-  options.granularities.clear();
-  for (const std::string& name : granularities) {
-    options.granularities.push_back(parse_granularity(name));
-  }
-  ablation.inputs = {"model", "calibration", "texts"};
-  const PlanModel model = {blocks, [](const Settings& s) -> std::string {
-                             return s.preprocess == "omse" ? "unknown preprocessor 'omse'" : "";
-                           }};
-  ablation.plan = make_plan({window_table()}, model, options, ablation.inputs);
-  ablation.runner = [](const Cell& cell, const std::function<void(double)>& show) {
-    show(0.5);
-    return fake_result(cell);
-  };
-  ablation.texts = {"gcide", "wordnet"};
-  ablation.budget = {"budget: 8 segments of 16 tokens"};
-  ablation.version = "v1";
-  ablation.output = folder.path();
-  return ablation;
-}
-
-std::string run(const Ablation& ablation) {
-  std::ostringstream out, log;
-  Progress progress(log, false);
-  run_ablation(ablation, out, progress);
-  return out.str();
 }
 
 const char* const golden = R"(Table 3z: Windows (W2A16, per-channel); paper: LLaMA-7B, W4A4
@@ -104,13 +35,24 @@ nearest rounding      |  1235      - | 5e+07               - | 10.0 MB        - 
 = 4 blocks, overlap 3 | 32.00  12.32 | 30.00            9.45 | 10.0 MB  39.0 GB | 20.0 s
 OMSE                  |     -  25.34 |     -           19.53 |       -        - |      -
 
-                  | gcide as C4              | wordnet as WikiText-2
-trend             |  paper   ours    verdict |  paper   ours    verdict
-------------------+--------------------------+-------------------------
-wider is better   |                          |
-  1/0 -> 2/1      |  lower  lower      agree |  lower  equal   in noise
-  2/1 -> 4/3      |  lower  equal  same cell |  lower  equal  same cell
-OMSE against none | higher      -          - | higher      -          -
+                      | gcide against the original | wordnet against the original
+row                   |    KL  KL 99 %       top-1 |    KL  KL 99 %         top-1
+----------------------+----------------------------+-----------------------------
+original model        |     0        0     100.0 % |     0        0       100.0 %
+nearest rounding      | 0.200    0.800      50.0 % | 0.400     1.60        50.0 %
+----------------------+----------------------------+-----------------------------
+1 block               | 0.100    0.400      50.0 % | 0.200    0.800        50.0 %
+2 blocks, overlap 1   | 0.200    0.800      50.0 % | 0.400     1.60        50.0 %
+= 4 blocks, overlap 3 | 0.200    0.800      50.0 % | 0.400     1.60        50.0 %
+OMSE                  |     -        -           - |     -        -             -
+
+                  | gcide as C4                       | wordnet as WikiText-2
+trend             |  paper      ours, nats    verdict |  paper   ours, nats       verdict
+------------------+-----------------------------------+----------------------------------
+wider is better   |                                   |
+  1/0 -> 2/1      |  lower  -0.1178±0.0091      agree |  lower  0.000±0.018  not resolved
+  2/1 -> 4/3      |  lower           equal  same cell |  lower        equal     same cell
+OMSE against none | higher               -          - | higher            -             -
 
              | peak memory
 trend        |  paper    ours  verdict
@@ -120,44 +62,56 @@ memory grows | higher  higher    agree
   = 4 blocks, overlap 3: as 2 blocks, overlap 1; one window holds all 2 blocks
   missing: OMSE: unknown preprocessor 'omse'
   the paper's values are LLaMA-7B (W4A4), ours W2A16: compare signs, not sizes
-  signs: 2 agree, 0 disagree, 1 in noise, 2 same cell, 2 open (noise: below 0.020 nats)
+  signs: 2 agree, 0 disagree, 1 not resolved, 2 same cell, 2 open
+  differences: mean ± standard error per token, judged by 95 % intervals over 4 segments of gcide, 4
+    segments of wordnet; one seed, so they do not hold what another seed would change (--seeds 3)
   budget: 8 segments of 16 tokens
   4 cells, 0:31 of reconstruction
 
-)";
+Summary
+  pairwise orderings of the paper's perplexities (1 table): 2 hold, 0 refuted, 2 not resolved, 2 one
+    cell here, 6 without a value here
+  steps of trends, under all their metrics: 2 hold, 0 refuted, 1 not resolved, 2 one cell here, 2
+    without a value here
+  if no two rows differed, chance alone would refute about 1 of 40 pairs and confirm as many
 
+)";
 TEST(Report, GoldenLines) {
   const TemporaryFolder folder;
-  EXPECT_EQ(run(fake_ablation(folder, 2)), golden);
+  EXPECT_EQ(run(fakes(folder, 2)), golden);
 }
 
 TEST(Report, LinesFitAHundredColumns) {
   const TemporaryFolder folder;
   for (const int64_t seeds : {1, 3}) {
-    std::istringstream lines(run(fake_ablation(folder, 12, seeds, {"per-channel", "g64", "g128"})));
+    std::istringstream lines(run(fakes(folder, 12, seeds, {"per-channel", "g64", "g128"})));
     for (std::string line; std::getline(lines, line);) EXPECT_LE(display_width(line), 100u) << line;
   }
 }
 
 TEST(Report, GranularitiesStandSideBySide) {
   const TemporaryFolder folder;
-  const std::string text = run(fake_ablation(folder, 12, 1, {"per-channel", "g64"}));
+  const std::string text = run(fakes(folder, 12, 1, {"per-channel", "g64"}));
   EXPECT_NE(text.find("| per-channel    g64  paper |"), std::string::npos) << text;
   EXPECT_NE(text.find("1 block             |       36.00  36.00  14.57 |"), std::string::npos)
       << text;
   EXPECT_NE(text.find("gcide as C4, g64"), std::string::npos) << "trends of both\n" << text;
+  EXPECT_NE(text.find("gcide against the original, g64"), std::string::npos) << text;
 }
 
 TEST(Report, SeedsGiveMeanAndSpread) {
   const TemporaryFolder folder;
-  const std::string text = run(fake_ablation(folder, 12, 3));
+  const std::string text = run(fakes(folder, 12, 3));
   EXPECT_NE(text.find("36.36±0.36"), std::string::npos) << text;  // 36 e^0.01, sd 0.01 nats
-  EXPECT_NE(text.find("2 standard errors"), std::string::npos) << text;
+  const std::string markdown = read_text_file(folder / "ablation.md");
+  EXPECT_NE(markdown.find("4 segments of gcide, 4 segments of wordnet and 3 seeds"),
+            std::string::npos)
+      << markdown;
 }
 
 TEST(Report, JsonAndMarkdownSayTheSame) {
   const TemporaryFolder folder;
-  run(fake_ablation(folder, 12));
+  run(fakes(folder, 12));
   const nlohmann::json json = read_json_file(folder / "ablation.json");
   ASSERT_EQ(json.size(), 1u);
   EXPECT_EQ(json[0].at("table"), "3z");
@@ -176,7 +130,7 @@ TEST(Report, JsonAndMarkdownSayTheSame) {
 
 TEST(Ablation, FinishedCellsAreNotComputedTwice) {
   const TemporaryFolder folder;
-  Ablation ablation = fake_ablation(folder, 12);
+  Ablation ablation = fakes(folder, 12);
   int computed = 0;
   ablation.runner = [&](const Cell& cell, const std::function<void(double)>&) {
     ++computed;
@@ -193,8 +147,8 @@ TEST(Ablation, FinishedCellsAreNotComputedTwice) {
 
 TEST(Ablation, GoesOnAfterAnInterruption) {
   const TemporaryFolder whole_folder, folder;
-  const std::string whole = run(fake_ablation(whole_folder, 12));
-  Ablation ablation = fake_ablation(folder, 12);
+  const std::string whole = run(fakes(whole_folder, 12));
+  Ablation ablation = fakes(folder, 12);
   int computed = 0;
   bool stop = false;
   ablation.interrupted = [&] { return stop; };
@@ -219,7 +173,7 @@ TEST(Ablation, GoesOnAfterAnInterruption) {
 
 TEST(Ablation, AFailingCellIsNamed) {
   const TemporaryFolder folder;
-  Ablation ablation = fake_ablation(folder, 12);
+  Ablation ablation = fakes(folder, 12);
   ablation.runner = [](const Cell&, const std::function<void(double)>&) -> CellResult {
     throw std::invalid_argument("group size 64 does not divide 100");
   };
@@ -251,7 +205,7 @@ TEST(Ablation, EndToEndOnATinyModel) {
   bench.folder = folder.path();
   bench.version = "v1";
   Workbench workbench(bench);
-  Ablation ablation = fake_ablation(folder, 2);
+  Ablation ablation = fakes(folder, 2);
   ablation.inputs = workbench.inputs();
   PlanOptions options;
   options.epochs = 1;

@@ -13,45 +13,90 @@ const double ten = 10.0, twelve = 12.0;
 
 Measured one(double mean) { return {mean, 0.0, 1}; }
 
+/// A paired difference of losses with this interval.
+Estimate losses(double mean, double half_width) {
+  Estimate estimate;
+  estimate.mean = mean;
+  estimate.error = half_width / 2.0;
+  estimate.half_width = half_width;
+  return estimate;
+}
+
 TEST(Trends, SignsAgreeAndDisagree) {
-  TrendStep step = judge("c4_ppl", &twelve, &ten, one(30.0), one(25.0), false);
+  const Estimate falls = losses(-0.18, 0.05), rises = losses(0.18, 0.05);
+  TrendStep step = judge("c4_ppl", &twelve, &ten, one(30.0), one(25.0), false, &falls);
   EXPECT_EQ(step.paper, Sign::lower);
   EXPECT_EQ(step.ours, Sign::lower);
   EXPECT_EQ(step.verdict, Verdict::agree);
-  EXPECT_NEAR(step.change, std::log(25.0 / 30.0), 1e-12);
-  step = judge("c4_ppl", &twelve, &ten, one(25.0), one(30.0), false);
+  EXPECT_EQ(step.change, -0.18);
+  EXPECT_EQ(step.error, 0.025);
+  EXPECT_EQ(step.noise, 0.05);
+  step = judge("c4_ppl", &twelve, &ten, one(25.0), one(30.0), false, &rises);
   EXPECT_EQ(step.ours, Sign::higher);
   EXPECT_EQ(step.verdict, Verdict::disagree);
-  step = judge("c4_ppl", &ten, &twelve, one(25.0), one(30.0), false);
+  step = judge("c4_ppl", &ten, &twelve, one(25.0), one(30.0), false, &rises);
   EXPECT_EQ(step.paper, Sign::higher);
   EXPECT_EQ(step.verdict, Verdict::agree);
-  EXPECT_EQ(judge("c4_ppl", &ten, &ten, one(25.0), one(30.0), false).verdict, Verdict::disagree);
+  EXPECT_EQ(judge("c4_ppl", &ten, &ten, one(25.0), one(30.0), false, &rises).verdict,
+            Verdict::disagree);
 }
 
-TEST(Trends, DifferencesBelowTheNoiseAreNone) {
-  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(30.0), one(30.0 * std::exp(0.019)), false).verdict,
-            Verdict::noise);
-  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(30.0), one(30.0 * std::exp(0.021)), false).verdict,
-            Verdict::disagree);
+TEST(Trends, AnIntervalThatHoldsZeroResolvesNothing) {
+  for (const double sign : {-1.0, 1.0}) {
+    const Estimate inside = losses(sign * 0.0499, 0.05), outside = losses(sign * 0.0501, 0.05);
+    EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(30.0), one(30.1), false, &inside).verdict,
+              Verdict::unresolved);
+    EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(30.0), one(30.1), false, &outside).verdict,
+              sign < 0.0 ? Verdict::agree : Verdict::disagree);
+  }
+  const Estimate unknown;  // one segment: nothing is known of the noise
+  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(30.0), one(20.0), false, &unknown).verdict,
+            Verdict::unresolved);
+  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(30.0), one(20.0), false).verdict,
+            Verdict::unresolved)
+      << "no losses of segments";
+  EXPECT_EQ(name_of(Verdict::unresolved), "not resolved");
+}
+
+TEST(Trends, RulesOfMemoryTimeAndEpochs) {
+  const auto verdict = [](const char* metric, double change, const Measured& from) {
+    Measured to = from;
+    to.mean *= std::exp(change);
+    return judge(metric, &ten, &twelve, from, to, false).verdict;
+  };
+  EXPECT_EQ(verdict("gpu_memory_gb", 0.009, one(30.0)), Verdict::unresolved);
+  EXPECT_EQ(verdict("gpu_memory_gb", 0.011, one(30.0)), Verdict::agree);
+  EXPECT_EQ(verdict("time_hours", 0.049, one(30.0)), Verdict::unresolved);
+  EXPECT_EQ(verdict("time_hours", -0.051, one(30.0)), Verdict::disagree);
+  EXPECT_EQ(verdict("epochs", 0.001, one(30.0)), Verdict::agree);
+  EXPECT_EQ(judge("epochs", &ten, &ten, one(3.0), one(3.0), false).verdict, Verdict::agree);
+  EXPECT_EQ(verdict("other_metric", 3.0, one(30.0)), Verdict::unresolved);
   // 3 seeds: 2 sqrt(0.03^2 / 3 + 0.04^2 / 3) = 0.0577
   const Measured from = {30.0, 0.9, 3}, wide = {31.5, 1.26, 3}, far = {32.0, 1.28, 3};
-  const TrendStep near_step = judge("c4_ppl", &twelve, &ten, from, wide, false);
+  const TrendStep near_step = judge("time_hours", &twelve, &ten, from, wide, false);
   EXPECT_NEAR(near_step.noise, 2.0 * std::sqrt(0.03 * 0.03 / 3 + 0.04 * 0.04 / 3), 1e-12);
-  EXPECT_EQ(near_step.verdict, Verdict::noise);
-  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, from, far, false).verdict, Verdict::disagree);
+  EXPECT_EQ(near_step.verdict, Verdict::unresolved);
+  EXPECT_EQ(judge("time_hours", &twelve, &ten, from, far, false).verdict, Verdict::disagree);
   const Measured exact = {30.0, 0.0, 3}, close = {30.12, 0.0, 3}, apart = {30.3, 0.0, 3};
-  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, exact, close, false).verdict, Verdict::noise);
-  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, exact, apart, false).verdict, Verdict::disagree);
+  EXPECT_EQ(judge("time_hours", &twelve, &ten, exact, close, false).verdict, Verdict::unresolved);
+  EXPECT_EQ(judge("time_hours", &twelve, &ten, exact, apart, false).verdict, Verdict::disagree);
 }
 
 TEST(Trends, WhatCannotBeJudged) {
-  EXPECT_EQ(judge("c4_ppl", nullptr, &ten, one(30.0), one(25.0), false).verdict, Verdict::unjudged);
-  EXPECT_EQ(judge("c4_ppl", nullptr, &ten, one(30.0), one(25.0), false).ours, Sign::lower);
+  const Estimate falls = losses(-0.18, 0.05);
+  EXPECT_EQ(judge("c4_ppl", nullptr, &ten, one(30.0), one(25.0), false, &falls).verdict,
+            Verdict::unjudged);
+  EXPECT_EQ(judge("c4_ppl", nullptr, &ten, one(30.0), one(25.0), false, &falls).ours, Sign::lower);
   EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(30.0), {}, false).verdict, Verdict::unjudged);
-  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(30.0), one(30.0), true).verdict, Verdict::same);
+  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(30.0), one(30.0), true, &falls).verdict,
+            Verdict::same);
   const double inf = std::numeric_limits<double>::infinity();
-  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(inf), one(inf), false).verdict, Verdict::unjudged);
-  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(inf), one(25.0), false).verdict, Verdict::agree);
+  Estimate infinite;
+  infinite.mean = -inf;
+  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(inf), one(inf), false, &infinite).verdict,
+            Verdict::unjudged);
+  EXPECT_EQ(judge("c4_ppl", &twelve, &ten, one(inf), one(25.0), false, &infinite).verdict,
+            Verdict::agree);
   EXPECT_EQ(judge("gpu_memory_gb", &ten, &twelve, one(0.0), one(1.0), false).verdict,
             Verdict::unjudged);
 }

@@ -57,6 +57,8 @@ TEST(GptqSamples, DocumentsAndPlacesAsPythonDrawsThem) {
                                   {30, 7},
                                   {39, 1}},
                                  16));
+  // The documents of the same draw: statistics take what comes from one of them together.
+  EXPECT_EQ(a.documents, (std::vector<int64_t>{32, 19, 32, 18, 6, 9, 6, 21, 6, 20, 30, 39}));
   const TokenSet b = gptq_document_segments(documents, ByteTokenizer(), 12, 20, 7);
   EXPECT_EQ(b.segments, expected({{20, 2},
                                   {32, 3},

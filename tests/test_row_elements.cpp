@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "autograd/worst_error.h"
+#include "kernels/divergence.h"
 #include "kernels/launch/launch.h"
 #include "kernels/ops.h"
 #include "tests/compared_device.h"
@@ -203,6 +204,16 @@ std::vector<RowKernel> softmaxes() {
            },
            [](const Tensors& in) { return Tensors{kernels::cross_entropy(in[0], in[1])}; },
            [](const Arrays& in) { return Arrays{reference::cross_entropy(in[0], in[1])}; }},
+          {"divergence",
+           {},
+           [](int64_t n) {
+             return Shapes{{rows, n}, {rows, n}};
+           },
+           [](const Tensors& in) {
+             const auto [kl, agrees] = kernels::divergence(in[0], in[1]);
+             return Tensors{kl, agrees};
+           },
+           [](const Arrays& in) { return reference::divergence(in[0], in[1]); }},
           {"cross_entropy_backward",
            {{}, ids_below(1), accumulated},
            [](int64_t n) {

@@ -116,6 +116,36 @@ TEST(Tokens, FilesComeBack) {
   EXPECT_EQ(folder.count(), 1);
 }
 
+TEST(Tokens, DocumentsStayWithTheirSegments) {
+  const TemporaryFolder folder;
+  TokenSet set{{{1, 2}, {3}, {4, 5}, {6}}, "made by hand", "abc", "def"};
+  save_tokens(folder / "none.h5", set);
+  EXPECT_TRUE(load_tokens(folder / "none.h5").documents.empty());
+  set.documents = {7, 7, 2, 9};
+  save_tokens(folder / "a.h5", set);
+  const TokenSet back = load_tokens(folder / "a.h5");
+  EXPECT_EQ(back.documents, set.documents);
+  EXPECT_EQ(back.hash(), load_tokens(folder / "none.h5").hash());
+  EXPECT_EQ(back.slice(1, 3).documents, (std::vector<int64_t>{7, 2}));
+  const TokenSet chosen = back.chosen({3, 0});
+  EXPECT_EQ(chosen.segments, (std::vector<std::vector<int32_t>>{{6}, {1, 2}}));
+  EXPECT_EQ(chosen.documents, (std::vector<int64_t>{9, 7}));
+  expect_error<std::invalid_argument>([&] { back.chosen({4}); }, {"segment 4 of 4"});
+  set.documents.pop_back();
+  expect_error<std::invalid_argument>([&] { save_tokens(folder / "b.h5", set); },
+                                      {"3 documents of 4 segments"});
+  Hdf5File file = Hdf5File::create(folder / "c.h5");
+  file.set_attribute("token_file", int64_t{1});
+  for (const char* key : {"protocol", "tokenizer_hash", "source_hash"}) {
+    file.set_attribute(key, std::string("x"));
+  }
+  file.write("ids", Tensor::from(std::vector<int32_t>{1, 2, 3}, {3}));
+  file.write("offsets", Tensor::from(std::vector<int32_t>{0, 1, 3}, {3}));
+  file.write("documents", Tensor::from(std::vector<int32_t>{4}, {1}));
+  file.publish();
+  expect_error<std::runtime_error>([&] { load_tokens(folder / "c.h5"); }, {"c.h5", "documents"});
+}
+
 TEST(Tokens, BrokenFilesAreErrors) {
   const TemporaryFolder folder;
   const auto load = [&] { load_tokens(folder / "a.h5"); };

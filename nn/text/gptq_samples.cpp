@@ -31,14 +31,18 @@ class LongDocuments {
         too_short_(static_cast<size_t>(documents.count())),
         skipped_(documents.name()) {}
 
-  std::vector<int32_t> draw(PythonRandom* random) {
+  struct Drawn {
+    int64_t document;
+    std::vector<int32_t> ids;
+  };
+  Drawn draw(PythonRandom* random) {
     while (short_count_ < documents_.count()) {
       const int64_t i = random->randint(0, documents_.count() - 1);
       if (too_short_[static_cast<size_t>(i)]) continue;
       const std::optional<std::string> text = documents_.try_text(i, &skipped_);
       if (text) {
         std::vector<int32_t> ids = ids_of(*text, tokenizer_);
-        if (static_cast<int64_t>(ids.size()) > length_) return ids;
+        if (static_cast<int64_t>(ids.size()) > length_) return {i, std::move(ids)};
       }
       too_short_[static_cast<size_t>(i)] = true;
       ++short_count_;
@@ -73,9 +77,10 @@ TokenSet gptq_document_segments(const Documents& documents, const Tokenizer& tok
   PythonRandom random(seed);
   LongDocuments long_documents(documents, tokenizer, length);
   for (int64_t s = 0; s < count; ++s) {
-    const std::vector<int32_t> ids = long_documents.draw(&random);
+    const auto [document, ids] = long_documents.draw(&random);
     const int64_t place = random.randint(0, static_cast<int64_t>(ids.size()) - length - 1);
     set.segments.push_back(segment_of(ids, place, length));
+    set.documents.push_back(document);
   }
   long_documents.report_skipped();
   return set;

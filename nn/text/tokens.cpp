@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <random>
 
 #include "nn/formats/hash.h"
@@ -85,8 +86,18 @@ Tensor TokenSet::batch(int64_t begin, int64_t end, Device device) const {
 TokenSet TokenSet::slice(int64_t begin, int64_t end) const {
   check(0 <= begin && begin <= end && end <= count(), "segments [", begin, ", ", end, ") of ",
         count());
+  std::vector<int64_t> numbers(static_cast<size_t>(end - begin));
+  std::iota(numbers.begin(), numbers.end(), begin);
+  return chosen(numbers);
+}
+
+TokenSet TokenSet::chosen(const std::vector<int64_t>& numbers) const {
   TokenSet part{{}, protocol, tokenizer_hash, source_hash};
-  part.segments.assign(segments.begin() + begin, segments.begin() + end);
+  for (const int64_t number : numbers) {
+    check(0 <= number && number < count(), "segment ", number, " of ", count());
+    part.segments.push_back(segments[static_cast<size_t>(number)]);
+    if (!documents.empty()) part.documents.push_back(documents.at(static_cast<size_t>(number)));
+  }
   return part;
 }
 
@@ -202,6 +213,9 @@ TokenSet tokens_from_json(const std::filesystem::path& path, const std::string& 
 
 void save_tokens(const std::filesystem::path& path, const TokenSet& tokens, bool is_sealed) {
   check(!tokens.segments.empty(), "save_tokens: ", path, ": no segments");
+  check(tokens.documents.empty() || tokens.documents.size() == tokens.segments.size(),
+        "save_tokens: ", path, ": ", tokens.documents.size(), " documents of ", tokens.count(),
+        " segments; each segment has one, or none is known");
   check(tokens.token_count() <= std::numeric_limits<int32_t>::max(), "save_tokens: ", path, ": ",
         tokens.token_count(), " tokens; at most 2^31 - 1 fit a token file");
   std::vector<int32_t> ids, offsets = {0};
@@ -217,6 +231,10 @@ void save_tokens(const std::filesystem::path& path, const TokenSet& tokens, bool
   file.set_attribute("source_hash", tokens.source_hash);
   file.write("ids", Tensor::from(ids, {static_cast<int64_t>(ids.size())}));
   file.write("offsets", Tensor::from(offsets, {static_cast<int64_t>(offsets.size())}));
+  if (!tokens.documents.empty()) {
+    const std::vector<int32_t> documents(tokens.documents.begin(), tokens.documents.end());
+    file.write("documents", Tensor::from(documents, {static_cast<int64_t>(documents.size())}));
+  }
   is_sealed ? file.publish_sealed() : file.publish();
 }
 
@@ -247,6 +265,14 @@ TokenSet load_tokens(const std::filesystem::path& path) {
                file.string_attribute("source_hash")};
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
     set.segments.push_back(segment_of(ids, offsets[i], offsets[i + 1] - offsets[i]));
+  }
+  if (file.has("documents")) {
+    const Tensor documents = file.read("documents");
+    if (documents.dtype() != Dtype::i32 || documents.shape() != Shape{set.count()}) {
+      fail(path.string(), ": documents must be an i32 list with one number per segment");
+    }
+    const auto numbers = documents.to_vector<int32_t>();
+    set.documents.assign(numbers.begin(), numbers.end());
   }
   return set;
 }

@@ -18,6 +18,9 @@ struct TokenSet {
   std::string protocol;        // how the segments were made, e.g. "consecutive segments of 2048"
   std::string tokenizer_hash;  // Tokenizer::hash(); empty when the ids came without a tokenizer
   std::string source_hash;     // of the text or the file of ids
+  /// The number of the document that each segment is from, where the protocol knows it: statistics
+  /// take segments of one document together. Empty: not known. No part of hash().
+  std::vector<int64_t> documents = {};
 
   int64_t count() const { return static_cast<int64_t>(segments.size()); }
   /// The length that all segments share. Throws std::invalid_argument when they differ.
@@ -27,6 +30,8 @@ struct TokenSet {
   Tensor batch(int64_t begin, int64_t end, Device device = Device::cpu()) const;
   /// The segments [begin, end) as a set of their own.
   TokenSet slice(int64_t begin, int64_t end) const;
+  /// The segments of these numbers, in this order, as a set of their own.
+  TokenSet chosen(const std::vector<int64_t>& numbers) const;
   /// 16 hexadecimal digits of all ids and lengths.
   std::string hash() const;
   /// Throws std::invalid_argument, naming segment, position and id, unless every id is within
@@ -66,8 +71,10 @@ std::string join_wikitext_rows(std::string_view text);
 /// is that list itself.
 TokenSet tokens_from_json(const std::filesystem::path& path, const std::string& key);
 /// Writes a token file: HDF5 with the ids end to end ("ids" i32), where each segment begins
-/// ("offsets" i32, one more than segments) and the hashes as attributes. `is_sealed`: with a
-/// checksum at its end, for check_seal() (nn/formats/sealed_files.h).
+/// ("offsets" i32, one more than segments), where they are known the documents of the segments
+/// ("documents" i32), and the hashes as attributes. `is_sealed`: with a checksum at its end, for
+/// check_seal() (nn/formats/sealed_files.h). Throws std::invalid_argument for documents that do not
+/// fit the segments.
 void save_tokens(const std::filesystem::path& path, const TokenSet& tokens, bool is_sealed = false);
 /// Reads a token file. Throws std::runtime_error when it is broken.
 TokenSet load_tokens(const std::filesystem::path& path);

@@ -126,6 +126,25 @@ inline Array cross_entropy_backward(const Array& logits, const Array& target, co
   return d;
 }
 
+/// {kl, agrees} of kernels::divergence.
+inline Arrays divergence(const Array& logits, const Array& reference) {
+  Array kl({logits.rows()}), agrees({logits.rows()});
+  for (int64_t r = 0; r < logits.rows(); ++r) {
+    const double zp = log_sum_exp(logits, r), zt = log_sum_exp(reference, r);
+    double best_p = logits(r, 0), best_t = reference(r, 0);
+    for (int64_t j = 0; j < logits.width(); ++j) {
+      const double log_q = logits(r, j) - zp, log_y = reference(r, j) - zt;
+      kl(r) += std::exp(log_y) * (log_y - log_q);
+      best_p = std::max(best_p, logits(r, j));
+      best_t = std::max(best_t, reference(r, j));
+    }
+    for (int64_t j = 0; j < logits.width(); ++j) {
+      if (logits(r, j) == best_p && reference(r, j) == best_t) agrees(r) = 1.0;
+    }
+  }
+  return {kl, agrees};
+}
+
 /// {loss, d sum(loss) / dp} of kernels::row_error.
 inline Arrays row_error(const Array& p, const Array& t, double l2, kernels::L2Form form,
                         double kl) {

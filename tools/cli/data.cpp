@@ -36,7 +36,9 @@ TokenSet single_texts(const Options& o, const Tokenizer& tokenizer) {
   SkippedRows skipped(documents.name());
   for (int64_t i = 0; i < documents.count(); ++i) {
     const std::optional<std::string> text = documents.try_text(i, &skipped);
-    if (text) set.segments.push_back(tokenize(*text, tokenizer));
+    if (!text) continue;
+    set.segments.push_back(tokenize(*text, tokenizer));
+    set.documents.push_back(i);
   }
   check(!set.segments.empty(), documents.name(), ": no row can be read: ", skipped.first_reason());
   skipped.report(documents.count());
@@ -92,15 +94,15 @@ void select_segments(const Options& o, TokenSet* set) {
   check(o.skip >= 0 && o.every >= 1 && o.at_most >= 0,
         "--skip and --at-most must not be negative, --every must be at least 1");
   if (o.skip == 0 && o.every == 1 && (o.at_most == 0 || o.at_most >= set->count())) return;
-  std::vector<std::vector<int32_t>> chosen;
+  std::vector<int64_t> chosen;
   for (int64_t i = o.skip; i < set->count(); i += o.every) {
     if (o.at_most > 0 && static_cast<int64_t>(chosen.size()) == o.at_most) break;
-    chosen.push_back(std::move(set->segments[static_cast<size_t>(i)]));
+    chosen.push_back(i);
   }
   check(!chosen.empty(), "--skip ", o.skip, ": there are only ", set->count(), " segments");
+  *set = set->chosen(chosen);
   set->protocol +=
       concat(", ", chosen.size(), " of them: number ", o.skip, ", then every ", o.every, "th");
-  set->segments = std::move(chosen);
 }
 
 struct Protocol {

@@ -1,0 +1,32 @@
+#include "experiments/report_files.h"
+
+#include <nlohmann/json.hpp>
+
+#include "nn/formats/atomic_file.h"
+
+namespace cbq {
+
+void write_reports(const std::filesystem::path& folder, const std::vector<TableReport>& reports,
+                   const Summary& summary) {
+  nlohmann::json json = nlohmann::json::array();
+  std::string markdown;
+  for (const TableReport& report : reports) {
+    json.push_back(to_json(report));
+    markdown += to_markdown(report) + "\n";
+    for (const LmEvalFile& file : to_lm_eval(report)) {
+      const std::filesystem::path path = folder / "lm_eval" / file.path;
+      std::filesystem::create_directories(path.parent_path());
+      write_text_atomically(path, file.content.dump(2) + "\n");
+    }
+  }
+  const std::pair<const char*, std::string> files[] = {
+      {"ablation.json", json.dump(2) + "\n"},
+      {"ablation_summary.json", to_json(summary).dump(2) + "\n"},
+      {"ablation.md", markdown + to_markdown(summary)},
+      {"ablation.csv", to_csv(reports)},
+      {"ablation.tex", to_latex(reports)},
+      {"ablation.html", to_html(reports, summary)}};
+  for (const auto& [name, text] : files) write_text_atomically(folder / name, text);
+}
+
+}  // namespace cbq

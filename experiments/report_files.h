@@ -1,0 +1,47 @@
+// Reports for other programs: a spreadsheet or a data frame, a paper, a browser, tools that read
+// lm-evaluation-harness's results.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "experiments/report.h"
+#include "experiments/summary.h"
+
+namespace cbq {
+
+/// Long format (RFC 4180, a header, lines end in "\n"), one value a line:
+///   table,bits,row,granularity,text,seed,metric,value,cell
+/// `text` is empty for what is measured without a text; `cell` is the key of the cell's file, so
+/// that seeds which share a cell (nothing in it is random) can be told.
+std::string to_csv(const std::vector<TableReport>& reports);
+
+/// Every grid of every table as a float of its own, for \usepackage{booktabs}.
+std::string to_latex(const std::vector<TableReport>& reports);
+
+/// One page with all tables, trends, budget and provenance; nothing is loaded from elsewhere.
+std::string to_html(const std::vector<TableReport>& reports, const Summary& summary);
+
+/// A file as lm-evaluation-harness writes it.
+struct LmEvalFile {
+  std::filesystem::path path;  // <model>/results_<date>.json
+  nlohmann::json content;
+};
+/// One for every row, granularity and seed; the test texts are its tasks.
+std::vector<LmEvalFile> to_lm_eval(const TableReport& report);
+
+/// Writes all of them into `folder`: ablation.json, .md, .csv, .tex, .html,
+/// ablation_summary.json, and lm_eval/. Throws std::runtime_error naming the path.
+void write_reports(const std::filesystem::path& folder, const std::vector<TableReport>& reports,
+                   const Summary& summary);
+
+/// `text` as a field of CSV: in quotation marks where it holds a comma, one of them, or a line end.
+std::string csv_field(const std::string& text);
+/// `text` with everything that LaTeX would read as a command; signs of numbers in math mode.
+std::string latex_text(const std::string& text);
+/// `text` for HTML, within elements and attributes.
+std::string html_text(const std::string& text);
+
+}  // namespace cbq
