@@ -383,6 +383,18 @@ const Entry& entry_of(const std::string& name) {
   throw std::invalid_argument(message_of("there is no task ", name, "; known:", known));
 }
 
+Task read_task(const std::string& name, const Entry& entry, const fs::path& path) {
+  Task task{name, entry.measure, entry.read(path), path.string(), ""};
+  uint64_t hash = hash_bytes(name);  // of the requests: also what a folder of files gives
+  for (const TaskItem& item : task.items) {
+    for (const Request& r : item.choices) {
+      hash = hash_bytes(r.continuation, hash_bytes(r.context, hash));
+    }
+  }
+  task.source_hash = hex(hash);
+  return task;
+}
+
 }  // namespace
 
 std::vector<std::string> known_tasks() {
@@ -395,23 +407,12 @@ std::vector<std::string> files_of_task(const std::string& name) { return entry_o
 
 Task load_task(const std::string& name, const fs::path& folder) {
   const Entry& entry = entry_of(name);
+  std::error_code error;
+  if (fs::is_regular_file(folder, error)) return read_task(name, entry, folder);
   std::string tried;
   for (const std::string& file : entry.files) {
-    const fs::path path = folder / file;
-    std::error_code error;
-    if (!fs::exists(path, error)) {
-      tried += concat(tried.empty() ? "" : ", ", file);
-      continue;
-    }
-    Task task{name, entry.measure, entry.read(path), path.string(), ""};
-    uint64_t hash = hash_bytes(name);  // of the requests: also what a folder of files gives
-    for (const TaskItem& item : task.items) {
-      for (const Request& r : item.choices) {
-        hash = hash_bytes(r.continuation, hash_bytes(r.context, hash));
-      }
-    }
-    task.source_hash = hex(hash);
-    return task;
+    if (fs::exists(folder / file, error)) return read_task(name, entry, folder / file);
+    tried += concat(tried.empty() ? "" : ", ", file);
   }
   fail("the task ", name, " needs one of these files in ", folder.string(), ": ", tried,
        name == "ethics_utilitarianism" ? "; tools/prepare_tasks.py makes it" : "");

@@ -13,9 +13,9 @@ namespace cbq {
 /// Names that load_task takes, sorted.
 std::vector<std::string> known_tasks();
 
-/// Reads a task from its file below `folder`. Throws std::invalid_argument with the known names for
-/// an unknown one; std::runtime_error when none of the files it may be in is there (naming them),
-/// or with file, line and field for a broken one.
+/// Reads a task from its file below `folder`, or from `folder` where that is a file. Throws
+/// std::invalid_argument with the known names for an unknown one; std::runtime_error when none of
+/// the files it may be in is there (naming them), or with file, line and field for a broken one.
 Task load_task(const std::string& name, const std::filesystem::path& folder);
 
 /// Where load_task would look, relative to `folder`; the first that exists is read.

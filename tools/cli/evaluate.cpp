@@ -87,7 +87,8 @@ Action setup_evaluate(CLI::App& app) {
       ->check(expect_from_zero);
   app.add_option("--tasks", o->tasks.tasks,
                  "zero-shot tasks, separated by commas: piqa, hellaswag, arc_easy, arc_challenge, "
-                 "openbookqa, winogrande, mutual, ethics, lambada; or files of requests (.jsonl)")
+                 "openbookqa, winogrande, mutual, ethics, lambada; NAME=PATH: from that folder or "
+                 "data file; or files of requests (.jsonl)")
       ->delimiter(',');
   app.add_option("--task-data", o->tasks.folder, "folder of the tasks' data sets");
   app.add_option("--encoding", o->tasks.encoding,

@@ -7,56 +7,14 @@
 
 #include "cbq/pipeline.h"
 #include "experiments/progress.h"
-#include "experiments/tasks/data_sets.h"
-#include "experiments/tasks/request_file.h"
+#include "experiments/tasks/task_list.h"
 #include "nn/formats/atomic_file.h"
 #include "tools/cli/command.h"
 
-namespace fs = std::filesystem;
-
 namespace cbq::cli {
-namespace {
-
-constexpr const char* ethics_subsets[] = {"ethics_cm", "ethics_deontology", "ethics_justice",
-                                          "ethics_utilitarianism", "ethics_virtue"};
-
-/// The subsets that are there. Utilitarianism needs a prepared file; without it the mean is one of
-/// four, which is said.
-void add_ethics(const TaskOptions& options, std::vector<Task>* tasks) {
-  for (const std::string name : ethics_subsets) {
-    const bool prepared = name == "ethics_utilitarianism";
-    if (prepared && !fs::exists(fs::path(options.folder) / files_of_task(name)[0])) {
-      std::cerr << "warning: ETHICS without utilitarianism, so its mean is that of four subsets; "
-                << "tools/prepare_tasks.py makes " << files_of_task(name)[0] << std::endl;
-      continue;
-    }
-    tasks->push_back(load_task(name, options.folder));
-  }
-}
-
-}  // namespace
 
 std::vector<Task> load_tasks(const TaskOptions& options) {
-  std::vector<Task> tasks;
-  for (const std::string& name : options.tasks) {
-    if (fs::path(name).extension() == ".jsonl") {
-      for (Task& task : read_request_file(name)) tasks.push_back(std::move(task));
-      continue;
-    }
-    if (name != "ethics") files_of_task(name);  // throws for a name that is unknown
-    check(!options.folder.empty(), "the task ", name, " needs --task-data, the data sets' folder");
-    if (name == "ethics") {
-      add_ethics(options, &tasks);
-    } else {
-      tasks.push_back(load_task(name, options.folder));
-    }
-  }
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    for (size_t k = 0; k < i; ++k) {
-      check(tasks[k].name != tasks[i].name, "the task ", tasks[i].name, " is asked for twice");
-    }
-  }
-  return tasks;
+  return load_task_list(options.tasks, options.folder);
 }
 
 std::vector<TaskResult> evaluate_tasks(Transformer& model, const Tokenizer& tokenizer,
@@ -79,17 +37,7 @@ std::vector<TaskResult> evaluate_tasks(Transformer& model, const Tokenizer& toke
     std::cerr << fmt::format("{}: {} requests in {:.3f} s\n", task.name, requests,
                              results.back().seconds);
   }
-  std::vector<const TaskResult*> subsets;
-  for (const TaskResult& result : results) {
-    for (const std::string name : ethics_subsets) {
-      if (result.name == name && !result.values.empty()) subsets.push_back(&result);
-    }
-  }
-  if (subsets.size() > 1) {
-    TaskResult mean = mean_accuracy(concat("ethics (mean of ", subsets.size(), ")"), subsets);
-    if (subsets.size() == std::size(ethics_subsets)) mean.name = "hendrycks_ethics";
-    results.push_back(std::move(mean));
-  }
+  add_ethics_mean(&results);
   return results;
 }
 

@@ -13,7 +13,7 @@
 namespace cbq::cli {
 
 struct TaskOptions {
-  /// Names as known_tasks(), "ethics" for its five subsets, or request files (*.jsonl).
+  /// As load_task_list (experiments/tasks/task_list.h) takes them.
   std::vector<std::string> tasks;
   std::string folder;              // of the data sets
   std::string encoding = "joint";  // or "separate"
