@@ -8,6 +8,7 @@
 
 #include "cbq/pipeline.h"
 #include "experiments/report_files.h"
+#include "experiments/task_store.h"
 
 namespace cbq {
 namespace {
@@ -19,6 +20,7 @@ class AblationRun {
         out_(out),
         progress_(progress),
         store_(ablation.output / "cells"),
+        task_store_(ablation.output / "cells", ablation.tasks),
         texts_(report_texts(ablation.texts, ablation.documents)),
         results_(ablation.plan.cells.size()) {}
 
@@ -40,6 +42,11 @@ class AblationRun {
     const auto say = [this](const std::string& line) { progress_.line(line); };
     for (size_t i = 0; i < cells().size(); ++i) {
       results_[i] = store_.find(cells()[i], say);
+      if (results_[i] && cells()[i].tasks) {  // without its scores the model is needed again
+        const std::optional<TaskScores> scores = task_store_.find(cells()[i], say);
+        if (!scores) results_[i].reset();
+        if (scores) results_[i]->tasks = *scores;
+      }
       if (!results_[i]) to_do_ += cells()[i].cost;
     }
     stored_ = static_cast<size_t>(
@@ -76,6 +83,7 @@ class AblationRun {
     } catch (const std::invalid_argument& error) {
       throw std::invalid_argument(message_of(what, ": ", error.what()));
     }
+    if (cell.tasks) task_store_.put(cell, results_[i]->tasks);
     store_.put(cell, *results_[i]);
     done_ += cell.cost;
     show(0.0);
@@ -102,8 +110,14 @@ class AblationRun {
   }
 
   void finish(const PlannedTable& table) {
-    std::vector<std::string> footnotes = ablation_.budget;
-    footnotes.push_back(cell_footnote(table));
+    std::vector<std::string> footnotes;
+    if (table.spec.kind != TableKind::components) footnotes = ablation_.budget;
+    for (const size_t model : table.models) {
+      if (model >= ablation_.model_lines.size()) continue;
+      const std::vector<std::string>& lines = ablation_.model_lines[model];
+      footnotes.insert(footnotes.end(), lines.begin(), lines.end());
+    }
+    if (!table.models.empty()) footnotes.push_back(cell_footnote(table));
     reports_.push_back(make_report(table, ablation_.plan, results_, texts_, footnotes));
     out_ << to_terminal(reports_.back()) << "\n" << std::flush;
     write_reports(ablation_.output, reports_, summarize(reports_));
@@ -113,6 +127,7 @@ class AblationRun {
   std::ostream& out_;
   Progress& progress_;
   CellStore store_;
+  TaskStore task_store_;
   std::vector<ReportText> texts_;
   std::vector<std::optional<CellResult>> results_;
   size_t stored_ = 0;

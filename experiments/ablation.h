@@ -15,12 +15,14 @@ namespace cbq {
 
 struct Ablation {
   Plan plan;
-  CellInputs inputs;
+  CellInputs inputs;  // of the default model
   CellRunner runner;
   std::vector<std::string> texts;  // names, in the order of CellResult::texts
   /// Of each text the documents of its segments (TokenSet::documents); may be empty.
   std::vector<std::vector<int64_t>> documents = {};
-  std::vector<std::string> budget;  // footnotes of every table
+  std::vector<std::string> budget;                    // footnotes of every table
+  std::vector<std::vector<std::string>> model_lines;  // [model]: footnotes of tables with its cells
+  std::string tasks;                                  // TaskSet::digest(); "": no accuracies
   std::string version;
   std::filesystem::path output;       // cells/ and the reports (experiments/report_files.h)
   std::function<bool()> interrupted;  // may be empty

@@ -11,6 +11,7 @@
 
 #include "cbq/job_identity.h"
 #include "cbq/settings.h"
+#include "experiments/task_columns.h"
 
 namespace cbq {
 
@@ -20,8 +21,10 @@ using CellInputs = JobIdentity;
 struct Cell {
   Settings settings;  // as the first row that asks for it writes them
   JobIdentity identity;
-  std::string key;    // identity.key()
-  double cost = 1.0;  // expected work: tokens through blocks, forward
+  std::string key;     // identity.key()
+  double cost = 1.0;   // expected work: tokens through blocks, forward
+  size_t model = 0;    // of the plan's models
+  bool tasks = false;  // some table shows accuracies of it
 };
 
 /// Score of one test text.
@@ -46,6 +49,7 @@ struct CellResult {
   int64_t windows = 0;
   std::vector<std::string> notes;  // skipped scaling sites, restored windows, ...
   std::string version, device;     // of the program that computed it, and where
+  TaskScores tasks;                // kept by themselves (experiments/task_store.h)
   int64_t finished = 0;            // when: seconds since 1970 (UTC)
 };
 

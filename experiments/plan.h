@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "experiments/cell.h"
+#include "experiments/model_groups.h"
 #include "experiments/table_spec.h"
 
 namespace cbq {
@@ -28,7 +30,10 @@ struct PlanOptions {
   std::vector<GranularityChoice> granularities = {GranularityChoice{}};
   int64_t epochs = 2;
   int64_t seeds = 1;
-  CellWork work;         // only for the remaining time
+  CellWork work;  // only for the remaining time, and for hours that are extrapolated
+  int64_t calibration_segments = 0;
+  std::vector<std::string> task_metrics;  // accuracies for which there are data
+  int64_t task_tokens = 0;                // that a model reads for them, about
   std::string outliers;  // stage put in front of every pre-processing ("outliers:4x30"); "": none
   nlohmann::json settings = nlohmann::json::object();  // over everything
 };
@@ -39,14 +44,21 @@ struct PlanModel {
   /// Why these settings cannot be run here ("" if they can): an unknown preprocessor. Throws
   /// std::invalid_argument for impossible ones.
   std::function<std::string(const Settings&)> obstacle;
+  std::string name = {};         // in reports: its folder
+  std::string family = "llama";  // ModelConfig::model_type
+  int64_t block_weights = 0;     // of one block's linear layers; 0: not known
+  CellInputs inputs = {};        // identity of its cells
 };
 
 struct PlannedRow {
   RowSpec spec;
   std::string bits;
   bool orientation = false;  // the original model, nearest rounding
-  int64_t epochs = 0;
+  int64_t epochs = 0, iterations = 0;
+  bool at_hand = true;                     // whether there is a model of its group
   std::string missing;                     // why it cannot be run; then there are no cells
+  std::map<std::string, double> known;     // what it has without a run: components of a method
+  double time_factor = 1.0;                // hours of the paper's model over those of its cells
   std::string same_as;                     // name of an earlier row that is the same cell, ...
   std::string because;                     // ... and why
   std::vector<std::vector<size_t>> cells;  // [granularity][seed] -> Plan::cells
@@ -54,8 +66,10 @@ struct PlannedRow {
 
 struct PlannedTable {
   TableSpec spec;
-  std::string bits;  // "W2A16", or "per row"
+  std::string bits;  // "W2A16", or "per row"; "" where nothing is run
   std::vector<PlannedRow> rows;
+  std::vector<size_t> models;        // that its cells are of
+  std::vector<std::string> remarks;  // which model stands for which group
 };
 
 struct Plan {
@@ -70,7 +84,13 @@ Settings row_settings(const TableSpec& table, const RowSpec& row, const std::str
                       const GranularityChoice& granularity, int64_t seed,
                       const PlanOptions& options);
 
-/// Throws std::invalid_argument, naming table and row, for settings that cannot be.
+/// models[0] is the default one, models[i + 1] that of named[i]; those that no table uses may be
+/// empty. Rows of groups without a model are in the plan without cells, and so are rows whose
+/// method is not registered. Throws std::invalid_argument, naming table and row, for settings that
+/// cannot be.
+Plan make_plan(const std::vector<TableSpec>& tables, const std::vector<NamedModel>& named,
+               const std::vector<PlanModel>& models, const PlanOptions& options);
+/// The same with the default model alone.
 Plan make_plan(const std::vector<TableSpec>& tables, const PlanModel& model,
                const PlanOptions& options, const CellInputs& inputs);
 

@@ -59,18 +59,43 @@ void measure_text(const std::vector<CellResult>& seeds, size_t t, const ReportTe
   all[text.metric_of("top1")] = mean_of(top1);
 }
 
+/// Accuracies in the table's columns, where all seeds have them.
+void add_accuracies(const TableSpec& spec, const std::vector<CellResult>& seeds,
+                    std::map<std::string, Measured>& all) {
+  for (const std::string& column : spec.columns) {
+    std::vector<double> values;
+    double error = 0.0;
+    for (const CellResult& cell : seeds) {
+      const TaskScore* score = find_score(cell.tasks, column, spec.accuracy);
+      if (score == nullptr) continue;
+      values.push_back(score->value);
+      error = score->standard_error;
+    }
+    if (values.empty() || values.size() < seeds.size()) continue;
+    all[column] = mean_of(values);
+    all[column].error = error;
+  }
+}
+
 std::map<std::string, Measured> measure(const std::vector<CellResult>& seeds,
-                                        const std::vector<ReportText>& texts, int64_t epochs) {
+                                        const std::vector<ReportText>& texts, const TableSpec& spec,
+                                        const PlannedRow& row) {
   std::map<std::string, Measured> all;
   for (size_t t = 0; t < texts.size(); ++t) measure_text(seeds, t, texts[t], all);
-  std::vector<double> hours, gigabytes;
+  std::vector<double> hours, gigabytes, window_seconds;
   for (const CellResult& cell : seeds) {
-    hours.push_back(cell.seconds / 3600.0);
+    hours.push_back(cell.seconds / 3600.0 * row.time_factor);
+    if (cell.windows > 0) {
+      window_seconds.push_back(cell.seconds / static_cast<double>(cell.windows));
+    }
     gigabytes.push_back(static_cast<double>(cell.peak_bytes) / (1 << 30));
   }
   all["time_hours"] = mean_of(hours);
   all["gpu_memory_gb"] = mean_of(gigabytes);
-  all["epochs"] = mean_of({static_cast<double>(epochs)});
+  all["epochs"] = mean_of({static_cast<double>(row.epochs)});
+  all["iterations"] = mean_of({static_cast<double>(row.iterations)});
+  all["window_seconds"] = mean_of(window_seconds);
+  add_accuracies(spec, seeds, all);
   return all;
 }
 
@@ -82,7 +107,10 @@ ReportRow report_row(const PlannedTable& table, const PlannedRow& planned, const
   row.label = planned.spec.label;
   row.bits = planned.bits;
   row.orientation = planned.orientation;
+  row.at_hand = planned.at_hand;
   row.missing = planned.missing;
+  row.group = planned.spec.group;
+  row.time_factor = planned.time_factor;
   row.because = planned.because;
   row.paper = planned.spec.paper;
   for (const PlannedRow& other : table.rows) {
@@ -100,8 +128,12 @@ ReportRow report_row(const PlannedTable& table, const PlannedRow& planned, const
     }
     if (finished.size() < seeds.size()) finished.clear();
     row.ours.push_back(finished.empty() ? std::map<std::string, Measured>()
-                                        : measure(finished, texts, planned.epochs));
+                                        : measure(finished, texts, table.spec, planned));
     row.results.push_back(std::move(finished));
+  }
+  if (!planned.known.empty()) row.ours.resize(plan.options.granularities.size());
+  for (const auto& [metric, value] : planned.known) {
+    for (auto& ours : row.ours) ours[metric] = {value, 0.0, 1};
   }
   return row;
 }
@@ -136,6 +168,7 @@ nlohmann::json json_of(const ReportRow& row, const std::vector<std::string>& gra
                          {"orientation", row.orientation},
                          {"cells", row.cells},
                          {"notes", row.notes}};
+  if (!row.group.empty()) json["group"] = row.group;
   if (!row.missing.empty()) json["missing"] = row.missing;
   if (!row.same_as.empty()) json["same_as"] = {{"row", row.same_as}, {"because", row.because}};
   for (size_t g = 0; g < row.ours.size(); ++g) {
@@ -196,7 +229,9 @@ TrendStep judge_rows(const ReportRow& from, const ReportRow& to, size_t granular
     const auto found = row.ours[granularity].find(metric);
     return found == row.ours[granularity].end() ? Measured{} : found->second;
   };
-  const bool same = !from.cells.empty() && from.cells == to.cells;
+  // Hours of two sizes may be extrapolated from one cell.
+  const bool same =
+      !from.cells.empty() && from.cells == to.cells && from.time_factor == to.time_factor;
   std::optional<Estimate> losses;
   for (size_t t = 0; t < texts.size(); ++t) {
     if (texts[t].metric == metric) losses = loss_difference(from, to, granularity, t, texts);
@@ -222,11 +257,12 @@ TableReport make_report(const PlannedTable& table, const Plan& plan,
   for (const GranularityChoice& g : plan.options.granularities) {
     report.granularities.push_back(g.name);
   }
-  report.texts = texts;
+  if (table.spec.kind == TableKind::settings) report.texts = texts;
   for (const PlannedRow& row : table.rows) {
     report.rows.push_back(report_row(table, row, plan, results, texts));
   }
   add_trends(report);
+  report.remarks = table.remarks;
   report.footnotes = footnotes;
   return report;
 }
@@ -243,6 +279,8 @@ nlohmann::json to_json(const TableReport& report) {
                          {"budget", report.footnotes},
                          {"rows", nlohmann::json::array()},
                          {"trends", nlohmann::json::array()}};
+  if (!report.remarks.empty()) json["models"] = report.remarks;
+  for (const DoubtSpec& doubt : report.spec.doubts) json["doubts"].push_back(doubt.text());
   for (const ReportText& text : report.texts) {
     json["texts"].push_back({{"name", text.name},
                              {"metric", text.metric},

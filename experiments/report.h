@@ -33,7 +33,10 @@ struct ReportRow {
   std::string name, label;
   std::string bits;
   bool orientation = false;
-  std::string missing;           // why there is no value
+  bool at_hand = true;  // whether there is a model of its group
+  std::string missing;  // why there is no value
+  std::string group;
+  double time_factor = 1.0;      // hours of the paper's model over those of the cells
   std::string same_as, because;  // label of the row that is the same cell
   std::map<std::string, double> paper;
   std::vector<std::map<std::string, Measured>> ours;  // [granularity], metric -> value
@@ -55,6 +58,7 @@ struct TableReport {
   std::vector<ReportText> texts;
   std::vector<ReportRow> rows;
   std::vector<ReportTrend> trends;
+  std::vector<std::string> remarks;    // which model stands for which of the paper's
   std::vector<std::string> footnotes;  // model, texts, budget, version, device
 
   const ReportRow* find_row(const std::string& name) const;

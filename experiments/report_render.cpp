@@ -21,6 +21,12 @@ std::string number(double value) {
   return fmt::format("{:.2f}", value);
 }
 
+/// A mark of methods rather than something measured: a column of components_of.
+bool is_component(const std::string& metric) {
+  return metric.starts_with("quantize_") || metric.ends_with("_handling") ||
+         metric == "gradient_based" || metric == "cross_block_dependency";
+}
+
 /// In a unit that suits the size: the paper's gigabytes and hours are our megabytes and seconds.
 std::string with_unit(const std::string& metric, double value) {
   if (metric == "gpu_memory_gb") {
@@ -29,15 +35,21 @@ std::string with_unit(const std::string& metric, double value) {
   if (metric == "time_hours") {
     return value < 0.5 ? fmt::format("{:.1f} s", value * 3600) : fmt::format("{:.2f} h", value);
   }
-  if (metric == "epochs") return fmt::format("{:.0f}", value);
+  if (metric == "epochs" || metric == "iterations") return fmt::format("{:.0f}", value);
+  if (metric == "window_seconds") return fmt::format("{:.3g} s", value);
+  if (is_component(metric)) return value != 0.0 ? "yes" : "no";
   return number(value);
 }
 
 std::string ours_text(const ReportRow& row, size_t granularity, const std::string& metric) {
   if (granularity >= row.ours.size()) return "-";
   const auto found = row.ours[granularity].find(metric);
-  if (found == row.ours[granularity].end() || found->second.seeds == 0) return "-";
-  if (found->second.mean == 0.0) return "-";  // the original model needs no time and no epochs
+  const bool is_score = is_task_metric(metric) || is_component(metric);
+  if (found == row.ours[granularity].end() || found->second.seeds == 0) {
+    return is_task_metric(metric) ? "no data" : "-";
+  }
+  if (found->second.mean == 0.0 && !is_score)
+    return "-";  // the original model needs no time and no epochs
   std::string text = with_unit(metric, found->second.mean);
   if (found->second.spread > 0.0 && metric.ends_with("_ppl")) {
     text += "±" + number(found->second.spread);
@@ -55,13 +67,20 @@ std::string title_of(const TableReport& report, const std::string& metric) {
     if (text.metric == metric) return text.title;
   }
   if (metric == "gpu_memory_gb") return "peak memory";
-  if (metric == "time_hours") return "time";
-  return metric;
+  if (metric == "time_hours") {
+    return report.spec.kind == TableKind::hours ? "time, extrapolated" : "time";
+  }
+  if (metric == "window_seconds") return "measured per window";
+  std::string title = metric;
+  if (is_component(metric)) std::replace(title.begin(), title.end(), '_', ' ');
+  return title;
 }
 
 std::vector<std::string> printed_metrics(const TableReport& report) {
   std::vector<std::string> metrics;
-  for (const ReportText& text : report.texts) metrics.push_back(text.metric);
+  for (const ReportText& text : report.texts) {
+    if (report.spec.kind == TableKind::settings) metrics.push_back(text.metric);
+  }
   metrics.insert(metrics.end(), report.spec.columns.begin(), report.spec.columns.end());
   return metrics;
 }
@@ -72,7 +91,11 @@ Grid grid_of_rows(const TableReport& report) {
   grid.label_head = "row";
   for (size_t r = 0; r < report.rows.size(); ++r) {
     const ReportRow& row = report.rows[r];
-    if (r > 0 && report.rows[r - 1].orientation && !row.orientation) grid.rules.push_back(r);
+    const bool begins_group =
+        r > 0 && report.rows[r - 1].group != row.group && report.spec.kind == TableKind::settings;
+    if (begins_group || (r > 0 && report.rows[r - 1].orientation && !row.orientation)) {
+      grid.rules.push_back(r);
+    }
     grid.labels.push_back(row.same_as.empty() ? row.label : concat("= ", row.label));
   }
   return grid;
@@ -238,7 +261,9 @@ std::vector<Grid> trend_grids(const TableReport& report) {
 std::string heading(const TableReport& report) {
   std::string text =
       report.spec.paper_tables.empty() ? report.spec.key : concat("Table ", report.spec.key);
-  text += ": " + report.spec.title + " (" + report.bits;
+  text += ": " + report.spec.title;
+  if (report.spec.kind == TableKind::components) return text;
+  text += " (" + report.bits;
   if (report.granularities.size() == 1) text += ", " + report.granularities.front();
   text += ")";
   if (!report.spec.paper_tables.empty()) {
@@ -247,6 +272,26 @@ std::string heading(const TableReport& report) {
   return text;
 }
 
+namespace {
+
+/// Of a table of components: how many of the paper's marks ours are.
+std::string mark_summary(const TableReport& report) {
+  int agree = 0, all = 0;
+  for (const ReportRow& row : report.rows) {
+    if (row.ours.empty()) continue;
+    for (const auto& [metric, paper] : row.paper) {
+      const auto ours = row.ours.front().find(metric);
+      if (ours == row.ours.front().end()) continue;
+      ++all;
+      agree += ours->second.mean == paper ? 1 : 0;
+    }
+  }
+  return fmt::format("marks: {} of {} agree", agree, all);
+}
+
+}  // namespace
+
+/// What a reader must know beside the numbers, one line each.
 std::vector<std::string> remarks(const TableReport& report) {
   std::vector<std::string> lines;
   for (const ReportRow& row : report.rows) {
@@ -254,17 +299,22 @@ std::vector<std::string> remarks(const TableReport& report) {
       lines.push_back(fmt::format("= {}: as {}; {}", row.label, row.same_as, row.because));
     }
   }
+  lines.insert(lines.end(), report.remarks.begin(), report.remarks.end());
   for (const ReportRow& row : report.rows) {
-    if (!row.missing.empty())
+    if (row.at_hand && !row.missing.empty())
       lines.push_back(fmt::format("missing: {}: {}", row.label, row.missing));
   }
   if (!report.spec.note.empty()) lines.push_back("note: " + report.spec.note);
   if (!report.spec.paper_note.empty()) lines.push_back("paper: " + report.spec.paper_note);
-  if (!report.spec.paper_bits.empty() && report.spec.paper_bits != report.bits) {
+  for (const DoubtSpec& doubt : report.spec.doubts) lines.push_back("doubt: " + doubt.text());
+  const bool has_bits = !report.spec.paper_bits.empty() && !report.bits.empty();
+  if (has_bits && report.spec.kind == TableKind::settings &&
+      report.spec.paper_bits != report.bits) {
     lines.push_back(fmt::format("the paper's values are {} ({}), ours {}: compare signs, not sizes",
                                 report.spec.paper_model, report.spec.paper_bits, report.bits));
   }
   if (!report.trends.empty()) lines.push_back(sign_summary(report));
+  if (report.spec.kind == TableKind::components) lines.push_back(mark_summary(report));
   const std::string intervals = report.trends.empty() ? "" : interval_remark(report);
   if (!intervals.empty()) lines.push_back(intervals);
   lines.insert(lines.end(), report.footnotes.begin(), report.footnotes.end());

@@ -60,11 +60,12 @@ class Pairs {
   }
 
  private:
-  /// Whether the paper orders them. Rows of different bits differ by more than what a table shows.
+  /// Whether the paper orders them. Rows of different bits or models differ by more than what a
+  /// table shows.
   bool comparable(const ReportRow& a, const ReportRow& b) const {
     const auto paper_a = a.paper.find(text_.metric), paper_b = b.paper.find(text_.metric);
-    return a.bits == b.bits && paper_a != a.paper.end() && paper_b != b.paper.end() &&
-           paper_a->second != paper_b->second;
+    return a.bits == b.bits && a.group == b.group && paper_a != a.paper.end() &&
+           paper_b != b.paper.end() && paper_a->second != paper_b->second;
   }
   /// The paper has `high` above `low`.
   void add(const ReportRow& high, const ReportRow& low) {

@@ -3,14 +3,17 @@
 #include <algorithm>
 #include <charconv>
 
+#include "cbq/method_parts.h"
 #include "cbq/settings.h"
+#include "experiments/paper_models.h"
+#include "experiments/task_columns.h"
 #include "nn/formats/json.h"
 #include "tensor/error.h"
 
 namespace cbq {
 namespace {
 
-constexpr size_t max_label = 30, max_claim = 34;
+constexpr size_t max_label = 30, max_claim = 40;
 
 bool contains(const std::vector<std::string>& all, const std::string& one) {
   return std::find(all.begin(), all.end(), one) != all.end();
@@ -120,6 +123,7 @@ RowSpec read_row(const nlohmann::json& json, const std::string& where) {
   check_length(fields, "label", row.label, max_label);
   row.settings = read_settings(fields);
   row.bits = read_bits(fields, "");
+  row.group = fields.text_or("group", "");
   if (const nlohmann::json* factor = fields.find("epochs_factor")) {
     row.epochs_factor = json_int(*factor, "epochs_factor", where, 1, 100);
   }
@@ -152,23 +156,93 @@ TrendSpec read_trend(const nlohmann::json& json, const TableSpec& table, const s
   return trend;
 }
 
-/// Numbers by value, letters behind them: 3a < 3b < 5 < 12.
-bool key_less(const TableSpec& a, const TableSpec& b) {
-  const auto split = [](const std::string& key) {
-    int number = 0;
-    const char* const end = key.data() + key.size();
-    const auto rest = std::from_chars(key.data(), end, number).ptr;
-    return std::make_pair(number, std::string(rest, end));
-  };
-  return split(a.key) < split(b.key);
+DoubtSpec read_doubt(const nlohmann::json& json, const std::string& where) {
+  Fields fields(json, where);
+  const DoubtSpec doubt{fields.text("where"), fields.at("kept"), fields.text("other"),
+                        fields.text("why")};
+  fields.nothing_else();
+  return doubt;
+}
+
+TableKind read_kind(Fields& fields) {
+  const std::string kind = fields.text_or("kind", "settings");
+  if (kind == "settings") return TableKind::settings;
+  if (kind == "components") return TableKind::components;
+  if (kind == "hours") return TableKind::hours;
+  fail(fields.where(), ": kind: unknown '", kind, "'; known: settings, components, hours");
+}
+
+/// Models of the paper, by which --models can name them.
+std::vector<std::string> read_models(Fields& fields) {
+  std::vector<std::string> models = fields.texts("models");
+  for (const std::string& model : models) {
+    const PaperModel* known = find_paper_model(model);
+    if (known == nullptr || known->name != model) {
+      std::vector<std::string> names;
+      for (const PaperModel& one : paper_models()) names.push_back(one.name);
+      fail(fields.where(), ": models: unknown '", model, "'; known: ", joined(names));
+    }
+  }
+  return models;
+}
+
+/// Groups of the rows, which are known only with the table.
+void check_groups(const TableSpec& table, const std::string& what) {
+  if (table.kind == TableKind::hours && table.models.empty()) {
+    fail(what, ": models: a table of hours needs the models whose sizes its hours are for");
+  }
+  for (const RowSpec& row : table.rows) {
+    if (table.kind == TableKind::components && !row.settings.contains("method")) {
+      fail(what, ": row '", row.name, "': settings: a row of components names its \"method\"");
+    }
+    const bool has_values = !row.paper.empty() || table.kind != TableKind::hours;
+    if (row.group.empty() && (table.models.empty() || !has_values)) continue;
+    if (!contains(table.models, row.group)) {
+      fail(what, ": row '", row.name, "': group '", row.group, "' is none of the table's models: ",
+           table.models.empty() ? "it has none" : joined(table.models));
+    }
+  }
+}
+
+/// The version's place (ICLR first), the table's number, letters behind it: 3a < 3b < 12 < v4.3.
+std::tuple<int, int, std::string> order_of(const TableSpec& table) {
+  const std::string version = table.version();
+  const size_t begin = version == "iclr" ? 0 : version.size() + 1;
+  int number = 0;
+  const char* const end = table.key.data() + table.key.size();
+  const auto rest = std::from_chars(table.key.data() + begin, end, number).ptr;
+  return {version == "iclr" ? 0 : version == "v4" ? 1 : 2, number, std::string(rest, end)};
+}
+
+bool key_less(const TableSpec& a, const TableSpec& b) { return order_of(a) < order_of(b); }
+
+std::vector<std::string> all_metrics() {
+  std::vector<std::string> names = {"c4_ppl", "wikitext2_ppl", "gpu_memory_gb", "time_hours",
+                                    "epochs", "iterations",    "window_seconds"};
+  for (const std::string& name : task_metric_names()) names.push_back(name);
+  const MethodFile any = find_method("nearest");
+  for (const auto& [component, has] : components_of(any)) names.push_back(component);
+  return names;
 }
 
 }  // namespace
 
 const std::vector<std::string>& metric_names() {
-  static const std::vector<std::string> names = {"c4_ppl", "wikitext2_ppl", "gpu_memory_gb",
-                                                 "time_hours", "epochs"};
+  static const std::vector<std::string> names = all_metrics();
   return names;
+}
+
+std::string DoubtSpec::text() const {
+  std::string text = where + ": " + (kept.is_string() ? kept.get<std::string>() : kept.dump());
+  if (other != "none" && other != "not known") text += ", or " + other;
+  return text + " (" + why + ")";
+}
+
+std::string TableSpec::version() const {
+  for (const char* earlier : {"v4", "v1"}) {
+    if (key.starts_with(concat(earlier, "."))) return earlier;
+  }
+  return "iclr";
 }
 
 const RowSpec* TableSpec::find_row(const std::string& name) const {
@@ -208,7 +282,13 @@ TableSpec parse_table(const nlohmann::json& json, const std::string& what) {
   table.paper_bits = paper.text("bits");
   table.paper_note = paper.text_or("note", "");
   paper.nothing_else();
+  table.kind = read_kind(fields);
   table.bits = read_bits(fields, table.bits);
+  table.models = read_models(fields);
+  table.accuracy = fields.text_or("accuracy", table.accuracy);
+  if (table.accuracy != "acc" && table.accuracy != "acc_norm") {
+    fail(what, ": accuracy: unknown '", table.accuracy, "'; known: acc, acc_norm");
+  }
   table.axis = fields.texts("axis");
   table.columns = read_metrics(fields, "columns");
   table.note = fields.text_or("note", "");
@@ -227,7 +307,14 @@ TableSpec parse_table(const nlohmann::json& json, const std::string& what) {
       table.trends.push_back(read_trend(trend, table, where));
     }
   }
+  if (fields.find("doubts") != nullptr) {
+    for (const nlohmann::json& doubt : fields.list("doubts")) {
+      table.doubts.push_back(
+          read_doubt(doubt, concat(what, ": doubts[", table.doubts.size(), "]")));
+    }
+  }
   fields.nothing_else();
+  check_groups(table, what);
   return table;
 }
 
@@ -262,7 +349,8 @@ std::vector<TableSpec> select_tables(const std::vector<TableSpec>& all, const st
   for (const TableSpec& table : all) known.push_back(table.key);
   std::vector<TableSpec> chosen;
   for (const std::string& key : wanted) {
-    const auto found = std::find(known.begin(), known.end(), key);
+    const std::string plain = key.starts_with("iclr.") ? key.substr(5) : key;
+    const auto found = std::find(known.begin(), known.end(), plain);
     check(
         found != known.end(), "unknown table '", key, "'; known: ", [&] { return joined(known); },
         ", all");

@@ -16,6 +16,12 @@ double relative_variance(const Measured& m) {
   return m.mean == 0.0 ? 0.0 : std::pow(m.spread / m.mean, 2) / m.seeds;
 }
 
+/// Of one seed each.
+double noise_of(const std::string& metric, const Measured& from, const Measured& to) {
+  if (from.error == 0.0 || to.error == 0.0) return single_seed_noise(metric);
+  return 2.0 * std::hypot(from.error / from.mean, to.error / to.mean);
+}
+
 }  // namespace
 
 std::string name_of(Sign sign) {
@@ -68,7 +74,7 @@ TrendStep judge(const std::string& metric, const double* paper_from, const doubl
   } else {
     step.noise =
         std::min(from.seeds, to.seeds) < 2
-            ? single_seed_noise(metric)
+            ? noise_of(metric, from, to)
             : std::max(0.005, 2.0 * std::sqrt(relative_variance(from) + relative_variance(to)));
   }
   step.ours = sign_of(step.change);

@@ -14,7 +14,9 @@ struct Measured {
   double mean = 0.0;
   double spread = 0.0;  // standard deviation over seeds; 0 for one
   int seeds = 0;        // 0: nothing measured
-  double error = 0.0;   // standard error of the mean where it is known; perplexities: over segments
+  /// Standard error of the mean where it is known: of perplexities over segments, of accuracies
+  /// over the task's items.
+  double error = 0.0;
 };
 
 enum class Sign { lower, equal, higher, unknown };
@@ -50,7 +52,8 @@ double single_seed_noise(const std::string& metric);
 ///   others: change = ln(to / from), and noise
 ///     with several seeds twice the standard error of the difference,
 ///       2 sqrt((sd_from / mean_from)^2 / n_from + (sd_to / mean_to)^2 / n_to), at least 0.005;
-///     with one seed single_seed_noise().
+///     with one seed single_seed_noise(), or where both errors are known (accuracies) twice the
+///       error of the difference of the logarithms.
 /// The verdict is `unresolved` unless |change| > noise. A loss that is infinite in one row alone
 /// differs for certain. `paper_from` and `paper_to` may be null, `same` says that both are the same
 /// cell.

@@ -155,6 +155,11 @@ const std::vector<OriginalStates>& Workbench::states(Transformer& model,
   return states;
 }
 
+TaskScores Workbench::score_tasks(Transformer& model) const {
+  check(config_.tokenizer != nullptr, "accuracies need the model's tokenizer");
+  return config_.tasks.score(model, *config_.tokenizer, [&] { watch().poll("scoring tasks"); });
+}
+
 void Workbench::quantize_cell(const Cell& cell, std::unique_ptr<Transformer>& model,
                               const std::string& digest, const std::filesystem::path& unfinished,
                               const std::function<void(double)>& progress, CellResult& result) {
@@ -205,6 +210,7 @@ CellResult Workbench::run(const Cell& cell, const std::function<void(double)>& p
     result.texts.push_back(score_text(*model, config_.texts[t], original_states[t], original_head,
                                       watching.poll_of("scoring")));
   }
+  if (cell.tasks) result.tasks = score_tasks(*model);
   result.finished = static_cast<int64_t>(std::time(nullptr));
   model = nullptr;  // it may be in the folder that goes now
   std::error_code ignored;

@@ -22,6 +22,9 @@ struct WorkbenchConfig {
   std::function<std::unique_ptr<Transformer>()> load;
   TokenSet calibration;
   std::vector<TokenSet> texts;
+  /// For cells that ask for accuracies; their requests are encoded by `tokenizer`.
+  TaskSet tasks = {};
+  std::shared_ptr<const Tokenizer> tokenizer = nullptr;
   /// Of the original activations and predictions, and of unfinished cells: their state and, of a
   /// cell that is done block by block, its packed model while it is scored.
   std::filesystem::path folder;
@@ -52,6 +55,7 @@ class Workbench {
   void quantize_cell(const Cell& cell, std::unique_ptr<Transformer>& model,
                      const std::string& digest, const std::filesystem::path& unfinished,
                      const std::function<void(double)>& progress, CellResult& result);
+  TaskScores score_tasks(Transformer& model) const;
   /// The original model's predictions on all texts; `digest` as above.
   const std::vector<OriginalStates>& states(Transformer& model, const std::string& digest);
 
