@@ -32,8 +32,9 @@ struct LmEvalFile {
 /// One for every row, granularity and seed; the test texts are its tasks.
 std::vector<LmEvalFile> to_lm_eval(const TableReport& report);
 
-/// Writes all of them into `folder`: ablation.json, .md, .csv, .tex, .html,
-/// ablation_summary.json, and lm_eval/. Throws std::runtime_error naming the path.
+/// Writes all of them into `folder`: ablation.json, .md, .csv, .tex, .html and
+/// ablation_summary.json of all tables; into lm_eval/ only the last table, since the others were
+/// written when they were the last. Throws std::runtime_error naming the path.
 void write_reports(const std::filesystem::path& folder, const std::vector<TableReport>& reports,
                    const Summary& summary);
 

@@ -161,6 +161,7 @@ double student_cdf(double t, double freedom) {
 
 double student_quantile(double p, double freedom) {
   check(p > 0.0 && p < 1.0, "Student's distribution: no quantile at ", p);
+  if (p == 0.5) return 0.0;
   if (p < 0.5) return -student_quantile(1.0 - p, freedom);
   double low = 0.0, high = 1.0;
   while (student_cdf(high, freedom) < p && high < 1e15) high *= 2.0;
