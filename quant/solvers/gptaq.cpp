@@ -13,9 +13,8 @@
 //   - Behind a block of columns their program multiplies P with the rounded weights of the block,
 //     inside it with the weights before rounding. Here it is the latter everywhere, so the width of
 //     the blocks decides last bits only.
-//   - An input that is 0 on the quantized stream alone keeps its weights and its part of D; in
-//   their
-//     program it has neither.
+//   - An input that is 0 on the quantized stream alone keeps its weights and its part of D. (In the
+//     program it has neither.)
 #include <nlohmann/json.hpp>
 
 #include "kernels/ops.h"
