@@ -5,7 +5,8 @@
 // Q the min/max grid of the clamped weight with nearest rounding, x the calibration sample (512
 // tokens, evenly spaced). As in the authors' program, layers whose outputs meet in the softmax
 // (queries, keys, and projections fused with them) are not clipped. A grid of the whole tensor gets
-// one c, by the sum of the rows' errors.
+// one c, by the sum of the rows' errors. Where c cuts both ends of an asymmetric range, the zero
+// point is half a code, and last bits decide which way it is rounded, here as in the program.
 #include <algorithm>
 #include <cmath>
 
