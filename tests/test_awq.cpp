@@ -134,7 +134,7 @@ TEST_P(Awq, ClipsAreThoseOfAnIndependentImplementation) {
   apply_preprocess("awq_scale", *scaled, fixture_segments(), one);
   const auto notes = apply_preprocess("awq_scale+awq_clip", *clipped, fixture_segments(), both);
   auto before = test::values_of(*scaled), after = test::values_of(*clipped);
-  size_t layers = 0, changed = 0, groups = 0, equal = 0;
+  size_t layers = 0, changed = 0, groups = 0, compared = 0, equal = 0;
   for (int block = 0; block < 2; ++block) {
     for (const auto& [name, linear] : clipped->blocks[static_cast<size_t>(block)]->linears()) {
       const std::string path = concat("model.layers.", block, ".", name, ".weight");
@@ -144,15 +144,16 @@ TEST_P(Awq, ClipsAreThoseOfAnIndependentImplementation) {
       }
       const auto in = static_cast<size_t>(linear->in_features());
       const size_t group = GetParam().group > 0 ? static_cast<size_t>(GetParam().group) : in;
-      const auto expected = fixture_file()
-                                .load(concat(GetParam().name, ".", block, ".", name, ".clip"))
-                                .to_vector<double>();
+      const std::string entry = concat(GetParam().name, ".", block, ".", name);
+      const auto expected = fixture_file().load(entry + ".clip").to_vector<double>();
+      const auto stable = fixture_file().load(entry + ".stable").to_vector<uint8_t>();
       const auto largest = magnitudes(after[path], group);
       ASSERT_EQ(largest.size(), expected.size()) << path;
       for (size_t i = 0; i < largest.size(); ++i) {
-        const double apart = std::abs(largest[i] / expected[i] - 1.0);
-        equal += apart <= tolerance ? 1 : 0;
-        EXPECT_LT(apart, 0.25) << path << " " << i;
+        const bool same = std::abs(largest[i] - expected[i]) <= tolerance * expected[i];
+        EXPECT_TRUE(same || stable[i] == 0) << path << " " << i;
+        equal += same ? 1 : 0;
+        compared += stable[i];
       }
       groups += largest.size();
       changed += after[path] != before[path] ? 1 : 0;
@@ -161,9 +162,9 @@ TEST_P(Awq, ClipsAreThoseOfAnIndependentImplementation) {
   }
   EXPECT_EQ(layers, 10u);
   EXPECT_EQ(changed, 10u);
-  // Where both ends are clipped the zero point is half a code (3.5 of 7), and the last bits of the
-  // weight decide which way it is rounded.
-  EXPECT_GE(static_cast<double>(equal), 0.99 * static_cast<double>(groups));
+  // Of those that last bits decide (make_awq_fixture.py) few differ.
+  EXPECT_GE(2 * compared, groups);
+  EXPECT_GE(static_cast<double>(equal), 0.97 * static_cast<double>(groups));
   EXPECT_NE(test::joined(notes).find("left 4 projections of queries and keys"), std::string::npos)
       << test::joined(notes);
 }
