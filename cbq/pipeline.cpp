@@ -30,10 +30,6 @@ std::optional<JobIdentity> identity_of(const RunContext& run) {
   return identity_of_run(run.model, digest, run.segments, run.settings);
 }
 
-bool asks_for_original(const RunContext& run) {
-  return run.reconstructs || run.settings.polishes();
-}
-
 /// Whether anybody reads the quantized stream: windows, solvers, observers of static ranges.
 bool needs_stream(const RunContext& run) {
   const bool observes = run.settings.abits < float_bits && !run.settings.act_dynamic;
@@ -43,6 +39,9 @@ bool needs_stream(const RunContext& run) {
 /// The boundaries of the untouched model that windows from `next` on, and polishing, ask for.
 std::vector<int64_t> boundaries_from(const RunContext& run, int64_t next) {
   std::vector<int64_t> boundaries;
+  for (int64_t b = run.touched; b < run.blocks() && run.solves_towards_original(); ++b) {
+    boundaries.push_back(b);  // in front of each block that is solved (original_streams)
+  }
   for (auto i = static_cast<size_t>(next); i < run.schedule.size() && run.reconstructs; ++i) {
     boundaries.push_back(run.schedule[i].window.last() + 1);
   }
@@ -54,9 +53,10 @@ std::vector<int64_t> boundaries_from(const RunContext& run, int64_t next) {
 void round_window(RunContext& run, Preparation& preparation, int64_t number) {
   const ScheduledWindow& scheduled = run.scheduled(number);
   run.watch.step(number, run.blocks(), run.doing());
+  const OriginalStreams original = original_streams(run, scheduled.window);
   preparation.prepare(scheduled.window.last() + 1);
   attach(run, scheduled.window, preparation);
-  solve(run, scheduled.window, {});
+  solve(run, scheduled.window, original, {});
   freeze(run, scheduled);
   advance(run, scheduled);
   save(run);
@@ -66,14 +66,17 @@ void reconstruct_window(RunContext& run, Preparation& preparation, int64_t numbe
   const ScheduledWindow& scheduled = run.scheduled(number);
   const Window& window = scheduled.window;
   reset_peak(run.model.device());
-  // Both targets may fetch blocks, so they come before the window's own are in memory.
+  // Original streams may fetch blocks, so they come before the window's own are in memory.
   const auto count = static_cast<int64_t>(run.segments.size());
   WindowData data{run.stream, {run.original->get(window.last() + 1, 0, count)}};
   const Clock clock;
   if (run.settings.homologous) data.targets.push_back(preparation.original_answer(window));
+  OriginalStreams original = original_streams(run, window);
   preparation.prepare(window.last() + 1);
   attach(run, window, preparation);
-  solve(run, window, [&](int64_t block) { run.show(number, 0, concat("solving block ", block)); });
+  solve(run, window, original,
+        [&](int64_t block) { run.show(number, 0, concat("solving block ", block)); });
+  original.clear();
   WindowReport report = reconstruct(run, number, std::move(data));
   freeze(run, scheduled);
   advance(run, scheduled);
@@ -88,7 +91,7 @@ void quantize(RunContext& run) {
   const bool whole = !run.model.on_demand();
   // The identity is that of the model before anything is done to it.
   std::optional<JobIdentity> identity = identity_of(run);
-  if (asks_for_original(run) && whole && !run.original) {
+  if (needs_original_activations(run.settings) && whole && !run.original) {
     run.original = cache_in_memory(run.model, run.segments, boundaries_from(run, 0), run.watch);
   }
   run.clock = {};
@@ -103,7 +106,7 @@ void quantize(RunContext& run) {
   }
   const int64_t first = resume(run, preparation);
   if (!keeps_state(run)) run.folder = ResumeFolder();
-  if (asks_for_original(run) && !run.original) {
+  if (needs_original_activations(run.settings) && !run.original) {
     run.original = cache_on_the_way(run.model, run.segments, boundaries_from(run, first),
                                     {run.hooks.interrupted, {}});
   }
@@ -130,6 +133,11 @@ void quantize(RunContext& run) {
 }
 
 }  // namespace
+
+bool needs_original_activations(const Settings& settings) {
+  return settings.reconstruct != "none" || settings.polishes() ||
+         (settings.solves() && parse_solver(settings.solver)->wants_original_inputs());
+}
 
 RunResult quantize(Transformer& model, const Segments& segments, const Settings& settings,
                    std::shared_ptr<ActivationCache> original, const RunHooks& hooks) {

@@ -54,6 +54,10 @@ struct RunResult {
   int64_t peak_bytes = 0;  // largest of the windows
 };
 
+/// Whether a run with these settings reads activations of the original model: for the targets of
+/// windows and of polishing, and for a solver that wants them.
+bool needs_original_activations(const Settings& settings);
+
 /// Quantizes `model`, to which apply_global_transforms was applied with these settings, in place:
 /// every linear of every block gets a QuantizedTransform with hardened codes (none where neither
 /// weight nor input is quantized). Settings::solver runs on a block's layers when its window

@@ -53,24 +53,63 @@ std::vector<Readers> unsolved_readers(const std::vector<NamedLinear>& group) {
 /// Nothing behind the group that was looked at needs to be computed.
 struct GroupSeen {};
 
+/// What a set of readers is solved with.
+struct Inputs {
+  Inputs(int64_t in, bool with_original) : gram(in) {
+    if (with_original) difference.emplace(in);
+  }
+  void add(const Tensor& x, const Tensor& original) {
+    gram.add(x);
+    if (difference) difference->add(original, x);
+  }
+
+  InputGram gram;
+  std::optional<InputDifference> difference;
+};
+
+/// Where a pass over one group stands.
+struct GroupPass {
+  size_t left = 0;  // collectors that have not seen their input yet
+  Tensor original;  // the group's input in the original model, where it is wanted
+};
+
 /// Adds what a layer multiplies with to a Hessian. The last collector of a group ends the pass.
 class Collector : public LinearTransform {
  public:
-  Collector(std::shared_ptr<LinearTransform> original, InputGram& gram, size_t& left)
-      : original_(std::move(original)), gram_(gram), left_(left) {}
+  Collector(std::shared_ptr<LinearTransform> original, Inputs& inputs, GroupPass& pass)
+      : original_(std::move(original)), inputs_(inputs), pass_(pass) {}
   Var weight(const Var& w) override { return original_->weight(w); }
   Var input(const Var& x) override {
     const Var quantized = original_->input(x);
-    gram_.add(quantized.value());
-    if (--left_ == 0) throw GroupSeen();
+    inputs_.add(quantized.value(), pass_.original);
+    if (--pass_.left == 0) throw GroupSeen();
     return quantized;
   }
 
  private:
   std::shared_ptr<LinearTransform> original_;
-  InputGram& gram_;
-  size_t& left_;
+  Inputs& inputs_;
+  GroupPass& pass_;
 };
+
+/// Keeps the first input that it sees, and ends the pass.
+class InputCatcher : public LinearTransform {
+ public:
+  Var weight(const Var& w) override { return w; }
+  Var input(const Var& x) override {
+    seen = x.value();
+    throw GroupSeen();
+  }
+  Tensor seen;
+};
+
+/// The forward pass of a block up to the group that is looked at.
+void run_to_group(Block& block, const Var& rows, const Sequence& sequence) {
+  try {
+    block.forward(rows, sequence);
+  } catch (const GroupSeen&) {
+  }
+}
 
 /// The solution, rounded to nearest, with the layer's own quantizer of its input.
 class SolvedTransform : public LinearTransform {
@@ -105,12 +144,14 @@ class SavedTransforms {
 /// The state of one block while it is solved.
 class BlockSolve {
  public:
+  /// `original`: the original stream in front of the block, where the solver wants it.
   BlockSolve(Transformer& model, int64_t number, const LayerSolver& solver, const Tensor& inputs,
-             const Poll& poll)
+             const Tensor& original, const Poll& poll)
       : model_(model),
         block_(model.block(number)),
         solver_(solver),
         inputs_(inputs),
+        original_(original),
         poll_(poll),
         saved_(block_) {
     report_.block = number;
@@ -122,8 +163,9 @@ class BlockSolve {
   SolveReport finish();
 
  private:
-  std::vector<InputGram> hessians_of(const std::vector<Readers>& all);
-  void solve_layer(const NamedLinear& layer, const Tensor& hessian);
+  std::vector<Inputs> inputs_of(const std::vector<Readers>& all);
+  Tensor original_input(Linear& reader, const Sequence& sequence, int64_t begin, int64_t end);
+  void solve_layer(const NamedLinear& layer, const Inputs& inputs);
 
   struct Solved {
     WeightQuantizer* weights;
@@ -133,41 +175,60 @@ class BlockSolve {
   Block& block_;
   const LayerSolver& solver_;
   const Tensor& inputs_;
+  const Tensor& original_;
   const Poll& poll_;
   std::vector<Solved> solved_;
   SolveReport report_;
   SavedTransforms saved_;
 };
 
-/// H = X^T X for every set of readers of one group.
-std::vector<InputGram> BlockSolve::hessians_of(const std::vector<Readers>& all) {
-  std::vector<InputGram> grams;
-  for (const Readers& readers : all) grams.emplace_back(readers.front().linear->in_features());
-  size_t left = 0;
+/// What `reader` reads when segments [begin, end) of the original stream pass the block with
+/// nothing quantized: [tokens, in].
+Tensor BlockSolve::original_input(Linear& reader, const Sequence& sequence, int64_t begin,
+                                  int64_t end) {
+  const FloatBlocks unquantized(model_, {report_.block, 1});
+  const auto catcher = std::make_shared<InputCatcher>();
+  reader.transform = catcher;
+  const Tensor rows = original_.slice(begin, end).to(model_.device());
+  run_to_group(block_, Var(rows.reshape({sequence.batch * sequence.tokens, rows.size(2)})),
+               sequence);
+  return catcher->seen;
+}
+
+/// What every set of readers of one group reads.
+std::vector<Inputs> BlockSolve::inputs_of(const std::vector<Readers>& all) {
+  const bool with_original = original_.defined();
+  std::vector<Inputs> inputs;
+  for (const Readers& readers : all) {
+    inputs.emplace_back(readers.front().linear->in_features(), with_original);
+  }
+  GroupPass pass;
   std::vector<std::pair<Linear*, std::shared_ptr<LinearTransform>>> watched;
   for (size_t i = 0; i < all.size(); ++i) {
     Linear* linear = all[i].back().linear;  // linears of a group are asked from the last
     watched.emplace_back(linear, linear->transform);
-    linear->transform = std::make_shared<Collector>(linear->transform, grams[i], left);
+    linear->transform = std::make_shared<Collector>(linear->transform, inputs[i], pass);
   }
   for_each_pass(inputs_, model_.device(), poll_,
-                [&](const Var& rows, const Sequence& sequence, int64_t, int64_t) {
-                  left = all.size();
-                  try {
-                    block_.forward(rows, sequence);
-                  } catch (const GroupSeen&) {
+                [&](const Var& rows, const Sequence& sequence, int64_t begin, int64_t end) {
+                  if (with_original) {
+                    pass.original =
+                        original_input(*all.front().front().linear, sequence, begin, end);
                   }
+                  pass.left = all.size();
+                  run_to_group(block_, rows, sequence);
                 });
   for (auto& [linear, transform] : watched) linear->transform = transform;
-  return grams;
+  return inputs;
 }
 
-void BlockSolve::solve_layer(const NamedLinear& layer, const Tensor& hessian) {
+void BlockSolve::solve_layer(const NamedLinear& layer, const Inputs& inputs) {
   if (poll_) poll_();
   const std::string path = model_.block_prefix(report_.block) + layer.name;
   WeightQuantizer* weights = weights_of(*layer.linear);
-  LayerSolution solution =
-      solver_.solve({path, layer.linear->weight.value(), hessian, weights->config()});
+  LayerProblem problem{path, layer.linear->weight.value(), inputs.gram.value(), weights->config()};
+  if (inputs.difference) problem.original = inputs.difference->value();
+  LayerSolution solution = solver_.solve(problem);
   layer.linear->transform = std::make_shared<SolvedTransform>(
       layer.linear->transform, nearest(solution.weight, solution.grid));
   report_.layers.push_back({path, solution.error, solution.nearest_error});
@@ -180,9 +241,9 @@ void BlockSolve::solve() {
   for (const std::vector<NamedLinear>& group : linears_by_input(block_)) {
     const std::vector<Readers> all = unsolved_readers(group);
     if (all.empty()) continue;
-    const std::vector<InputGram> hessians = hessians_of(all);
+    const std::vector<Inputs> inputs = inputs_of(all);
     for (size_t i = 0; i < all.size(); ++i) {
-      for (const NamedLinear& layer : all[i]) solve_layer(layer, hessians[i].value());
+      for (const NamedLinear& layer : all[i]) solve_layer(layer, inputs[i]);
     }
   }
   report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -197,6 +258,17 @@ bool has_unsolved(Block& block) {
   const std::vector<NamedLinear> all = block.linears();
   return std::any_of(all.begin(), all.end(),
                      [](const NamedLinear& l) { return is_unsolved(weights_of(*l.linear)); });
+}
+
+/// The original stream in front of a block, where the solver wants it.
+Tensor original_stream(const LayerSolver& solver, int64_t number, const Tensor& inputs,
+                       const OriginalStreams& streams) {
+  if (!solver.wants_original_inputs()) return {};
+  const auto found = streams.find(number);
+  check(found != streams.end() && found->second.shape() == inputs.shape(), "solver '",
+        solver.name(), "' needs the original stream in front of block ", number, ", of shape ",
+        to_string(inputs.shape()));
+  return found->second;
 }
 
 /// The stream behind a block that later windows go on with, as it stands.
@@ -222,7 +294,7 @@ double SolveReport::mean_error_ratio() const {
 
 std::vector<SolveReport> solve_blocks(Transformer& model, const Window& window,
                                       const LayerSolver& solver, const Tensor& inputs,
-                                      const SolveWatch& watch) {
+                                      const SolveWatch& watch, const OriginalStreams& original) {
   NoGrad none;
   int64_t last = window.last();
   while (last >= window.first && !has_unsolved(model.block(last))) --last;
@@ -234,7 +306,8 @@ std::vector<SolveReport> solve_blocks(Transformer& model, const Window& window,
       continue;
     }
     if (watch.begins) watch.begins(b);
-    BlockSolve solve(model, b, solver, x, watch.poll);
+    const Tensor original_x = original_stream(solver, b, x, original);
+    BlockSolve solve(model, b, solver, x, original_x, watch.poll);
     solve.solve();
     Tensor behind;
     if (b < last) behind = run_block(model.block(b), x, model.device(), watch.poll);

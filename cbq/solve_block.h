@@ -6,9 +6,14 @@
 // quantized stream in front of the block, through the solutions of all earlier groups, rounded to
 // nearest ("true sequential" in the GPTQ authors' program), and it is quantized if the layers
 // quantize their inputs.
+//
+// For a solver that wants them, the layers' inputs in the original model come from the original
+// stream in front of the block, through the block with nothing quantized, pass by pass beside the
+// quantized one.
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -38,16 +43,21 @@ struct SolveWatch {
   std::function<void(int64_t block)> begins;  // before every block
 };
 
+/// Block -> the original stream in front of it [segments, tokens, hidden].
+using OriginalStreams = std::map<int64_t, Tensor>;
+
 /// Finds the solutions of all layers in `window` whose weight quantizer has neither codes nor a
 /// solution yet, block by block, and starts their quantizers from them
 /// (WeightQuantizer::start_from). Layers without a weight quantizer are left alone. `inputs`
 /// [segments, tokens, hidden]: the quantized stream at the window's first block; blocks of the
-/// window that have solutions already move it on as they stand, rounding hard. One group's Hessians
-/// are in memory at a time. Deterministic. Returns a report per block that was solved.
+/// window that have solutions already move it on as they stand, rounding hard. `original`: of every
+/// block that is solved, where the solver wants the original inputs. One group's Hessians are in
+/// memory at a time. Deterministic. Returns a report per block that was solved.
 /// Throws std::invalid_argument, naming the layer, for NaN or infinity in a weight or in what a
-/// layer reads.
+/// layer reads, and for a stream in `original` that is missing or of another shape.
 std::vector<SolveReport> solve_blocks(Transformer& model, const Window& window,
                                       const LayerSolver& solver, const Tensor& inputs,
-                                      const SolveWatch& watch = {});
+                                      const SolveWatch& watch = {},
+                                      const OriginalStreams& original = {});
 
 }  // namespace cbq

@@ -168,7 +168,7 @@ void Workbench::quantize_cell(const Cell& cell, std::unique_ptr<Transformer>& mo
   hooks.interrupted = config_.interrupted;
   hooks.say = config_.say;
   std::shared_ptr<ActivationCache> activations;
-  const bool needs_original = settings.reconstruct != "none" || settings.polishes();
+  const bool needs_original = needs_original_activations(settings);
   if (needs_original || settings.solves()) {
     hooks.resume_folder = unfinished / hex(hash_bytes(cell.identity.to_json().dump()));
     hooks.model_digest = digest;

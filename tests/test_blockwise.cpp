@@ -286,6 +286,8 @@ INSTANTIATE_TEST_SUITE_P(
             "reconstruct": "none"})",
                       R"({"abits": 4, "preprocess": "cfp_weight_activation", "homologous": true})",
                       R"({"solver": "gptq", "reconstruct": "none"})",
+                      R"({"solver": "gptaq", "reconstruct": "none"})",
+                      R"({"solver": "gptaq", "window": 3, "overlap": 2})",
                       R"({"solver": "gptq", "homologous": true, "window": 3, "overlap": 2})",
                       R"({"abits": 6, "preprocess": "outliers:2x8+smoothquant+omse"})",
                       R"({"abits": 4, "preprocess": "outlier_suppression", "reconstruct": "none"})",

@@ -256,6 +256,8 @@ TEST(MethodComponents, AreThoseOfThePapersTable) {
   // ICLR table 4, its columns in order: weight, activation, gradient, cross-block, weight outliers,
   // activation outliers, rounding error.
   const std::pair<const char*, const char*> table[] = {{"gptq", "x------"},
+                                                       {"awq", "x---x--"},
+                                                       {"gptaq", "x------"},
                                                        {"outlier_suppression_plus", "xx---x-"},
                                                        {"smoothquant", "xx---x-"},
                                                        {"cbq_iclr", "xxxxxxx"},

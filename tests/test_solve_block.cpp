@@ -15,193 +15,15 @@
 #include "nn/perplexity.h"
 #include "quant/bit_packed.h"
 #include "tests/fixtures.h"
+#include "tests/naive_solver.h"
 #include "tests/test_data.h"
 #include "tests/tiny_model.h"
 
 namespace cbq::test_solve_block {
+
+using namespace naive;
+
 namespace {
-
-using Matrix = std::vector<std::vector<double>>;
-
-// ---- the independent path -----------------------------------------------------------------------
-
-/// A: the type in which grids are computed, float for a model in f32, double for one in f64.
-template <class A>
-struct NaiveGrid {
-  A scale, zero_point;
-};
-
-/// min/max, asymmetric, 0 inside.
-template <class A>
-NaiveGrid<A> naive_grid(const std::vector<double>& values, int bits) {
-  const auto [least, most] = std::minmax_element(values.begin(), values.end());
-  const A low = std::min(static_cast<A>(*least), A(0));
-  const A high = std::max(static_cast<A>(*most), A(0));
-  const auto largest = static_cast<A>((1 << bits) - 1);
-  const A scale = (high - low) / largest;
-  return {scale, std::clamp(std::nearbyint(-low / scale), A(0), largest)};
-}
-
-template <class A>
-int naive_code(double value, const NaiveGrid<A>& grid, int bits) {
-  const A code = std::nearbyint(static_cast<A>(value) / grid.scale) + grid.zero_point;
-  return static_cast<int>(std::clamp(code, A(0), static_cast<A>((1 << bits) - 1)));
-}
-
-template <class A>
-double naive_value(int code, const NaiveGrid<A>& grid) {
-  return static_cast<double>(grid.scale * (static_cast<A>(code) - grid.zero_point));
-}
-
-/// Gauss and Jordan.
-Matrix inverse_of(Matrix a) {
-  const size_t n = a.size();
-  Matrix b(n, std::vector<double>(n, 0.0));
-  for (size_t i = 0; i < n; ++i) b[i][i] = 1.0;
-  for (size_t p = 0; p < n; ++p) {
-    const double pivot = a[p][p];
-    for (size_t c = 0; c < n; ++c) {
-      a[p][c] /= pivot;
-      b[p][c] /= pivot;
-    }
-    for (size_t r = 0; r < n; ++r) {
-      const double factor = a[r][p];
-      for (size_t c = 0; c < n && r != p; ++c) {
-        a[r][c] -= factor * a[p][c];
-        b[r][c] -= factor * b[p][c];
-      }
-    }
-  }
-  return b;
-}
-
-/// Optimal brain surgery, one column after the other, with the inverse of the Hessian of the
-/// columns that remain (Frantar et al. 2023, equations 2 and 3): no Cholesky factor, no blocks.
-/// `w` becomes the quantized weight; returns the codes.
-template <class A>
-std::vector<int> naive_gptq(Matrix& w, Matrix hessian, int bits) {
-  const size_t in = hessian.size();
-  double mean = 0.0;
-  for (size_t i = 0; i < in; ++i) mean += hessian[i][i] / static_cast<double>(in);
-  for (size_t i = 0; i < in; ++i) hessian[i][i] += 0.01 * mean;
-  Matrix inverse = inverse_of(hessian);
-  std::vector<NaiveGrid<A>> grids;
-  for (const auto& row : w) grids.push_back(naive_grid<A>(row, bits));
-  std::vector<int> codes(w.size() * in);
-  for (size_t j = 0; j < in; ++j) {
-    for (size_t i = 0; i < w.size(); ++i) {
-      const int code = naive_code(w[i][j], grids[i], bits);
-      const double error = (w[i][j] - naive_value(code, grids[i])) / inverse[j][j];
-      for (size_t k = j; k < in; ++k) w[i][k] -= error * inverse[j][k];
-      w[i][j] = naive_value(code, grids[i]);
-      codes[i * in + j] = code;
-    }
-    const Matrix before = inverse;  // without column j
-    for (size_t r = 0; r < in; ++r) {
-      for (size_t c = 0; c < in; ++c) inverse[r][c] -= before[r][j] * before[j][c] / before[j][j];
-    }
-  }
-  return codes;
-}
-
-/// Quantizes a layer's input per token where asked for, and keeps it.
-template <class A>
-class NaiveInput : public LinearTransform {
- public:
-  explicit NaiveInput(int bits) : bits_(bits) {}
-  Var weight(const Var& w) override { return w; }
-  Var input(const Var& x) override {
-    const Tensor y = x.value().clone();
-    const int64_t in = y.size(1);
-    for (int64_t t = 0; t < y.size(0); ++t) {
-      A* values = y.data<A>() + t * in;
-      if (bits_ < float_bits) {
-        const NaiveGrid<A> grid = naive_grid<A>({values, values + in}, bits_);
-        for (int64_t i = 0; i < in; ++i) {
-          values[i] = static_cast<A>(naive_value(naive_code(values[i], grid, bits_), grid));
-        }
-      }
-      if (keeps) rows.emplace_back(values, values + in);
-    }
-    return Var(y);
-  }
-  bool keeps = false;
-  Matrix rows;
-
- private:
-  int bits_;
-};
-
-Matrix rows_of(const Tensor& t) {
-  Matrix rows;
-  const auto values = t.to_vector<double>();
-  for (auto at = values.begin(); at != values.end(); at += t.size(1)) {
-    rows.emplace_back(at, at + t.size(1));
-  }
-  return rows;
-}
-
-Matrix gram_of(const Matrix& rows) {
-  Matrix h(rows.front().size(), std::vector<double>(rows.front().size(), 0.0));
-  for (const auto& x : rows) {
-    for (size_t i = 0; i < x.size(); ++i) {
-      for (size_t j = 0; j < x.size(); ++j) h[i][j] += x[i] * x[j];
-    }
-  }
-  return h;
-}
-
-using Groups = std::vector<std::vector<std::string>>;
-const Groups llama_groups = {{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"},
-                             {"self_attn.o_proj"},
-                             {"mlp.gate_proj", "mlp.up_proj"},
-                             {"mlp.down_proj"}};
-const Groups opt_groups = {{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"},
-                           {"self_attn.out_proj"},
-                           {"fc1"},
-                           {"fc2"}};
-const Groups bloom_groups = {{"self_attention.query_key_value"},
-                             {"self_attention.dense"},
-                             {"mlp.dense_h_to_4h"},
-                             {"mlp.dense_4h_to_h"}};
-
-using Codes = std::map<std::string, std::vector<int>>;
-
-/// Quantizes `model` group by group; the whole model is run for every group, one segment at a time.
-template <class A>
-Codes naive_path(Transformer& model, const Segments& segments, const Groups& groups, int wbits,
-                 int abits) {
-  NoGrad none;
-  Codes codes;
-  std::map<std::string, std::shared_ptr<NaiveInput<A>>> inputs;
-  std::map<std::string, Linear*> linears;
-  for (const WindowLinear& l : linears_of(model, {0, model.block_count()})) {
-    linears[l.path] = l.linear;
-    l.linear->transform = inputs[l.path] = std::make_shared<NaiveInput<A>>(abits);
-  }
-  for (int64_t b = 0; b < model.block_count(); ++b) {
-    for (const std::vector<std::string>& group : groups) {
-      NaiveInput<A>& input = *inputs.at(model.block_prefix(b) + group.front());
-      input.keeps = true;
-      for (const auto& ids : segments) {
-        const auto tokens = static_cast<int64_t>(ids.size());
-        model.forward(Tensor::from(ids, {tokens}), Sequence{1, tokens});
-      }
-      input.keeps = false;
-      const Matrix hessian = gram_of(input.rows);
-      for (const std::string& name : group) {
-        const std::string path = model.block_prefix(b) + name;
-        Var& weight = linears.at(path)->weight;
-        Matrix w = rows_of(weight.value());
-        codes[path] = naive_gptq<A>(w, hessian, wbits);
-        std::vector<double> flat;
-        for (const auto& row : w) flat.insert(flat.end(), row.begin(), row.end());
-        weight.set_value(Tensor::from(flat, weight.shape(), dtype_of<A>::value));
-      }
-    }
-  }
-  return codes;
-}
 
 Settings gptq_only(int wbits, int abits) {
   Settings s = method_settings("cbq", wbits, abits);
@@ -214,6 +36,7 @@ struct PathCase {
   const char* fixture;  // or "" for the tiny LLaMA
   const Groups* groups;
   int wbits, abits;
+  double alpha = 0.0;  // of GPTAQ; 0: GPTQ
 };
 void PrintTo(const PathCase& c, std::ostream* out) { *out << c.name; }
 
@@ -244,11 +67,15 @@ class SolvedCodes : public ::testing::TestWithParam<PathCase> {
 TEST_P(SolvedCodes, AreThoseOfAnIndependentPath) {
   const PathCase& c = GetParam();
   const Segments segments = tiny_segments(24, 10);
-  const auto plain = model(), solved = model();
-  const Codes expected = dtype() == Dtype::f64
-                             ? naive_path<double>(*plain, segments, *c.groups, c.wbits, c.abits)
-                             : naive_path<float>(*plain, segments, *c.groups, c.wbits, c.abits);
-  quantize(*solved, segments, gptq_only(c.wbits, c.abits), nullptr, {});
+  const auto plain = model(), solved = model(), untouched = model();
+  Transformer* original = c.alpha > 0.0 ? untouched.get() : nullptr;
+  const auto codes_in = [&]<class A>(A) {
+    return naive_path<A>(*plain, segments, *c.groups, c.wbits, c.abits, original, c.alpha);
+  };
+  const Codes expected = dtype() == Dtype::f64 ? codes_in(double()) : codes_in(float());
+  Settings settings = gptq_only(c.wbits, c.abits);
+  if (original != nullptr) settings.solver = concat("gptaq:alpha=", c.alpha);
+  quantize(*solved, segments, settings, nullptr, {});
   const auto linears = linears_of(*solved, {0, solved->block_count()});
   EXPECT_EQ(linears.size(), expected.size());
   for (const WindowLinear& l : linears) {
@@ -265,7 +92,11 @@ INSTANTIATE_TEST_SUITE_P(Families, SolvedCodes,
                                            PathCase{"llama_w4a8", "", &llama_groups, 4, 8},
                                            PathCase{"qwen3_w4", "qwen3", &llama_groups, 4, 16},
                                            PathCase{"opt_w3", "opt", &opt_groups, 3, 16},
-                                           PathCase{"bloom_w4", "bloom", &bloom_groups, 4, 16}),
+                                           PathCase{"bloom_w4", "bloom", &bloom_groups, 4, 16},
+                                           PathCase{"gptaq_w3", "", &llama_groups, 3, 16, 1.0},
+                                           PathCase{"gptaq_w4a8", "", &llama_groups, 4, 8, 0.25},
+                                           PathCase{"gptaq_opt_w3", "opt", &opt_groups, 3, 16,
+                                                    0.5}),
                          [](const auto& one) { return std::string(one.param.name); });
 
 TEST(LinearsByInput, AreTheGroupsOfEveryFamily) {
@@ -531,6 +362,8 @@ TEST(Solver, AnInterruptedRunEndsInTheSameBytes) {
                     {"abits", 8},
                     {"act_granularity", "per_tensor"},
                     {"act_dynamic", false}});
+  expect_resumable({{"solver", "gptaq"}, {"reconstruct", "none"}});
+  expect_resumable({{"solver", "gptaq"}, {"schedule", "0,0-2,1-2,2-3"}});
 }
 
 TEST(Solver, AStateOfAnotherSolverIsRefused) {
@@ -573,7 +406,7 @@ TEST(Solver, SettingsAreRefusedWithTheKnownWords) {
   const auto refused = [](const std::string& solver, std::initializer_list<const char*> parts) {
     expect_error<std::invalid_argument>([&] { validate(quick({{"solver", solver}}), 4); }, parts);
   };
-  refused("gtpq", {"solver", "gtpq", "none, gptq"});
+  refused("gtpq", {"solver", "gtpq", "none, gptaq, gptq"});
   refused("none:x", {"solver", "none", "takes no arguments"});
   refused("gptq:order", {"solver", "order", "act_order", "damping"});
   refused("gptq:damping=2000", {"damping=2000", "0 to 1000"});

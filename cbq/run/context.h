@@ -48,6 +48,8 @@ struct RunContext {
   RunResult result;  // its notes, until the end: those of pre-processing
 
   int64_t blocks() const { return model.block_count(); }
+  /// Whether the solver reads the original stream in front of every block.
+  bool solves_towards_original() const { return solver && solver->wants_original_inputs(); }
   const ScheduledWindow& scheduled(int64_t number) const {
     return schedule[static_cast<size_t>(number)];
   }

@@ -73,12 +73,21 @@ void attach(RunContext& run, const Window& window, const Preparation& preparatio
   run.touched = std::max(run.touched, window.last() + 1);
 }
 
-void solve(RunContext& run, const Window& window,
+OriginalStreams original_streams(const RunContext& run, const Window& window) {
+  OriginalStreams streams;
+  if (!run.solves_towards_original()) return streams;
+  for (int64_t b = std::max(window.first, run.touched); b <= window.last(); ++b) {
+    streams[b] = run.original->get(b, 0, static_cast<int64_t>(run.segments.size()));
+  }
+  return streams;
+}
+
+void solve(RunContext& run, const Window& window, const OriginalStreams& original,
            const std::function<void(int64_t block)>& begins) {
   if (!run.solver) return;
   const SolveWatch watch{run.watch.poll_of("solving a block's layers"), begins};
   for (const SolveReport& report :
-       solve_blocks(run.model, window, *run.solver, run.stream, watch)) {
+       solve_blocks(run.model, window, *run.solver, run.stream, watch, original)) {
     for (const std::string& note : report.notes) run.note(note);
     if (run.hooks.solved) run.hooks.solved(report);
   }

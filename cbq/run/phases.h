@@ -14,9 +14,14 @@ int64_t resume(RunContext& run, Preparation& preparation);
 /// Quantizers for those layers of the window that have none yet.
 void attach(RunContext& run, const Window& window, const Preparation& preparation);
 
+/// The original streams in front of those blocks of the window that will be solved, where the
+/// solver wants them; to be asked for before the window is attached.
+OriginalStreams original_streams(const RunContext& run, const Window& window);
+
 /// Solutions for those layers of the window that have none yet. `begins` is told which block comes
 /// next, and may be empty.
-void solve(RunContext& run, const Window& window, const std::function<void(int64_t block)>& begins);
+void solve(RunContext& run, const Window& window, const OriginalStreams& original,
+           const std::function<void(int64_t block)>& begins);
 
 /// Learns what the window's quantizers offer: data are the quantized stream and the targets.
 WindowReport reconstruct(RunContext& run, int64_t number, WindowData data);

@@ -229,7 +229,7 @@ RunResult QuantizeRun::reconstruct() {
   hooks.resume_folder = state_;
   hooks.model_digest = job_.model_digest;
   std::shared_ptr<ActivationCache> original;
-  if (!o_.cache.empty() && (job_.settings.reconstruct != "none" || job_.settings.polishes())) {
+  if (!o_.cache.empty() && needs_original_activations(job_.settings)) {
     original = cache_on_disk(*job_.model, job_.calibration.segments, o_.cache, hooks.say, watch(),
                              job_.model_digest);
   }

@@ -79,6 +79,18 @@ struct WidenColumnRange {
   }
 };
 
+template <class T>
+struct AddColumnMagnitudes {
+  const T* x;
+  double* sum;
+  int64_t rows, n;
+  CBQ_HD void operator()(int64_t c) const {
+    double total = sum[c];
+    for (int64_t r = 0; r < rows; ++r) total += math::abs(static_cast<double>(x[r * n + c]));
+    sum[c] = total;
+  }
+};
+
 /// One row = the weights that share a scale.
 template <class T>
 struct LeastErrorRange {
@@ -242,6 +254,16 @@ void widen_column_range(const Tensor& x, const Tensor& low, const Tensor& high) 
     map("widen_column_range", x.device(), x.size(1),
         WidenColumnRange<T>{x.data<T>(), low.data<double>(), high.data<double>(), x.size(0),
                             x.size(1)});
+  });
+}
+
+void add_column_magnitudes(const Tensor& x, const Tensor& sum) {
+  check(x.rank() == 2, "add_column_magnitudes: expected [rows, n], got ", x.shape());
+  check_shape("add_column_magnitudes", "sum", sum, {x.size(1)});
+  check_device("add_column_magnitudes", "sum", sum, x.device());
+  dispatch_float(x.dtype(), "add_column_magnitudes", [&]<class T>() {
+    map("add_column_magnitudes", x.device(), x.size(1),
+        AddColumnMagnitudes<T>{x.data<T>(), sum.data<double>(), x.size(0), x.size(1)});
   });
 }
 

@@ -36,5 +36,7 @@ ClipRange least_error_range(const Tensor& w, const WeightConfig& config);
 
 /// low_c = min(low_c, min_r x_rc), high_c likewise, in place: x [rows, n]; low, high f64 [n].
 void widen_column_range(const Tensor& x, const Tensor& low, const Tensor& high);
+/// sum_c += sum_r |x_rc|, in place and in f64, row by row: x [rows, n]; sum f64 [n].
+void add_column_magnitudes(const Tensor& x, const Tensor& sum);
 
 }  // namespace cbq

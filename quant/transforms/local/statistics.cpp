@@ -22,6 +22,7 @@ class Recorder : public LinearTransform {
         stride_(stride),
         low_({in}, Dtype::f64, device),
         high_({in}, Dtype::f64, device),
+        magnitudes_(Tensor::zeros({in}, Dtype::f64, device)),
         sample_({rows, in}, Dtype::f32) {
     kernels::fill(low_, std::numeric_limits<double>::infinity());
     kernels::fill(high_, -std::numeric_limits<double>::infinity());
@@ -40,6 +41,9 @@ class Recorder : public LinearTransform {
     for (size_t i = 0; i < s.min.size(); ++i) {
       s.abs_max.push_back(std::max(-s.min[i], s.max[i]));
     }
+    for (const double sum : magnitudes_.to_vector<double>()) {
+      s.abs_mean.push_back(sum / static_cast<double>(tokens_));
+    }
     s.tokens = tokens_;
     s.sample = sample_.slice(0, kept_);
     return s;
@@ -54,6 +58,7 @@ class Recorder : public LinearTransform {
                      "too narrow for its activations (--dtype f32)?"));
     }
     widen_column_range(x, low_, high_);
+    add_column_magnitudes(x, magnitudes_);
     std::vector<int64_t> kept;
     for (int64_t r = 0; r < x.size(0); ++r) {
       if ((tokens_ + r) % stride_ == 0) kept.push_back(r);
@@ -67,7 +72,7 @@ class Recorder : public LinearTransform {
 
   std::string layer_;
   int64_t stride_;  // every stride-th token goes into the sample
-  Tensor low_, high_, sample_;
+  Tensor low_, high_, magnitudes_, sample_;
   int64_t tokens_ = 0, kept_ = 0;
 };
 
@@ -166,12 +171,20 @@ CalibrationStatistics StatisticsStream::pass_block(const std::function<void()>& 
   NoGrad none;
   const StatisticsRecording recording(model_, next_, tokens_, config_.sample_rows);
   Block& block = model_.block(next_);
+  std::vector<BlockInput> first;
+  int64_t kept = 0;
   for (Batch& batch : batches_) {
     if (poll) poll();
+    if (kept < config_.block_tokens) {
+      first.push_back({batch.sequence, batch.hidden.value()});
+      kept += batch.hidden.value().size(0);
+    }
     batch.hidden = block.forward(batch.hidden, batch.sequence);
   }
   ++next_;
-  return recording.result();
+  CalibrationStatistics statistics = recording.result();
+  statistics.set_block_inputs(std::move(first));
+  return statistics;
 }
 
 CalibrationStatistics collect_statistics(Transformer& model,

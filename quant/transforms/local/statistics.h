@@ -16,18 +16,27 @@ namespace cbq {
 /// Input X [tokens, in] of one linear over all calibration segments; linears that read the same
 /// activation (q, k and v) share one object.
 struct InputStatistics {
-  std::vector<double> abs_max;  // [in], max over tokens of |X_i|
-  std::vector<double> min;      // [in]
-  std::vector<double> max;      // [in]
-  int64_t tokens = 0;           // all that were seen
+  std::vector<double> abs_max;   // [in], max over tokens of |X_i|
+  std::vector<double> abs_mean;  // [in], mean over tokens of |X_i|
+  std::vector<double> min;       // [in]
+  std::vector<double> max;       // [in]
+  int64_t tokens = 0;            // all that were seen
   /// Rows of X from all over the calibration set, [rows, in] f32 on the host: what quantiles and
   /// searches for a clip ratio are computed from.
   Tensor sample;
 };
 
+/// Whole segments in front of a block, for searches that run the block on them.
+struct BlockInput {
+  Sequence sequence;
+  Tensor hidden;  // [batch * tokens, hidden], on the model's device; not to be written to
+};
+
 struct StatisticsConfig {
   /// Rows of `sample` at most. Token t is kept when t is a multiple of ceil(tokens / sample_rows).
   int64_t sample_rows = 512;
+  /// Tokens of `block_inputs`: segments from the first on until there are so many.
+  int64_t block_tokens = 8192;
 };
 
 class CalibrationStatistics {
@@ -36,6 +45,9 @@ class CalibrationStatistics {
   /// Throws std::invalid_argument for a layer that was not recorded.
   const InputStatistics& of(const std::string& layer) const;
   bool empty() const { return inputs_.empty(); }
+  /// What the block reads, of the first segments (StatisticsConfig::block_tokens).
+  const std::vector<BlockInput>& block_inputs() const { return block_inputs_; }
+  void set_block_inputs(std::vector<BlockInput> inputs) { block_inputs_ = std::move(inputs); }
   void set(const std::string& layer, std::shared_ptr<const InputStatistics> statistics) {
     inputs_[layer] = std::move(statistics);
   }
@@ -44,6 +56,7 @@ class CalibrationStatistics {
 
  private:
   std::map<std::string, std::shared_ptr<const InputStatistics>> inputs_;
+  std::vector<BlockInput> block_inputs_;
 };
 
 /// Calibration segments on their way through a model, with a recording LinearTransform on every

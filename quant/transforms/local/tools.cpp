@@ -105,8 +105,11 @@ Tensor quantize_with_ratio(const ActivationQuantizer& quantizer, const Tensor& x
 
 Tensor quantize_nearest(const Tensor& w, const PreprocessContext& context,
                         const std::string& layer) {
-  WeightConfig config = context.weight_config(layer);
-  if (!config.quantizes()) return w;
+  const WeightConfig config = context.weight_config(layer);
+  return config.quantizes() ? nearest_on_min_max_grid(w, config, layer) : w;
+}
+
+Tensor nearest_on_min_max_grid(const Tensor& w, WeightConfig config, const std::string& layer) {
   config.search = ScaleSearch::min_max;
   const WeightGrid grid = weight_grid(w, config, layer);
   RoundingPass pass;

@@ -62,6 +62,8 @@ Tensor quantize_with_ratio(const ActivationQuantizer& quantizer, const Tensor& x
 /// W^ on the min/max grid of the layer's config, rounded to nearest; w itself in floating point.
 Tensor quantize_nearest(const Tensor& w, const PreprocessContext& context,
                         const std::string& layer);
+/// W^ on the min/max grid of `config`, which quantizes, rounded to nearest.
+Tensor nearest_on_min_max_grid(const Tensor& w, WeightConfig config, const std::string& layer);
 /// ||a - b||^2.
 double squared_distance(const Tensor& a, const Tensor& b);
 /// Rows of a sample, at most `rows`, evenly spaced, as an activation of the model.
