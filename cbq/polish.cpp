@@ -25,8 +25,12 @@ constexpr double seconds_between_saves = 600.0;
 class PolishedLinear : public LinearTransform {
  public:
   PolishedLinear(std::shared_ptr<LinearTransform> original, const PackedWeight& packed,
-                 bool learn_codes, Dtype dtype, Device device)
-      : original_(std::move(original)), packed_(packed), dtype_(dtype), device_(device) {
+                 ScaleType scale_type, bool learn_codes, Dtype dtype, Device device)
+      : original_(std::move(original)),
+        packed_(packed),
+        scale_type_(scale_type),
+        dtype_(dtype),
+        device_(device) {
     for (Tensor* t : {&packed_.codes, &packed_.scale, &packed_.zero_point}) *t = t->to(device);
     const WeightGrid start{packed_.scale, packed_.zero_point, packed.bits, packed.group};
     x_ = Var(grid_->start({}, start, {}).front().second, true);
@@ -54,14 +58,14 @@ class PolishedLinear : public LinearTransform {
   PackedWeight current() const {
     if (u_.defined()) return packed(learned_codes());
     PackedWeight now = packed_;
-    now.scale = grid_->values({x_.value()}).scale;
+    now.scale = scale();
     return now;
   }
 
  private:
+  Tensor scale() const { return stored_scales(grid_->values({x_.value()}).scale, scale_type_); }
   LearnedCodes learned_codes() const {
-    return {packed_.bits, packed_.group, u_.value(), grid_->values({x_.value()}).scale,
-            packed_.zero_point};
+    return {packed_.bits, packed_.group, u_.value(), scale(), packed_.zero_point};
   }
   Var weight_of_learned_codes() const {
     const LearnedCodes now = learned_codes();
@@ -76,6 +80,7 @@ class PolishedLinear : public LinearTransform {
 
   std::shared_ptr<LinearTransform> original_;
   PackedWeight packed_;
+  ScaleType scale_type_;
   Dtype dtype_;
   Device device_;
   std::shared_ptr<GridScheme> grid_ = grid_schemes().make("log");
@@ -90,17 +95,20 @@ class PolishedModel {
       if (QuantizedTransform* q = l.quantizers()) {
         add_clip(q->activation_quantizer.get());
         if (!q->weight_quantizer) continue;
-        add(model, l, q->weight_quantizer->packed(), settings, [q](const PackedWeight& now) {
+        const ScaleType type = q->weight_quantizer->config().scale_type;
+        add(model, l, q->weight_quantizer->packed(), type, settings, [q](const PackedWeight& now) {
           q->weight_quantizer->restore(
               {{"codes", now.codes}, {"scale", now.scale}, {"zero_point", now.zero_point}});
         });
       } else if (auto* read = dynamic_cast<PackedTransform*>(l.linear->transform.get())) {
         add_clip(read->activation_quantizer.get());
         if (!read->packed_weight) continue;
-        add(model, l, *read->packed_weight, settings, [&model, read, l](const PackedWeight& now) {
-          read->packed_weight = now;
-          l.linear->weight.set_value(dequantize(now, model.dtype(), model.device()));
-        });
+        const ScaleType type = read->weight_config.scale_type;
+        add(model, l, *read->packed_weight, type, settings,
+            [&model, read, l](const PackedWeight& now) {
+              read->packed_weight = now;
+              l.linear->weight.set_value(dequantize(now, model.dtype(), model.device()));
+            });
       }
     }
     if (settings.rate_polish_norm > 0.0) find_norms(model);
@@ -214,8 +222,9 @@ class PolishedModel {
     if (quantizer != nullptr) clips_.push_back({quantizer, quantizer->snapshot()});
   }
   void add(const Transformer& model, const WindowLinear& l, const PackedWeight& packed,
-           const Settings& settings, std::function<void(const PackedWeight&)> take_over) {
-    const auto polished = std::make_shared<PolishedLinear>(l.linear->transform, packed,
+           ScaleType type, const Settings& settings,
+           std::function<void(const PackedWeight&)> take_over) {
+    const auto polished = std::make_shared<PolishedLinear>(l.linear->transform, packed, type,
                                                            settings.rate_polish_codes > 0.0,
                                                            model.dtype(), model.device());
     places_.push_back({l.linear, l.linear->transform, std::move(take_over), polished});

@@ -31,8 +31,16 @@ bool is_quantized_folder(const fs::path& folder) {
   const std::optional<std::string> method = quantization_of(folder);
   if (!method) return false;
   if (*method == quantization_method) return true;
-  fail((folder / "config.json").string(), ": the model is quantized already, by ", *method,
-       ", which is not read here; take the floating-point model");
+  fail((folder / "config.json").string(), ": the model is quantized already, in the format of \"",
+       *method, "\", which is not read here. ", where_to_read(*method));
+}
+
+std::string where_to_read(const std::string& method) {
+  const std::string convert =
+      method == "gguf" ? "`cbq convert` makes a model folder of its file model.gguf. " : "";
+  return concat(convert, "Where cbq wrote it, take the result in the format ", packed_format,
+                " that it was exported from (`cbq quantize --export ", packed_format,
+                "`, the default, makes one); else take the floating-point model");
 }
 
 void save_quantized(Transformer& model, const fs::path& folder, const Poll& poll) {

@@ -68,6 +68,10 @@ std::optional<std::string> quantization_of(const std::filesystem::path& folder);
 /// missing or broken config.json, and for a folder that another program quantized.
 bool is_quantized_folder(const std::filesystem::path& folder);
 
+/// What to give in the place of a folder with this "quant_method", in a sentence: the result in the
+/// format "packed", or the original model.
+std::string where_to_read(const std::string& method);
+
 /// The exporter "packed": config.json and the weights of a model whose quantizers are hardened, or
 /// that was read from such a folder; in one file, or a file per block where blocks are loaded on
 /// demand. Throws std::invalid_argument naming a layer that is not hardened. `poll` is called

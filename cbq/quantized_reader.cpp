@@ -178,6 +178,9 @@ WeightLayout FolderReader::layout_of(const std::string& layer, const Linear& lin
   config.bits = packed.bits;
   config.symmetric = json_bool(json_at(section, "symmetric", what), "symmetric", what);
   config.granularity = named_value(section, "granularity", what, granularity_from_name);
+  if (section.contains("scale_type")) {
+    config.scale_type = named_value(section, "scale_type", what, scale_type_from_name);
+  }
   config.group_size = config.granularity == Granularity::per_group ? packed.group : 0;
   blaming(what, [&] { check_weight_config(config, "weight", packed.in); });
   layout.groups = config.granularity == Granularity::per_tensor

@@ -25,6 +25,7 @@ Names values_of(const std::string& setting) {
       {"symmetric_form", symmetric_form_names},
       {"granularity", weight_granularity_names},
       {"scale_search", scale_search_names},
+      {"scale_type", scale_type_names},
       {"act_granularity",
        [] {
          return Names{"per_token", "per_tensor"};

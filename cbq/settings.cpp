@@ -28,6 +28,7 @@ WeightConfig Settings::weight_config(const std::string& layer, bool first_or_las
   config.granularity = granularity_from_name(granularity);
   config.group_size = group_size;
   config.search = scale_search_from_name(scale_search);
+  config.scale_type = scale_type_from_name(scale_type);
   return config;
 }
 

@@ -24,6 +24,7 @@ struct Settings {
   std::string granularity = "per_channel";
   int64_t group_size = 0;
   std::string scale_search = "squared_error";
+  std::string scale_type = "f32";
   bool act_symmetric = false;
   std::string act_granularity = "per_token";
   bool act_dynamic = true;
@@ -157,6 +158,7 @@ void visit_slotted_settings(S& s, Visit&& visit) {
   visitor("granularity", s.granularity, "weights that share a scale: per_tensor, per_channel, per_group, or g128 for groups of 128", grid);
   visitor("group_size", s.group_size, "inputs per group (64, 128); alone it means granularity per_group", grid);
   visitor("scale_search", s.scale_search, "start of the scale: min_max, squared_error", grid);
+  visitor("scale_type", s.scale_type, "type that holds the scales of weights, which are rounded to it from the start: f32, bf16, f16 (as GPTQ and GGUF store them), e5m6 (f16 with 7 significant bits, whose products with 4-bit zero points are f16, too)", grid);
   visitor("act_symmetric", s.act_symmetric, "symmetric activation grid", grid);
   visitor("act_granularity", s.act_granularity, "activations that share a scale: per_token (dynamic), per_tensor (static)", grid);
   visitor("act_dynamic", s.act_dynamic, "activation ranges from the token at hand; false: from calibration, as per_tensor needs", grid);

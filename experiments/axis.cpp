@@ -72,6 +72,7 @@ std::map<std::string, AxisValues> known_axes(int64_t blocks) {
       {"schedule", schedules(blocks)},
       {"method", plain(method_names())},
       {"scale_search", plain(values_of("scale_search"))},
+      {"scale_type", plain(values_of("scale_type"))},
       {"grid", plain(values_of("grid"))},
       {"start", plain(values_of("start"))},
       {"hard_phase", plain({"0.0", "0.5", "1.0"})},

@@ -22,6 +22,10 @@ constexpr std::array<Named<SymmetricForm>, 2> symmetric_forms{
     {{SymmetricForm::full_range, "full_range"}, {SymmetricForm::restricted, "restricted"}}};
 constexpr std::array<Named<ScaleSearch>, 2> scale_searches{
     {{ScaleSearch::min_max, "min_max"}, {ScaleSearch::squared_error, "squared_error"}}};
+constexpr std::array<Named<ScaleType>, 4> scale_types{{{ScaleType::f32, "f32"},
+                                                       {ScaleType::bf16, "bf16"},
+                                                       {ScaleType::f16, "f16"},
+                                                       {ScaleType::e5m6, "e5m6"}}};
 
 template <class Table, class E>
 std::string name_in(const Table& table, E value) {
@@ -62,6 +66,7 @@ std::string group_sizes_of(int64_t n) {
 std::string name_of(Granularity granularity) { return name_in(granularities, granularity); }
 std::string name_of(SymmetricForm form) { return name_in(symmetric_forms, form); }
 std::string name_of(ScaleSearch search) { return name_in(scale_searches, search); }
+std::string name_of(ScaleType type) { return name_in(scale_types, type); }
 Granularity granularity_from_name(const std::string& name) {
   return value_in(granularities, "granularity", name);
 }
@@ -71,9 +76,13 @@ SymmetricForm symmetric_form_from_name(const std::string& name) {
 ScaleSearch scale_search_from_name(const std::string& name) {
   return value_in(scale_searches, "scale search", name);
 }
+ScaleType scale_type_from_name(const std::string& name) {
+  return value_in(scale_types, "type of scales", name);
+}
 
 std::vector<std::string> symmetric_form_names() { return names_in(symmetric_forms); }
 std::vector<std::string> scale_search_names() { return names_in(scale_searches); }
+std::vector<std::string> scale_type_names() { return names_in(scale_types); }
 
 void check_weight_config(const WeightConfig& config, const std::string& layer,
                          int64_t in_features) {

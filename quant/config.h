@@ -20,6 +20,10 @@ enum class SymmetricForm { full_range, restricted };
 ///   min_max: the range of the values, 0 included.
 ///   squared_error: of a ladder of clip ratios, the one with the least ||Q(W) - W||^2.
 enum class ScaleSearch { min_max, squared_error };
+/// In which type the scales of a weight are stored. Numbers of p significant bits:
+///   f32 (p = 24), bf16 (p = 8), f16 (p = 11),
+///   e5m6: f16 with p = 7. The product of a scale and a zero point of 4 bits is then an f16, too.
+enum class ScaleType { f32, bf16, f16, e5m6 };
 
 struct WeightConfig {
   int bits = 4;
@@ -28,6 +32,7 @@ struct WeightConfig {
   Granularity granularity = Granularity::per_channel;
   int64_t group_size = 0;  // inputs per group, with per_group
   ScaleSearch search = ScaleSearch::squared_error;
+  ScaleType scale_type = ScaleType::f32;
   bool quantizes() const { return bits < float_bits; }
 };
 
@@ -45,12 +50,15 @@ struct ActivationConfig {
 std::string name_of(Granularity granularity);
 std::string name_of(SymmetricForm form);
 std::string name_of(ScaleSearch search);
+std::string name_of(ScaleType type);
 Granularity granularity_from_name(const std::string& name);
 SymmetricForm symmetric_form_from_name(const std::string& name);
 ScaleSearch scale_search_from_name(const std::string& name);
+ScaleType scale_type_from_name(const std::string& name);
 /// All of them.
 std::vector<std::string> symmetric_form_names();
 std::vector<std::string> scale_search_names();
+std::vector<std::string> scale_type_names();
 
 /// Throws std::invalid_argument for settings that cannot be (bits < 1, restricted at 1 bit, a group
 /// size that does not divide `in_features`: it names the layer and the sizes that would).

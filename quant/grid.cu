@@ -117,6 +117,7 @@ WeightGrid weight_grid(const Tensor& w, const WeightConfig& config, const std::s
              FindGrid<T>{w.data<T>(), grid.scale.data<A>(), grid.zero_point.data<A>(), n, rule,
                          config.search == ScaleSearch::squared_error});
   });
+  grid.scale = stored_scales(grid.scale, config.scale_type);
   return grid;
 }
 

@@ -24,8 +24,13 @@ struct WeightGrid {
 ///   symmetric: see SymmetricForm, z = 2^(b-1).
 /// squared_error tries a ladder of clip ratios (for both ends independently if the grid is
 /// asymmetric), takes the best, and refits the scale to the codes. Its ||Q(W) - W||^2 is never
-/// above that of min_max. Throws std::invalid_argument, naming `layer`, for impossible settings and
-/// when w holds NaN or infinity.
+/// above that of min_max. At last the scale is rounded to config.scale_type (stored_scales). Throws
+/// std::invalid_argument, naming `layer`, for impossible settings and when w holds NaN or infinity.
 WeightGrid weight_grid(const Tensor& w, const WeightConfig& config, const std::string& layer);
+
+/// Scales as a type stores them: the nearest of its numbers, ties to the even one. What is below
+/// its smallest positive number becomes that number, what is above its largest one that. f32
+/// changes nothing; gradients are meant to pass the rounding straight through.
+Tensor stored_scales(const Tensor& scale, ScaleType type);
 
 }  // namespace cbq

@@ -113,7 +113,9 @@ bool any_requires_grad(const std::vector<std::pair<std::string, Var>>& variables
 }  // namespace
 
 GridValues WeightQuantizer::grid_before_offset() const {
-  return grid_scheme_->values(values_of(grid_variables_));
+  GridValues values = grid_scheme_->values(values_of(grid_variables_));
+  values.scale = stored_scales(values.scale, config_.scale_type);
+  return values;
 }
 
 Tensor WeightQuantizer::zero_point_of(const GridValues& grid) const {

@@ -127,6 +127,41 @@ TEST_F(ExportTest, ScoresAreThoseOfTheFolder) {
   }
 }
 
+TEST_F(ExportTest, AModelCardSaysWhatTheFolderIs) {
+  quantize_to("q", {"--reconstruct", "none", "--group-size", "8", "--evaluate", test_tokens()});
+  const std::string card = bytes_of(path("q/README.md"));
+  const auto report = json_of(path("q/report.json"));
+  const std::string name = report["quantized"]["results"].begin().key();
+  const double perplexity = report["quantized"]["results"][name]["perplexity"];
+  char text[32];
+  std::snprintf(text, sizeof text, "%.4f", perplexity);
+  expect_in(card,
+            {"base_model: model", "quantized_by: cbq", "method", "groups of 8", "cbq quantize",
+             "--reconstruct none", "--group-size 8", "--export packed", text});
+  ASSERT_EQ(cbq(export_to("o", "dense", {"--dtype", "bf16"})).code, 0);
+  expect_in(bytes_of(path("o/README.md")),
+            {"`dense`", "--export-dtype bf16", "Perplexity was not measured"});
+  EXPECT_FALSE(json_of(path("o/recipe.json"))["files"].contains("README.md"));
+  // The model's own card stays, and its licence holds.
+  folder_.write("model/README.md", "---\nlicense: mit\n---\nthe model's own");
+  quantize_to("r", {"--reconstruct", "none"});
+  EXPECT_EQ(bytes_of(path("r/README.md")), bytes_of(path("model/README.md")));
+  expect_in(bytes_of(path("r/QUANTIZATION.md")), {"license: mit", "cbq quantize"});
+  ASSERT_EQ(cbq(export_to("s", "dense", {}, "r")).code, 0);
+  EXPECT_EQ(bytes_of(path("s/README.md")), bytes_of(path("model/README.md")));
+  expect_in(bytes_of(path("s/QUANTIZATION.md")), {"license: mit", "--export dense"});
+}
+
+TEST_F(ExportTest, AFolderThatIsNotReadHereNamesTheResultThatIs) {
+  quantize_to("q", {"--reconstruct", "none"});
+  ASSERT_EQ(cbq(export_to("c", "compressed-tensors")).code, 0);
+  for (const Words& command : {Words{"evaluate", path("c"), "--tokens", test_tokens()},
+                               Words{"inspect", path("c")}, export_to("o", "dense", {}, "c")}) {
+    expect_refused(command, {"compressed-tensors", "not read here",
+                             "the result in the format packed", "floating-point model"});
+  }
+}
+
 TEST_F(ExportTest, WhatIsNoFinishedPackedResultIsRefused) {
   expect_refused(export_to("o", "dense"), {"q does not exist", "folder of a quantized model"});
   expect_refused(export_to("o", "dense", {}, "model"), {"model is not quantized", "plain weights"});

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Exported folders beside the Python packages that they are made for.
 
-    tools/check_exports.py --cbq build/cpu/bin/cbq [--model FOLDER ...]
+    tools/check_exports.py --cbq build/cpu/bin/cbq [--model FOLDER ...] [--formats compressed-tensors gguf gptq] [--run]
 
-For every model (default: fixtures of LLaMA, OPT and BLOOM) and grid, `cbq quantize` makes a packed result, and `cbq export`
+Formats gguf and gptq: tools/exports_gguf.py and tools/exports_gptq.py say what is compared, and which packages that needs.
+Compressed-tensors: for every model (default: fixtures of LLaMA, OPT and BLOOM) and grid, `cbq quantize` makes a packed result, and `cbq export`
 writes it as dense (the reference: s (q - z), in f32) and as compressed-tensors. Then
 
   1. the package compressed-tensors decompresses every layer; all weights must be those of the dense folder, bit for bit;
@@ -12,7 +13,7 @@ writes it as dense (the reference: s (q - z), in f32) and as compressed-tensors.
      transformers 5.24 with versions 0.18 and 0.20 of the package refuses asymmetric ones, those that the package wrote itself
      included: while it loads, it expects zero points that are not packed.
 
-Needs torch, transformers, compressed-tensors (0.18 or later) and safetensors. Prints a line per case; exits 1 for any
+That needs torch, transformers, compressed-tensors (0.18 or later) and safetensors. Prints a line per case; exits 1 for any
 difference.
 """
 import argparse
@@ -21,14 +22,6 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-
-import compressed_tensors
-import torch
-import transformers
-from compressed_tensors.compressors.pack_quantized import (PackedQuantizationCompressor, pack_to_int32,
-                                                           unpack_from_int32)
-from compressed_tensors.quantization import QuantizationConfig
-from safetensors import safe_open
 
 GRIDS = [["--wbits", str(bits)] + more
          for bits in (2, 3, 4, 8)
@@ -43,6 +36,7 @@ def run(*arguments):
 
 
 def tensors_of(folder):
+    from safetensors import safe_open
     tensors = {}
     for file in sorted(pathlib.Path(folder).glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
@@ -60,6 +54,10 @@ def scheme_of(config, layer):
 
 def check_layers(exported, dense):
     """The number of layers, after they were decompressed and packed again by the package."""
+    import torch
+    from compressed_tensors.compressors.pack_quantized import (PackedQuantizationCompressor, pack_to_int32,
+                                                               unpack_from_int32)
+    from compressed_tensors.quantization import QuantizationConfig
     section = json.loads((exported / "config.json").read_text())["quantization_config"]
     config = QuantizationConfig.model_validate({k: v for k, v in section.items() if k != "quant_method"})
     ours, reference = tensors_of(exported), tensors_of(dense)
@@ -83,23 +81,21 @@ def check_layers(exported, dense):
 
 
 def logits_of(folder, ids):
+    import torch
+    import transformers
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.inference_mode():
         return model.eval()(ids).logits
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cbq", required=True)
-    root = pathlib.Path(__file__).resolve().parent.parent
-    parser.add_argument("--model", nargs="*",
-                        default=[root / "tests/fixtures/models" / name for name in ("llama", "opt", "bloom")])
-    parser.add_argument("--tolerance", type=float, default=1e-6, help="of logits, relative to the largest one")
-    options = parser.parse_args()
+def check_compressed_tensors(options):
+    import compressed_tensors
+    import torch
+    import transformers
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, "
           f"compressed-tensors {compressed_tensors.__version__}")
     worst = 0.0
-    for model in map(pathlib.Path, options.model):
+    for model in options.model:
         for grid in GRIDS:
             with tempfile.TemporaryDirectory() as place:
                 place = pathlib.Path(place)
@@ -120,6 +116,35 @@ def main():
                 if difference > options.tolerance:
                     sys.exit(f"logits differ by {difference:.2g}, more than {options.tolerance:g}")
     print(f"all equal; logits differ by at most {worst:.2g}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cbq", required=True)
+    root = pathlib.Path(__file__).resolve().parent.parent
+    parser.add_argument("--model", nargs="*", type=pathlib.Path, help="default: fixtures, and models/embedded for gguf and gptq")
+    parser.add_argument("--formats", nargs="*", choices=["compressed-tensors", "gguf", "gptq"], default=["compressed-tensors"])
+    parser.add_argument("--tolerance", type=float, default=1e-6, help="of logits, relative to the largest one")
+    parser.add_argument("--run", action="store_true", help="gguf, gptq: load the files with llama.cpp and GPTQModel, too")
+    parser.add_argument("--tolerance-gptq", type=float, default=1e-4, help="of logits of GPTQModel, likewise")
+    parser.add_argument("--perplexity", type=float, default=0.005, help="largest relative difference of llama.cpp's")
+    parser.add_argument("--text", type=pathlib.Path, help="that llama.cpp is scored on (needs h5py)")
+    parser.add_argument("--tokenizer", type=pathlib.Path, default=root / "models/embedded")
+    parser.add_argument("--segments", type=int, default=4)
+    parser.add_argument("--segment-length", type=int, default=256)
+    options = parser.parse_args()
+    given = options.model
+    for name in options.formats:
+        if name == "compressed-tensors":
+            options.model = given or [root / "tests/fixtures/models" / family for family in ("llama", "opt", "bloom")]
+            check_compressed_tensors(options)
+            continue
+        import exports_gguf
+        import exports_gptq
+        checked = {"gguf": exports_gguf, "gptq": exports_gptq}[name]
+        fixtures = [] if options.run or name == "gptq" else [root / "tests/fixtures/models" / family
+                                                             for family in ("llama", "mistral", "qwen2", "qwen3")]
+        checked.check(options.cbq, run, given or fixtures + [root / "models/embedded"], options)
 
 
 if __name__ == "__main__":

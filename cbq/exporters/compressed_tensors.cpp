@@ -10,10 +10,8 @@
 //
 // There, codes and zero points are signed and 2^(b-1) is added when they are packed, so that the
 // bits are those of our unsigned ones. W = (q - z) s in the type of the scale.
-#include <algorithm>
-#include <cstring>
-
 #include "cbq/exporters/layer_parts.h"
+#include "cbq/exporters/packed_words.h"
 #include "cbq/stream.h"
 #include "kernels/ops.h"
 
@@ -21,43 +19,6 @@ using nlohmann::json;
 
 namespace cbq {
 namespace {
-
-/// Bytes of packed rows u8 [rows, bytes] -> I32 [rows, words], the rest of the last word zero.
-Tensor words_of(const Tensor& rows, int64_t words) {
-  const Tensor host = rows.to(Device::cpu());
-  const Tensor result = Tensor::zeros({host.size(0), words}, Dtype::i32);
-  const auto bytes = static_cast<size_t>(host.size(1));
-  for (int64_t r = 0; r < host.size(0); ++r) {
-    std::memcpy(result.data<int32_t>() + r * words, host.data<uint8_t>() + r * host.size(1), bytes);
-  }
-  return result;
-}
-
-int64_t words_for(int64_t codes, int bits) { return (codes * bits + 31) / 32; }
-
-/// [rows, columns] -> [columns, rows], on the host.
-template <class T>
-Tensor transposed(const Tensor& x) {
-  const Tensor host = x.to(Device::cpu());
-  const int64_t rows = host.size(0), columns = host.size(1);
-  const Tensor result({columns, rows}, host.dtype(), Device::cpu());
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) {
-      result.data<T>()[c * rows + r] = host.data<T>()[r * columns + c];
-    }
-  }
-  return result;
-}
-
-/// A scale or zero point of the whole tensor becomes one per output: the format packs only those.
-template <class T>
-Tensor per_output(const Tensor& x, int64_t out) {
-  const Tensor host = x.to(Device::cpu());
-  if (host.count() != 1) return host;
-  const Tensor result({out, 1}, host.dtype(), Device::cpu());
-  std::fill_n(result.data<T>(), out, host.data<T>()[0]);
-  return result;
-}
 
 /// The "weights" of a group of layers in config.json. Keys that all versions of the package know.
 json arguments_of(const WeightConfig& config) {
@@ -135,25 +96,19 @@ class CompressedTensorsExporter final : public Exporter {
   void add_layer(const std::string& path, const LayerParts& parts, NamedTensors& tensors) const {
     const PackedWeight& p = *parts.packed;
     tensors[path + ".weight_packed"] = words_of(p.codes, words_for(p.in, p.bits));
-    const Tensor scale = per_output<float>(kernels::cast(p.scale, Dtype::f32), p.out);
+    const Tensor scale = scales_per_output(p);
     Tensor& written = tensors[path + ".weight_scale"] = kernels::cast(scale, target_.dtype);
     check(!kernels::has_non_finite(written), "export: ", path, ": a scale is too large for ",
           target_.dtype, "; give another --dtype");
     tensors[path + ".weight_shape"] =
         Tensor::from<int32_t>({static_cast<int32_t>(p.out), static_cast<int32_t>(p.in)}, {2});
-    const Tensor zero = per_output<uint8_t>(p.zero_point, p.out);
     if (parts.weight.symmetric) {
-      const auto middle = static_cast<uint8_t>(1 << (p.bits - 1));
-      const bool is_symmetric =
-          std::all_of(zero.data<uint8_t>(), zero.data<uint8_t>() + zero.count(),
-                      [&](uint8_t z) { return z == middle; });
-      check(is_symmetric, "export: ", path, ": a zero point of the symmetric grid is not ",
-            static_cast<int>(middle), "; the result is damaged, quantize again");
+      check_symmetric(p, path);
     } else {
       // pack_codes refuses a zero point outside the grid, which the format cannot hold.
-      const Tensor packed = pack_codes(transposed<uint8_t>(zero), p.bits);
+      const Tensor packed = pack_codes(transposed_on_host(zeros_per_output(p)), p.bits);
       tensors[path + ".weight_zero_point"] =
-          transposed<int32_t>(words_of(packed, words_for(p.out, p.bits)));
+          transposed_on_host(words_of(packed, words_for(p.out, p.bits)));
     }
   }
   void add(NamedTensors floats, NamedTensors coded, const std::set<std::string>& as_i64) {

@@ -1,6 +1,5 @@
 // "dense": a Hugging Face folder of the model whose linear weights are s (q - z).
 #include "cbq/exporters/layer_parts.h"
-#include "cbq/stream.h"
 #include "kernels/ops.h"
 
 namespace cbq {
@@ -30,16 +29,7 @@ class DenseExporter final : public Exporter {
     target_ = target;
     files_.emplace(target, model.block_count() + 1);
   }
-  void add_block(int64_t block) override {
-    NoGrad none;
-    NamedTensors tensors = block_parameters(*model_, block);
-    for (const WindowLinear& l : linears_of(*model_, {block, 1})) {
-      Tensor& weight = tensors[l.path + ".weight"];
-      if (l.linear->transform) weight = l.linear->transform->weight(l.linear->weight).value();
-      if (l.linear->online) weight = l.linear->online->folded_into(weight);
-    }
-    add(std::move(tensors));
-  }
+  void add_block(int64_t block) override { add(dense_block(*model_, block)); }
   void finish() override {
     add(outer_parameters(*model_));
     files_->finish();

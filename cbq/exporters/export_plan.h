@@ -1,6 +1,7 @@
 // What a result consists of, known from the settings before a run and from config.json after it.
 #pragma once
 
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,6 +28,9 @@ struct ExportPlan {
   /// Kind of the StoredTransform of queries and keys; "": none. It does not change the function, so
   /// a format that leaves attention in floating point leaves it out.
   std::string attention_online = "";
+  /// Where the model's tokenizer lies (nn/text/tokenizer.h), for formats that hold it; empty: there
+  /// is none.
+  std::filesystem::path tokenizer;
 
   /// The first layer for which `is(layer)` holds; null if there is none.
   template <class F>

@@ -29,6 +29,8 @@ struct ExportTarget {
   /// true: a file of weights per block and one for the rest, so that one block at a time need be in
   /// memory; false: one file.
   bool sharded = false;
+  /// Folder or file of the model's tokenizer, for formats that hold it; empty: there is none.
+  std::filesystem::path tokenizer = {};
 };
 
 class Exporter {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "cbq/quantized_folder.h"
+#include "cbq/stream.h"
 #include "nn/formats/atomic_file.h"
 #include "nn/formats/model_files.h"
 #include "quant/quantized_linear.h"
@@ -35,6 +36,17 @@ NamedTensors block_parameters(Transformer& model, int64_t block) {
   NamedTensors tensors;
   model.block(block).visit(model.block_prefix(block),
                            [&](const std::string& path, Var& p) { tensors[path] = p.value(); });
+  return tensors;
+}
+
+NamedTensors dense_block(Transformer& model, int64_t block) {
+  NoGrad none;
+  NamedTensors tensors = block_parameters(model, block);
+  for (const WindowLinear& l : linears_of(model, {block, 1})) {
+    Tensor& weight = tensors[l.path + ".weight"];
+    if (l.linear->transform) weight = l.linear->transform->weight(l.linear->weight).value();
+    if (l.linear->online) weight = l.linear->online->folded_into(weight);
+  }
   return tensors;
 }
 

@@ -30,6 +30,9 @@ using NamedTensors = std::map<std::string, Tensor>;
 /// A block's parameters, and those of embedding, final norm and head, by their checkpoint paths.
 NamedTensors block_parameters(Transformer& model, int64_t block);
 NamedTensors outer_parameters(Transformer& model);
+/// A block's parameters with dequantized weights. An online transform T becomes a part of the
+/// weight, W T.
+NamedTensors dense_block(Transformer& model, int64_t block);
 
 /// The weights of a folder: model.safetensors, or a file per part and their index.
 class WeightFiles {

@@ -15,11 +15,14 @@ namespace cbq {
 namespace {
 
 json weight_json(const PackedWeight& packed, const WeightConfig& config) {
-  return {{"bits", packed.bits},
-          {"symmetric", config.symmetric},
-          {"granularity", name_of(config.granularity)},
-          {"group_size", packed.group},
-          {"shape", {packed.out, packed.in}}};
+  json weight = {{"bits", packed.bits},
+                 {"symmetric", config.symmetric},
+                 {"granularity", name_of(config.granularity)},
+                 {"group_size", packed.group},
+                 {"shape", {packed.out, packed.in}}};
+  // Scales are f32 in any case; this says which of their digits are zero.
+  if (config.scale_type != ScaleType::f32) weight["scale_type"] = name_of(config.scale_type);
+  return weight;
 }
 
 json activation_json(const ActivationConfig& config) {

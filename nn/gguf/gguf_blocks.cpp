@@ -165,6 +165,12 @@ const GgufBlockFormat* find_gguf_format(uint32_t id) {
   return at == std::end(formats) ? nullptr : at;
 }
 
+const GgufBlockFormat* find_gguf_format(const std::string& name) {
+  const auto* at = std::find_if(std::begin(formats), std::end(formats),
+                                [&](const GgufBlockFormat& f) { return f.name == name; });
+  return at == std::end(formats) ? nullptr : at;
+}
+
 std::string gguf_type_name(uint32_t id) {
   if (const GgufBlockFormat* format = find_gguf_format(id)) return format->name;
   for (const auto& [other, name] : other_types) {

@@ -34,6 +34,8 @@ struct GgufBlockFormat {
 
 /// The format of a stored type; null for one that is not supported.
 const GgufBlockFormat* find_gguf_format(uint32_t id);
+/// The format of this name ("Q4_0"); null for one that is not supported.
+const GgufBlockFormat* find_gguf_format(const std::string& name);
 /// "IQ4_NL" for a type that ggml has, "type 99" for one that it has not.
 std::string gguf_type_name(uint32_t id);
 /// "F32, F16, ...": the supported formats.

@@ -5,8 +5,9 @@
 #include <set>
 
 #include "nn/config_fields.h"
+#include "nn/gguf/gguf_config.h"
+#include "nn/gguf/gguf_names.h"
 #include "nn/gguf/gguf_vocabulary.h"
-#include "nn/rope.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -14,23 +15,6 @@ namespace {
 
 constexpr int64_t max_size = max_config_size;
 constexpr int64_t values_at_once = int64_t{1} << 20;
-
-struct Part {
-  const char* theirs;  // behind "blk.N."
-  const char* ours;    // behind "model.layers.N."
-};
-constexpr Part q_part = {"attn_q", "self_attn.q_proj"}, k_part = {"attn_k", "self_attn.k_proj"},
-               v_part = {"attn_v", "self_attn.v_proj"},
-               o_part = {"attn_output", "self_attn.o_proj"},
-               gate_part = {"ffn_gate", "mlp.gate_proj"}, up_part = {"ffn_up", "mlp.up_proj"},
-               down_part = {"ffn_down", "mlp.down_proj"};
-
-/// How much slower frequency j turns by LLaMA 3.1's rule.
-double llama3_divisor(const RopeConfig& rope, int64_t head_dim, int64_t j) {
-  const double exponent = static_cast<double>(2 * j) / static_cast<double>(head_dim);
-  const auto frequency = static_cast<float>(std::pow(rope.theta, -exponent));
-  return static_cast<double>(frequency) / static_cast<double>(llama3_frequency(rope, frequency));
-}
 
 bool is_near(double a, double b) { return std::abs(a - b) <= 1e-3 * std::abs(b); }
 
@@ -182,7 +166,7 @@ void GgufModel::read_rope(const std::string& prefix) {
           ? file_.integer(scaling + "original_context_length", 1, max_size)
           : 8192;
   for (size_t j = 0; j < half; ++j) {
-    const double expected = llama3_divisor(guess, config_.head_dim, static_cast<int64_t>(j));
+    const double expected = gguf_llama3_divisor(guess, config_.head_dim, static_cast<int64_t>(j));
     if (!is_near(divisors[j], expected)) {
       fail(path, ": \"rope_freqs.weight\" divides frequency ", j, " by ", divisors[j],
            "; LLaMA 3.1's rule with the factor ", guess.factor, " and the context ",
@@ -216,11 +200,11 @@ void GgufModel::add_block(int64_t block) {
   const ModelConfig& c = config_;
   const std::string theirs = concat("blk.", block, "."), ours = concat("model.layers.", block, ".");
   const int64_t q_rows = c.num_heads * c.head_dim, kv_rows = c.num_kv_heads * c.head_dim;
-  const auto norm = [&](const char* their_name, const char* our_name, int64_t size) {
-    add(ours + our_name + ".weight", theirs + their_name + ".weight", {size});
+  const auto norm = [&](const GgufPart& part, int64_t size) {
+    add(ours + part.ours + ".weight", theirs + part.theirs + ".weight", {size});
   };
   // `heads`: of an interleaved tensor.
-  const auto linear = [&](const Part& part, int64_t rows, int64_t columns, bool has_bias,
+  const auto linear = [&](const GgufPart& part, int64_t rows, int64_t columns, bool has_bias,
                           int64_t heads = 0) {
     if (architecture_ != "llama") heads = 0;
     add(ours + part.ours + ".weight", theirs + part.theirs + ".weight", {rows, columns}, heads);
@@ -232,19 +216,19 @@ void GgufModel::add_block(int64_t block) {
       weights_.push_back({name, {rows}, "", 0});
     }
   };
-  norm("attn_norm", "input_layernorm", c.hidden_size);
-  linear(q_part, q_rows, c.hidden_size, c.attention_bias, c.num_heads);
-  linear(k_part, kv_rows, c.hidden_size, c.attention_bias, c.num_kv_heads);
-  linear(v_part, kv_rows, c.hidden_size, c.attention_bias);
-  linear(o_part, c.hidden_size, q_rows, c.attention_output_bias);
+  norm(gguf_attention_norm, c.hidden_size);
+  linear(gguf_q, q_rows, c.hidden_size, c.attention_bias, c.num_heads);
+  linear(gguf_k, kv_rows, c.hidden_size, c.attention_bias, c.num_kv_heads);
+  linear(gguf_v, kv_rows, c.hidden_size, c.attention_bias);
+  linear(gguf_o, c.hidden_size, q_rows, c.attention_output_bias);
   if (c.qk_norm) {
-    norm("attn_q_norm", "self_attn.q_norm", c.head_dim);
-    norm("attn_k_norm", "self_attn.k_norm", c.head_dim);
+    norm(gguf_q_norm, c.head_dim);
+    norm(gguf_k_norm, c.head_dim);
   }
-  norm("ffn_norm", "post_attention_layernorm", c.hidden_size);
-  linear(gate_part, c.intermediate_size, c.hidden_size, c.mlp_bias);
-  linear(up_part, c.intermediate_size, c.hidden_size, c.mlp_bias);
-  linear(down_part, c.hidden_size, c.intermediate_size, c.mlp_bias);
+  norm(gguf_ffn_norm, c.hidden_size);
+  linear(gguf_gate, c.intermediate_size, c.hidden_size, c.mlp_bias);
+  linear(gguf_up, c.intermediate_size, c.hidden_size, c.mlp_bias);
+  linear(gguf_down, c.hidden_size, c.intermediate_size, c.mlp_bias);
 }
 
 void GgufModel::refuse_unused_tensors() const {

@@ -98,6 +98,51 @@ json pre_tokenizer_of(const Rule& rule) {
   return {{"type", "Sequence"}, {"pretokenizers", json::array({split, byte_level})}};
 }
 
+/// What a tokenizer.json says of the division of texts, as far as rules differ in it.
+struct Divided {
+  std::string pattern;
+  bool then_gpt2 = false, nfc = false, ignore_merges = false;
+  bool is_known = true;  // false: it has parts that no rule has
+  bool operator==(const Divided&) const = default;
+};
+
+Divided divided_of(const Rule& rule) {
+  return {rule.pattern == nullptr ? "" : rule.pattern, rule.then_gpt2, rule.nfc,
+          rule.ignore_merges};
+}
+
+void add_part(const json& part, Divided& found) {
+  const std::string type = part.value("type", "");
+  if (type == "Sequence") {
+    for (const json& one : part.value("pretokenizers", json::array())) add_part(one, found);
+  } else if (type == "ByteLevel") {
+    found.then_gpt2 = part.value("use_regex", true);
+    found.is_known &= !part.value("add_prefix_space", false);
+  } else if (type == "Digits" && part.value("individual_digits", false) && found.pattern.empty()) {
+    found.pattern = single_digits;
+  } else if (type == "Split" && found.pattern.empty() && !part.value("invert", false) &&
+             part.value("behavior", "") == "Isolated" && part.contains("pattern")) {
+    found.pattern = part["pattern"].value("Regex", "");
+    found.is_known &= !found.pattern.empty();
+  } else {
+    found.is_known = false;
+  }
+}
+
+Divided divided(const json& tokenizer) {
+  Divided found;
+  const auto part = [&](const char* key) {
+    const auto at = tokenizer.find(key);
+    return at == tokenizer.end() || !at->is_object() ? json::object() : *at;
+  };
+  add_part(part("pre_tokenizer"), found);
+  const json normalizer = part("normalizer"), model = part("model");
+  found.nfc = normalizer.value("type", "") == "NFC";
+  found.is_known &= found.nfc || normalizer.empty();
+  found.ignore_merges = model.value("ignore_merges", false);
+  return found;
+}
+
 json byte_level_tokenizer(const GgufFile& file, const GgufVocabulary& v, const Rule& rule) {
   const std::string path = file.path().string();
   json vocabulary = json::object();
@@ -155,6 +200,7 @@ std::string text_of(const json& json) { return json.dump(2) + "\n"; }
 std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file,
                                                         const std::string& pre_tokenizer) {
   const std::string kind = file.text(prefix + "model");
+  if (kind == "no_vocab") return {};
   if (kind != "gpt2" && kind != "llama") {
     fail(
         file.path().string(), ": the tokenizer \"", kind, "\" (\"", prefix,
@@ -193,6 +239,23 @@ std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file,
   files["tokenizer_config.json"] = text_of(config);
   files["generation_config.json"] = text_of(generation_config(v));
   return files;
+}
+
+std::string gguf_pre_tokenizer_of(const json& tokenizer) {
+  const Divided found = divided(tokenizer);
+  for (const Rule& rule : rules) {
+    if (found == divided_of(rule)) return rule.name;
+  }
+  return "";
+}
+
+json gguf_rule_json(const std::string& pre_tokenizer) {
+  for (const Rule& rule : rules) {
+    if (pre_tokenizer != rule.name) continue;
+    return {{"normalizer", rule.nfc ? json{{"type", "NFC"}} : json(nullptr)},
+            {"pre_tokenizer", pre_tokenizer_of(rule)}};
+  }
+  throw std::logic_error("no rule " + pre_tokenizer);
 }
 
 std::string known_gguf_pre_tokenizers() {

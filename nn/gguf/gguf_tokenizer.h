@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "nn/gguf/gguf.h"
@@ -16,12 +17,18 @@ namespace cbq {
 ///                           beside it, which load_tokenizer and other programs prefer
 ///   tokenizer_config.json   special tokens and the template of chats
 ///   generation_config.json  tokens that begin and end a text
+/// None of them where the file has no vocabulary ("tokenizer.ggml.model" is "no_vocab").
 ///
 /// `pre_tokenizer` replaces the name of the rule, "tokenizer.ggml.pre"; empty: as the file says.
 /// Throws std::runtime_error, naming the file, for a missing or malformed field, a kind of
 /// tokenizer that is not supported, and an unknown rule, with the list of known ones.
 std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file,
                                                         const std::string& pre_tokenizer = "");
+
+/// The name of the rule of a tokenizer.json with BPE over bytes; empty where none is the same.
+std::string gguf_pre_tokenizer_of(const nlohmann::json& tokenizer);
+/// "normalizer" and "pre_tokenizer" of a tokenizer.json with this rule, a known one.
+nlohmann::json gguf_rule_json(const std::string& pre_tokenizer);
 
 /// "gpt-2, llama-bpe, ...": the known rules of byte-level tokenizers.
 std::string known_gguf_pre_tokenizers();

@@ -109,7 +109,7 @@ WeightGrid weighted_grid(const Tensor& w, const std::vector<double>& h, const We
   const auto like = [](const Tensor& t, const std::vector<double>& x) {
     return Tensor::from(x, t.shape(), t.dtype(), t.device());
   };
-  grid.scale = like(grid.scale, scale);
+  grid.scale = stored_scales(like(grid.scale, scale), config.scale_type);
   grid.zero_point = like(grid.zero_point, zero_point);
   return grid;
 }

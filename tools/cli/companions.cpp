@@ -9,6 +9,7 @@
 
 #include "nn/formats/atomic_file.h"
 #include "tensor/error.h"
+#include "tools/cli/model_card.h"
 
 namespace fs = std::filesystem;
 
@@ -77,7 +78,7 @@ void copy_companions(const fs::path& from, const fs::path& to,
     const fs::file_status status = fs::status(file, error);
     if (fs::is_directory(status)) {
       if (name != template_folder) say(concat("not carried over: the folder ", file.string()));
-    } else if (!is_companion(name)) {
+    } else if (!is_companion(name) || is_model_card(file)) {
       continue;
     } else if (!fs::is_regular_file(status)) {
       say(concat("not carried over: ", file.string(), " is not a regular file"));

@@ -63,7 +63,9 @@ void convert(const Options& o) {
     write_text_atomically(folder.partial() / name, text);
   }
   // What this program will read is read once now, before minutes of work.
-  check_tokenizer_fits(*load_tokenizer(folder.partial()), model.config().vocab_size, o.file);
+  if (!tokenizer_files.empty()) {
+    check_tokenizer_fits(*load_tokenizer(folder.partial()), model.config().vocab_size, o.file);
+  }
   ModelConfig config = model.config();
   config.dtype = name_of(dtype);
   write_text_atomically(folder.partial() / "config.json", config.to_json().dump(2) + "\n");

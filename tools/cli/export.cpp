@@ -9,9 +9,11 @@
 #include "nn/formats/json.h"
 #include "nn/formats/output_lock.h"
 #include "nn/formats/sealed_files.h"
+#include "nn/text/tokenizer.h"
 #include "tensor/runtime/program_version.h"
 #include "tools/cli/companions.h"
 #include "tools/cli/finished_run.h"
+#include "tools/cli/model_card.h"
 #include "tools/cli/output_folder.h"
 
 namespace fs = std::filesystem;
@@ -39,8 +41,9 @@ class ExportRun {
   void check_files() const;
   std::unique_ptr<Transformer> open(Device device);
   void write_companions(const fs::path& to);
-  void write_recipe(const fs::path& to) const;
-  void write_report(const fs::path& to) const;
+  /// Both return what they have written; null: nothing.
+  json write_recipe(const fs::path& to) const;
+  json write_report(const fs::path& to) const;
   /// That the result was computed in, so that weights get the same bits here.
   Dtype computed_dtype() const;
   Watch watch() {
@@ -90,9 +93,8 @@ void ExportRun::check_result() const {
          "` wrote");
   }
   if (*method != quantization_method) {
-    fail(o_.result, " is in the format of \"", *method,
-         "\", which is not read here. Give a result ", "that `cbq quantize --export ",
-         packed_format, "` wrote");
+    fail(o_.result, " is in the format of \"", *method, "\", which is not read here. ",
+         where_to_read(*method));
   }
 }
 
@@ -152,8 +154,8 @@ void ExportRun::write_companions(const fs::path& to) {
 }
 
 /// What made these weights: the recipe of the result, with this export.
-void ExportRun::write_recipe(const fs::path& to) const {
-  if (recipe_.is_null()) return;
+json ExportRun::write_recipe(const fs::path& to) const {
+  if (recipe_.is_null()) return nullptr;
   json recipe = recipe_;
   recipe.erase("checksum");
   json& identity = recipe["identity"];
@@ -163,11 +165,12 @@ void ExportRun::write_recipe(const fs::path& to) const {
   recipe["files"] = files_of(to, {interrupted, {}});
   if (recipe["cbq_version"] != program_version()) recipe["exported_by"] = program_version();
   write_text_atomically(to / "recipe.json", sealed(recipe).dump(2) + "\n");
+  return recipe;
 }
 
 /// The report of the result. Where weights lose digits, its scores are not those of this folder.
-void ExportRun::write_report(const fs::path& to) const {
-  if (recipe_.is_null() || !is_there(result_ / "report.json")) return;
+json ExportRun::write_report(const fs::path& to) const {
+  if (recipe_.is_null() || !is_there(result_ / "report.json")) return nullptr;
   json report = read_sealed_json(result_ / "report.json");
   report.erase("checksum");
   if (exporter_->rounds(export_plan_of(result_), computed_dtype(), dtype_)) {
@@ -175,6 +178,7 @@ void ExportRun::write_report(const fs::path& to) const {
     report["evaluated"] = json::object();
   }
   write_text_atomically(to / "report.json", sealed(report).dump(2) + "\n");
+  return report;
 }
 
 void ExportRun::run() {
@@ -189,20 +193,22 @@ void ExportRun::run() {
   check(!fs::equivalent(result_, o_.output, absent),
         "--output is the result's own folder, which --overwrite would destroy; name another");
   read_recipe();
-  check_exportable(*exporter_, export_plan_of(result_), "--format");
+  ExportPlan plan = export_plan_of(result_);
+  if (!tokenizer_files(result_).empty()) plan.tokenizer = result_;
+  check_exportable(*exporter_, plan, "--format");
 
   OutputFolder folder(o_.output, o_.overwrite);
   check_files();
   std::unique_ptr<Transformer> model = open(device);
   const int64_t total = model->block_count();
   int64_t done = 0;
-  export_model(*exporter_, *model, {folder.partial(), dtype_, model->on_demand()},
+  export_model(*exporter_, *model, {folder.partial(), dtype_, model->on_demand(), plan.tokenizer},
                [&] { watch().step(done++, total, "writing blocks"); });
   model = nullptr;
   progress_.finish();
   write_companions(folder.partial());
-  write_recipe(folder.partial());
-  write_report(folder.partial());
+  const json recipe = write_recipe(folder.partial()), report = write_report(folder.partial());
+  if (!recipe.is_null()) write_model_card(folder.partial(), recipe, report);
   watch().poll("writing the result");
   folder.publish();
   std::cout << o_.output << ": " << total << " blocks in the format " << o_.format

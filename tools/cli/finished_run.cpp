@@ -9,6 +9,7 @@
 #include "nn/formats/json.h"
 #include "nn/formats/output_lock.h"
 #include "nn/formats/sealed_files.h"
+#include "tools/cli/model_card.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -168,6 +169,7 @@ void FinishedRun::score() {
   score(*job_.model, "quantized");
   report["evaluated"].update(digests_of(job_.evaluation));
   write_text_atomically(folder_ / "report.json", sealed(report).dump(2) + "\n");
+  write_model_card(folder_, recipe_, report);
   std::cout << o_.output << ": finished already; the scores are added to report.json\n";
 }
 

@@ -16,6 +16,7 @@
 #include "tensor/runtime/program_version.h"
 #include "tools/cli/companions.h"
 #include "tools/cli/finished_run.h"
+#include "tools/cli/model_card.h"
 #include "tools/cli/output_folder.h"
 
 namespace fs = std::filesystem;
@@ -247,7 +248,8 @@ void QuantizeRun::write_model() {
   const Poll poll = watched.poll_of("writing the result");
   const bool on_demand = job_.model->on_demand();
   if (!on_demand || packed_folder() != to) {
-    export_model(*job_.exporter, *job_.model, {to, job_.export_dtype, on_demand}, poll);
+    export_model(*job_.exporter, *job_.model,
+                 {to, job_.export_dtype, on_demand, job_.tokenizer_of_result()}, poll);
   }
   job_.model = nullptr;  // its files go, unless they are the result
   std::error_code ignored;
@@ -275,8 +277,10 @@ void QuantizeRun::save(const RunResult& result, const std::vector<Score>& before
                        {"original", {{"results", to_json(before)}}},
                        {"quantized", {{"results", to_json(after)}}},
                        {"evaluated", digests_of(job_.evaluation)}};
-  write_text_atomically(to / "recipe.json", sealed(recipe()).dump(2) + "\n");
+  const json made = recipe();
+  write_text_atomically(to / "recipe.json", sealed(made).dump(2) + "\n");
   write_text_atomically(to / "report.json", sealed(report).dump(2) + "\n");
+  write_model_card(to, made, report);
   for (const Score& s : after) {
     log_.line(fmt::format("{}: perplexity {:.6f}", s.name, s.result.perplexity()));
   }

@@ -7,6 +7,8 @@
 #include "kernels/ops.h"
 #include "nn/formats/output_lock.h"
 #include "nn/formats/sealed_files.h"
+#include "nn/text/tokenizer.h"
+#include "tools/cli/model_card.h"
 #include "tools/cli/output_folder.h"
 
 namespace fs = std::filesystem;
@@ -16,8 +18,9 @@ namespace cbq::cli {
 namespace {
 
 /// Files of the folder that are no part of the result, but about it.
-bool is_about_the_run(const std::string& name) {
-  return name == "recipe.json" || name == "report.json" || name == "log.txt";
+bool is_about_the_run(const fs::path& file) {
+  const std::string name = file.filename().string();
+  return name == "recipe.json" || name == "report.json" || name == "log.txt" || is_model_card(file);
 }
 
 }  // namespace
@@ -38,7 +41,7 @@ json files_of(const fs::path& folder, const Watch& watch) {
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
     if (!entry.is_regular_file()) continue;
     const std::string name = entry.path().lexically_relative(folder).string();
-    if (is_about_the_run(name) || OutputFolder::is_mark(name)) continue;
+    if (is_about_the_run(entry.path()) || OutputFolder::is_mark(name)) continue;
     names.push_back(name);
     total += static_cast<int64_t>(entry.file_size());
   }
@@ -71,13 +74,19 @@ void QuantizeJob::load() {
   dtype = o_.compute.quantization_dtype_for(o_.model, device, say_);
   const ModelConfig config = ModelConfig::load(o_.model);
   validate(settings, config.num_layers);
-  check_exportable(*exporter, export_plan(config, settings), "--export");
+  ExportPlan plan = export_plan(config, settings);
+  plan.tokenizer = tokenizer_of_result();
+  check_exportable(*exporter, plan, "--export");
   model = o_.loading.open(o_.model, dtype, device, {say_, interrupted});
   context_ = model->config.context();
   notes = apply_global_transforms(*model, settings);
   check_layers(*model, settings);
   check_parameters();
   evaluation = load_evaluation(o_.evaluation, tokens());
+}
+
+fs::path QuantizeJob::tokenizer_of_result() const {
+  return fs::path(tokenizer_files(o_.model).empty() ? o_.tokenizer : o_.model);
 }
 
 void QuantizeJob::load_calibration() {

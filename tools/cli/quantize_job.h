@@ -65,6 +65,8 @@ class QuantizeJob {
   bool samples() const { return needs_calibration() && o_.calibration == "model"; }
   /// What sampled tokens depend on beside the model, after load(); null where none are sampled.
   nlohmann::json sampling_request() const;
+  /// Where the tokenizer lies that goes with the result; empty: there is none.
+  std::filesystem::path tokenizer_of_result() const;
   /// Of the model as load() left it: to be asked for before it is quantized.
   JobIdentity identity() const;
 

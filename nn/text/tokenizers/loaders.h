@@ -33,6 +33,8 @@ std::unique_ptr<Tokenizer> sentencepiece_from(const std::string& model, const st
 /// llama2.c's tokenizer.bin: u32 longest token, then per token f32 score, i32 length, bytes; BPE by
 /// best score, i.e. a sentencepiece model without its settings.
 std::unique_ptr<Tokenizer> load_llama2c(const std::filesystem::path& file);
+/// The bytes of such a file as those of a sentencepiece model. `path` names the file in errors.
+std::string llama2c_model(std::string_view bytes, const std::string& path);
 /// tokenizer.json of the library `tokenizers`, with a BPE model.
 std::unique_ptr<Tokenizer> load_tokenizer_json(const std::filesystem::path& file);
 /// The same of a file's text, with nothing beside it. `name` stands for the file in errors.

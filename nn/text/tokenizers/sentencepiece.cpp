@@ -207,7 +207,9 @@ T take(std::string_view* bytes, const std::string& path, size_t id) {
   return value;
 }
 
-std::string model_of_llama2c(std::string_view bytes, const std::string& path) {
+}  // namespace
+
+std::string llama2c_model(std::string_view bytes, const std::string& path) {
   static_assert(std::endian::native == std::endian::little);
   const auto longest = take<uint32_t>(&bytes, path, 0);
   SentencepieceModel model;
@@ -228,8 +230,6 @@ std::string model_of_llama2c(std::string_view bytes, const std::string& path) {
   if (id < 259) fail(path, " is not a vocabulary of llama2.c: ", id, " tokens, not even the bytes");
   return model.bytes({});
 }
-
-}  // namespace
 
 bool is_tiktoken(std::string_view bytes) {
   const std::string_view line = bytes.substr(0, bytes.find('\n'));
@@ -264,7 +264,7 @@ std::unique_ptr<Tokenizer> sentencepiece_from(const std::string& model, const st
 }
 
 std::unique_ptr<Tokenizer> load_llama2c(const std::filesystem::path& file) {
-  const std::string model = model_of_llama2c(read_text_file(file, max_model_bytes), file.string());
+  const std::string model = llama2c_model(read_text_file(file, max_model_bytes), file.string());
   return std::make_unique<SentencepieceTokenizer>(model, file.string(), Rules());
 }
 

@@ -39,6 +39,24 @@ class SentencepieceModel {
   std::vector<std::string> names_;
 };
 
+struct SentencepiecePiece {
+  std::string text;
+  float score = 0.0f;
+  PieceType type = PieceType::normal;
+};
+
+/// What a file tokenizer.model holds.
+struct SentencepieceContents {
+  std::vector<SentencepiecePiece> pieces;  // by id
+  bool is_bpe = false;                     // else unigram, word or character
+  bool normalizes = false;                 // characters are replaced before anything else
+  std::string unk = "<unk>", bos = "<s>", eos = "</s>", pad = "<pad>";  // pieces
+  SentencepieceSettings settings;                                       // without the ids
+};
+/// The inverse of SentencepieceModel. `what` names the file in errors. Throws std::runtime_error
+/// for bytes that are no such model.
+SentencepieceContents read_sentencepiece_model(std::string_view bytes, const std::string& what);
+
 /// The model with add_dummy_prefix off: it puts no space in front of a text.
 std::string without_dummy_prefix(const std::string& model);
 

@@ -1,0 +1,100 @@
+#include "cbq/exporters/gptq_tensors.h"
+
+#include <algorithm>
+
+#include "cbq/exporters/packed_words.h"
+#include "kernels/ops.h"
+
+namespace cbq {
+namespace {
+
+constexpr int64_t packed_at_once = 32;  // inputs and outputs come in multiples of it
+
+bool holds_bits(int bits) { return bits == 2 || bits == 3 || bits == 4 || bits == 8; }
+
+std::string layer_obstacle(const PlannedLayer& layer, StoredZero stored,
+                           const std::string& with_exact_zero) {
+  const WeightConfig& config = layer.weight;
+  if (!config.quantizes()) return "";
+  if (config.scale_type != ScaleType::f16 && config.scale_type != ScaleType::e5m6) {
+    return concat("its scales are f16, those of ", layer.path, " are ", name_of(config.scale_type),
+                  " (quantize with --scale-type f16)");
+  }
+  if (!holds_bits(config.bits)) {
+    return concat(layer.path, " has ", config.bits, " bits; it holds 2, 3, 4 and 8");
+  }
+  if (layer.in % packed_at_once != 0 || layer.out % packed_at_once != 0) {
+    return concat(layer.path, " has ", layer.in, " inputs and ", layer.out,
+                  " outputs; both must be multiples of ", packed_at_once,
+                  " (--layer-bits NAME=16 leaves such layers in floating point)");
+  }
+  if (stored == StoredZero::minus_one && !config.symmetric) {
+    return concat("it stores zero points less one, so that a zero point of 0 has no place (",
+                  with_exact_zero, " stores them as they are; --symmetric has none of 0)");
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string gptq_obstacle(const ExportPlan& plan, StoredZero stored,
+                          const std::string& with_exact_zero) {
+  if (plan.quantizes_activations()) {
+    return "it has no place for quantizers of activations (with --abits 16 there are none)";
+  }
+  if (const auto* layer = plan.first_layer([](const PlannedLayer& l) { return l.online != ""; })) {
+    return concat(layer->path, " stands behind an online transform (", layer->online,
+                  "), for which it has no place");
+  }
+  if (!plan.first_layer([](const PlannedLayer& l) { return l.weight.quantizes(); })) {
+    return "no layer has codes";
+  }
+  for (const PlannedLayer& layer : plan.layers) {
+    std::string obstacle = layer_obstacle(layer, stored, with_exact_zero);
+    if (!obstacle.empty()) return obstacle;
+  }
+  return "";
+}
+
+void add_gptq_layer(const std::string& path, const LayerParts& parts, StoredZero stored,
+                    bool with_group_index, NamedTensors& tensors) {
+  const PackedWeight& p = *parts.packed;
+  if (parts.weight.symmetric) check_symmetric(p, path);
+  tensors[path + ".qweight"] = transposed_on_host(words_of(p.codes, words_for(p.in, p.bits)));
+
+  const Tensor scale = transposed_on_host(scales_per_output(p));
+  const Tensor half = kernels::cast(scale, Dtype::f16);
+  check(scale.to_vector<float>() == half.to_vector<float>(), "export: ", path,
+        ": a scale is no number of f16; quantize with --scale-type f16");
+  tensors[path + ".scales"] = half;
+
+  const Tensor zero = transposed_on_host(zeros_per_output(p)).clone();
+  if (stored == StoredZero::minus_one) {
+    uint8_t* z = zero.data<uint8_t>();
+    for (int64_t i = 0; i < zero.count(); ++i) {
+      check(z[i] > 0, "export: ", path, ": a zero point is 0, which cannot be stored less one");
+      --z[i];
+    }
+  }
+  tensors[path + ".qzeros"] = words_of(pack_codes(zero, p.bits), words_for(p.out, p.bits));
+
+  if (!with_group_index) return;
+  const Tensor index({p.in}, Dtype::i32, Device::cpu());
+  for (int64_t j = 0; j < p.in; ++j) {
+    index.data<int32_t>()[j] = static_cast<int32_t>(j / p.group);
+  }
+  tensors[path + ".g_idx"] = index;
+}
+
+GptqGrid gptq_grid_of(const WeightConfig& config) {
+  const bool grouped = config.granularity == Granularity::per_group;
+  return {config.bits, grouped ? config.group_size : -1, config.symmetric};
+}
+
+std::string exact_expression(const std::string& path) {
+  std::string expression = "^";
+  for (const char c : path) expression += c == '.' ? std::string("\\.") : std::string(1, c);
+  return expression + "$";
+}
+
+}  // namespace cbq
