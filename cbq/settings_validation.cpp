@@ -137,8 +137,8 @@ void validate_learned_factors(const Settings& s) {
     for (const std::string& name : grid_schemes().names()) {
       if (grid_schemes().make(name)->follows_weight()) able += (able.empty() ? "" : ", ") + name;
     }
-    check(s.wbits == float_bits || grid_schemes().make(s.grid)->follows_weight(), who,
-          "and grid '", s.grid, "' does not follow a weight that changes; set grid to ", able);
+    check(s.wbits == float_bits || grid_schemes().make(s.grid)->follows_weight(), who, "and grid '",
+          s.grid, "' does not follow a weight that changes; set grid to ", able);
     check(s.wbits == float_bits || rounding_schemes().make(s.rounding)->gives_weight_gradient(),
           who, "and rounding '", s.rounding,
           "' gives no gradient of the weight; set rounding to nearest");

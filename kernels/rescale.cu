@@ -116,9 +116,9 @@ Tensor rescale(const Tensor& x, const Tensor& row, const Tensor& column) {
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "rescale", [&]<class T>() {
     using A = acc_t<T>;
-    map_rows("rescale", x.device(), x.size(0), x.size(1),
-             Rescale<T>{x.data<T>(), pointer_of<A>(row), pointer_of<A>(column), y.data<T>(),
-                        x.size(1)});
+    map_rows(
+        "rescale", x.device(), x.size(0), x.size(1),
+        Rescale<T>{x.data<T>(), pointer_of<A>(row), pointer_of<A>(column), y.data<T>(), x.size(1)});
   });
   return y;
 }

@@ -32,6 +32,9 @@ class GridScheme {
   virtual std::string rate() const { return "scale"; }
   /// True if the zero point depends on the variables.
   virtual bool moves_zero_point() const { return false; }
+  /// True if it learns to leave outliers of the weight outside the range, in tables that compare
+  /// methods.
+  virtual bool handles_weight_outliers() const { return false; }
 
   /// Takes the start: `grid` for the weight `w` [out, in] under `config`. With config.search
   /// min_max this grid spans the range of w; else a search or a solver found it. Returns names and

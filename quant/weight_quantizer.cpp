@@ -152,7 +152,8 @@ RoundingPass WeightQuantizer::pass(const Tensor& w, const GridValues& grid) cons
 
 void WeightQuantizer::start_from(const Tensor& weight, const WeightGrid& grid) {
   check(!packed_, layer_, ": hardened already, so a solver's result comes too late");
-  check(!follows_, layer_, ": the weight is learned itself, so a solver's result would not stay one");
+  check(!follows_, layer_,
+        ": the weight is learned itself, so a solver's result would not stay one");
   check_shape(layer_.c_str(), "solver's weight", weight, {out_, in_});
   check_shape(layer_.c_str(), "solver's scale", grid.scale, grid_.scale.shape());
   check_shape(layer_.c_str(), "solver's zero point", grid.zero_point, grid_.zero_point.shape());
@@ -196,8 +197,7 @@ Var WeightQuantizer::fake_quant(const Var& w) const {
   const bool grid_learns = any_requires_grad(grid_variables_);
   const Var offset = zero_point_variable_;
   now.wants_zero_point =
-      offset.requires_grad() ||
-      ((grid_learns || follows_) && grid_scheme_->moves_zero_point());
+      offset.requires_grad() || ((grid_learns || follows_) && grid_scheme_->moves_zero_point());
   std::vector<Var> inputs{follows_ ? w : Var(), offset, dense_, a1_, a2_};
   for (const auto& [name, variable] : grid_variables_) inputs.push_back(variable);
   const auto vjp = [=, scheme = scheme_, regularizer = regularizer_, grid_scheme = grid_scheme_,

@@ -187,6 +187,7 @@ class ClippedGrid : public GridScheme {
   }
   std::string rate() const override { return "clip"; }
   bool moves_zero_point() const override { return true; }
+  bool handles_weight_outliers() const override { return true; }
 
   std::vector<std::pair<std::string, Tensor>> start(const Tensor& w, const WeightGrid& grid,
                                                     const WeightConfig& config) override {
@@ -255,9 +256,9 @@ class ClippedGrid : public GridScheme {
     dispatch_float(w.dtype(), "clip", [&]<class T>() {
       using A = acc_t<T>;
       map_rows("clip_weight_gradient", w.device(), groups, n,
-               ClipWeightGradient<T>{w.data<T>(), high_.data<A>(), low_.data<A>(),
-                                     upper.data<A>(), lower.data<A>(), d.scale.data<A>(),
-                                     d.zero_point.data<A>(), dw.data<T>(), n, rule<A>()});
+               ClipWeightGradient<T>{w.data<T>(), high_.data<A>(), low_.data<A>(), upper.data<A>(),
+                                     lower.data<A>(), d.scale.data<A>(), d.zero_point.data<A>(),
+                                     dw.data<T>(), n, rule<A>()});
     });
   }
 

@@ -96,9 +96,7 @@ struct Term {
   std::shared_ptr<const Factors> factors;
   Spread spread;
   bool multiplies;  // by the factor, else by its inverse
-  Var factor() const {
-    return spread.factors(multiplies ? factors->ratio() : factors->inverse());
-  }
+  Var factor() const { return spread.factors(multiplies ? factors->ratio() : factors->inverse()); }
   bool has_shift() const { return factors->shift().defined(); }
 };
 

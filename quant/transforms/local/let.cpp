@@ -66,7 +66,8 @@ class Let : public Preprocessor {
     notes.push_back(concat(name(), ": factors of the channels at ", places_, " places start at ",
                            least_, " to ", largest_, "; ", shifted_,
                            " of the places are shifted, too; queries and keys have factors in ",
-                           query_key_blocks_, " blocks; other inputs are left alone, as published"));
+                           query_key_blocks_,
+                           " blocks; other inputs are left alone, as published"));
     return notes;
   }
 
@@ -74,15 +75,16 @@ class Let : public Preprocessor {
   ScalingStart start_of(const FoldSite& site, const QueryKeyRows& rows,
                         const InputStatistics& input, const PreprocessContext& context) {
     const std::vector<Linear*>& readers = site.site.consumers;
-    const bool has_queries = std::find(readers.begin(), readers.end(), rows.queries) != readers.end();
+    const bool has_queries =
+        std::find(readers.begin(), readers.end(), rows.queries) != readers.end();
     const Linear* reader = has_queries ? rows.queries : readers.back();
     const std::vector<double> x = site.largest_by_slot(input.abs_max);
-    const std::vector<double> w = site.largest_by_slot(
-        kernels::abs_max_columns(reader->weight.value()).to_vector<double>());
+    const std::vector<double> w =
+        site.largest_by_slot(kernels::abs_max_columns(reader->weight.value()).to_vector<double>());
     ScalingStart start;
     for (size_t c = 0; c < x.size(); ++c) {
-      const double raw = std::pow(std::max(x[c], least), alpha_) /
-                         std::pow(std::max(w[c], least), 1.0 - alpha_);
+      const double raw =
+          std::pow(std::max(x[c], least), alpha_) / std::pow(std::max(w[c], least), 1.0 - alpha_);
       start.scale.push_back(std::max(raw, least));
       least_ = std::min(least_, start.scale.back());
       largest_ = std::max(largest_, start.scale.back());
