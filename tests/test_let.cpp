@@ -282,11 +282,11 @@ void expect_gradients(Transformer& model) {
     for (size_t i = 0; i < at.size(); ++i) {
       const auto value = [&](double step) {
         Doubles x = at;
-        x[i] += step;
+        x[i] += step * std::abs(at[i]);
         variable.value().copy_from(Tensor::from(x, variable.shape()));
         return number_of(block).value().item();
       };
-      const double want = (value(1e-5) - value(-1e-5)) / 2e-5;
+      const double want = (value(1e-5) - value(-1e-5)) / (2e-5 * std::abs(at[i]));
       ASSERT_NEAR(found[i], want, 1e-6 * (1.0 + std::abs(want))) << name << ", " << i;
     }
     variable.value().copy_from(Tensor::from(at, variable.shape()));
@@ -310,7 +310,8 @@ TEST(Let, CastPassesTheGradientInTheOldDtype) {
 }
 
 // W^ = s (clamp(round(w/s) + z) - z) with s and z from the ends of w itself: the gradients equal
-// central differences of the same function in which round(x) is x plus a constant.
+// central differences of the same function in which round(x) is x plus a constant, and what the
+// clamp cuts off stays at its end.
 TEST(Let, GradientOfAFollowingWeightMatchesCentralDifferences) {
   const int64_t out = 5, in = 12;
   for (const bool symmetric : {false, true}) {
@@ -338,6 +339,7 @@ TEST(Let, GradientOfAFollowingWeightMatchesCentralDifferences) {
       const int64_t n = group > 0 ? group : in, groups = out * in / n;
       const auto sigmoid = [](double x) { return 1.0 / (1.0 + std::exp(-x)); };
       Doubles code_error, zero_error;  // round(x) - x
+      Doubles beyond;                  // the end of the grid that cuts a code off, or -1
       const auto value = [&](const Doubles& w, const Doubles& up, const Doubles& low, bool fix) {
         const Doubles weights = c.to_vector<double>();
         double sum = 0.0;
@@ -356,8 +358,12 @@ TEST(Let, GradientOfAFollowingWeightMatchesCentralDifferences) {
           for (int64_t j = g * n; j < (g + 1) * n; ++j) {
             const auto k = static_cast<size_t>(j);
             const double u = w[k] / s;
-            if (fix) code_error.push_back(std::nearbyint(u) - u);
-            const double q = std::clamp(u + code_error[k] + z, 0.0, 7.0);
+            if (fix) {
+              code_error.push_back(std::nearbyint(u) - u);
+              const double code = std::nearbyint(u) + std::nearbyint(z);
+              beyond.push_back(code < 0.0 ? 0.0 : code > 7.0 ? 7.0 : -1.0);
+            }
+            const double q = beyond[k] >= 0.0 ? beyond[k] : u + code_error[k] + z;
             sum += weights[k] * s * (q - z);
           }
         }
