@@ -31,6 +31,40 @@ Var add_row(const Var& x, const Var& b) {
                         });
 }
 
+Var rescale(const Var& x, const Var& row, const Var& column) {
+  const auto value_of = [](const Var& v) { return v.defined() ? v.value() : Tensor(); };
+  const Tensor r = value_of(row), c = value_of(column);
+  return differentiable(
+      kernels::rescale(x.value(), r, c), {&x, &row, &column},
+      [x, r, c, row = row.gradient(), column = column.gradient()](const Tensor& dy) {
+        const kernels::RescaleGradient d =
+            kernels::rescale_backward(x.value(), r, c, dy, row.wanted(), column.wanted());
+        if (row.wanted()) row.accumulate(d.row);
+        if (column.wanted()) column.accumulate(d.column);
+        if (x.requires_grad()) x.accumulate(kernels::rescale(dy, r, c));
+      });
+}
+
+// dy/da = 1 / b, dy/db = -y / b.
+Var div(const Var& a, const Var& b) {
+  const Tensor y = kernels::div(a.value(), b.value());
+  return differentiable(y, {&a, &b},
+                        [a = a.gradient(), b = b.gradient(), y = b.requires_grad() ? y : Tensor(),
+                         divisor = b.value()](const Tensor& dy) {
+                          const Tensor da = kernels::div(dy, divisor);
+                          if (b.wanted()) b.accumulate(kernels::scale(kernels::mul(da, y), -1.0));
+                          if (a.wanted()) a.accumulate(da);
+                        });
+}
+
+Var cast(const Var& x, Dtype dtype) {
+  if (x.dtype() == dtype) return x;
+  return differentiable(kernels::cast(x.value(), dtype), {&x},
+                        [x = x.gradient(), from = x.dtype()](const Tensor& dy) {
+                          x.accumulate(kernels::cast(dy, from));
+                        });
+}
+
 Var reshape(const Var& x, Shape shape) {
   return differentiable(
       x.value().reshape(std::move(shape)), {&x},

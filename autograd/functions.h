@@ -11,6 +11,12 @@ namespace cbq::ag {
 Var add(const Var& a, const Var& b);
 /// x [..., n] + b [n] on every row.
 Var add_row(const Var& x, const Var& b);
+/// row_i x_ij column_j (kernels::rescale); row and column may be undefined.
+Var rescale(const Var& x, const Var& row, const Var& column);
+/// a / b: equal shapes.
+Var div(const Var& a, const Var& b);
+/// x in another dtype; x itself if it has it already.
+Var cast(const Var& x, Dtype dtype);
 /// View with another shape.
 Var reshape(const Var& x, Shape shape);
 /// op(a) op(b) of matrices.

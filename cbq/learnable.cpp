@@ -1,6 +1,7 @@
 #include "cbq/learnable.h"
 
 #include "cbq/stream.h"
+#include "quant/transforms/local/learned_scaling.h"
 
 namespace cbq {
 namespace {
@@ -8,14 +9,15 @@ namespace {
 /// The weight of one linear.
 class LearnedWeight : public Learnable {
  public:
-  LearnedWeight(const std::string& path, WeightQuantizer& quantizer, Tensor weight)
+  /// `weight`: of the linear, whose value may be replaced until freeze().
+  LearnedWeight(const std::string& path, WeightQuantizer& quantizer, Var weight)
       : name_(path + ".weight_quantizer"), quantizer_(quantizer), weight_(std::move(weight)) {}
 
   const std::string& name() const override { return name_; }
   std::vector<LearnedGroup> groups() const override { return quantizer_.groups(); }
   void set_hard(bool hard) override { quantizer_.set_hard(hard); }
   void set_regularizer(const RoundingRegularizer& r) override { quantizer_.set_regularizer(r); }
-  int64_t regularized_weights() const override { return weight_.count(); }
+  int64_t regularized_weights() const override { return weight_.value().count(); }
   State snapshot() const override { return quantizer_.snapshot(); }
   void restore(const State& values) override { quantizer_.restore(values); }
   State state() const override {
@@ -24,13 +26,13 @@ class LearnedWeight : public Learnable {
     return all;
   }
   void freeze() override {
-    if (!quantizer_.hardened()) quantizer_.harden(weight_);
+    if (!quantizer_.hardened()) quantizer_.harden(weight_.value());
   }
 
  private:
   std::string name_;
   WeightQuantizer& quantizer_;
-  Tensor weight_;
+  Var weight_;
 };
 
 /// The range of one linear's input.
@@ -51,16 +53,46 @@ class LearnedInput : public Learnable {
   ActivationQuantizer& quantizer_;
 };
 
+/// The factors of a block's equivalent transformation.
+class LearnedFactors : public Learnable {
+ public:
+  LearnedFactors(const std::string& prefix, LearnedScaling& scaling)
+      : name_(prefix + "let"), scaling_(scaling) {}
+
+  const std::string& name() const override { return name_; }
+  std::vector<LearnedGroup> groups() const override {
+    if (scaling_.folded()) return {};
+    LearnedGroup group{"let", {}};
+    for (const auto& [name, variable] : scaling_.variables()) group.variables.push_back(variable);
+    return {group};
+  }
+  State snapshot() const override { return scaling_.snapshot(); }
+  void restore(const State& values) override { scaling_.restore(values); }
+  void freeze() override { scaling_.fold(); }
+
+ private:
+  std::string name_;
+  LearnedScaling& scaling_;
+};
+
 }  // namespace
 
 std::vector<WindowLearnable> learnables_of(Transformer& model, const Window& window) {
   std::vector<WindowLearnable> all;
+  int64_t block = -1;
   for (const WindowLinear& l : linears_of(model, window)) {
+    // Before the weights of its block: these are frozen as the factors leave them.
+    auto* scaling = dynamic_cast<LearnedScaling*>(model.block(l.block).equivalent.get());
+    if (scaling != nullptr && l.block != block) {
+      all.push_back(
+          {l.block, std::make_unique<LearnedFactors>(model.block_prefix(l.block), *scaling)});
+    }
+    block = l.block;
     QuantizedTransform* q = l.quantizers();
     if (q == nullptr) continue;
     if (q->weight_quantizer) {
       all.push_back({l.block, std::make_unique<LearnedWeight>(l.path, *q->weight_quantizer,
-                                                              l.linear->weight.value())});
+                                                              l.linear->weight)});
     }
     if (q->activation_quantizer) {
       all.push_back({l.block, std::make_unique<LearnedInput>(l.path, *q->activation_quantizer)});

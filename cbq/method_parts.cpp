@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cbq/global_transforms.h"
+#include "quant/grid_scheme.h"
 #include "quant/rounding.h"
 #include "quant/solvers/solver.h"
 #include "quant/transforms/local/preprocessor.h"
@@ -123,7 +124,8 @@ std::vector<SlotSetting> slot_settings(const Settings& settings) {
 std::vector<std::pair<std::string, bool>> components_of(const MethodFile& method) {
   const auto [wbits, abits] = example_bits(method);
   const Settings s = method.at(wbits, abits);
-  bool weights = false, activations = false;
+  bool weights = reconstructs(s) && grid_schemes().make(s.grid)->handles_weight_outliers();
+  bool activations = false;
   for (const auto& transform : global_transforms_of(s)) {
     weights = weights || transform->handles_weight_outliers();
     activations = activations || transform->handles_activation_outliers();

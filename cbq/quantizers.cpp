@@ -96,6 +96,15 @@ void check_layers(Transformer& model, const Settings& settings) {
   check_layer_bits(settings, layers);
 }
 
+void attach_learned_scaling(Transformer& model, const Window& window,
+                            const std::map<int64_t, ScalingStarts>& starts) {
+  for (int64_t b = window.first; b <= window.last(); ++b) {
+    const auto start = starts.find(b);
+    if (start == starts.end() || model.block(b).equivalent) continue;
+    model.block(b).equivalent = std::make_shared<LearnedScaling>(model, b, start->second);
+  }
+}
+
 void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,
                        const Tensor& inputs, const std::map<std::string, double>& clips,
                        const Poll& poll) {
@@ -110,8 +119,9 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
     std::unique_ptr<ActivationQuantizer> activation_quantizer;
     if (config.quantizes()) {
       weight_quantizer = std::make_unique<WeightQuantizer>(
-          l.linear->weight.value(), config, settings.rounding_config(), l.path, settings.seed,
-          static_cast<uint64_t>(l.index));
+          l.linear->current_weight().value(), config, settings.rounding_config(), l.path,
+          settings.seed, static_cast<uint64_t>(l.index));
+      if (l.linear->equivalent) weight_quantizer->follow_weight();
     }
     if (activation.quantizes()) {
       activation_quantizer =
@@ -136,6 +146,8 @@ void remove_quantizers(Transformer& model) {
     if (!model.is_loaded(b)) continue;
     for (const NamedLinear& l : model.block(b).linears()) l.linear->transform = nullptr;
     model.block(b).attention_transform = nullptr;
+    if (model.block(b).equivalent) model.block(b).equivalent->set_active(false);
+    model.block(b).equivalent = nullptr;
   }
 }
 

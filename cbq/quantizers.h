@@ -8,6 +8,7 @@
 
 #include "cbq/settings.h"
 #include "cbq/stream.h"
+#include "quant/transforms/local/learned_scaling.h"
 
 namespace cbq {
 
@@ -28,6 +29,11 @@ WeightConfig weight_config_of(const Transformer& model, const Settings& settings
 void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,
                        const Tensor& inputs, const std::map<std::string, double>& clips = {},
                        const Poll& poll = {});
+
+/// Makes the factors that pre-processing has left for these blocks (by block) learnable, in blocks
+/// that have none yet. To be called before attach_quantizers.
+void attach_learned_scaling(Transformer& model, const Window& window,
+                            const std::map<int64_t, ScalingStarts>& starts);
 
 /// Queries, keys and values of these blocks are quantized per token and head (dynamic ranges, as
 /// OmniQuant does at W4A4); nothing of it is learned.

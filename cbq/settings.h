@@ -59,6 +59,7 @@ struct Settings {
   double rate_clip = 1e-2;
   double rate_zero_point = 1e-2;
   double rate_activation = 1e-3;
+  double rate_let = 5e-3;
   double rate_floor = 0.0;
   double warmup = 0.0;
   // Loss.
@@ -200,6 +201,7 @@ void visit_slotted_settings(S& s, Visit&& visit) {
   visitor("rate_clip", s.rate_clip, "learning rate of the logits of grid clip", reconstruction);
   visitor("rate_zero_point", s.rate_zero_point, "learning rate of learned zero points, in codes", reconstruction);
   visitor("rate_activation", s.rate_activation, "learning rate of activation scales", reconstruction);
+  visitor("rate_let", s.rate_let, "learning rate of the factors that pre-processing let leaves", reconstruction);
   visitor("rate_floor", s.rate_floor, "cosine annealing ends at this fraction of the rates", reconstruction);
   visitor("warmup", s.warmup, "fraction of the steps over which the rates rise", reconstruction);
   slot = SettingSlot::loss;

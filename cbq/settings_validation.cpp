@@ -6,6 +6,8 @@
 #include "cbq/layer_bits.h"
 #include "cbq/setting_values.h"
 #include "cbq/settings.h"
+#include "quant/grid_scheme.h"
+#include "quant/rounding.h"
 #include "quant/solvers/solver.h"
 #include "quant/transforms/local/preprocessor.h"
 
@@ -116,12 +118,35 @@ void validate_reconstruction(const Settings& s) {
   expect_at_least("rate_clip", s.rate_clip, 0.0);
   expect_at_least("rate_zero_point", s.rate_zero_point, 0.0);
   expect_at_least("rate_activation", s.rate_activation, 0.0);
+  expect_at_least("rate_let", s.rate_let, 0.0);
   expect_at_least("l2_weight", s.l2_weight, 0.0);
   expect_at_least("kl_weight", s.kl_weight, 0.0);
   expect_at_least("regularizer", s.regularizer, 0.0);
   expect_at_least("beta_start", s.beta_start, 1.0);
   expect_at_least("beta_end", s.beta_end, 1.0);
   check(s.l2_weight + s.kl_weight > 0.0, "l2_weight and kl_weight: both 0 leave no loss; set one");
+}
+
+/// Factors that are learned change the weights and the inputs of linear layers at every step.
+void validate_learned_factors(const Settings& s) {
+  if (s.reconstruct == "none") return;
+  for (const auto& stage : parse_preprocessors(s.preprocess)) {
+    if (!stage->leaves_factors()) continue;
+    const std::string who = concat("preprocess: '", stage->name(), "' learns factors, ");
+    std::string able;
+    for (const std::string& name : grid_schemes().names()) {
+      if (grid_schemes().make(name)->follows_weight()) able += (able.empty() ? "" : ", ") + name;
+    }
+    check(s.wbits == float_bits || grid_schemes().make(s.grid)->follows_weight(), who, "and grid '",
+          s.grid, "' does not follow a weight that changes; set grid to ", able);
+    check(s.wbits == float_bits || rounding_schemes().make(s.rounding)->gives_weight_gradient(),
+          who, "and rounding '", s.rounding,
+          "' gives no gradient of the weight; set rounding to nearest");
+    check(!s.solves(), who, "and solver '", s.solver,
+          "' would fix the weights; leave the solver out, or set reconstruct to none");
+    check(s.act_dynamic || s.abits == float_bits, who,
+          "and static ranges of activations would not follow; set act_granularity to per_token");
+  }
 }
 
 }  // namespace
@@ -145,6 +170,7 @@ void validate_values(const Settings& settings) {
   validate_preprocess(settings);
   validate_solver(settings);
   validate_reconstruction(settings);
+  validate_learned_factors(settings);
   // An explicit schedule is of one model; this is what can be said without it.
   if (settings.schedule.empty()) sliding_windows(1, settings.window, settings.overlap);
   if (widest_of_schedule(settings.schedule)) schedule_of(settings, 1);

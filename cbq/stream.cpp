@@ -160,12 +160,16 @@ FloatBlocks::FloatBlocks(Transformer& model, const Window& window) {
   for (int64_t b = window.first; b <= window.last(); ++b) {
     Block* block = &model.block(b);
     saved_attention_.emplace_back(block, std::exchange(block->attention_transform, nullptr));
+    if (block->equivalent) block->equivalent->set_active(false);
   }
 }
 
 FloatBlocks::~FloatBlocks() {
   for (auto& [linear, transform] : saved_) linear->transform = transform;
-  for (auto& [block, transform] : saved_attention_) block->attention_transform = transform;
+  for (auto& [block, transform] : saved_attention_) {
+    block->attention_transform = transform;
+    if (block->equivalent) block->equivalent->set_active(true);
+  }
 }
 
 namespace {
@@ -192,7 +196,7 @@ FrozenWeights::FrozenWeights(Transformer& model, const Window& window) {
     std::shared_ptr<LinearTransform> transform = l.linear->transform;
     if (!transform) continue;
     saved_.emplace_back(l.linear, transform);
-    const Var frozen(transform->weight(l.linear->weight).value());
+    const Var frozen(transform->weight(l.linear->current_weight()).value());
     l.linear->transform = std::make_shared<FrozenTransform>(frozen, transform);
   }
 }

@@ -79,7 +79,8 @@ std::vector<WindowLinear> linears_of(Transformer& model, const Window& window);
 /// The linears of `block`, named as those of block `number`: all blocks have the same ones.
 std::vector<WindowLinear> linears_of(const Transformer& model, Block& block, int64_t number);
 
-/// While it lives, nothing in the window's blocks is quantized.
+/// While it lives, nothing in the window's blocks is quantized, and no factor that is being learned
+/// acts.
 class FloatBlocks {
  public:
   FloatBlocks(Transformer& model, const Window& window);

@@ -49,6 +49,12 @@ struct Times {
     return a * b;
   }
 };
+struct Over {
+  template <class A>
+  CBQ_HD static A value(A a, A b) {
+    return a / b;
+  }
+};
 
 template <class T, class Op>
 struct BinaryRow {  // one row of a with the same row b
@@ -129,6 +135,7 @@ Tensor cast(const Tensor& x, Dtype dtype) {
 Tensor add(const Tensor& a, const Tensor& b) { return binary<Plus>("add", a, b); }
 Tensor sub(const Tensor& a, const Tensor& b) { return binary<Minus>("sub", a, b); }
 Tensor mul(const Tensor& a, const Tensor& b) { return binary<Times>("mul", a, b); }
+Tensor div(const Tensor& a, const Tensor& b) { return binary<Over>("div", a, b); }
 
 void add_into(const Tensor& acc, const Tensor& x) {
   check_same("add_into", acc, x);

@@ -20,10 +20,11 @@ namespace cbq::kernels {
 void fill(const Tensor& t, double value);
 /// Copy converted to `dtype` (or the tensor itself if it has it already).
 Tensor cast(const Tensor& x, Dtype dtype);
-/// y = a + b; a - b; a * b, elementwise, equal shapes.
+/// y = a + b; a - b; a * b; a / b, elementwise, equal shapes.
 Tensor add(const Tensor& a, const Tensor& b);
 Tensor sub(const Tensor& a, const Tensor& b);
 Tensor mul(const Tensor& a, const Tensor& b);
+Tensor div(const Tensor& a, const Tensor& b);
 /// acc += x, in place.
 void add_into(const Tensor& acc, const Tensor& x);
 /// y = c x.
@@ -32,6 +33,16 @@ Tensor scale(const Tensor& x, double c);
 Tensor add_row(const Tensor& x, const Tensor& b);
 /// y = x * s, s [n] times every row of x [..., n].
 Tensor mul_row(const Tensor& x, const Tensor& s);
+/// y_ij = row_i x_ij column_j: x [rows, n], row [rows] and column [n] in the accumulation dtype, or
+/// undefined (ones).
+Tensor rescale(const Tensor& x, const Tensor& row, const Tensor& column);
+/// d row_i = sum_j dy_ij x_ij column_j, d column_j = sum_i dy_ij x_ij row_i, in the accumulation
+/// dtype; undefined unless wanted. (dx = rescale(dy, row, column).)
+struct RescaleGradient {
+  Tensor row, column;
+};
+RescaleGradient rescale_backward(const Tensor& x, const Tensor& row, const Tensor& column,
+                                 const Tensor& dy, bool want_row, bool want_column);
 /// y = a / (1 + e^-a) * b: SwiGLU's product of silu(gate) and up.
 Tensor swiglu(const Tensor& gate, const Tensor& up);
 /// {d gate, d up} of swiglu for the output gradient dy.

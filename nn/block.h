@@ -40,6 +40,8 @@ struct ScalingSite {
   std::vector<Linear*> consumers;  // all linears that read this activation
   Var* norm_weight = nullptr;      // producer is a norm: its weight (and bias) are divided ...
   Var* norm_bias = nullptr;
+  /// Where the norm looks for its parameters while factors are learned.
+  std::shared_ptr<const ParameterTransform>* norm_equivalent = nullptr;
   Linear* producer = nullptr;  // ... or a linear: its output rows (and bias) are
   /// Channel c of the consumers' input comes from row `c / (group * head_dim) * head_dim + c %
   /// head_dim` of the producer: several query heads share a key-value head. 1: one to one.
@@ -51,6 +53,21 @@ struct ScalingSite {
   /// Between producer and consumers stands a function with f(a x) = a f(x) for a > 0 only (ReLU).
   bool positive_only = false;
   /// Non-empty: why nothing can be folded here; such a site is reported as skipped.
+  std::string obstacle = {};
+};
+
+/// Which rows of which linears make queries and keys. q k^T stays what it is when a row of the
+/// queries is divided by a factor and the rows of the keys that it meets are multiplied by it:
+/// row (h, i) of query head h meets row (h / (heads / kv_heads), i) of the keys. Where a rotary
+/// embedding comes between, rows i and i + head_dim / 2 of a head need the same factor.
+struct QueryKeyRows {
+  Linear* queries = nullptr;
+  Linear* keys = nullptr;  // the same linear where they are fused
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  /// Rows of a fused projection are [head][part][head_dim].
+  int64_t parts = 1, query_part = 0, key_part = 0;
+  bool rotary = false;
+  /// Non-empty: why no factor can be moved.
   std::string obstacle = {};
 };
 
@@ -75,6 +92,9 @@ class Block : public Module {
   /// The linear that writes the attention's result into the residual stream.
   virtual std::string attention_output_name() const = 0;
   virtual std::vector<ScalingSite> scaling_sites() = 0;
+  virtual QueryKeyRows query_key_rows() {
+    return {.obstacle = "the family does not say which rows make queries and keys"};
+  }
 
   /// Applied to queries, keys and values; none: floating point.
   std::shared_ptr<AttentionTransform> attention_transform;
@@ -82,6 +102,8 @@ class Block : public Module {
   /// of the model: T on rows [head_dim] with T(q) T(k)^T = q k^T, so that the function stays what
   /// it was. none: nothing.
   std::shared_ptr<const StoredTransform> attention_online;
+  /// The equivalent transformation that is, or was, learned in this block; none: there is none.
+  std::shared_ptr<BlockTransform> equivalent;
 
  protected:
   /// Rotary embedding of x [rows, heads * head_dim] at the rows' positions.

@@ -17,7 +17,8 @@ Var Linear::forward(const Var& x) const {
 Var Linear::forward(const Deferred& x) const { return forward_each({this}, x)[0]; }
 
 Var Linear::multiply(const Var& input) const {
-  return ag::linear(input, transform ? transform->weight(weight) : weight, bias);
+  const Var w = current_weight();
+  return ag::linear(input, transform ? transform->weight(w) : w, current_bias());
 }
 
 namespace {

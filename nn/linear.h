@@ -8,6 +8,7 @@
 
 #include "nn/deferred.h"
 #include "nn/module.h"
+#include "nn/parameter_transform.h"
 #include "nn/stored_transform.h"
 
 namespace cbq {
@@ -47,6 +48,9 @@ class Linear : public Module {
   Var forward(const Deferred& x) const;
   /// The same for an input to which `online` and `transform` have been applied already.
   Var multiply(const Var& input) const;
+  /// The weight as `equivalent` makes it, before any quantizer.
+  Var current_weight() const { return equivalent ? equivalent->weight(weight) : weight; }
+  Var current_bias() const { return equivalent ? equivalent->bias(bias, weight) : bias; }
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
 
   int64_t in_features() const { return weight.size(1); }
@@ -57,6 +61,8 @@ class Linear : public Module {
   std::shared_ptr<LinearTransform> transform;  // none: plain floating point
   /// What the input passes first, as a part of the model; none: nothing.
   std::shared_ptr<const StoredTransform> online;
+  /// What the parameters are while an equivalent transformation is learned; none: themselves.
+  std::shared_ptr<const ParameterTransform> equivalent;
 };
 
 namespace detail {

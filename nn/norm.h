@@ -4,6 +4,7 @@
 #include "autograd/functions.h"
 #include "nn/deferred.h"
 #include "nn/module.h"
+#include "nn/parameter_transform.h"
 
 namespace cbq {
 
@@ -14,13 +15,14 @@ class RmsNorm : public Module {
   /// Allocated, not initialized.
   RmsNorm(int64_t width, double epsilon, Dtype dtype, Device device);
   Var forward(const Var& x) const { return deferred(x).value(); }
-  Deferred deferred(const Var& x) const { return Deferred(&ag::rms_norm, x, weight, eps); }
+  Deferred deferred(const Var& x) const;
   /// As forward, for every part of `width` elements of a row by itself: query-key norms.
   Var forward_parts(const Var& x) const;
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
 
   Var weight;  // [width]
   double eps = 1e-6;
+  std::shared_ptr<const ParameterTransform> equivalent;  // as of Linear
 };
 
 /// y = (x - mean) / sqrt(variance + eps) * weight + bias (kernels::layer_norm).
@@ -30,11 +32,12 @@ class LayerNorm : public Module {
   /// `affine` false: neither weight nor bias. Allocated, not initialized.
   LayerNorm(int64_t width, double epsilon, bool affine, Dtype dtype, Device device);
   Var forward(const Var& x) const { return deferred(x).value(); }
-  Deferred deferred(const Var& x) const { return Deferred(&ag::layer_norm, x, weight, bias, eps); }
+  Deferred deferred(const Var& x) const;
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
 
   Var weight, bias;  // [width], or undefined
   double eps = 1e-5;
+  std::shared_ptr<const ParameterTransform> equivalent;
 };
 
 }  // namespace cbq

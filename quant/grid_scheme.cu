@@ -33,6 +33,14 @@ struct MovedZeroPointGradient {
 
 }  // namespace
 
+void GridScheme::follow(const Tensor& /*w*/) {
+  throw std::logic_error(message_of("grid '", name(), "' does not follow a weight"));
+}
+void GridScheme::add_weight_gradient(const Tensor& /*w*/, const std::vector<Tensor>& /*variables*/,
+                                     const GridValues& /*d*/, const Tensor& /*dw*/) const {
+  throw std::logic_error(message_of("grid '", name(), "' does not follow a weight"));
+}
+
 Registry<GridScheme>& grid_schemes() {
   static Registry<GridScheme> registry("grid");
   return registry;

@@ -32,6 +32,9 @@ class GridScheme {
   virtual std::string rate() const { return "scale"; }
   /// True if the zero point depends on the variables.
   virtual bool moves_zero_point() const { return false; }
+  /// True if it learns to leave outliers of the weight outside the range, in tables that compare
+  /// methods.
+  virtual bool handles_weight_outliers() const { return false; }
 
   /// Takes the start: `grid` for the weight `w` [out, in] under `config`. With config.search
   /// min_max this grid spans the range of w; else a search or a solver found it. Returns names and
@@ -47,6 +50,17 @@ class GridScheme {
   /// straight through.
   virtual std::vector<Tensor> gradients(const std::vector<Tensor>& variables, const GridValues& now,
                                         const GridValues& d) const = 0;
+
+  /// True if the grid can be that of a weight which is learned itself: its range moves with the
+  /// weight. Only then may the two functions below be called.
+  virtual bool follows_weight() const { return false; }
+  /// From now on values() and gradients() are those for the weight `w`, shaped like that of
+  /// start(). Launches kernels and nothing else.
+  virtual void follow(const Tensor& w);
+  /// Adds to `dw` what flows back to the weight through its range, where `d` holds dL/dscale and
+  /// dL/dzero_point at these variables.
+  virtual void add_weight_gradient(const Tensor& w, const std::vector<Tensor>& variables,
+                                   const GridValues& d, const Tensor& dw) const;
 };
 
 Registry<GridScheme>& grid_schemes();

@@ -37,6 +37,10 @@ Start start_from_name(const std::string& name) {
 std::vector<std::string> parameterization_names() { return parameterizations; }
 std::vector<std::string> start_names() { return starts; }
 
+Tensor RoundingScheme::weight_gradient(const RoundingPass& /*pass*/, const Tensor& /*dw*/) const {
+  throw std::logic_error(message_of("rounding scheme '", name(), "' gives no weight gradient"));
+}
+
 Registry<RoundingScheme>& rounding_schemes() {
   static Registry<RoundingScheme> registry("rounding scheme");
   return registry;

@@ -104,6 +104,11 @@ class RoundingScheme {
   /// Low rank: no [out, in] temporaries; deterministic.
   virtual RoundingGradients backward(const RoundingPass& pass, const Tensor& dw,
                                      const RoundingRegularizer& regularizer) const = 0;
+  /// dL/dw for a weight that is learned itself, scale and zero point held fixed, straight through
+  /// the rounding: dW^ dr/du inside the clip range, 0 outside. [out, in] in w's dtype. Throws
+  /// std::logic_error unless gives_weight_gradient().
+  virtual Tensor weight_gradient(const RoundingPass& pass, const Tensor& dw) const;
+  virtual bool gives_weight_gradient() const { return false; }
   /// weight * sum(1 - |2h - 1|^beta) on the host; 0 for schemes without it.
   virtual double regularizer(const RoundingPass& pass, const RoundingRegularizer& r) const = 0;
   /// Integer codes of the hard rounding: u8 [out, in].

@@ -10,6 +10,7 @@
 #include "kernels/ops.h"
 #include "quant/rounding_part.h"
 #include "quant/rounding_tuned.h"
+#include "quant/rounding_weight_gradient.h"
 
 namespace cbq {
 
@@ -325,6 +326,20 @@ class RoundingOf : public RoundingScheme {
     detail::dispatch_weight(name(), pass.w.dtype(),
                             [&]<class T>() { gradients = run_backward<T>(pass, dw, regularizer); });
     return gradients;
+  }
+
+  bool gives_weight_gradient() const override { return true; }
+  Tensor weight_gradient(const RoundingPass& pass, const Tensor& dw) const override {
+    detail::check_rounding_pass(name(), pass, Scheme::v_in_weight_units);
+    check_same(Scheme::name, pass.w, dw);
+    Tensor d(pass.w.shape(), pass.w.dtype(), pass.w.device());
+    detail::dispatch_weight(name(), pass.w.dtype(), [&]<class T>() {
+      const auto view = detail::view_of<T>(pass);
+      map_rows(Scheme::name, d.device(), view.out * view.parts(),
+               math::min(view.group, detail::tile),
+               detail::RoundWeightGradient<Scheme, T>{view, dw.data<T>(), d.data<T>()});
+    });
+    return d;
   }
 
   double regularizer(const RoundingPass& pass, const RoundingRegularizer& r) const override {

@@ -154,6 +154,8 @@ RoundingPass WeightQuantizer::pass(const Tensor& w, const GridValues& grid) cons
 
 void WeightQuantizer::start_from(const Tensor& weight, const WeightGrid& grid) {
   check(!packed_, layer_, ": hardened already, so a solver's result comes too late");
+  check(!follows_, layer_,
+        ": the weight is learned itself, so a solver's result would not stay one");
   check_shape(layer_.c_str(), "solver's weight", weight, {out_, in_});
   check_shape(layer_.c_str(), "solver's scale", grid.scale, grid_.scale.shape());
   check_shape(layer_.c_str(), "solver's zero point", grid.zero_point, grid_.zero_point.shape());
@@ -175,24 +177,44 @@ std::vector<std::pair<std::string, Tensor>> WeightQuantizer::solution() const {
           {"solved_zero_point", grid_.zero_point.clone()}};
 }
 
+void WeightQuantizer::follow_weight() {
+  std::string able;
+  for (const std::string& name : grid_schemes().names()) {
+    if (grid_schemes().make(name)->follows_weight()) able += (able.empty() ? "" : ", ") + name;
+  }
+  check(grid_scheme_->follows_weight(), layer_, ": grid '", grid_scheme_->name(),
+        "' cannot follow a weight that is learned itself; take one that can: ", able);
+  check(scheme_->gives_weight_gradient(), layer_, ": rounding scheme '", scheme_->name(),
+        "' gives no gradient of the weight; choose another one, for example nearest");
+  check(!solution_.defined(), layer_,
+        ": a solver's result is fixed, so the weight cannot be learned; leave the solver out");
+  follows_ = true;
+}
+
 Var WeightQuantizer::fake_quant(const Var& w) const {
   if (packed_) return Var(dequantized_);
+  if (follows_) grid_scheme_->follow(w.value());
   const GridValues grid = grid_before_offset();
   RoundingPass now = pass(w.value(), grid);
   const bool grid_learns = any_requires_grad(grid_variables_);
   const Var offset = zero_point_variable_;
   now.wants_zero_point =
-      offset.requires_grad() || (grid_learns && grid_scheme_->moves_zero_point());
-  std::vector<Var> inputs{offset, dense_, a1_, a2_};
+      offset.requires_grad() || ((grid_learns || follows_) && grid_scheme_->moves_zero_point());
+  std::vector<Var> inputs{follows_ ? w : Var(), offset, dense_, a1_, a2_};
   for (const auto& [name, variable] : grid_variables_) inputs.push_back(variable);
   const auto vjp = [=, scheme = scheme_, regularizer = regularizer_, grid_scheme = grid_scheme_,
                     variables = grid_variables_, bits = config_.bits, dense = dense_, a1 = a1_,
-                    a2 = a2_](const std::vector<Tensor>& dy) {
+                    a2 = a2_, weight = inputs.front()](const std::vector<Tensor>& dy) {
     RoundingGradients g = scheme->backward(now, dy[0], regularizer);
     if (offset.defined() && now.wants_zero_point) {
       g.zero_point = moved_zero_point_gradient(grid.zero_point, offset.value(), bits, g.zero_point);
     }
     if (offset.requires_grad()) offset.accumulate(g.zero_point);
+    if (weight.requires_grad()) {
+      const Tensor dw = scheme->weight_gradient(now, dy[0]);
+      grid_scheme->add_weight_gradient(now.w, values_of(variables), {g.scale, g.zero_point}, dw);
+      weight.accumulate(dw);
+    }
     if (grid_learns) {
       const std::vector<Tensor> d =
           grid_scheme->gradients(values_of(variables), grid, {g.scale, g.zero_point});
@@ -234,6 +256,7 @@ double WeightQuantizer::regularizer_value(const Tensor& w) const {
 
 void WeightQuantizer::harden(const Tensor& w) {
   check(!packed_, layer_, ": hardened already");
+  if (follows_) grid_scheme_->follow(w);
   PackedWeight packed;
   packed.bits = config_.bits;
   packed.out = out_;

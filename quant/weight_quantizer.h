@@ -44,7 +44,12 @@ class WeightQuantizer {
   /// harden(). restore() takes it back, together with a snapshot.
   std::vector<std::pair<std::string, Tensor>> solution() const;
 
-  /// W^ for the current variables; differentiable in them, not in w.
+  /// From now on fake_quant() and harden() may be given another weight each time: the grid follows
+  /// it, and fake_quant() is differentiable in w. Throws std::invalid_argument where grid or
+  /// rounding scheme cannot do that, naming what can.
+  void follow_weight();
+
+  /// W^ for the current variables; differentiable in them, and in w after follow_weight().
   Var fake_quant(const Var& w) const;
 
   /// Everything that is learned; empty after harden(). Groups: the grid's (GridScheme::rate),
@@ -105,6 +110,7 @@ class WeightQuantizer {
   Var dense_, a1_, a2_;
   Start start_ = Start::fraction;
   bool hard_ = false;
+  bool follows_ = false;  // the weight is learned itself
   RoundingRegularizer regularizer_;
   std::optional<PackedWeight> packed_;
   Tensor dequantized_;

@@ -39,6 +39,68 @@ OpCase with_row(const char* name, Tensor (*op)(const Tensor&, const Tensor&),
           .bench = {{large, {large[1]}}}};
 }
 
+OpCase div_case() {
+  OpCase op = binary("kernels::div", &kernels::div, &reference::div);
+  op.inputs = {{}, positive};
+  return op;
+}
+
+const std::vector<Shapes> rescaled = {
+    {{3, 37}, {3}, {37}}, {{1, 1}, {1}, {1}}, {{0, 4}, {0}, {4}}, {{131, 513}, {131}, {513}}};
+
+OpCase rescale_case() {
+  return {
+      .name = "kernels::rescale",
+      .sizes = rescaled,
+      .inputs = {{}, accumulated, accumulated},
+      .run = [](const Tensors& in) { return Tensors{kernels::rescale(in[0], in[1], in[2])}; },
+      .expected = [](const Arrays& in) { return Arrays{reference::rescale(in[0], in[1], in[2])}; },
+      .wrong = {{{2, 3}, {3}, {3}}, {{2, 3}, {2}, {2}}, {{3}, {3}, {3}}},
+      .wrong_calls = {[] {
+        kernels::rescale(Tensor({2, 3}, Dtype::bf16), Tensor({2}, Dtype::bf16), Tensor());
+      }},
+      .bench = {{large, {large[0]}, {large[1]}}}};
+}
+
+/// With rows alone, or columns alone.
+OpCase rescale_by_one_case(bool rows) {
+  return {.name = "kernels::rescale",
+          .variant = rows ? "rows" : "columns",
+          .sizes = {rows ? Shapes{{3, 37}, {3}} : Shapes{{3, 37}, {37}}},
+          .inputs = {{}, accumulated},
+          .run =
+              [rows](const Tensors& in) {
+                return Tensors{rows ? kernels::rescale(in[0], in[1], Tensor())
+                                    : kernels::rescale(in[0], Tensor(), in[1])};
+              },
+          .expected =
+              [rows](const Arrays& in) {
+                const Array ones = reference::constant(Array({in[0].size(rows ? 1 : 0)}), 1.0);
+                return Arrays{rows ? reference::rescale(in[0], in[1], ones)
+                                   : reference::rescale(in[0], ones, in[1])};
+              },
+          .wrong = {{{2, 3}, {4}}}};
+}
+
+OpCase rescale_backward_case() {
+  std::vector<Shapes> sizes = rescaled;
+  for (Shapes& shapes : sizes) shapes.push_back(shapes[0]);
+  return {
+      .name = "kernels::rescale_backward",
+      .sizes = sizes,
+      .inputs = {{}, accumulated, accumulated, {}},
+      .large_temporaries = true,
+      .run =
+          [](const Tensors& in) {
+            const auto d = kernels::rescale_backward(in[0], in[1], in[2], in[3], true, true);
+            return Tensors{d.row, d.column};
+          },
+      .expected =
+          [](const Arrays& in) { return reference::rescale_backward(in[0], in[1], in[2], in[3]); },
+      .wrong = {{{2, 3}, {2}, {3}, {3, 2}}, {{2, 3}, {3}, {3}, {2, 3}}},
+      .bench = {{large, {large[0]}, {large[1]}, large}}};
+}
+
 OpCase fill_case() {
   return {.name = "kernels::fill",
           .sizes = alike(1, usual),
@@ -119,8 +181,13 @@ std::vector<OpCase> elementwise_cases() {
           binary("kernels::add", &kernels::add, &reference::add),
           binary("kernels::sub", &kernels::sub, &reference::sub),
           binary("kernels::mul", &kernels::mul, &reference::mul),
+          div_case(),
           add_into_case(),
           scale_case(),
+          rescale_case(),
+          rescale_by_one_case(true),
+          rescale_by_one_case(false),
+          rescale_backward_case(),
           with_row("kernels::add_row", &kernels::add_row, &reference::add_row),
           with_row("kernels::mul_row", &kernels::mul_row, &reference::mul_row),
           binary("kernels::swiglu", &kernels::swiglu, &reference::swiglu),

@@ -40,6 +40,46 @@ OpCase scale_gradient() {
           .wrong_calls = {[] { ag::scale(Var(Tensor({2}, Dtype::i32)), 1.0); }}};
 }
 
+OpCase div_gradient() {
+  OpCase op = binary_gradient("ag::div", &ag::div, &reference::div);
+  op.inputs = {{}, positive};
+  return op;
+}
+
+OpCase rescale_gradient() {
+  return {
+      .name = "ag::rescale",
+      .sizes = {{{3, 7}, {3}, {7}}, {{1, 1}, {1}, {1}}, {{0, 4}, {0}, {4}}, {{70, 9}, {70}, {9}}},
+      .inputs = {{}, accumulated, accumulated},
+      .expected = [](const Arrays& in) { return Arrays{reference::rescale(in[0], in[1], in[2])}; },
+      .apply = [](const Vars& in) { return ag::rescale(in[0], in[1], in[2]); },
+      .wrong = {{{2, 3}, {3}, {3}}}};
+}
+
+/// Of every leaf by itself: the others are undefined or want no gradient.
+OpCase rescale_columns_gradient() {
+  return {.name = "ag::rescale",
+          .variant = "columns",
+          .sizes = {{{3, 7}, {7}}},
+          .inputs = {{}, accumulated},
+          .expected =
+              [](const Arrays& in) {
+                const Array ones = reference::constant(Array({in[0].size(0)}), 1.0);
+                return Arrays{reference::rescale(in[0], ones, in[1])};
+              },
+          .apply = [](const Vars& in) { return ag::rescale(in[0], Var(), in[1]); },
+          .leaves = {1},
+          .wrong = {{{2, 3}, {2}}}};
+}
+
+OpCase cast_gradient() {
+  return {.name = "ag::cast",
+          .sizes = alike(1, {{3, 7}, {1}, {0}}),
+          .expected = [](const Arrays& in) { return in; },
+          .apply = [](const Vars& in) { return ag::cast(in[0], Dtype::f64); },
+          .wrong_calls = {[] { ag::cast(Var(Tensor({2}, Dtype::i32)), Dtype::f32); }}};
+}
+
 OpCase reshape_gradient() {
   return {.name = "ag::reshape",
           .sizes = alike(1, {{2, 6}, {12}}),
@@ -126,6 +166,10 @@ OpCase sum_gradient() {
 std::vector<OpCase> elementwise_gradient_cases() {
   return {binary_gradient("ag::add", &ag::add, &reference::add),
           binary_gradient("ag::mul", &ag::mul, &reference::mul),
+          div_gradient(),
+          rescale_gradient(),
+          rescale_columns_gradient(),
+          cast_gradient(),
           scale_gradient(),
           row_gradient("ag::add_row", &ag::add_row, &reference::add_row),
           reshape_gradient(),

@@ -118,6 +118,8 @@ TEST(Pipeline, ResumedRunEndsInTheSameBytes) {
       {{"preprocess", "smoothquant"}, {"abits", 8}},
       {{"homologous", true}},
       {{"quantize_attention", true}, {"abits", 4}},
+      {{"preprocess", "let"}, {"abits", 4}, {"grid", "clip"}, {"rounding", "nearest"}},
+      {{"preprocess", "let"}, {"abits", 4}, {"grid", "clip"}, {"keep", "last"}},
   };
   for (const nlohmann::json& changes : further) {
     SCOPED_TRACE(changes.dump());

@@ -27,9 +27,10 @@ std::string example_of(const std::string& name) {
 
 TEST(Preprocess, EveryMethodKeepsItsContract) {
   const std::vector<std::string> names = preprocessors().names();
-  for (const char* expected : {"none", "cfp_weight", "cfp_activation", "cfp_weight_activation",
-                               "omse", "percentile", "smoothquant", "outlier_suppression",
-                               "outlier_suppression_plus", "outliers", "awq_scale", "awq_clip"}) {
+  for (const char* expected :
+       {"none", "cfp_weight", "cfp_activation", "cfp_weight_activation", "omse", "percentile",
+        "smoothquant", "outlier_suppression", "outlier_suppression_plus", "outliers", "awq_scale",
+        "awq_clip", "let"}) {
     EXPECT_TRUE(preprocessors().has(expected)) << expected;
   }
   for (const std::string& name : names) {
@@ -88,7 +89,7 @@ TEST(Preprocess, ScalingPreservesTheFunction) {
     for (const char* names :
          {"cfp_activation", "cfp_activation:printed", "smoothquant", "smoothquant:0.8",
           "outlier_suppression", "outlier_suppression_plus", "outliers:3x20", "awq_scale:all_sites",
-          "outliers:3x20+cfp_activation+smoothquant+outlier_suppression"}) {
+          "let", "let:0.75", "outliers:3x20+cfp_activation+smoothquant+outlier_suppression"}) {
       SCOPED_TRACE(concat(names, " kv heads ", kv_heads));
       auto model = model_with_outliers(kv_heads);
       const std::vector<double> before = test::logits_of(*model);

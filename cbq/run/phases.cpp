@@ -34,6 +34,7 @@ int64_t resume(RunContext& run, Preparation& preparation) {
   for (int64_t b = 0; b < state->finished; ++b) {
     run.watch.step(b, state->finished, "restoring the finished blocks");
     preparation.prepare(b + 1);
+    if (run.reconstructs) attach_learned_scaling(model, {b, 1}, preparation.learned_scaling());
     attach_quantizers(model, {b, 1}, run.settings, Tensor());
     restore_quantizer_state(model, {b, 1}, run.folder.load_block(b));
     leave(run, b);
@@ -68,6 +69,9 @@ int64_t resume(RunContext& run, Preparation& preparation) {
 }
 
 void attach(RunContext& run, const Window& window, const Preparation& preparation) {
+  if (run.reconstructs) {
+    attach_learned_scaling(run.model, window, preparation.learned_scaling());
+  }
   attach_quantizers(run.model, window, run.settings, run.stream, preparation.activation_clips(),
                     run.watch.poll_of("preparing a window's quantizers"));
   run.touched = std::max(run.touched, window.last() + 1);

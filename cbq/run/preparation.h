@@ -21,6 +21,10 @@ class Preparation {
   void prepare(int64_t end);
   /// Where learned clip ratios start, by layer path: what pre-processing found.
   const std::map<std::string, double>& activation_clips() const { return context_.activation_clip; }
+  /// Factors that are to be learned, by block, likewise.
+  const std::map<int64_t, ScalingStarts>& learned_scaling() const {
+    return context_.learned_scaling;
+  }
   /// What the window's original blocks make of the quantized stream: [segments, tokens, hidden].
   Tensor original_answer(const Window& window) const;
 

@@ -74,11 +74,20 @@ class BloomBlock : public Block {
             behind_norm("post_attention_layernorm", &up_, post_norm_), down};
   }
 
+  QueryKeyRows query_key_rows() override {
+    QueryKeyRows rows{&qkv_, &qkv_, config_.num_heads, config_.num_heads, config_.head_dim};
+    rows.parts = 3;
+    rows.query_part = 0;
+    rows.key_part = 1;
+    return rows;
+  }
+
  private:
   ScalingSite behind_norm(const std::string& name, Linear* consumer, LayerNorm& norm) const {
     ScalingSite site{name, {consumer}};
     site.norm_weight = &norm.weight;
     site.norm_bias = &norm.bias;
+    site.norm_equivalent = &norm.equivalent;
     if (config_.residual_after_norm) site.obstacle = "the norm's output is also the residual";
     return site;
   }

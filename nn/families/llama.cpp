@@ -70,15 +70,24 @@ class LlamaBlock : public Block {
   std::vector<ScalingSite> scaling_sites() override {
     ScalingSite attention{"input_layernorm", {&q_, &k_, &v_}};
     attention.norm_weight = &input_norm_.weight;
+    attention.norm_equivalent = &input_norm_.equivalent;
     ScalingSite output{"self_attn.v_proj", {&o_}};
     output.producer = &v_;
     output.head_group = config_.num_heads / config_.num_kv_heads;
     output.head_dim = config_.head_dim;
     ScalingSite mlp{"post_attention_layernorm", {&gate_, &up_}};
     mlp.norm_weight = &post_norm_.weight;
+    mlp.norm_equivalent = &post_norm_.equivalent;
     ScalingSite down{"mlp.up_proj", {&down_}};
     down.producer = &up_;
     return {attention, output, mlp, down};
+  }
+
+  QueryKeyRows query_key_rows() override {
+    QueryKeyRows rows{&q_, &k_, config_.num_heads, config_.num_kv_heads, config_.head_dim};
+    rows.rotary = true;
+    if (config_.qk_norm) rows.obstacle = "norms of queries and keys undo every factor";
+    return rows;
   }
 
  private:

@@ -80,6 +80,10 @@ class OptBlock : public Block {
             site_of("final_layer_norm", {&fc1_}, mlp_norm_), down};
   }
 
+  QueryKeyRows query_key_rows() override {
+    return {&q_, &k_, config_.num_heads, config_.num_heads, config_.head_dim};
+  }
+
  private:
   static ScalingSite site_of(const std::string& name, std::vector<Linear*> consumers,
                              LayerNorm& norm) {
@@ -87,6 +91,7 @@ class OptBlock : public Block {
     if (norm.weight.defined()) {
       site.norm_weight = &norm.weight;
       site.norm_bias = &norm.bias;
+      site.norm_equivalent = &norm.equivalent;
     } else {
       site.obstacle = "the norm has no weight";
     }

@@ -98,10 +98,27 @@ struct ClipGrid {
   }
 };
 
+template <class A>
+struct EndGradients {
+  A high, low;
+};
+
 /// With h, l the ends and n = 2^b - 1, asymmetric: s = (h - l) / n, z = round(-l / s), so
 ///   dL/dh = D / n,  dL/dl = -D / n - (dL/dz) / s,  D = dL/ds + (dL/dz) l / s^2;
 /// symmetric: s is a multiple of the longer end, which alone has a gradient. Groups of zeros have
 /// a constant scale: no gradient.
+template <class A>
+CBQ_HD EndGradients<A> end_gradients(const GridRule<A>& rule, A h, A l, A d_scale, A dz) {
+  const A s = rule.range_scale(l, h);
+  if (!(s >= std::numeric_limits<A>::min())) return {A(0), A(0)};
+  if (rule.symmetric) {
+    const A d_reach = d_scale * rule.scale_per_reach();
+    return h >= -l ? EndGradients<A>{d_reach, A(0)} : EndGradients<A>{A(0), -d_reach};
+  }
+  const A total = d_scale + dz * l / (s * s);
+  return {total / rule.largest_code, -total / rule.largest_code - dz / s};
+}
+
 template <class A>
 struct ClipGradient {
   const A* high;
@@ -115,22 +132,50 @@ struct ClipGradient {
   GridRule<A> rule;
   CBQ_HD void operator()(int64_t i) const {
     const A up = math::sigmoid(upper[i]), down = math::sigmoid(lower[i]);
-    const A h = up * high[i], l = down * low[i];
-    const A s = rule.range_scale(l, h);
-    A dh = 0, dl = 0;
-    if (s >= std::numeric_limits<A>::min()) {
-      if (rule.symmetric) {
-        const A d_reach = d_scale[i] * rule.scale_per_reach();
-        (h >= -l ? dh : dl) = h >= -l ? d_reach : -d_reach;
-      } else {
-        const A dz = d_zero_point[i];
-        const A total = d_scale[i] + dz * l / (s * s);
-        dh = total / rule.largest_code;
-        dl = -total / rule.largest_code - dz / s;
-      }
+    const EndGradients<A> d =
+        end_gradients(rule, up * high[i], down * low[i], d_scale[i], d_zero_point[i]);
+    d_upper[i] = d.high * high[i] * up * (A(1) - up);
+    d_lower[i] = d.low * low[i] * down * (A(1) - down);
+  }
+};
+
+/// The ends of a row are its largest and its smallest weight: they share what flows back to the
+/// end, where several are equal.
+template <class T>
+struct ClipWeightGradient {
+  using A = acc_t<T>;
+  const T* w;
+  const A* high;
+  const A* low;
+  const A* upper;
+  const A* lower;
+  const A* d_scale;
+  const A* d_zero_point;
+  T* dw;
+  int64_t n;
+  GridRule<A> rule;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    const A top = high[r], bottom = low[r];
+    const A up = math::sigmoid(upper[r]), down = math::sigmoid(lower[r]);
+    const EndGradients<A> d =
+        end_gradients(rule, up * top, down * bottom, d_scale[r], d_zero_point[r]);
+    const T* x = w + r * n;
+    A at_top = 0, at_bottom = 0;
+#pragma omp simd reduction(+ : at_top, at_bottom)
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      at_top += A(x[j]) == top ? A(1) : A(0);
+      at_bottom += A(x[j]) == bottom ? A(1) : A(0);
     }
-    d_upper[i] = dh * high[i] * up * (A(1) - up);
-    d_lower[i] = dl * low[i] * down * (A(1) - down);
+    at_top = row.sum(at_top);
+    at_bottom = row.sum(at_bottom);
+    const A to_top = top > A(0) ? d.high * up / at_top : A(0);
+    const A to_bottom = bottom < A(0) ? d.low * down / at_bottom : A(0);
+    T* out = dw + r * n;
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      if (A(x[j]) == top) out[j] = T(A(out[j]) + to_top);
+      if (A(x[j]) == bottom) out[j] = T(A(out[j]) + to_bottom);
+    }
   }
 };
 
@@ -142,6 +187,7 @@ class ClippedGrid : public GridScheme {
   }
   std::string rate() const override { return "clip"; }
   bool moves_zero_point() const override { return true; }
+  bool handles_weight_outliers() const override { return true; }
 
   std::vector<std::pair<std::string, Tensor>> start(const Tensor& w, const WeightGrid& grid,
                                                     const WeightConfig& config) override {
@@ -151,12 +197,8 @@ class ClippedGrid : public GridScheme {
     };
     high_ = make();
     low_ = make();
-    const int64_t groups = grid.scale.count(), n = w.count() / groups;
-    dispatch_float(w.dtype(), "clip", [&]<class T>() {
-      using A = acc_t<T>;
-      map_rows("clip", w.device(), groups, n,
-               FindEnds<T>{w.data<T>(), high_.data<A>(), low_.data<A>(), n});
-    });
+    find_ends(w);
+    const int64_t groups = grid.scale.count();
     Tensor upper = make(), lower = make();
     if (config.search == ScaleSearch::min_max) {
       kernels::fill(upper, widest_logit);
@@ -201,7 +243,35 @@ class ClippedGrid : public GridScheme {
     return {d_upper, d_lower};
   }
 
+  bool follows_weight() const override { return true; }
+  void follow(const Tensor& w) override { find_ends(w); }
+
+  void add_weight_gradient(const Tensor& w, const std::vector<Tensor>& variables,
+                           const GridValues& d, const Tensor& dw) const override {
+    const Tensor &upper = variables.at(0), &lower = variables.at(1);
+    check_same("clip", high_, d.scale);
+    check_same("clip", high_, d.zero_point);
+    check_same("clip", w, dw);
+    const int64_t groups = high_.count(), n = w.count() / groups;
+    dispatch_float(w.dtype(), "clip", [&]<class T>() {
+      using A = acc_t<T>;
+      map_rows("clip_weight_gradient", w.device(), groups, n,
+               ClipWeightGradient<T>{w.data<T>(), high_.data<A>(), low_.data<A>(), upper.data<A>(),
+                                     lower.data<A>(), d.scale.data<A>(), d.zero_point.data<A>(),
+                                     dw.data<T>(), n, rule<A>()});
+    });
+  }
+
  private:
+  /// In place: a captured step reads and writes the same memory each time.
+  void find_ends(const Tensor& w) const {
+    const int64_t groups = high_.count(), n = w.count() / groups;
+    dispatch_float(w.dtype(), "clip", [&]<class T>() {
+      using A = acc_t<T>;
+      map_rows("clip", w.device(), groups, n,
+               FindEnds<T>{w.data<T>(), high_.data<A>(), low_.data<A>(), n});
+    });
+  }
   template <class A>
   GridRule<A> rule() const {
     return GridRule<A>(config_.bits, config_.symmetric, config_.form);

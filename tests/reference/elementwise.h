@@ -30,6 +30,29 @@ inline Array sub(const Array& a, const Array& b) {
 inline Array mul(const Array& a, const Array& b) {
   return zip(a, b, [](double u, double v) { return u * v; });
 }
+inline Array div(const Array& a, const Array& b) {
+  return zip(a, b, [](double u, double v) { return u / v; });
+}
+/// row_i x_ij column_j.
+inline Array rescale(const Array& x, const Array& row, const Array& column) {
+  Array y(x.shape);
+  for (int64_t r = 0; r < x.size(0); ++r) {
+    for (int64_t j = 0; j < x.size(1); ++j) y(r, j) = row(r) * x(r, j) * column(j);
+  }
+  return y;
+}
+/// {d row, d column} of rescale.
+inline Arrays rescale_backward(const Array& x, const Array& row, const Array& column,
+                               const Array& dy) {
+  Array d_row({x.size(0)}), d_column({x.size(1)});
+  for (int64_t r = 0; r < x.size(0); ++r) {
+    for (int64_t j = 0; j < x.size(1); ++j) {
+      d_row(r) += dy(r, j) * x(r, j) * column(j);
+      d_column(j) += dy(r, j) * x(r, j) * row(r);
+    }
+  }
+  return {d_row, d_column};
+}
 inline Array add_row(const Array& x, const Array& b) {
   return zip_row(x, b, [](double u, double v) { return u + v; });
 }

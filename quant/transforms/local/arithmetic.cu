@@ -30,6 +30,15 @@ struct MultiplyColumns {
 };
 
 template <class T>
+struct KeepFromZero {
+  T* s;
+  T least;
+  CBQ_HD void operator()(int64_t i) const {
+    if (math::abs(s[i]) < least) s[i] = s[i] < T(0) ? -least : least;
+  }
+};
+
+template <class T>
 struct ClampGroups {
   const T* x;
   T* y;
@@ -156,6 +165,14 @@ Tensor factors_on(const Tensor& x, const std::vector<double>& s) {
 }
 
 }  // namespace
+
+void keep_from_zero(const Tensor& s, double least) {
+  check(least > 0.0, "keep_from_zero: a distance of ", least, "; expected more than 0");
+  const auto run = [&]<class T>() {
+    map("keep_from_zero", s.device(), s.count(), KeepFromZero<T>{s.data<T>(), T(least)});
+  };
+  s.dtype() == Dtype::f64 ? run.template operator()<double>() : run.template operator()<float>();
+}
 
 Tensor divide_rows(const Tensor& x, const std::vector<double>& s) {
   const auto rows = static_cast<int64_t>(s.size());

@@ -15,6 +15,10 @@ Tensor divide_rows(const Tensor& x, const std::vector<double>& s);
 /// y[r, c] = x[r, c] * s_c, x [rows, n].
 Tensor multiply_columns(const Tensor& x, const std::vector<double>& s);
 
+/// In place: what is nearer to 0 than `least` > 0 moves to that distance; 0 itself moves up. f32 or
+/// f64.
+void keep_from_zero(const Tensor& s, double least);
+
 /// The ends of a range per group of consecutive elements, both [groups]; f32, f64 for an f64
 /// tensor.
 struct ClipRange {

@@ -21,6 +21,11 @@ std::vector<std::unique_ptr<Preprocessor>> parse_preprocessors(const std::string
     stages.push_back(preprocessors().make(stage.name));
     stages.back()->configure(stage.arguments);
   }
+  for (size_t i = 0; i + 1 < stages.size(); ++i) {
+    check(!stages[i]->leaves_factors(), "pre-processing '", stages[i]->name(),
+          "' leaves factors to be learned, so it must be the last stage; put '",
+          stages[i + 1]->name(), "' before it");
+  }
   return stages;
 }
 

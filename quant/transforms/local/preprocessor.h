@@ -16,6 +16,7 @@
 #include "nn/transformer.h"
 #include "quant/config.h"
 #include "quant/registry.h"
+#include "quant/transforms/local/learned_scaling.h"
 #include "quant/transforms/local/statistics.h"
 
 namespace cbq {
@@ -35,6 +36,9 @@ struct PreprocessContext {
   /// checkpoint path; layers that are missing start at 1. Whoever makes the quantizers sets their
   /// variable a to log(alpha). Empty unless `activation.quantizes()`.
   std::map<std::string, double> activation_clip;
+  /// Result: factors of an equivalent transformation that are to be learned, by block, and where
+  /// they start. Whoever learns something of the block makes a LearnedScaling of them.
+  std::map<int64_t, ScalingStarts> learned_scaling;
 
   WeightConfig weight_config(const std::string& layer) const {
     return weight_of ? weight_of(layer) : weight;
@@ -51,6 +55,9 @@ class Preprocessor {
   /// What the stage is for, in tables that compare methods: outliers of weights, of activations.
   virtual bool handles_weight_outliers() const { return false; }
   virtual bool handles_activation_outliers() const { return false; }
+  /// True for a stage that leaves factors to be learned (PreprocessContext::learned_scaling). It
+  /// must be the last one: they are about the block as this stage leaves it.
+  virtual bool leaves_factors() const { return false; }
   /// What stands behind the ':' of a stage. Throws std::invalid_argument for what it does not
   /// understand; by default for everything but "".
   virtual void configure(const std::string& arguments);

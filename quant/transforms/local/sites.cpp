@@ -33,13 +33,24 @@ std::vector<double> FoldSite::by_channel(const std::vector<double>& of_slots) co
   return values;
 }
 
-std::vector<double> FoldSite::by_producer_row(const std::vector<double>& of_slots) const {
-  if (site.parts == 1) return of_slots;
-  std::vector<double> values(static_cast<size_t>(site.producer->out_features()), 1.0);
+std::vector<int64_t> FoldSite::slot_of_rows() const {
+  std::vector<int64_t> slots_of(static_cast<size_t>(site.producer->out_features()), -1);
   for (int64_t slot = 0; slot < slots(); ++slot) {
-    const int64_t head = slot / site.head_dim, within = slot % site.head_dim;
-    const int64_t row = (head * site.parts + site.part) * site.head_dim + within;
-    values[static_cast<size_t>(row)] = of_slots[static_cast<size_t>(slot)];
+    int64_t row = slot;
+    if (site.parts > 1) {
+      const int64_t head = slot / site.head_dim, within = slot % site.head_dim;
+      row = (head * site.parts + site.part) * site.head_dim + within;
+    }
+    slots_of[static_cast<size_t>(row)] = slot;
+  }
+  return slots_of;
+}
+
+std::vector<double> FoldSite::by_producer_row(const std::vector<double>& of_slots,
+                                              double other) const {
+  std::vector<double> values;
+  for (const int64_t slot : slot_of_rows()) {
+    values.push_back(slot < 0 ? other : of_slots[static_cast<size_t>(slot)]);
   }
   return values;
 }
@@ -110,6 +121,39 @@ void fold(const FoldSite& site, const std::vector<double>& s) {
   const std::vector<double> per_channel = site.by_channel(s);
   for (Linear* consumer : site.site.consumers) {
     consumer->weight.set_value(multiply_columns(consumer->weight.value(), per_channel));
+  }
+}
+
+bool can_shift(const FoldSite& site) {
+  const bool produced = site.site.norm_weight != nullptr
+                            ? site.site.norm_bias != nullptr && site.site.norm_bias->defined()
+                            : site.site.producer->bias.defined();
+  return produced && !site.site.positive_only &&
+         std::all_of(site.site.consumers.begin(), site.site.consumers.end(),
+                     [](const Linear* reader) { return reader->bias.defined(); });
+}
+
+void fold_shift(const FoldSite& site, const std::vector<double>& z) {
+  check(can_shift(site), site.path, ": a shift needs biases of the producer and of all readers");
+  check(static_cast<int64_t>(z.size()) == site.slots(), site.path, ": ", z.size(), " shifts for ",
+        site.slots(), " channels");
+  for (const double shift : z) {
+    check(std::isfinite(shift), site.path, ": a channel's shift is ", shift);
+  }
+  const auto add = [](Var& bias, const std::vector<double>& by, double sign) {
+    std::vector<double> values = bias.value().to_vector<double>();
+    for (size_t i = 0; i < values.size(); ++i) values[i] += sign * by[i];
+    bias.set_value(Tensor::from(values, bias.shape(), bias.dtype(), bias.device()));
+  };
+  site.site.norm_bias != nullptr
+      ? add(*site.site.norm_bias, z, -1.0)
+      : add(site.site.producer->bias, site.by_producer_row(z, 0.0), -1.0);
+  const std::vector<double> channels = site.by_channel(z);
+  for (Linear* consumer : site.site.consumers) {
+    const Tensor w = consumer->weight.value();
+    const Tensor row = Tensor::from(channels, {1, site.channels()}, w.dtype(), w.device());
+    add(consumer->bias,
+        kernels::matmul(row, kernels::Trans::no, w, kernels::Trans::yes).to_vector<double>(), 1.0);
   }
 }
 

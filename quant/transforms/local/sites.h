@@ -27,8 +27,11 @@ struct FoldSite {
   std::vector<double> largest_by_slot(const std::vector<double>& of_channels) const;
   /// Per channel its slot's value.
   std::vector<double> by_channel(const std::vector<double>& of_slots) const;
-  /// Per row of the producer its slot's value; 1 for rows that produce something else.
-  std::vector<double> by_producer_row(const std::vector<double>& of_slots) const;
+  /// Per row of the producing linear its slot; -1 for rows that produce something else.
+  std::vector<int64_t> slot_of_rows() const;
+  /// Per row of the producer its slot's value; `other` for rows that produce something else.
+  std::vector<double> by_producer_row(const std::vector<double>& of_slots,
+                                      double other = 1.0) const;
 };
 
 /// Places where nothing can be folded: reason -> blocks.
@@ -49,6 +52,13 @@ std::vector<FoldSite> fold_sites(Transformer& model, const std::string& who,
 /// A site promises that its activation is linear in the producer's output (for positive factors,
 /// where it says so), so no more is needed for the function to stay what it was.
 void fold(const FoldSite& site, const std::vector<double>& s);
+
+/// The equivalent transformation with one offset per slot, all finite:
+///   X_c -= z_slot(c)   (from the producer's bias),   b += W z   for all consumers.
+/// The producer and all consumers must have biases (can_shift). Behind attention it holds because
+/// the probabilities of a token add up to 1.
+void fold_shift(const FoldSite& site, const std::vector<double>& z);
+bool can_shift(const FoldSite& site);
 
 /// max over all consumers and their rows of |W[:, c]|, per channel.
 std::vector<double> column_abs_max(const FoldSite& site);
