@@ -86,12 +86,6 @@ class Spread {
   Var mask_, rest_;
 };
 
-std::vector<int64_t> identity(int64_t count) {
-  std::vector<int64_t> slots;
-  for (int64_t i = 0; i < count; ++i) slots.push_back(i);
-  return slots;
-}
-
 struct Term {
   std::shared_ptr<const Factors> factors;
   Spread spread;
