@@ -55,10 +55,10 @@ TEST_F(CliTest, AQuantizedFolderHasEverythingAndNothingElseIsLeft) {
   folder_.write("model/tokenizer.model", "stand-in");
   ASSERT_EQ(cbq(quantize("out/q")).code, 0);
   for (const char* name : {"config.json", "model.safetensors", "tokenizer.model", "recipe.json",
-                           "report.json", "log.txt"}) {
+                           "report.json", "log.txt", "README.md"}) {
     EXPECT_TRUE(fs::exists(folder_ / "out/q" / name)) << name;
   }
-  EXPECT_EQ(listing().size(), before.size() + 1 + 8);  // the tokenizer; out, q and its six files
+  EXPECT_EQ(listing().size(), before.size() + 1 + 9);  // the tokenizer; out, q and its seven files
   const auto recipe = json_of(path("out/q/recipe.json"));
   EXPECT_EQ(recipe["settings"]["wbits"], 2);
   EXPECT_EQ(recipe["calibration"]["segments"], 6);
