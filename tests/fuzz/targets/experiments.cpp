@@ -91,7 +91,9 @@ Cell some_cell() {
 
 void cell_seeds(const fs::path& folder) {
   CellResult result;
-  result.texts = {{3.25, 1000}, {2.5, 900}};
+  TextScore first{3.25, 1000, 0.5, 2.5, 0.75, {600, 400}, {1900, 1350}, {300, 200}, {450, 300}};
+  TextScore second{2.5, 900, 0.25, 1.5, 0.875, {900}, {2250}, {225}, {787}};
+  result.texts = {first, second};
   result.seconds = 12.5;
   result.peak_bytes = 123456789;
   result.windows = 11;
