@@ -154,7 +154,7 @@ PlanOptions AblationOptions::plan() const {
   }
   check(segments >= 1, "--segments ", segments, ": expected at least 1");
   check(segment_length >= 0 && segment_length != 1, "--segment-length ", segment_length,
-        ": expected at least 2");
+        ": expected 0 (the model's context) or at least 2");
   check(epochs >= 1, "--epochs ", epochs, ": expected at least 1");
   check(seeds >= 1, "--seeds ", seeds, ": expected at least 1");
   check(eval_tokens >= 0, "--eval-tokens ", eval_tokens, ": expected at least 0 (0: all)");

@@ -69,6 +69,9 @@ std::vector<int64_t> counts_at(const nlohmann::json& json, const char* name,
   return counts;
 }
 
+/// Of the year 9999: reports print four digits.
+constexpr int64_t last_second = 253402300799;
+
 void check_segments(const TextScore& score, const std::string& what) {
   const size_t segments = score.segment_tokens.size();
   int64_t left = score.tokens;
@@ -83,6 +86,12 @@ void check_segments(const TextScore& score, const std::string& what) {
   for (const size_t size :
        {score.segment_nll.size(), score.segment_kl.size(), score.segment_agreed.size()}) {
     if (size != segments) fail(what, ": values of ", size, " segments; there are ", segments);
+  }
+  for (size_t s = 0; s < segments; ++s) {
+    if (score.segment_agreed[s] > score.segment_tokens[s]) {
+      fail(what, ": segment_agreed: ", score.segment_agreed[s], " of ", score.segment_tokens[s],
+           " tokens");
+    }
   }
 }
 
@@ -142,6 +151,7 @@ CellResult cell_result_from_json(const nlohmann::json& json, const std::string& 
   result.version = json_string(json_at(json, "version", what), "version", what);
   result.device = json_string(json_at(json, "device", what), "device", what);
   result.finished = json_int(json_at(json, "finished", what), "finished", what, 0);
+  if (result.finished > last_second) fail(what, ": finished: ", result.finished, " is no time");
   return result;
 }
 

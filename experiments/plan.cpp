@@ -212,7 +212,11 @@ class Planner {
           row.cells.clear();
           return;
         }
-        row.iterations = row.epochs * steps_of(settings);
+        const int64_t steps = steps_of(settings);
+        check(row.epochs <= std::numeric_limits<int64_t>::max() / std::max<int64_t>(1, steps),
+              "table ", table.key, ", row ", row.spec.name, ": ", row.epochs,
+              " epochs are too many");
+        row.iterations = row.epochs * steps;
         row.cells.back().push_back(cell_of(settings, model_index));
         if (table.kind == TableKind::hours) {
           const int64_t own = of_row.method.at(of_row.wbits, of_row.abits).epochs;
@@ -240,6 +244,7 @@ class Planner {
           static_cast<double>(target.block_weights()) / static_cast<double>(model.block_weights);
     }
     if (settings.reconstruct != "none") {
+      check(settings.epochs > 0, "a table of hours needs epochs above 0 to extrapolate from");
       factor *= static_cast<double>(own_epochs) / static_cast<double>(settings.epochs);
     }
     return factor;

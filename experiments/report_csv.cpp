@@ -48,13 +48,13 @@ void add_text(const TextScore& score, const ReportText& text, CellLines& lines) 
 }
 
 void add_row(const TableReport& report, const ReportRow& row, std::string& out) {
-  size_t cell = 0;
+  const size_t seeds = row.results.empty() ? 0 : row.cells.size() / row.results.size();
   for (size_t g = 0; g < row.results.size(); ++g) {
-    for (size_t seed = 0; seed < row.results[g].size(); ++seed, ++cell) {
+    for (size_t seed = 0; seed < row.results[g].size(); ++seed) {
       const CellResult& result = row.results[g][seed];
       CellLines lines(fmt::format("{},{},{},{}", csv_field(report.spec.key), csv_field(row.bits),
                                   csv_field(row.name), csv_field(report.granularities[g])),
-                      seed, row.cells[cell], out);
+                      seed, row.cells[g * seeds + seed], out);
       for (size_t t = 0; t < result.texts.size() && t < report.texts.size(); ++t) {
         add_text(result.texts[t], report.texts[t], lines);
       }

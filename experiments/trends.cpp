@@ -16,6 +16,11 @@ double relative_variance(const Measured& m) {
   return m.mean == 0.0 ? 0.0 : std::pow(m.spread / m.mean, 2) / m.seeds;
 }
 
+/// Of the data that both rows were scored on, where it is known (accuracies).
+double error_variance(const Measured& m) {
+  return m.mean == 0.0 ? 0.0 : std::pow(m.error / m.mean, 2);
+}
+
 /// Of one seed each.
 double noise_of(const std::string& metric, const Measured& from, const Measured& to) {
   if (from.error == 0.0 || to.error == 0.0) return single_seed_noise(metric);
@@ -75,7 +80,8 @@ TrendStep judge(const std::string& metric, const double* paper_from, const doubl
     step.noise =
         std::min(from.seeds, to.seeds) < 2
             ? noise_of(metric, from, to)
-            : std::max(0.005, 2.0 * std::sqrt(relative_variance(from) + relative_variance(to)));
+            : std::max(0.005, 2.0 * std::sqrt(relative_variance(from) + relative_variance(to) +
+                                              error_variance(from) + error_variance(to)));
   }
   step.ours = sign_of(step.change);
   const bool exact = losses == nullptr && step.noise == 0.0;

@@ -51,7 +51,8 @@ double single_seed_noise(const std::string& metric);
 ///   perplexities: change = losses->mean, noise = half the width of its 95 % interval;
 ///   others: change = ln(to / from), and noise
 ///     with several seeds twice the standard error of the difference,
-///       2 sqrt((sd_from / mean_from)^2 / n_from + (sd_to / mean_to)^2 / n_to), at least 0.005;
+///       2 sqrt((sd_from / mean_from)^2 / n_from + (sd_to / mean_to)^2 / n_to), at least 0.005,
+///       where errors are known (accuracies) with their squares, relative to the means, in the sum;
 ///     with one seed single_seed_noise(), or where both errors are known (accuracies) twice the
 ///       error of the difference of the logarithms.
 /// The verdict is `unresolved` unless |change| > noise. A loss that is infinite in one row alone

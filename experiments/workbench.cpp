@@ -65,6 +65,10 @@ void add_divergence(const PerplexityResult& result, TextScore* score) {
   score->kl_p99 = percentile_99(result.token_kl);
 }
 
+double infinite_for_nan(double x) {
+  return std::isnan(x) ? std::numeric_limits<double>::infinity() : x;
+}
+
 /// Scores `model` on `text` and compares its predictions with those of the original model.
 TextScore score_text(Transformer& model, const TokenSet& text, const OriginalStates& states,
                      const OriginalHead& head, const std::function<void()>& poll) {
@@ -83,6 +87,11 @@ TextScore score_text(Transformer& model, const TokenSet& text, const OriginalSta
     score.segment_tokens.push_back(static_cast<int64_t>(segment.size()) - 1);
   }
   add_divergence(result, &score);
+  // JSON keeps one kind of "not finite", so that a cell reads back as it was.
+  for (double* value : {&score.mean_nll, &score.kl}) *value = infinite_for_nan(*value);
+  for (std::vector<double>* values : {&score.segment_nll, &score.segment_kl}) {
+    for (double& value : *values) value = infinite_for_nan(value);
+  }
   return score;
 }
 

@@ -136,7 +136,7 @@ TEST_F(ExportTest, AModelCardSaysWhatTheFolderIs) {
   char text[32];
   std::snprintf(text, sizeof text, "%.4f", perplexity);
   expect_in(card,
-            {"base_model: model", "quantized_by: cbq", "method", "groups of 8", "cbq quantize",
+            {"base_model: \"model\"", "quantized_by: cbq", "method", "groups of 8", "cbq quantize",
              "--reconstruct none", "--group-size 8", "--export packed", text});
   ASSERT_EQ(cbq(export_to("o", "dense", {"--dtype", "bf16"})).code, 0);
   expect_in(bytes_of(path("o/README.md")),

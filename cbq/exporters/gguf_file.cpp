@@ -1,7 +1,9 @@
 #include "cbq/exporters/gguf_file.h"
 
+#include <algorithm>
 #include <numeric>
 
+#include "cbq/exporters/packed_words.h"
 #include "cbq/quantized_folder.h"
 #include "kernels/ops.h"
 #include "nn/gguf/gguf_config.h"
@@ -86,6 +88,10 @@ void GgufModelFile::add(const std::string& path, const PackedWeight& packed,
   const Tensor codes = unpack_codes(packed.codes.to(Device::cpu()), packed.bits, packed.in);
   const std::vector<float> scale = packed.scale.to_vector<float>();
   const std::vector<uint8_t> zero = packed.zero_point.to_vector<uint8_t>();
+  if (config.symmetric) check_symmetric(packed, path);
+  check(std::all_of(zero.begin(), zero.end(), [&](uint8_t z) { return z < 1 << packed.bits; }),
+        "export: ", path, ": a zero point is larger than the codes; the result is damaged, ",
+        "quantize again");
   const int64_t groups = scale.size() == 1 ? 0 : packed.in / grid.shared;  // 0: one for all rows
   std::vector<int64_t> rows = rows_of(path);
   if (rows.empty()) {

@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <new>
 #include <utility>
 
 #include "kernels/launch/tuned_switch.h"
@@ -51,6 +52,8 @@ Agreement compare(const GuardedKernel& kernel, Device device) {
   const Comparison comparison;
   try {
     found.difference = kernel.difference(device);
+  } catch (const std::bad_alloc&) {
+    throw;  // says nothing of the kernel
   } catch (const std::exception& e) {
     found.difference = std::numeric_limits<double>::quiet_NaN();
     found.error = e.what();

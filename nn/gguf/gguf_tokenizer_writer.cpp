@@ -22,6 +22,8 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t max_bytes = size_t{256} << 20;
+/// More than any tokenizer has. A larger id would make as many placeholders.
+constexpr int64_t most_tokens = int64_t{1} << 20;
 constexpr const char* end_of_text = "<|endoftext|>";
 
 int32_t number_of(PieceType type) { return static_cast<int32_t>(type); }
@@ -32,8 +34,9 @@ class Tokens {
   Tokens(GgufTokenizer& tokenizer, std::string what) : t_(tokenizer), what_(std::move(what)) {}
 
   void put(int64_t id, const std::string& content, PieceType type, float score = 0.0f) {
-    if (id < 0 || id > std::numeric_limits<int32_t>::max()) {
-      fail(what_, ": the token \"", content, "\" has the id ", id);
+    if (id < 0 || id >= most_tokens) {
+      fail(what_, ": the token \"", content, "\" has the id ", id, "; ids from 0 to ",
+           most_tokens - 1, " are read");
     }
     const auto at = static_cast<size_t>(id);
     if (at >= t_.tokens.size()) grow(at + 1);
@@ -147,15 +150,21 @@ GgufTokenizer of_sentencepiece_file(const fs::path& file) {
 
 // ---- BPE over bytes -----------------------------------------------------------------------------
 
-/// Whether "post_processor" puts a token in front of a text.
-bool adds_prefix(const json& processor) {
-  if (!processor.is_object()) return false;
+/// The token that "post_processor" puts in front of a text; empty: none.
+std::string prefix_of(const json& processor) {
+  if (!processor.is_object()) return "";
   if (const auto list = processor.find("processors"); list != processor.end()) {
-    return std::any_of(list->begin(), list->end(), adds_prefix);
+    for (const json& one : *list) {
+      if (std::string found = prefix_of(one); !found.empty()) return found;
+    }
+    return "";
   }
   const auto single = processor.find("single");
-  return single != processor.end() && single->is_array() && !single->empty() &&
-         single->front().contains("SpecialToken");
+  if (single == processor.end() || !single->is_array() || single->empty()) return "";
+  const auto special = single->front().find("SpecialToken");
+  if (special == single->front().end() || !special->is_object()) return "";
+  const auto id = special->find("id");
+  return id != special->end() && id->is_string() ? id->get<std::string>() : "";
 }
 
 void put_merges(const json& merges, GgufTokenizer& t, const std::string& what) {
@@ -197,7 +206,12 @@ GgufTokenizer of_tokenizer_json(const json& root, const fs::path& folder, const 
   put_listed(folder, tokens, t.tokens.size());
   const SpecialTokens special = read_special_tokens(folder);
   put_specials(special, tokens, t);
-  t.adds_bos = adds_prefix(json_find(root, "post_processor", what));
+  // Without an id, a reader would put its own default in front.
+  if (const std::string prefix = prefix_of(json_find(root, "post_processor", what));
+      !prefix.empty()) {
+    if (t.bos < 0) t.bos = tokens.id_of(prefix);
+    t.adds_bos = t.bos >= 0;
+  }
   return t;
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention/fused_attention.h"
 #include "kernels/launch/tuned_guard.h"
 #include "kernels/launch/tuned_switch.h"
 #include "tools/cli/command.h"
@@ -39,12 +40,15 @@ void check_device(const ComputeOptions& compute) {
         "kernels run on NVIDIA GPUs, in a program of the preset cuda.\n");
     return;
   }
+  check(tuned::enabled(), "CBQ_FAST=0: reference kernels run everywhere; unset it to compare");
   const std::vector<Agreement> all = tuned::compare_all(device);
   fmt::print(
       "{}: sizes of errors beside those of the reference kernels' results, on small inputs\n",
       name_of(device));
   print_table(all);
-  if (!tuned::enabled()) fmt::print("CBQ_FAST=0: reference kernels run everywhere\n");
+  if (tuned::attention_form() == tuned::AttentionForm::tiles) {
+    fmt::print("CBQ_ATTENTION=tiles: attention was its reference kernel in both runs\n");
+  }
   const auto differ =
       std::count_if(all.begin(), all.end(), [](const Agreement& found) { return !found.holds(); });
   check(differ == 0, name_of(device), ": ", differ, " of ", all.size(),

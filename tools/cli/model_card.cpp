@@ -46,11 +46,18 @@ json method_values(const Settings& settings) {
   }
 }
 
+/// What a path ends with. The folders in front of it are those of this machine, and a card is read
+/// on others.
+std::string last_part(const std::string& path) {
+  const fs::path whole = fs::absolute(path).lexically_normal();
+  return whole.has_filename() ? whole.filename() : whole.parent_path().filename();
+}
+
 std::string command_of(const json& recipe, const Settings& settings) {
   const json& identity = recipe.at("identity");
   const json& calibration = recipe.at("calibration");
-  std::string command = "cbq quantize " + quoted(text_of(recipe.at("model"))) + " -o FOLDER" +
-                        " --method " + quoted(settings.method);
+  std::string command = "cbq quantize " + quoted(last_part(text_of(recipe.at("model")))) +
+                        " -o FOLDER" + " --method " + quoted(settings.method);
   const auto option = [&](const std::string& name, const std::string& value) {
     command += " --" + dashed(name) + " " + quoted(value);
   };
@@ -67,10 +74,11 @@ std::string command_of(const json& recipe, const Settings& settings) {
     }
   }
   if (calibration.at("protocol") != "none needed") {
-    option("calibration", text_of(calibration.at("source")));
+    option("calibration", last_part(text_of(calibration.at("source"))));
     option("segments", calibration.at("segments").dump());
     option("segment_length", calibration.at("tokens").dump());
   }
+  option("dtype", text_of(recipe.at("dtype")));
   option("export", text_of(identity.at("export_format")));
   const std::string dtype = identity.value("export_dtype", "");
   if (!dtype.empty()) option("export_dtype", dtype);
@@ -148,11 +156,11 @@ void write_model_card(const fs::path& folder, const json& recipe, const json& re
   const fs::path first = folder / card_name;
   std::error_code absent;
   const bool is_taken = fs::exists(fs::symlink_status(first, absent)) && !is_model_card(first);
-  const std::string model = fs::path(text_of(recipe.at("model"))).lexically_normal().filename();
+  const std::string model = last_part(text_of(recipe.at("model")));
   const std::string format = text_of(recipe.at("identity").at("export_format"));
   const std::string bits = fmt::format("W{}A{}", settings.wbits, settings.abits);
   std::string card = "---\n";
-  card += "base_model: " + model + "\nbase_model_relation: quantized\n";
+  card += "base_model: " + json(model).dump() + "\nbase_model_relation: quantized\n";
   card += std::string(mark) + " " + text_of(recipe.at("cbq_version")) + "\n";
   if (is_taken) card += licence_lines(folder);
   card += "tags:\n- quantized\n- cbq\n- " + format + "\n---\n\n";

@@ -28,7 +28,7 @@ struct ClipRange {
 Tensor clamp_groups(const Tensor& x, const ClipRange& range);
 /// Elements of x outside its range.
 int64_t count_outside(const Tensor& x, const ClipRange& range);
-/// The same range for every one of `groups` groups, in the dtype that fits x.
+/// The ranges low[g] to high[g] of the groups g, in the dtype that fits x.
 ClipRange uniform_range(const Tensor& x, const std::vector<double>& low,
                         const std::vector<double>& high);
 
