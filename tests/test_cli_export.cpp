@@ -138,6 +138,15 @@ TEST_F(ExportTest, AModelCardSaysWhatTheFolderIs) {
   expect_in(card,
             {"base_model: \"model\"", "quantized_by: cbq", "method", "groups of 8", "cbq quantize",
              "--reconstruct none", "--group-size 8", "--export packed", text});
+  // A shell completes the name of a folder with a slash. The folders above it are nobody's
+  // business.
+  std::vector<std::string> with_slash = quantize("t", {"--reconstruct", "none"});
+  with_slash[1] += "/";
+  ASSERT_EQ(cbq(with_slash).code, 0);
+  const std::string other = bytes_of(path("t/README.md"));
+  expect_in(other,
+            {"base_model: \"model\"", "# model, W2A16", "cbq quantize model", "--dtype f32"});
+  EXPECT_EQ(other.find(path("")), std::string::npos) << other;
   ASSERT_EQ(cbq(export_to("o", "dense", {"--dtype", "bf16"})).code, 0);
   expect_in(bytes_of(path("o/README.md")),
             {"`dense`", "--export-dtype bf16", "Perplexity was not measured"});

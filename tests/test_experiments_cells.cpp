@@ -165,16 +165,18 @@ TEST(CellStore, CellsWithoutTheScoresOfTheirSegmentsAreComputedAnew) {
     EXPECT_NE(said.find("computed anew"), std::string::npos) << said;
     EXPECT_NE(said.find(field), std::string::npos) << said;
   }
-  const std::pair<const char*, nlohmann::json> wrong[] = {{"segment_nll", {1300.0}},
-                                                          {"segment_nll", 3},
-                                                          {"segment_kl", {1.0, 2.0, 3.0}},
-                                                          {"segment_agreed", {1.0, "x"}},
-                                                          {"segment_agreed", {-1, 3}},
-                                                          {"segment_tokens", {400, 601}},
-                                                          {"segment_tokens", {0, 1000}},
-                                                          {"segment_nll", {"long", 2.0}},
-                                                          {"top1", "most"}};
+  const std::pair<const char*, nlohmann::json> wrong[] = {
+      {"segment_nll", {1300.0}},       {"segment_nll", 3},
+      {"segment_kl", {1.0, 2.0, 3.0}}, {"segment_agreed", {1.0, "x"}},
+      {"segment_agreed", {-1, 3}},     {"segment_agreed", {401, 3}},
+      {"segment_tokens", {400, 601}},  {"segment_tokens", {0, 1000}},
+      {"segment_nll", {"long", 2.0}},  {"top1", "most"}};
   for (const auto& [field, value] : wrong) EXPECT_FALSE(find(field, value)) << field << value;
+  nlohmann::json late = good;  // a time that no report can print
+  late["result"]["finished"] = int64_t{9000000000000000000};
+  folder.write(name, sealed(late).dump());
+  EXPECT_FALSE(store.find(cell, say).has_value());
+  EXPECT_NE(said.find("finished"), std::string::npos) << said;
 }
 
 TEST(CellStore, InfinitePerplexitySurvives) {

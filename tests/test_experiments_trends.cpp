@@ -77,6 +77,12 @@ TEST(Trends, RulesOfMemoryTimeAndEpochs) {
   EXPECT_NEAR(near_step.noise, 2.0 * std::sqrt(0.03 * 0.03 / 3 + 0.04 * 0.04 / 3), 1e-12);
   EXPECT_EQ(near_step.verdict, Verdict::unresolved);
   EXPECT_EQ(judge("time_hours", &twelve, &ten, from, far, false).verdict, Verdict::disagree);
+  // Accuracies of the same 100 questions: seeds that agree do not make their sampling error
+  // smaller.
+  const Measured half = {50.0, 0.0, 2, 5.0}, more = {52.0, 0.0, 2, 5.0};
+  EXPECT_NEAR(judge("piqa_acc", &ten, &twelve, half, more, false).noise,
+              2.0 * std::sqrt(0.1 * 0.1 + 5.0 / 52.0 * 5.0 / 52.0), 1e-12);
+  EXPECT_EQ(judge("piqa_acc", &ten, &twelve, half, more, false).verdict, Verdict::unresolved);
   const Measured exact = {30.0, 0.0, 3}, close = {30.12, 0.0, 3}, apart = {30.3, 0.0, 3};
   EXPECT_EQ(judge("time_hours", &twelve, &ten, exact, close, false).verdict, Verdict::unresolved);
   EXPECT_EQ(judge("time_hours", &twelve, &ten, exact, apart, false).verdict, Verdict::disagree);
