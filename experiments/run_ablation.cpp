@@ -139,11 +139,15 @@ void run(const CLI::App& app, AblationOptions& o) {
   const ModelConfig config = ModelConfig::load(o.model);
   const std::vector<TableSpec> tables =
       o.chosen_tables(all, config.num_layers, app.count("--table") > 0);
-  for (const size_t i : used_models(tables, named, config.model_type)) {
-    if (i > 0) o.require_model(named[i - 1].folder);
-  }
+  for (const NamedModel& model : named) o.require_model(model.folder);
   o.require_texts();
   Progress progress(std::cerr, stderr_is_terminal());
+  const std::set<size_t> used = used_models(tables, named, config.model_type);
+  for (size_t i = 0; i < named.size(); ++i) {
+    if (used.count(i + 1) > 0) continue;
+    progress.line(concat("note: --models ", named[i].name, "=", named[i].folder,
+                         " is not used: no table asked for has this model"));
+  }
   Ablation ablation;
   ablation.output = o.output;
   ablation.version = program_version();
@@ -186,7 +190,11 @@ int main(int argc, char** argv) {
   cbq::let_later_values_win(app);
   app.footer(cbq::environment_help());
   app.set_version_flag("--version", cbq::program_version());
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;  // as cbq: 2 for a wrong command line
+  }
   cbq::catch_interrupts();
   try {
     cbq::check_environment();

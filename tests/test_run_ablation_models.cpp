@@ -150,6 +150,8 @@ TEST_F(AblationModelsTest, RefusesWhatItDoesNotKnow) {
       {{"--models", "gpt2=" + path("large")}, {"gpt2", "LLAMA2-7B", "bloom, llama, opt"}},
       {{"--models", "opt"}, {"NAME=FOLDER"}},
       {{"--table", "14", "--models", "opt=" + path("none")}, {"none/config.json", "--models"}},
+      // A name that the table does not have is no reason to accept a folder that is not there.
+      {{"--table", "2", "--models", "LLAMA2-7B=" + path("none")}, {"none/config.json", "--models"}},
       {{"--tasks", "piqa=" + path("none.jsonl")}, {"piqa", "none.jsonl"}},
       {{"--tasks", "piqa"}, {"piqa", "--task-data"}},
       {{"--tasks", "quiz=" + path("piqa.jsonl")}, {"quiz", "piqa"}},
