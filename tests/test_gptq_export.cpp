@@ -1,5 +1,4 @@
-// The formats "gptq" and "gptq_v2", unpacked by loops that know nothing but the published layout:
-// value i of a stream of b-bit values has the bits [i b, (i + 1) b) of its words, lowest first.
+// The formats "gptq" and "gptq_v2", unpacked by loops (tests/exported_words.h).
 // tools/check_exports.py loads them with other programs.
 #include <gtest/gtest.h>
 
@@ -7,10 +6,9 @@
 
 #include "cbq/exporters/exporter.h"
 #include "cbq/exporters/gptq_tensors.h"
-#include "cbq/methods.h"
-#include "cbq/pipeline.h"
 #include "cbq/quantized_folder.h"
 #include "nn/formats/safetensors.h"
+#include "tests/exported_words.h"
 #include "tests/fixtures.h"
 #include "tests/test_cli_support.h"
 
@@ -18,46 +16,6 @@ namespace cbq::test::test_gptq_export {
 namespace {
 
 using nlohmann::json;
-
-Settings settings_of(const json& changes) {
-  Settings settings = method_settings("cbq", 4, float_bits);
-  settings.reconstruct = "none";
-  settings.scale_type = "f16";
-  // Layers of 48 inputs or outputs, and keys and values of 16, are no multiples of 32.
-  settings.layer_bits = "down_proj=16,up_proj=16,gate_proj=16,k_proj=16,v_proj=16";
-  apply_json(settings, changes);
-  return settings;
-}
-
-std::unique_ptr<Transformer> quantized(const json& changes) {
-  auto model = load_model(fixture("llama"), Dtype::f32, Device::cpu());
-  quantize(*model, {{1, 2, 3, 4}}, settings_of(changes), nullptr, {});
-  return model;
-}
-
-/// Element (row, column) of a matrix of words with so many columns.
-uint32_t word(const std::vector<int32_t>& words, int64_t columns, int64_t row, int64_t column) {
-  return static_cast<uint32_t>(words[static_cast<size_t>(row * columns + column)]);
-}
-
-/// Value i of the stream down a column.
-int down(const std::vector<int32_t>& words, int64_t columns, int64_t column, int64_t i, int bits) {
-  int value = 0;
-  for (int b = 0; b < bits; ++b) {
-    const int64_t at = i * bits + b;
-    value |= static_cast<int>(word(words, columns, at / 32, column) >> (at % 32) & 1u) << b;
-  }
-  return value;
-}
-/// Value i of the stream along a row.
-int along(const std::vector<int32_t>& words, int64_t columns, int64_t row, int64_t i, int bits) {
-  int value = 0;
-  for (int b = 0; b < bits; ++b) {
-    const int64_t at = i * bits + b;
-    value |= static_cast<int>(word(words, columns, row, at / 32) >> (at % 32) & 1u) << b;
-  }
-  return value;
-}
 
 struct Case {
   const char* format;
@@ -71,7 +29,7 @@ TEST_P(GptqExport, HoldsCodesScalesAndZeroPoints) {
   const std::string format = GetParam().format;
   const json changes = json::parse(GetParam().changes);
   const TemporaryFolder folder;
-  const auto model = quantized(changes);
+  const auto model = quantized_for_export(changes);
   export_model(*exporters().make(format), *model, {folder / "g", Dtype::f32, false});
   const json section = json_of(folder / "g/config.json").at("quantization_config");
   EXPECT_EQ(json_of(folder / "g/quantize_config.json"), section);
@@ -130,7 +88,7 @@ INSTANTIATE_TEST_SUITE_P(Grids, GptqExport, ::testing::ValuesIn(cases));
 
 TEST(GptqConfig, LayersThatDifferAreNamed) {
   const TemporaryFolder folder;
-  const auto model = quantized(
+  const auto model = quantized_for_export(
       {{"wbits", 4},
        {"layer_bits", "down_proj=16,up_proj=16,gate_proj=16,k_proj=16,v_proj=16,*.0.*.q_proj=8"}});
   export_model(*exporters().make("gptq_v2"), *model, {folder / "g", Dtype::f32, false});
@@ -145,7 +103,8 @@ TEST(GptqConfig, LayersThatDifferAreNamed) {
 TEST(GptqObstacle, IsFoundBeforeTheRunAndNamesWhatHelps) {
   const auto refused = [](const char* format, const json& changes,
                           std::initializer_list<const char*> parts) {
-    const ExportPlan plan = export_plan(ModelConfig::load(fixture("llama")), settings_of(changes));
+    const ExportPlan plan =
+        export_plan(ModelConfig::load(fixture("llama")), export_settings(changes));
     expect_error<std::invalid_argument>(
         [&] { check_exportable(*exporters().make(format), plan, "--export"); }, parts);
   };

@@ -37,4 +37,25 @@ ExportPlan export_plan(const ModelConfig& config, const Settings& settings) {
   return plan;
 }
 
+std::string coded_obstacle(const ExportPlan& plan) {
+  if (const auto* layer = plan.first_layer([](const PlannedLayer& l) { return l.online != ""; })) {
+    return concat(layer->path, " stands behind an online transform (", layer->online,
+                  "), for which it has no place");
+  }
+  const auto* coded = plan.first_layer([](const PlannedLayer& l) { return l.weight.quantizes(); });
+  return coded == nullptr ? "no layer has codes" : "";
+}
+
+std::string weights_only_obstacle(const ExportPlan& plan, const std::string& what) {
+  if (!plan.quantizes_activations()) return coded_obstacle(plan);
+  return concat("it has no place for ", what, " (with --abits 16 there are none)");
+}
+
+std::string half_scale_obstacle(const PlannedLayer& layer, const std::string& remedy) {
+  const ScaleType type = layer.weight.scale_type;
+  if (!layer.weight.quantizes() || type == ScaleType::f16 || type == ScaleType::e5m6) return "";
+  return concat("its scales are f16, those of ", layer.path, " are ", name_of(type), " (", remedy,
+                ")");
+}
+
 }  // namespace cbq

@@ -49,4 +49,13 @@ struct ExportPlan {
 /// What `quantize` will make of a model with these settings. No weight is read.
 ExportPlan export_plan(const ModelConfig& config, const Settings& settings);
 
+/// Obstacles that several formats have, each a sentence with the setting that takes it away, or "":
+/// an online transform before a layer, or no layer with codes;
+std::string coded_obstacle(const ExportPlan& plan);
+/// the same, and quantizers of activations: `what` the format has no place for;
+std::string weights_only_obstacle(const ExportPlan& plan, const std::string& what);
+/// scales of a layer with codes that are no f16. `remedy` says how to quantize.
+std::string half_scale_obstacle(const PlannedLayer& layer,
+                                const std::string& remedy = "quantize with --scale-type f16");
+
 }  // namespace cbq

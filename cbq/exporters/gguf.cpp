@@ -48,10 +48,9 @@ class GgufExporter final : public Exporter {
 std::string layer_obstacle(const PlannedLayer& layer) {
   const WeightConfig& config = layer.weight;
   if (!config.quantizes()) return "";
-  if (config.scale_type != ScaleType::f16 && config.scale_type != ScaleType::e5m6) {
-    return concat("its scales are f16, those of ", layer.path, " are ", name_of(config.scale_type),
-                  " (quantize with --scale-type f16, or e5m6 for the smaller files of Q4_1)");
-  }
+  const std::string scales = half_scale_obstacle(
+      layer, "quantize with --scale-type f16, or e5m6 for the smaller files of Q4_1");
+  if (!scales.empty()) return scales;
   const GgufGrid grid = gguf_grid_of(config, layer.in);
   const std::string obstacle = gguf_grid_obstacle(grid);
   if (obstacle.empty()) return "";
@@ -64,13 +63,7 @@ std::string layer_obstacle(const PlannedLayer& layer) {
 
 std::string GgufExporter::obstacle(const ExportPlan& plan) const {
   if (std::string obstacle = gguf_model_obstacle(plan); !obstacle.empty()) return obstacle;
-  if (const auto* layer = plan.first_layer([](const PlannedLayer& l) { return l.online != ""; })) {
-    return concat(layer->path, " stands behind an online transform (", layer->online,
-                  "), for which it has no place");
-  }
-  if (!plan.first_layer([](const PlannedLayer& l) { return l.weight.quantizes(); })) {
-    return "no layer has codes";
-  }
+  if (std::string obstacle = coded_obstacle(plan); !obstacle.empty()) return obstacle;
   const auto* layer =
       plan.first_layer([](const PlannedLayer& l) { return layer_obstacle(l) != ""; });
   return layer == nullptr ? "" : layer_obstacle(*layer);

@@ -16,10 +16,7 @@ std::string layer_obstacle(const PlannedLayer& layer, StoredZero stored,
                            const std::string& with_exact_zero) {
   const WeightConfig& config = layer.weight;
   if (!config.quantizes()) return "";
-  if (config.scale_type != ScaleType::f16 && config.scale_type != ScaleType::e5m6) {
-    return concat("its scales are f16, those of ", layer.path, " are ", name_of(config.scale_type),
-                  " (quantize with --scale-type f16)");
-  }
+  if (std::string scales = half_scale_obstacle(layer); !scales.empty()) return scales;
   if (!holds_bits(config.bits)) {
     return concat(layer.path, " has ", config.bits, " bits; it holds 2, 3, 4 and 8");
   }
@@ -39,21 +36,21 @@ std::string layer_obstacle(const PlannedLayer& layer, StoredZero stored,
 
 std::string gptq_obstacle(const ExportPlan& plan, StoredZero stored,
                           const std::string& with_exact_zero) {
-  if (plan.quantizes_activations()) {
-    return "it has no place for quantizers of activations (with --abits 16 there are none)";
-  }
-  if (const auto* layer = plan.first_layer([](const PlannedLayer& l) { return l.online != ""; })) {
-    return concat(layer->path, " stands behind an online transform (", layer->online,
-                  "), for which it has no place");
-  }
-  if (!plan.first_layer([](const PlannedLayer& l) { return l.weight.quantizes(); })) {
-    return "no layer has codes";
-  }
+  const std::string general = weights_only_obstacle(plan, "quantizers of activations");
+  if (!general.empty()) return general;
   for (const PlannedLayer& layer : plan.layers) {
     std::string obstacle = layer_obstacle(layer, stored, with_exact_zero);
     if (!obstacle.empty()) return obstacle;
   }
   return "";
+}
+
+Tensor half_scales(const std::string& path, const PackedWeight& weight) {
+  const Tensor scale = transposed_on_host(scales_per_output(weight));
+  const Tensor half = kernels::cast(scale, Dtype::f16);
+  check(scale.to_vector<float>() == half.to_vector<float>(), "export: ", path,
+        ": a scale is no number of f16; quantize with --scale-type f16");
+  return half;
 }
 
 void add_gptq_layer(const std::string& path, const LayerParts& parts, StoredZero stored,
@@ -62,11 +59,7 @@ void add_gptq_layer(const std::string& path, const LayerParts& parts, StoredZero
   if (parts.weight.symmetric) check_symmetric(p, path);
   tensors[path + ".qweight"] = transposed_on_host(words_of(p.codes, words_for(p.in, p.bits)));
 
-  const Tensor scale = transposed_on_host(scales_per_output(p));
-  const Tensor half = kernels::cast(scale, Dtype::f16);
-  check(scale.to_vector<float>() == half.to_vector<float>(), "export: ", path,
-        ": a scale is no number of f16; quantize with --scale-type f16");
-  tensors[path + ".scales"] = half;
+  tensors[path + ".scales"] = half_scales(path, p);
 
   const Tensor zero = transposed_on_host(zeros_per_output(p)).clone();
   if (stored == StoredZero::minus_one) {
@@ -86,9 +79,27 @@ void add_gptq_layer(const std::string& path, const LayerParts& parts, StoredZero
   tensors[path + ".g_idx"] = index;
 }
 
-GptqGrid gptq_grid_of(const WeightConfig& config) {
+void GptqGrids::add(const std::string& path, const WeightConfig& config) {
   const bool grouped = config.granularity == Granularity::per_group;
-  return {config.bits, grouped ? config.group_size : -1, config.symmetric};
+  const GptqGrid grid{config.bits, grouped ? config.group_size : -1, config.symmetric};
+  layers_[grid].push_back(path);
+}
+
+const GptqGrid& GptqGrids::usual() const {
+  const auto larger = [](const auto& a, const auto& b) {
+    return a.second.size() < b.second.size();
+  };
+  return std::max_element(layers_.begin(), layers_.end(), larger)->first;
+}
+
+std::vector<std::pair<std::string, GptqGrid>> GptqGrids::others() const {
+  std::vector<std::pair<std::string, GptqGrid>> others;
+  const GptqGrid& most = usual();
+  for (const auto& [grid, layers] : layers_) {
+    if (grid == most) continue;
+    for (const std::string& layer : layers) others.emplace_back(layer, grid);
+  }
+  return others;
 }
 
 std::string exact_expression(const std::string& path) {

@@ -11,8 +11,10 @@
 #pragma once
 
 #include <string>
+#include <utility>
+#include <vector>
 
-#include "cbq/exporters/layer_parts.h"
+#include "cbq/exporters/coded_exporter.h"
 
 namespace cbq {
 
@@ -27,6 +29,10 @@ enum class StoredZero {
 std::string gptq_obstacle(const ExportPlan& plan, StoredZero stored,
                           const std::string& with_exact_zero);
 
+/// The scales f16 [groups, out]. Throws std::invalid_argument, naming `path`, for one that is no
+/// f16.
+Tensor half_scales(const std::string& path, const PackedWeight& weight);
+
 /// Adds the tensors of a layer. Throws std::invalid_argument, naming `path`, for a scale that is no
 /// f16 and a zero point that cannot be stored.
 void add_gptq_layer(const std::string& path, const LayerParts& parts, StoredZero stored,
@@ -39,7 +45,19 @@ struct GptqGrid {
   bool symmetric = false;
   auto operator<=>(const GptqGrid&) const = default;
 };
-GptqGrid gptq_grid_of(const WeightConfig& config);
+
+/// The grids of the layers that were written.
+class GptqGrids {
+ public:
+  void add(const std::string& path, const WeightConfig& config);
+  /// The most frequent one.
+  const GptqGrid& usual() const;
+  /// The layers that have another one, with it.
+  std::vector<std::pair<std::string, GptqGrid>> others() const;
+
+ private:
+  std::map<GptqGrid, std::vector<std::string>> layers_;
+};
 
 /// A layer's path as a regular expression that matches it alone.
 std::string exact_expression(const std::string& path);
