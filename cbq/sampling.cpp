@@ -2,8 +2,8 @@
 #include "cbq/sampling.h"
 
 #include <algorithm>
-#include <cmath>
 
+#include "cbq/token_draw.h"
 #include "kernels/formulas/philox.h"
 #include "kernels/launch/parallel_errors.h"
 #include "nn/decoder.h"
@@ -11,28 +11,6 @@
 
 namespace cbq {
 namespace {
-
-/// The id at which the cumulative softmax of `logits` passes `uniform`; sums in f64. `weights` has
-/// room for one number per logit. Throws NonFiniteError where the softmax is not a number.
-int32_t draw(const float* logits, int64_t vocabulary, double uniform, double* weights) {
-  const float top = *std::max_element(logits, logits + vocabulary);
-  double total = 0.0;
-  for (int64_t i = 0; i < vocabulary; ++i) {
-    weights[i] = std::exp(static_cast<double>(logits[i] - top));
-    total += weights[i];
-  }
-  if (!std::isfinite(total)) {  // NaN passes no comparison, so every draw would be the last id
-    throw NonFiniteError(
-        "sampling from the model: its logits hold NaN or infinity; check the model's weights, try "
-        "--dtype f32, or calibrate on text instead");
-  }
-  double left = uniform * total;
-  for (int64_t i = 0; i < vocabulary; ++i) {
-    left -= weights[i];
-    if (left < 0.0) return static_cast<int32_t>(i);
-  }
-  return static_cast<int32_t>(vocabulary - 1);
-}
 
 /// One more token behind each row's logits; row i is segment first + i.
 std::vector<int32_t> draw_each(const Tensor& logits, int64_t first, int64_t position,
@@ -48,7 +26,9 @@ std::vector<int32_t> draw_each(const Tensor& logits, int64_t first, int64_t posi
       const double uniform =
           philox_uniform(seed, static_cast<uint64_t>(first + i), static_cast<uint64_t>(position));
       ids[static_cast<size_t>(i)] =
-          draw(all.data() + i * vocabulary, vocabulary, uniform, weights.data() + i * vocabulary);
+          draw_token(all.data() + i * vocabulary, vocabulary, /*temperature=*/1.0, uniform,
+                     weights.data() + i * vocabulary,
+                     "check the model's weights, try --dtype f32, or calibrate on text instead");
     });
   }
   errors.rethrow();

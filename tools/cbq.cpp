@@ -22,6 +22,7 @@ using namespace cbq::cli;
 constexpr Command commands[] = {
     {"quantize", "Quantize a model by cross-block reconstruction", setup_quantize},
     {"evaluate", "Perplexity and zero-shot tasks of a model, quantized or not", setup_evaluate},
+    {"generate", "Text from a model, quantized or not, beside that of another", setup_generate},
     {"export", "A quantized model to another format", setup_export},
     {"convert", "A GGUF file to a model folder", setup_convert},
     {"inspect", "What is in a model folder, layer by layer", setup_inspect},
@@ -57,8 +58,10 @@ CommandAdvice advice_of(const std::string& command) {
         "blockwise` wrote, one block at a time is in memory",
         ""};
   }
-  if (command == "sample") {
-    return {"a shorter --segment-length and --load blockwise need less memory", ""};
+  if (command == "sample" || command == "generate") {
+    return {command == "sample" ? "a shorter --segment-length and --load blockwise need less memory"
+                                : "fewer --tokens and --load blockwise need less memory",
+            ""};
   }
   if (command == "train") {
     return {

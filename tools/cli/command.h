@@ -29,6 +29,7 @@ struct Command {
 Action setup_train(CLI::App& app);
 Action setup_quantize(CLI::App& app);
 Action setup_evaluate(CLI::App& app);
+Action setup_generate(CLI::App& app);
 Action setup_inspect(CLI::App& app);
 Action setup_tokenize(CLI::App& app);
 Action setup_data(CLI::App& app);
