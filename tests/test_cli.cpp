@@ -334,6 +334,38 @@ TEST_F(CliTextTest, ATokenizerWithFarFewerTokensIsDoubted) {
   }
 }
 
+TEST_F(CliTextTest, TrainMakesAModelOfEachFamily) {
+  const struct {
+    std::string family, architecture, activation_key, activation;
+  } cases[] = {{"opt", "OPTForCausalLM", "activation_function", "relu"},
+               {"qwen3", "Qwen3ForCausalLM", "hidden_act", "silu"}};
+  for (const auto& [family, architecture, key, activation] : cases) {
+    const RunOfCbq run =
+        cbq(train(family, {"--family", family, "--kv-heads", "2", "--steps", "6"}));
+    ASSERT_EQ(run.code, 0) << run.err;
+    const auto config = json_of(path(family + "/config.json"));
+    EXPECT_EQ(config["architectures"][0], architecture);
+    EXPECT_EQ(config["model_type"], family);
+    EXPECT_EQ(config[key], activation);
+  }
+  // BLOOM derives the width of its feed-forward part: an option that says otherwise is an error.
+  const RunOfCbq refused = cbq(train("bloom", {"--family", "bloom", "--kv-heads", "2"}));
+  EXPECT_NE(refused.code, 0);
+  expect_in(refused.err, {"--intermediate 16", "bloom", "64", "leave the option out"});
+  const std::vector<std::string> four_times = {"--family", "bloom", "--kv-heads",     "2",
+                                               "--steps",  "6",     "--intermediate", "64"};
+  const RunOfCbq run = cbq(train("bloom", four_times));
+  ASSERT_EQ(run.code, 0) << run.err;
+  EXPECT_EQ(json_of(path("bloom/config.json"))["model_type"], "bloom");
+  const RunOfCbq shared = cbq(train("shared", {"--family", "opt"}));
+  EXPECT_NE(shared.code, 0);
+  expect_in(shared.err, {"--kv-heads 1", "opt", "each head has its own"});
+  const RunOfCbq unknown = cbq(train("unknown", {"--family", "gptx"}));
+  EXPECT_NE(unknown.code, 0);
+  expect_in(unknown.err,
+            {"unknown model family 'gptx'", "bloom, llama, mistral, opt, qwen2, qwen3"});
+}
+
 TEST_F(CliTextTest, TrainWritesAModelAndScoresIt) {
   const RunOfCbq run = cbq(train("m", {"--tie", "--evaluate", path("b.txt")}));
   ASSERT_EQ(run.code, 0) << run.err;

@@ -1,12 +1,20 @@
 #include "nn/families/family.h"
 
 #include <map>
+#include <nlohmann/json.hpp>
+#include <set>
 
 namespace cbq {
 namespace {
 std::map<std::string, std::shared_ptr<Family>>& families() {
   static std::map<std::string, std::shared_ptr<Family>> all;
   return all;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
 }
 }  // namespace
 
@@ -34,16 +42,40 @@ bool register_family(std::unique_ptr<Family> family) {
 const Family& family_of(const std::string& architecture) {
   const auto found = families().find(architecture);
   if (found != families().end()) return *found->second;
-  std::string known;
-  for (const std::string& name : known_architectures()) known += (known.empty() ? "" : ", ") + name;
-  throw std::invalid_argument(
-      message_of("unknown model architecture '", architecture, "'; known: ", known));
+  throw std::invalid_argument(message_of("unknown model architecture '", architecture,
+                                         "'; known: ", joined(known_architectures())));
 }
 
 std::vector<std::string> known_architectures() {
   std::vector<std::string> names;
   for (const auto& [name, family] : families()) names.push_back(name);
   return names;
+}
+
+std::vector<std::string> known_model_types() {
+  std::set<std::string> types;
+  for (const auto& [name, family] : families()) types.insert(family->model_type());
+  return {types.begin(), types.end()};
+}
+
+std::string architecture_of_type(const std::string& model_type) {
+  for (const auto& [name, family] : families()) {
+    if (family->model_type() == model_type) return family->architectures().front();
+  }
+  throw std::invalid_argument(
+      message_of("unknown model family '", model_type, "'; known: ", joined(known_model_types())));
+}
+
+ModelConfig config_of_family(const std::string& model_type, const ModelConfig& shape) {
+  ModelConfig sized = shape;
+  sized.architecture = architecture_of_type(model_type);
+  sized.model_type = model_type;
+  nlohmann::json fields = sized.to_json();
+  // `shape` does not mean its activation: it is left to the family's default.
+  for (const char* key : {"hidden_act", "activation_function"}) fields.erase(key);
+  ModelConfig config = ModelConfig::from_json(fields, "a new model of the family " + model_type);
+  config.source.clear();
+  return config;
 }
 
 }  // namespace cbq

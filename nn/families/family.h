@@ -50,5 +50,16 @@ bool register_family(std::unique_ptr<Family> family);
 const Family& family_of(const std::string& architecture);
 /// Sorted.
 std::vector<std::string> known_architectures();
+/// The values of Family::model_type, sorted.
+std::vector<std::string> known_model_types();
+/// The first architecture of the family with this model_type. Throws std::invalid_argument with the
+/// known ones when there is none.
+std::string architecture_of_type(const std::string& model_type);
+
+/// The config of a new model of the family `model_type` ("llama", "opt", ...): sizes, context, head
+/// and vocabulary come from `shape`; biases, norms, activation and positions are the family's
+/// defaults. Throws std::invalid_argument for an unknown family (with the known ones), and
+/// std::runtime_error for sizes that the family cannot have.
+ModelConfig config_of_family(const std::string& model_type, const ModelConfig& shape);
 
 }  // namespace cbq

@@ -8,6 +8,7 @@
 #include "cbq/job_identity.h"
 #include "cbq/quantized_folder.h"
 #include "experiments/progress.h"
+#include "nn/families/family.h"
 #include "nn/formats/hash.h"
 #include "nn/formats/json.h"
 #include "nn/formats/output_lock.h"
@@ -26,8 +27,9 @@ namespace {
 
 struct Options {
   std::vector<std::string> texts;
-  std::string tokenizer, output, dtype = "bf16";
+  std::string tokenizer, output, family = "llama", dtype = "bf16";
   ModelConfig shape;
+  bool has_intermediate = false, has_kv_heads = false;  // somebody gave these two
   TrainSettings train;
   EvaluationOptions evaluation;
   ComputeOptions compute;
@@ -102,6 +104,24 @@ void check_identity(const fs::path& folder, const json& identity) {
   write_text_atomically(path, sealed(identity).dump(2) + "\n");
 }
 
+ModelConfig config_of(const Options& o, const Tokenizer& tokenizer) {
+  ModelConfig shape = o.shape;
+  shape.vocab_size = tokenizer.vocab_size();
+  shape.head_dim = shape.num_heads > 0 ? shape.hidden_size / shape.num_heads : 0;
+  shape.bos_token_id = tokenizer.bos_id();
+  shape.eos_token_ids.clear();
+  if (tokenizer.eos_id() >= 0) shape.eos_token_ids = {tokenizer.eos_id()};
+  ModelConfig config = config_of_family(o.family, shape);
+  // Some families derive these two from others of their sizes.
+  check(!o.has_intermediate || config.intermediate_size == shape.intermediate_size,
+        "--intermediate ", shape.intermediate_size, ": with --hidden ", shape.hidden_size,
+        " the family ", o.family, " has ", config.intermediate_size, "; leave the option out");
+  check(!o.has_kv_heads || config.num_kv_heads == shape.num_kv_heads, "--kv-heads ",
+        shape.num_kv_heads, ": in the family ", o.family,
+        " each head has its own keys and values; leave the option out");
+  return config;
+}
+
 TrainHooks hooks_of(const Options& o, Progress& progress) {
   TrainHooks hooks;
   hooks.folder = o.output;
@@ -127,13 +147,7 @@ void train_model(const Options& o) {
   const Device device = o.compute.apply();
   const Dtype save_dtype = weight_dtype("--dtype", o.dtype);
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(o.tokenizer);
-  ModelConfig config = o.shape;
-  config.vocab_size = tokenizer->vocab_size();
-  config.head_dim = config.num_heads > 0 ? config.hidden_size / config.num_heads : 0;
-  config.bos_token_id = tokenizer->bos_id();
-  config.eos_token_ids.clear();
-  if (tokenizer->eos_id() >= 0) config.eos_token_ids = {tokenizer->eos_id()};
-  config.validate();
+  const ModelConfig config = config_of(o, *tokenizer);
   const std::unique_ptr<Transformer> model = make_model(config, Dtype::f32, device);
   const auto evaluation = load_evaluation(o.evaluation, {model->config, o.tokenizer});
   std::string text_key;
@@ -168,13 +182,15 @@ Action setup_train(CLI::App& app) {
                  "model folder to write; with an unfinished run in it, that run goes on")
       ->required();
   const auto option = [&app](const char* name, auto& value, const char* help) {
-    app.add_option(name, value, help)->capture_default_str();
+    return app.add_option(name, value, help)->capture_default_str();
   };
+  option("--family", o->family, "llama, mistral, qwen2, qwen3, opt, bloom");
   option("--layers", o->shape.num_layers, "blocks");
   option("--hidden", o->shape.hidden_size, "width");
-  option("--intermediate", o->shape.intermediate_size, "width of the feed-forward part");
+  const auto* intermediate =
+      option("--intermediate", o->shape.intermediate_size, "width of the feed-forward part");
   option("--heads", o->shape.num_heads, "attention heads");
-  option("--kv-heads", o->shape.num_kv_heads, "heads of keys and values");
+  const auto* kv_heads = option("--kv-heads", o->shape.num_kv_heads, "heads of keys and values");
   option("--context", o->shape.max_position_embeddings, "longest text in tokens");
   app.add_flag("--tie", o->shape.tie_word_embeddings, "one matrix for embedding and head");
   option("--steps", o->train.steps, "optimizer steps");
@@ -194,7 +210,11 @@ Action setup_train(CLI::App& app) {
       "Every step needs all blocks, forward and backward, so there is no --load blockwise here:\n"
       "parameters, gradients and the optimizer's two moments stay in memory (16 bytes per\n"
       "parameter), and beside them the activations of --batch x --tokens tokens.");
-  return [o] { train_model(*o); };
+  return [o, intermediate, kv_heads] {
+    o->has_intermediate = intermediate->count() > 0;
+    o->has_kv_heads = kv_heads->count() > 0;
+    train_model(*o);
+  };
 }
 
 }  // namespace cbq::cli
