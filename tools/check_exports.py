@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Exported folders beside the Python packages that they are made for.
 
-    tools/check_exports.py --cbq build/cpu/bin/cbq [--model FOLDER ...] [--formats compressed-tensors gguf gptq] [--run]
+    tools/check_exports.py --cbq build/cpu/bin/cbq [--model FOLDER ...] [--formats FORMAT ...] [--run]
 
-Formats gguf and gptq: tools/exports_gguf.py and tools/exports_gptq.py say what is compared, and which packages that needs.
+Formats: compressed-tensors (the default), gguf, gptq, auto_round, awq. tools/exports_gguf.py and tools/exports_gptq.py (the last three)
+say what is compared, and which packages that needs.
 Compressed-tensors: for every model (default: fixtures of LLaMA, OPT and BLOOM) and grid, `cbq quantize` makes a packed result, and `cbq export`
 writes it as dense (the reference: s (q - z), in f32) and as compressed-tensors. Then
 
@@ -122,11 +123,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cbq", required=True)
     root = pathlib.Path(__file__).resolve().parent.parent
-    parser.add_argument("--model", nargs="*", type=pathlib.Path, help="default: fixtures, and models/embedded for gguf and gptq")
-    parser.add_argument("--formats", nargs="*", choices=["compressed-tensors", "gguf", "gptq"], default=["compressed-tensors"])
+    parser.add_argument("--model", nargs="*", type=pathlib.Path, help="default: fixtures; models/embedded for all formats but compressed-tensors")
+    parser.add_argument("--formats", nargs="*", choices=["compressed-tensors", "gguf", "gptq", "auto_round", "awq"], default=["compressed-tensors"])
     parser.add_argument("--tolerance", type=float, default=1e-6, help="of logits, relative to the largest one")
-    parser.add_argument("--run", action="store_true", help="gguf, gptq: load the files with llama.cpp and GPTQModel, too")
-    parser.add_argument("--tolerance-gptq", type=float, default=1e-4, help="of logits of GPTQModel, likewise")
+    parser.add_argument("--run", action="store_true", help="all but compressed-tensors: load the files with llama.cpp, GPTQModel, transformers, too")
+    parser.add_argument("--tolerance-gptq", type=float, default=1e-4, help="of logits of GPTQModel and auto-round, likewise")
     parser.add_argument("--perplexity", type=float, default=0.005, help="largest relative difference of llama.cpp's")
     parser.add_argument("--text", type=pathlib.Path, help="that llama.cpp is scored on (needs h5py)")
     parser.add_argument("--tokenizer", type=pathlib.Path, default=root / "models/embedded")
@@ -139,12 +140,14 @@ def main():
             options.model = given or [root / "tests/fixtures/models" / family for family in ("llama", "opt", "bloom")]
             check_compressed_tensors(options)
             continue
-        import exports_gguf
-        import exports_gptq
-        checked = {"gguf": exports_gguf, "gptq": exports_gptq}[name]
-        fixtures = [] if options.run or name == "gptq" else [root / "tests/fixtures/models" / family
-                                                             for family in ("llama", "mistral", "qwen2", "qwen3")]
-        checked.check(options.cbq, run, given or fixtures + [root / "models/embedded"], options)
+        if name == "gguf":
+            import exports_gguf
+            fixtures = [] if options.run else [root / "tests/fixtures/models" / family
+                                               for family in ("llama", "mistral", "qwen2", "qwen3")]
+            exports_gguf.check(options.cbq, run, given or fixtures + [root / "models/embedded"], options)
+        else:
+            import exports_gptq
+            exports_gptq.check(options.cbq, run, given or [root / "models/embedded"], options, name)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""GPTQ folders unpacked by their published layout and, where asked for, loaded by GPTQModel (for tools/check_exports.py).
+"""Folders of GPTQ's kin unpacked by their published layouts and, where asked for, loaded by other programs (for tools/check_exports.py).
 
-Every grid is written as gptq_v2 (symmetric ones as gptq, too) and as dense, the reference. The tensors are unpacked here with
-NumPy; s (q - z) must be the dense folder's weights, bit for bit. With --run the package gptqmodel loads the folder with its
-kernel in PyTorch; it multiplies in its own precision, so that logits are compared within --tolerance-gptq.
+"gptq" (formats gptq_v2 and, of symmetric grids, gptq), "auto_round" and "awq": every grid is written in the format and as dense, the
+reference. The tensors are unpacked here with NumPy; s (q - z) must be the dense folder's weights, bit for bit. With --run another
+program loads the folder: GPTQModel with its kernel in PyTorch (gptq, gptq_v2, awq), transformers with the package auto-round
+(auto_round). They multiply in their own precision, so that logits are compared within --tolerance-gptq.
 """
 import json
 import pathlib
+import re
 import tempfile
 
 import numpy
@@ -17,6 +19,15 @@ SCALES = ["--scale-type", "f16"]
 GRIDS = [["--wbits", str(bits)] + more + SCALES
          for bits in (2, 3, 4, 8)
          for more in ([], ["--symmetric"], ["--group-size", "32"], ["--group-size", "32", "--symmetric"])]
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def formats_of(name, grid):
+    if name == "gptq":
+        return ["gptq_v2"] + (["gptq"] if "--symmetric" in grid else [])
+    if name == "awq" and grid[1] != "4":
+        return []
+    return [name]
 
 
 def unpacked(words, bits):
@@ -26,13 +37,35 @@ def unpacked(words, bits):
     return (stream << numpy.arange(bits, dtype=numpy.uint32)).sum(-1).astype(numpy.int64)
 
 
+def unpacked_awq(words):
+    """Nibble i of a word, the lowest first, belongs to output AWQ_ORDER[i] of its eight."""
+    nibbles = unpacked(words, 4).reshape(*words.shape, 8)
+    values = numpy.empty_like(nibbles)
+    values[..., AWQ_ORDER] = nibbles
+    return values.reshape(*words.shape[:-1], -1)
+
+
 def bits_of(section, layer):
-    """The layer's bits: "dynamic" names those that differ."""
-    import re
+    """The layer's bits, where others differ from the most frequent ones."""
     for rule, changes in section.get("dynamic", {}).items():
         if rule.startswith("+:") and re.match(rule[2:], layer):
             return changes["bits"]
-    return section["bits"]
+    return section.get("extra_config", {}).get(layer, section)["bits"]
+
+
+def weight_of(section, tensors, layer):
+    """The layer's weight [out, in] in f32, from its codes."""
+    scales = tensors[layer + ".scales"].astype(numpy.float32)
+    words, zero_words = tensors[layer + ".qweight"], tensors[layer + ".qzeros"]
+    if section["quant_method"] == "awq":
+        codes, zeros = unpacked_awq(words).T, unpacked_awq(zero_words)
+    else:
+        bits = bits_of(section, layer)
+        codes = unpacked(words.T, bits)
+        zeros = unpacked(zero_words, bits) + (section.get("checkpoint_format") == "gptq")
+    inputs = codes.shape[1]
+    index = tensors.get(layer + ".g_idx", numpy.arange(inputs) // (inputs // scales.shape[0]))
+    return (scales[index].T * (codes - zeros[index].T).astype(numpy.float32)).astype(numpy.float32)
 
 
 def check_folder(exported, dense):
@@ -40,58 +73,63 @@ def check_folder(exported, dense):
     tensors, reference = load_file(exported / "model.safetensors"), load_file(dense / "model.safetensors")
     layers = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
     for layer in layers:
-        bits, scales = bits_of(section, layer), tensors[layer + ".scales"].astype(numpy.float32)
-        codes = unpacked(tensors[layer + ".qweight"].T, bits)
-        zeros = unpacked(tensors[layer + ".qzeros"], bits) + (section["checkpoint_format"] == "gptq")
-        index = tensors[layer + ".g_idx"]
-        weight = scales[index].T * (codes - zeros[index].T).astype(numpy.float32)
-        expected = reference[layer + ".weight"]
-        if weight.shape != expected.shape or weight.astype(numpy.float32).tobytes() != expected.tobytes():
+        weight, expected = weight_of(section, tensors, layer), reference[layer + ".weight"]
+        if weight.shape != expected.shape or weight.tobytes() != expected.tobytes():
             raise SystemExit(f"{exported}: {layer}: the unpacked weight is not the dense one")
     for name, tensor in tensors.items():
         if name in reference and tensor.tobytes() != reference[name].tobytes():
             raise SystemExit(f"{exported}: {name} is not that of the dense folder")
-    stored = sum(tensors[layer + name].nbytes for layer in layers for name in (".qweight", ".qzeros", ".scales", ".g_idx"))
+    parts = (".qweight", ".qzeros", ".scales", ".g_idx")
+    stored = sum(tensors[layer + part].nbytes for layer in layers for part in parts if layer + part in tensors)
     return len(layers), 8 * stored / sum(reference[layer + ".weight"].size for layer in layers)
 
 
-def logits_of(folder, ids, quantized):
+def model_of(folder, format):
     import torch
-    if quantized:
+    if format in ("gptq", "gptq_v2", "awq"):
         from gptqmodel import BACKEND, GPTQModel
-        model = GPTQModel.load(str(folder), backend=BACKEND.TORCH, device="cpu", dtype=torch.float32)
-        model = model.model
-    else:
-        import transformers
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        backend = BACKEND.TORCH_AWQ if format == "awq" and hasattr(BACKEND, "TORCH_AWQ") else BACKEND.TORCH
+        return GPTQModel.load(str(folder), backend=backend, device="cpu", dtype=torch.float32).model
+    import transformers
+    if format == "auto_round":
+        import auto_round  # noqa: F401: registers its quantizer
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu")
+
+
+def logits_of(folder, ids, format):
+    import torch
+    model = model_of(folder, format)
     with torch.inference_mode():
         return model.eval()(ids).logits.float()
 
 
-def check(cbq, run, models, options):
+def difference_of_logits(place, format):
+    import torch
+    ids = torch.arange(2 * 16).reshape(2, 16) % 30
+    expected, found = logits_of(place / "dense", ids, "dense"), logits_of(place / format, ids, format)
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def check(cbq, run, models, options, name="gptq"):
     worst = 0.0
     for model in models:
         config = json.loads((model / "config.json").read_text())
         if config["model_type"] not in ("llama", "mistral", "qwen2", "qwen3"):
             continue
         for grid in GRIDS:
-            for format in ["gptq_v2"] + (["gptq"] if "--symmetric" in grid else []):
+            for format in formats_of(name, grid):
                 with tempfile.TemporaryDirectory() as place:
                     place = pathlib.Path(place)
                     run(cbq, "quantize", model, "-o", place / "q", "--reconstruct", "none", "--device", "cpu", *grid)
-                    for name in ("dense", format):
-                        run(cbq, "export", place / "q", "--format", name, "-o", place / name, "--device", "cpu")
+                    for written in ("dense", format):
+                        run(cbq, "export", place / "q", "--format", written, "-o", place / written, "--device", "cpu")
                     layers, bits = check_folder(place / format, place / "dense")
                     line = (f"{format} {model.name} {' '.join(grid)}: {layers} layers equal, {bits:.3f} bits per weight "
                             f"(least: {least_bits(place / 'q'):.3f})")
                     if options.run:
-                        import torch
-                        ids = torch.arange(2 * 16).reshape(2, 16) % 30
-                        expected = logits_of(place / "dense", ids, False)
-                        found = logits_of(place / format, ids, True)
-                        difference = ((found - expected).abs().max() / expected.abs().max()).item()
+                        difference = difference_of_logits(place, format)
                         worst = max(worst, difference)
-                        line += f", logits of gptqmodel differ by {difference:.2g}"
+                        line += f", logits of the other program differ by {difference:.2g}"
                     print(line, flush=True)
     if worst > options.tolerance_gptq:
         raise SystemExit(f"logits differ by {worst:.2g}, more than {options.tolerance_gptq:g}")
