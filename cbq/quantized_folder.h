@@ -6,11 +6,12 @@
 //                      that was not in memory as a whole):
 //                      <layer>.codes u8, <layer>.scale f32, <layer>.zero_point u8
 //                      (quant/bit_packed.h); <layer>.input_clip, <layer>.input_range f32 where
-//                      inputs are quantized; <layer>.online_* f32 where an online transform stands
-//                      before a layer (format 2), <block>.attention.online_* f32 where one stands
-//                      before the products of attention (format 3); every other parameter in the
-//                      checkpoint's half type where that holds its values without a loss, else in
-//                      f32
+//                      inputs are quantized, <layer>.input_clusters f32, the channels of each,
+//                      where clusters of channels have ranges; <layer>.online_* f32 where an online
+//                      transform stands before a layer (format 2), <block>.attention.online_* f32
+//                      where one stands before the products of attention (format 3); every other
+//                      parameter in the checkpoint's half type where that holds its values without
+//                      a loss, else in f32
 //
 // A loaded model computes bit for bit what the model did that was saved.
 #pragma once

@@ -1,5 +1,6 @@
 // open_quantized, load_quantized: a quantized folder -> Transformer (cbq/quantized_folder.h).
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <utility>
 
@@ -70,6 +71,13 @@ struct WeightLayout {
   Shape codes, groups;
 };
 
+/// The same of a quantized input.
+struct InputLayout {
+  ActivationConfig config;
+  int64_t clusters = 0;  // 0: one range
+  Shape ranges() const { return clusters > 0 ? Shape{clusters, 2} : Shape{2}; }
+};
+
 class FolderReader : public BlockSource {
  public:
   FolderReader(const fs::path& folder, Dtype dtype, Device device)
@@ -127,9 +135,8 @@ class FolderReader : public BlockSource {
   /// config.json's part `part` ("weight" or "input") of a layer; null where it has none.
   const json& section_of(const std::string& layer, const char* part) const;
   WeightLayout layout_of(const std::string& layer, const Linear& linear, const json& section) const;
-  ActivationConfig input_config(const std::string& layer, const json& section) const {
-    return activation_from_json(section, where_ + ", inputs of layer " + layer);
-  }
+  /// Of a layer of so many inputs.
+  InputLayout input_layout(const std::string& layer, const json& section, int64_t width) const;
   void check_block(Block& block, const std::string& prefix) const;
   /// The record of a block's online transform of queries and keys; null where it has none.
   const json& attention_online_of(const std::string& prefix) const;
@@ -142,7 +149,7 @@ class FolderReader : public BlockSource {
                                                        const json& section) const;
   Tensor read_weight(const std::string& layer, WeightLayout& layout) const;
   std::unique_ptr<ActivationQuantizer> read_input(const std::string& layer,
-                                                  const ActivationConfig& config) const;
+                                                  const InputLayout& layout, int64_t width) const;
 
   std::string where_;
   json config_;
@@ -202,9 +209,14 @@ void FolderReader::check_block(Block& block, const std::string& prefix) const {
       from_codes.insert(layer + ".weight");
     }
     if (const json& section = section_of(layer, "input"); !section.is_null()) {
-      const ActivationConfig config = input_config(layer, section);
+      const InputLayout layout = input_layout(layer, section, named.linear->in_features());
       check_entry(checkpoint_, layer + ".input_clip", {1}, {Dtype::f32});
-      if (!config.dynamic) check_entry(checkpoint_, layer + ".input_range", {2}, {Dtype::f32});
+      if (!layout.config.dynamic) {
+        check_entry(checkpoint_, layer + ".input_range", layout.ranges(), {Dtype::f32});
+      }
+      if (layout.clusters > 0) {
+        check_entry(checkpoint_, layer + ".input_clusters", {layout.clusters}, {Dtype::f32});
+      }
     }
     if (const json& section = section_of(layer, "online"); !section.is_null()) {
       check_online(layer, section, named.linear->in_features());
@@ -289,7 +301,7 @@ ExportPlan FolderReader::plan(Transformer& model) const {
         layer.weight = layout_of(layer.path, *named.linear, section).config;
       }
       if (const json& section = section_of(layer.path, "input"); !section.is_null()) {
-        layer.input = input_config(layer.path, section);
+        layer.input = input_layout(layer.path, section, layer.in).config;
       }
       if (const json& section = section_of(layer.path, "online"); !section.is_null()) {
         layer.online = json_string(json_at(section, "kind", where_), "kind", where_);
@@ -319,7 +331,8 @@ void FolderReader::fill(Block& block, const std::string& prefix) const {
     }
     std::unique_ptr<ActivationQuantizer> activation;
     if (const json& section = section_of(layer, "input"); !section.is_null()) {
-      activation = read_input(layer, input_config(layer, section));
+      const int64_t width = named.linear->in_features();
+      activation = read_input(layer, input_layout(layer, section, width), width);
     }
     if (const json& section = section_of(layer, "online"); !section.is_null()) {
       named.linear->online = read_online(layer, section, named.linear->in_features());
@@ -348,12 +361,42 @@ Tensor FolderReader::read_weight(const std::string& layer, WeightLayout& layout)
   return dequantize(packed, dtype_, device_);
 }
 
-std::unique_ptr<ActivationQuantizer> FolderReader::read_input(
-    const std::string& layer, const ActivationConfig& config) const {
-  auto quantizer = std::make_unique<ActivationQuantizer>(config, device_, layer);
+InputLayout FolderReader::input_layout(const std::string& layer, const json& section,
+                                       int64_t width) const {
+  const std::string what = where_ + ", inputs of layer " + layer;
+  InputLayout layout{activation_from_json(section, what)};
+  if (const json& clusters = json_find(section, "clusters", what); !clusters.is_null()) {
+    layout.clusters = json_int(clusters, "clusters", what, 1, width);
+    if (layout.config.granularity != Granularity::per_cluster) {
+      fail(what, ": clusters have ranges with granularity per_cluster, and it is ",
+           layout.config.granularity);
+    }
+  }
+  return layout;
+}
+
+std::unique_ptr<ActivationQuantizer> FolderReader::read_input(const std::string& layer,
+                                                              const InputLayout& layout,
+                                                              int64_t width) const {
+  auto quantizer = std::make_unique<ActivationQuantizer>(layout.config, device_, layer);
   std::vector<std::pair<std::string, Tensor>> values;
   values.emplace_back("clip", checkpoint_.load(layer + ".input_clip", device_));
-  if (!config.dynamic) values.emplace_back("range", checkpoint_.load(layer + ".input_range"));
+  if (!layout.config.dynamic) {
+    values.emplace_back("range", checkpoint_.load(layer + ".input_range"));
+  }
+  if (layout.clusters > 0) {
+    values.emplace_back("clusters", checkpoint_.load(layer + ".input_clusters"));
+    double channels = 0.0;
+    bool counts = true;
+    for (const double size : values.back().second.to_vector<double>()) {
+      counts = counts && size >= 1.0 && size == std::floor(size);
+      channels += size;
+    }
+    if (!counts || channels != static_cast<double>(width)) {
+      fail(where_, ", inputs of layer ", layer, ": the clusters do not make up the ", width,
+           " channels; the file is damaged, quantize again");
+    }
+  }
   quantizer->restore(values);
   for (Var& variable : quantizer->variables()) variable.set_requires_grad(false);
   return quantizer;

@@ -40,6 +40,24 @@ void observe_inputs(Transformer& model, const Window& window,
   run_blocks(model, window, inputs, poll);
 }
 
+std::unique_ptr<ActivationQuantizer> make_activation_quantizer(const ActivationConfig& config,
+                                                               Device device,
+                                                               const std::string& layer,
+                                                               const ActivationStarts& starts) {
+  std::vector<int64_t> clusters;
+  if (const auto found = starts.clusters.find(layer);
+      found != starts.clusters.end() && config.granularity == Granularity::per_cluster) {
+    clusters = found->second;
+  }
+  auto quantizer =
+      std::make_unique<ActivationQuantizer>(config, device, layer, std::move(clusters));
+  if (const auto clip = starts.clips.find(layer); clip != starts.clips.end()) {
+    const auto a = static_cast<float>(std::log(clip->second));
+    quantizer->restore({{"clip", Tensor::from<float>({a}, {1})}});
+  }
+  return quantizer;
+}
+
 /// Every token's part of a head is one row of its own.
 class QuantizedAttention : public AttentionTransform {
  public:
@@ -106,8 +124,7 @@ void attach_learned_scaling(Transformer& model, const Window& window,
 }
 
 void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,
-                       const Tensor& inputs, const std::map<std::string, double>& clips,
-                       const Poll& poll) {
+                       const Tensor& inputs, const ActivationStarts& starts, const Poll& poll) {
   const ActivationConfig activation = settings.activation_config();
   if (settings.quantize_attention) attach_attention_quantizers(model, window, activation);
   std::vector<std::pair<Linear*, ActivationQuantizer*>> fresh;
@@ -124,12 +141,7 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
       if (l.linear->equivalent) weight_quantizer->follow_weight();
     }
     if (activation.quantizes()) {
-      activation_quantizer =
-          std::make_unique<ActivationQuantizer>(activation, model.device(), l.path);
-      if (const auto clip = clips.find(l.path); clip != clips.end()) {
-        const auto a = static_cast<float>(std::log(clip->second));
-        activation_quantizer->restore({{"clip", Tensor::from<float>({a}, {1})}});
-      }
+      activation_quantizer = make_activation_quantizer(activation, model.device(), l.path, starts);
       fresh.emplace_back(l.linear, activation_quantizer.get());
     }
     if (!weight_quantizer && !activation_quantizer) continue;

@@ -20,14 +20,20 @@ void check_layers(Transformer& model, const Settings& settings);
 WeightConfig weight_config_of(const Transformer& model, const Settings& settings,
                               const WindowLinear& layer);
 
+/// What pre-processing found for the quantizers of inputs, by layer path.
+struct ActivationStarts {
+  std::map<std::string, double> clips = {};  // where clip ratios start; 1 for all others
+  std::map<std::string, std::vector<int64_t>> clusters =
+      {};  // channels of each; one for all others
+};
+
 /// Gives quantizers to those linears of the window that have none yet. Static activation
 /// quantizers observe `inputs` [segments, tokens, hidden], run through the blocks in floating
 /// point (nothing when undefined: a state that is restored next has their ranges).
-/// `clips`: where learned clip ratios start, by layer path; 1 for all others. With
-/// quantize_attention the blocks get their AttentionTransform, too. Throws for NaN
-/// in a weight, naming the layer. `poll` is called before every layer and every forward pass.
+/// With quantize_attention the blocks get their AttentionTransform, too. Throws for NaN in a
+/// weight, naming the layer. `poll` is called before every layer and every forward pass.
 void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,
-                       const Tensor& inputs, const std::map<std::string, double>& clips = {},
+                       const Tensor& inputs, const ActivationStarts& starts = {},
                        const Poll& poll = {});
 
 /// Makes the factors that pre-processing has left for these blocks (by block) learnable, in blocks

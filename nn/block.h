@@ -52,6 +52,10 @@ struct ScalingSite {
   int64_t parts = 1, part = 0;
   /// Between producer and consumers stands a function with f(a x) = a f(x) for a > 0 only (ReLU).
   bool positive_only = false;
+  /// Linears whose output row c alone makes channel c, one to one through elementwise functions
+  /// (gate and up of SwiGLU): what a permutation of the channels permutes, also where no factor
+  /// passes. Empty: the producer alone, if there is one.
+  std::vector<Linear*> row_writers = {};
   /// Non-empty: why nothing can be folded here; such a site is reported as skipped.
   std::string obstacle = {};
 };

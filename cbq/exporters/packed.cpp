@@ -112,6 +112,9 @@ NamedTensors PackedExporter::block_tensors(int64_t block) {
     }
     if (parts.activation) {
       layers_[l.path]["input"] = activation_json(parts.activation->config());
+      if (const size_t clusters = parts.activation->clusters().size(); clusters > 0) {
+        layers_[l.path]["input"]["clusters"] = clusters;
+      }
       for (const auto& [name, tensor] : parts.activation->snapshot()) {
         tensors[l.path + ".input_" + name] = kernels::cast(tensor, Dtype::f32);
       }
