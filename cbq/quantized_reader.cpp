@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "cbq/quantized_attention.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
@@ -102,11 +103,19 @@ class FolderReader : public BlockSource {
     if (const json& attention = json_find(section, "attention", where_); !attention.is_null()) {
       attention_ = activation_from_json(attention, where_ + ", attention");
     }
+    attention_clusters_ = json_find(section, "attention_clusters", where_);
+    if (!attention_clusters_.is_null() && !attention_clusters_.is_object()) {
+      fail(where_, ": \"attention_clusters\" must be an object");
+    }
     attention_online_ = json_find(section, "attention_online", where_);
     if (!attention_online_.is_null() && !attention_online_.is_object()) {
       fail(where_, ": \"attention_online\" must be an object");
     }
     if (!attention_online_.is_null()) head_dim_ = model_config().head_dim;
+    if (attention_clusters_.is_null()) return;
+    const ModelConfig model = model_config();
+    query_width_ = model.num_heads * model.head_dim;
+    key_width_ = model.num_kv_heads * model.head_dim;
   }
 
   /// Transformer::transforms of the model that was saved.
@@ -138,6 +147,12 @@ class FolderReader : public BlockSource {
   /// Of a layer of so many inputs.
   InputLayout input_layout(const std::string& layer, const json& section, int64_t width) const;
   void check_block(Block& block, const std::string& prefix) const;
+  /// How many clusters of channels an operand of a block's attention has; 0: none.
+  int64_t attention_clusters_of(const std::string& prefix, AttentionOperand operand) const;
+  int64_t attention_width(AttentionOperand operand) const {
+    return operand == AttentionOperand::queries ? query_width_ : key_width_;
+  }
+  void read_attention(Block& block, const std::string& prefix) const;
   /// The record of a block's online transform of queries and keys; null where it has none.
   const json& attention_online_of(const std::string& prefix) const;
   /// The online transform at `path`, which is applied to rows of `width`: its tensors are compared
@@ -150,6 +165,9 @@ class FolderReader : public BlockSource {
   Tensor read_weight(const std::string& layer, WeightLayout& layout) const;
   std::unique_ptr<ActivationQuantizer> read_input(const std::string& layer,
                                                   const InputLayout& layout, int64_t width) const;
+  /// Throws std::runtime_error, naming `what`, unless the sizes of clusters make up so many
+  /// channels.
+  void check_clusters(const Tensor& sizes, int64_t width, const std::string& what) const;
 
   std::string where_;
   json config_;
@@ -158,9 +176,10 @@ class FolderReader : public BlockSource {
   Device device_;
   json layers_;
   std::vector<std::string> transforms_;
-  std::optional<ActivationConfig> attention_;  // none: attention computes in floating point
-  json attention_online_;                      // by path of the attention; or null
-  int64_t head_dim_ = 0;                       // where there is attention_online_
+  std::optional<ActivationConfig> attention_;   // none: attention computes in floating point
+  json attention_clusters_, attention_online_;  // by path of the attention; or null
+  int64_t head_dim_ = 0;                        // where there is attention_online_
+  int64_t query_width_ = 0, key_width_ = 0;     // where there are attention_clusters_
 };
 
 const json& FolderReader::section_of(const std::string& layer, const char* part) const {
@@ -222,6 +241,13 @@ void FolderReader::check_block(Block& block, const std::string& prefix) const {
       check_online(layer, section, named.linear->in_features());
     }
   }
+  for (const AttentionOperand operand : attention_operands) {
+    const int64_t clusters = attention_clusters_of(prefix, operand);
+    if (clusters == 0) continue;
+    const std::string path = attention_path(prefix, operand);
+    check_entry(checkpoint_, path + ".range", {clusters, 2}, {Dtype::f32});
+    check_entry(checkpoint_, path + ".clusters", {clusters}, {Dtype::f32});
+  }
   if (const json& section = attention_online_of(prefix); !section.is_null()) {
     check_online(attention_path(prefix), section, head_dim_);
   }
@@ -267,10 +293,12 @@ void FolderReader::check_headers(Transformer& model) const {
       known.insert(model.block_prefix(b) + named.name);
     attentions.insert(attention_path(model.block_prefix(b)));
   }
-  for (const auto& [name, record] : attention_online_.items()) {
-    if (!attentions.contains(name)) {
-      fail(where_, ": \"attention_online\" speaks of \"", name,
-           "\", which the model does not have");
+  for (const auto& [key, section] : {std::pair{"attention_online", &attention_online_},
+                                     {"attention_clusters", &attention_clusters_}}) {
+    for (const auto& [name, record] : section->items()) {
+      if (!attentions.contains(name)) {
+        fail(where_, ": \"", key, "\" speaks of \"", name, "\", which the model does not have");
+      }
     }
   }
   for (const auto& [name, layer] : layers_.items()) {
@@ -346,7 +374,34 @@ void FolderReader::fill(Block& block, const std::string& prefix) const {
   if (const json& section = attention_online_of(prefix); !section.is_null()) {
     block.attention_online = read_online(attention_path(prefix), section, head_dim_);
   }
-  if (attention_) attach_attention_quantizer(block, prefix, device_, *attention_);
+  if (attention_) read_attention(block, prefix);
+}
+
+int64_t FolderReader::attention_clusters_of(const std::string& prefix,
+                                            AttentionOperand operand) const {
+  const auto at = attention_clusters_.find(attention_path(prefix));
+  if (at == attention_clusters_.end()) return 0;
+  const json& clusters = json_find(*at, name_of(operand), where_);
+  if (clusters.is_null()) return 0;
+  if (!attention_ || attention_->granularity != Granularity::per_cluster) {
+    fail(where_, ": \"attention_clusters\" without ranges of attention per cluster");
+  }
+  return json_int(clusters, attention_path(prefix, operand), where_, 1, 1 << 20);
+}
+
+void FolderReader::read_attention(Block& block, const std::string& prefix) const {
+  auto attention = std::make_shared<QuantizedAttention>(*attention_, device_, prefix);
+  std::vector<std::pair<std::string, Tensor>> state;
+  for (const AttentionOperand operand : attention_operands) {
+    if (attention_clusters_of(prefix, operand) == 0) continue;
+    for (const char* part : {".range", ".clusters"}) {
+      state.emplace_back(concat(name_of(operand), part),
+                         checkpoint_.load(attention_path(prefix, operand) + part));
+    }
+    check_clusters(state.back().second, attention_width(operand), attention_path(prefix, operand));
+  }
+  attention->restore(state);
+  block.attention_transform = std::move(attention);
 }
 
 Tensor FolderReader::read_weight(const std::string& layer, WeightLayout& layout) const {
@@ -375,6 +430,20 @@ InputLayout FolderReader::input_layout(const std::string& layer, const json& sec
   return layout;
 }
 
+void FolderReader::check_clusters(const Tensor& sizes, int64_t width,
+                                  const std::string& what) const {
+  double channels = 0.0;
+  bool counts = true;
+  for (const double size : sizes.to_vector<double>()) {
+    counts = counts && size >= 1.0 && size == std::floor(size);
+    channels += size;
+  }
+  if (!counts || channels != static_cast<double>(width)) {
+    fail(where_, ", ", what, ": the clusters do not make up the ", width,
+         " channels; the file is damaged, quantize again");
+  }
+}
+
 std::unique_ptr<ActivationQuantizer> FolderReader::read_input(const std::string& layer,
                                                               const InputLayout& layout,
                                                               int64_t width) const {
@@ -386,16 +455,7 @@ std::unique_ptr<ActivationQuantizer> FolderReader::read_input(const std::string&
   }
   if (layout.clusters > 0) {
     values.emplace_back("clusters", checkpoint_.load(layer + ".input_clusters"));
-    double channels = 0.0;
-    bool counts = true;
-    for (const double size : values.back().second.to_vector<double>()) {
-      counts = counts && size >= 1.0 && size == std::floor(size);
-      channels += size;
-    }
-    if (!counts || channels != static_cast<double>(width)) {
-      fail(where_, ", inputs of layer ", layer, ": the clusters do not make up the ", width,
-           " channels; the file is damaged, quantize again");
-    }
+    check_clusters(values.back().second, width, "inputs of layer " + layer);
   }
   quantizer->restore(values);
   for (Var& variable : quantizer->variables()) variable.set_requires_grad(false);

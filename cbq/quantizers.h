@@ -41,13 +41,11 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
 void attach_learned_scaling(Transformer& model, const Window& window,
                             const std::map<int64_t, ScalingStarts>& starts);
 
-/// Queries, keys and values of these blocks are quantized per token and head (dynamic ranges, as
-/// OmniQuant does at W4A4); nothing of it is learned.
-void attach_attention_quantizers(Transformer& model, const Window& window,
-                                 const ActivationConfig& config);
-/// The same for one block at `prefix`.
+/// Queries, keys and values of the block at `prefix` are quantized (cbq/quantized_attention.h), if
+/// they are not yet; clusters of those that have some in `starts`.
 void attach_attention_quantizer(Block& block, const std::string& prefix, Device device,
-                                const ActivationConfig& config);
+                                const ActivationConfig& config,
+                                const ActivationStarts& starts = {});
 /// Of the block's attention quantizer; none if its attention computes in floating point.
 std::optional<ActivationConfig> attention_config_of(const Block& block);
 

@@ -163,7 +163,7 @@ void visit_slotted_settings(S& s, Visit&& visit) {
   visitor("act_symmetric", s.act_symmetric, "symmetric activation grid", grid);
   visitor("act_granularity", s.act_granularity, "activations that share a scale: per_token (dynamic), per_tensor (static), per_cluster (static, of the clusters of channels that pre-processing reorder makes)", grid);
   visitor("act_dynamic", s.act_dynamic, "activation ranges from the token at hand; false: from calibration, as per_tensor and per_cluster need", grid);
-  visitor("quantize_attention", s.quantize_attention, "queries, keys and values at abits too, per token and head", grid);
+  visitor("quantize_attention", s.quantize_attention, "queries, keys and values at abits too, per token and head (where pre-processing has made clusters of them, and with act_granularity per_cluster, static)", grid);
   slot = SettingSlot::bits;
   visitor("layer_bits", s.layer_bits, "bits by layer name, 'down_proj=4,*.0.self_attn.*=8'; first match wins", bits);
   visitor("fc2_first_last_bits", s.fc2_first_last_bits, "bits of FC2 in the first and last block (CBQ*: 4); 0: wbits", bits);

@@ -75,14 +75,25 @@ struct QueryKeyRows {
   std::string obstacle = {};
 };
 
+/// What enters the products of attention: queries and keys behind the rotary embedding, and values.
+enum class AttentionOperand { queries, keys, values };
+inline constexpr AttentionOperand attention_operands[] = {
+    AttentionOperand::queries, AttentionOperand::keys, AttentionOperand::values};
+/// "queries", ...
+const char* name_of(AttentionOperand operand);
+/// Under which the attention of a block, and one of its operands, are known beside its linears:
+/// "model.layers.0.attention", "model.layers.0.attention.queries".
+std::string attention_path(const std::string& block_prefix);
+std::string attention_path(const std::string& block_prefix, AttentionOperand operand);
+
 /// Quantizes the operands of the attention products (implemented in cbq/; nn/ knows only this
 /// interface).
 class AttentionTransform {
  public:
   virtual ~AttentionTransform() = default;
-  /// x [tokens, heads * head_dim]: queries or keys after the rotary embedding, or values ->
-  /// what enters the product. Differentiable.
-  virtual Var operand(const Var& x, int64_t head_dim) = 0;
+  /// x [tokens, heads * head_dim], all heads of an operand -> what enters the product.
+  /// Differentiable.
+  virtual Var operand(const Var& x, int64_t head_dim, AttentionOperand which) = 0;
 };
 
 class Block : public Module {

@@ -10,10 +10,12 @@
 #include "cbq/global_transforms.h"
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
+#include "cbq/quantized_attention.h"
 #include "cbq/quantized_folder.h"
 #include "quant/transforms/channel_map.h"
 #include "quant/transforms/local/channel_clusters.h"
 #include "tests/fixtures.h"
+#include "tests/folder_tensors.h"
 #include "tests/test_cli_support.h"
 #include "tests/test_preprocess_model.h"
 
@@ -231,6 +233,19 @@ TEST(Reorder, KeepsTheFunctionOfEveryFamily) {
         EXPECT_EQ(std::accumulate(sizes.begin(), sizes.end(), int64_t{0}), linear->in_features());
         EXPECT_GT(sizes.size(), 1u) << layer_name;
       }
+      const QueryKeyRows rows = model->blocks.front()->query_key_rows();
+      for (const AttentionOperand operand : attention_operands) {
+        const bool is_values = operand == AttentionOperand::values;
+        const auto found =
+            context.activation_clusters.find(attention_path(model->block_prefix(0), operand));
+        ASSERT_EQ(found != context.activation_clusters.end(), is_values || !rows.rotary)
+            << name_of(operand);
+        if (found == context.activation_clusters.end()) continue;
+        const std::vector<int64_t>& sizes = found->second;
+        const int64_t heads = operand == AttentionOperand::queries ? rows.heads : rows.kv_heads;
+        EXPECT_EQ(std::accumulate(sizes.begin(), sizes.end(), int64_t{0}), heads * rows.head_dim);
+        EXPECT_LE(static_cast<int64_t>(sizes.size()), heads * 3);
+      }
     }
   }
 }
@@ -258,6 +273,7 @@ TEST(Reorder, PutsChannelsOfOneRangeSideBySide) {
         << joined(notes);
     const CalibrationStatistics after = collect_statistics(*model, small_segments());
     for (const auto& [path, sizes] : context.activation_clusters) {
+      if (path.find("attention.values") != std::string::npos) continue;  // no linear's input
       SCOPED_TRACE(path);
       const InputStatistics &old_ranges = before.of(path), &ranges = after.of(path);
       EXPECT_LT(share_within(ranges, sizes), 0.2);
@@ -276,6 +292,75 @@ TEST(Reorder, ErrorsSayWhatIsTaken) {
     expect_error<Invalid>([&] { parse_preprocessors(wrong); }, {"reorder", "expected"});
   }
   expect_error<Invalid>([] { parse_preprocessors("reorder:1,2,3"); }, {"reorder:32,4", "1,2,3"});
+}
+
+/// Rows of queries and keys that are far larger than others end up in clusters of their own.
+TEST(Reorder, MovesRowsOfQueriesAndKeysTogether) {
+  for (const char* name : {"opt", "bloom"}) {
+    SCOPED_TRACE(name);
+    const ExpectedResults expected(name);
+    const auto model = load_model(fixture(name), Dtype::f64, Device::cpu());
+    const QueryKeyRows rows = model->block(0).query_key_rows();
+    const auto row_of = [&](int64_t head, int64_t part, int64_t i) {
+      return (head * rows.parts + part) * rows.head_dim + i;
+    };
+    const int64_t big = row_of(1, rows.query_part, 2), far = row_of(0, rows.key_part, 3);
+    const auto scale_row = [](Linear& linear, int64_t row, double factor) {
+      for (Var* v : {&linear.weight, &linear.bias}) {
+        std::vector<double> values = v->value().to_vector<double>();
+        const auto width = values.size() / static_cast<size_t>(linear.out_features());
+        for (size_t i = 0; i < width; ++i) values[static_cast<size_t>(row) * width + i] *= factor;
+        v->set_value(Tensor::from(values, v->shape(), Dtype::f64));
+      }
+    };
+    scale_row(*rows.queries, big, 50.0);
+    scale_row(*rows.keys, far, 50.0);
+    const std::vector<double> before = test::logits_of(*model, expected);
+    PreprocessContext context;
+    apply_preprocess("reorder:4,3", *model, tiny_segments(4, 10), context);
+    EXPECT_LE(relative_distance(test::logits_of(*model, expected), before), 1e-11);
+    // Clusters are in the order of their reach: the large row is the last of its head, alone.
+    const auto last_of_head = [&](AttentionOperand operand, int64_t head) {
+      int64_t end = 0;
+      for (const int64_t size :
+           context.activation_clusters.at(attention_path(model->block_prefix(0), operand))) {
+        end += size;
+        if (end == (head + 1) * rows.head_dim) return size;
+      }
+      return int64_t{0};
+    };
+    EXPECT_EQ(last_of_head(AttentionOperand::queries, 1), 1);
+    EXPECT_EQ(last_of_head(AttentionOperand::keys, 1), 1);
+    EXPECT_EQ(last_of_head(AttentionOperand::queries, 0), 1);
+    EXPECT_EQ(last_of_head(AttentionOperand::keys, 0), 1);
+  }
+}
+
+TEST(QuantizedAttention, TakesStaticRangesWhereThereAreClusters) {
+  QuantizedAttention attention(config_of(Granularity::per_cluster), Device::cpu(), "block.");
+  attention.set_clusters(AttentionOperand::keys, {3, 5, 8});
+  Tensor x({6, 16}, Dtype::f32), larger({6, 16}, Dtype::f32);
+  kernels::fill_normal(x, 0.0, 1.0, 8, 0);
+  kernels::fill_normal(larger, 0.0, 4.0, 8, 1);
+  for (const AttentionOperand operand : attention_operands) attention.observe(larger, operand);
+  ActivationQuantizer keys(config_of(Granularity::per_cluster), Device::cpu(), "k", {3, 5, 8});
+  keys.observe(larger);
+  ActivationConfig dynamic = config_of(Granularity::per_token);
+  dynamic.dynamic = true;
+  const ActivationQuantizer heads(dynamic, Device::cpu(), "q");
+  const auto of_heads = heads.fake_quant(Var(x.reshape({12, 8}))).value().to_vector<float>();
+  const auto operand = [&](QuantizedAttention& from, AttentionOperand which) {
+    return from.operand(Var(x), 8, which).value().to_vector<float>();
+  };
+  EXPECT_EQ(operand(attention, AttentionOperand::keys),
+            keys.fake_quant(Var(x)).value().to_vector<float>());
+  EXPECT_EQ(operand(attention, AttentionOperand::queries), of_heads);
+  EXPECT_EQ(operand(attention, AttentionOperand::values), of_heads);
+  QuantizedAttention again(config_of(Granularity::per_cluster), Device::cpu(), "block.");
+  again.restore(attention.state());
+  EXPECT_EQ(again.clusters(AttentionOperand::keys), 3);
+  EXPECT_EQ(operand(again, AttentionOperand::keys), operand(attention, AttentionOperand::keys));
+  EXPECT_EQ(operand(again, AttentionOperand::values), of_heads);
 }
 
 // ---- runs ---------------------------------------------------------------------------------------
@@ -361,6 +446,64 @@ TEST(Rptq, ADamagedFolderIsRefused) {
           [&] { load_any_model(folder / "q", Dtype::f32, Device::cpu()); }, {"q_proj", "damaged"});
     }
   }
+}
+
+/// OPT: queries, keys and values have static ranges, too.
+TEST(Rptq, AFolderOfOptHoldsTheRangesOfAttention) {
+  const TemporaryFolder folder;
+  const auto model = load_model(fixture("opt"), Dtype::f32, Device::cpu());
+  quantize(*model, tiny_segments(4, 12), rptq(), nullptr, {});
+  save_quantized(*model, folder / "q");
+  const nlohmann::json good = json_of(folder / "q/config.json");
+  const nlohmann::json& section = good.at("quantization_config");
+  const std::string path = attention_path(model->block_prefix(0));
+  EXPECT_EQ(section.at("attention").at("granularity"), "per_cluster");
+  for (const char* operand : {"queries", "keys", "values"}) {
+    EXPECT_GT(section.at("attention_clusters").at(path).at(operand), 1) << operand;
+  }
+  const auto loaded = load_any_model(folder / "q", Dtype::f32, Device::cpu());
+  EXPECT_EQ(tiny_logits(*loaded), tiny_logits(*model));
+  save_quantized(*loaded, folder / "again");
+  for (const char* file : {"model.safetensors", "config.json"}) {
+    EXPECT_EQ(bytes_of(folder / "again" / file), bytes_of(folder / "q" / file)) << file;
+  }
+  const auto refused = [&](const std::string& at, const nlohmann::json& value,
+                           std::initializer_list<const char*> parts) {
+    nlohmann::json config = good;
+    config["quantization_config"][nlohmann::json::json_pointer(at)] = value;
+    folder.write("q/config.json", config.dump());
+    expect_error<std::runtime_error>(
+        [&] { load_any_model(folder / "q", Dtype::f32, Device::cpu()); }, parts);
+  };
+  const std::string clusters = "/attention_clusters/" + path;
+  refused(clusters + "/keys", 0, {"attention.keys"});
+  refused(clusters + "/keys", 3, {"attention.keys.range", "[3, 2]"});
+  refused("/attention_clusters/model.decoder.layers.9.attention", nlohmann::json::object(),
+          {"attention_clusters", "layers.9"});
+  refused("/attention_clusters", 3, {"attention_clusters", "object"});
+  refused("/attention/granularity", "per_tensor", {"attention_clusters", "per cluster"});
+}
+
+TEST(Rptq, AResumedRunOfOptEndsInTheSameBytes) {
+  const TemporaryFolder folder;
+  const auto run = [&](const RunHooks& hooks, const char* to) {
+    const auto model = load_model(fixture("opt"), Dtype::f32, Device::cpu());
+    quantize(*model, tiny_segments(4, 12), rptq(), nullptr, hooks);
+    save_quantized(*model, folder / to);
+    return tensors_of(folder / to);
+  };
+  const auto expected = run({}, "whole");
+  RunHooks hooks;
+  hooks.resume_folder = folder / "state";
+  int blocks = 0;
+  hooks.solved = [&](const SolveReport&) { ++blocks; };
+  hooks.interrupted = [&] { return blocks > 1; };  // the first of two is finished
+  EXPECT_THROW(run(hooks, "no"), Interrupted);
+  hooks.interrupted = nullptr;
+  std::vector<std::string> said;
+  hooks.say = [&](const std::string& line) { said.push_back(line); };
+  EXPECT_EQ(run(hooks, "resumed"), expected);
+  EXPECT_NE(joined(said).find("resumed"), std::string::npos) << joined(said);
 }
 
 /// The outliers of a channel cost the channels of its cluster, and no others.

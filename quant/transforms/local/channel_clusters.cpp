@@ -13,8 +13,13 @@ namespace {
 constexpr int starts = 10;
 constexpr int most_rounds = 300;
 
+constexpr double ChannelRange::*coordinates[] = {
+    &ChannelRange::low, &ChannelRange::high, &ChannelRange::other_low, &ChannelRange::other_high};
+
 double squared_distance(const ChannelRange& a, const ChannelRange& b) {
-  return (a.low - b.low) * (a.low - b.low) + (a.high - b.high) * (a.high - b.high);
+  const double low = a.low - b.low, high = a.high - b.high;
+  const double other_low = a.other_low - b.other_low, other_high = a.other_high - b.other_high;
+  return low * low + high * high + other_low * other_low + other_high * other_high;
 }
 
 /// Numbers in (0, 1), in their order.
@@ -79,16 +84,16 @@ Partition nearest_means(const std::vector<ChannelRange>& points,
 /// A mean that has lost its points stays where it is.
 void move_means(const std::vector<ChannelRange>& points, const Partition& partition,
                 std::vector<ChannelRange>& means) {
-  std::vector<ChannelRange> sums(means.size(), {0.0, 0.0});
+  std::vector<ChannelRange> sums(means.size());
   std::vector<double> counts(means.size(), 0.0);
   for (size_t i = 0; i < points.size(); ++i) {
     const size_t m = partition.part[i];
-    sums[m].low += points[i].low;
-    sums[m].high += points[i].high;
+    for (const auto x : coordinates) sums[m].*x += points[i].*x;
     counts[m] += 1.0;
   }
   for (size_t m = 0; m < means.size(); ++m) {
-    if (counts[m] > 0.0) means[m] = {sums[m].low / counts[m], sums[m].high / counts[m]};
+    if (counts[m] == 0.0) continue;
+    for (const auto x : coordinates) means[m].*x = sums[m].*x / counts[m];
   }
 }
 
@@ -115,7 +120,7 @@ ChannelClusters clusters_of(const std::vector<ChannelRange>& points, const Parti
     double far = 0.0;
     for (const int64_t c : part) {
       const ChannelRange& range = points[static_cast<size_t>(c)];
-      far = std::max({far, std::abs(range.low), std::abs(range.high)});
+      for (const auto x : coordinates) far = std::max(far, std::abs(range.*x));
     }
     return far;
   };

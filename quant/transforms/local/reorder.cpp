@@ -7,28 +7,24 @@
 // with the order cluster after cluster: the function stays what it was. Ranges, one per cluster,
 // are what ActivationQuantizer observes later. Places and numbers of clusters as in the method's
 // program: inputs of q, k and v, of the feed-forward part and of its last layer 32 each; values 4
-// per head, because a channel cannot leave its head. Where a linear writes the channels, its rows
-// take the order, and nothing is left to do online. A norm's channels are those of the residual
-// stream, which all blocks share: there the order stands before the linears as a ChannelMap, which
-// a program made for speed writes as the norm's output (the published kernel does).
+// per head, because a channel cannot leave its head; queries and keys 4 per head, by the ranges of
+// both, where no rotary embedding stands between their rows and their product. Where a linear
+// writes the channels, its rows take the order, and nothing is left to do online. A norm's channels
+// are those of the residual stream, which all blocks share: there the order stands before the
+// linears as a ChannelMap, which a program made for speed writes as the norm's output (the
+// published kernel does).
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <numeric>
 
 #include "kernels/ops.h"
 #include "quant/transforms/channel_map.h"
-#include "quant/transforms/local/channel_clusters.h"
+#include "quant/transforms/local/head_order.h"
 #include "quant/transforms/local/tools.h"
 
 namespace cbq {
 namespace {
-
-/// Rows of a tensor [rows, ...]: row i becomes what row `order[i]` was.
-void permute_rows(Var& parameter, const std::vector<int64_t>& order) {
-  if (parameter.defined()) {
-    parameter.set_value(kernels::gather_rows(parameter.value(), order));
-  }
-}
 
 /// An activation that some linears read, as this stage sees it.
 struct Place {
@@ -93,6 +89,7 @@ class Reorder : public Preprocessor {
   void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,
              PreprocessContext& context) override {
     const std::string prefix = model.block_prefix(block);
+    reorder_queries_and_keys(model, block, statistics, context);
     for (const Place& place : places_of(model.block(block))) {
       ++places_;
       if (place.readers.front()->online) {
@@ -107,6 +104,10 @@ class Reorder : public Preprocessor {
         if (std::find(readers.begin(), readers.end(), named.linear) == readers.end()) continue;
         context.activation_clusters[prefix + named.name] = clustered.sizes;
       }
+      if (place.values_of_heads) {
+        context.activation_clusters[attention_path(prefix, AttentionOperand::values)] =
+            clustered.sizes_of_slots;
+      }
       made_ += static_cast<int64_t>(clustered.sizes.size());
     }
   }
@@ -115,6 +116,10 @@ class Reorder : public Preprocessor {
         concat(name(), ": ", made_, " clusters of channels in ", places_ - behind_online_, " of ",
                places_, " places; the order is in the weights of ", in_weights_, ", online in ",
                places_ - behind_online_ - in_weights_)};
+    for (const auto& [reason, blocks] : no_queries_) {
+      notes.push_back(
+          concat(name(), ": queries and keys keep their order in ", blocks, " blocks: ", reason));
+    }
     if (behind_online_ > 0) {
       notes.push_back(concat(name(), ": left out in ", behind_online_,
                              " places, which stand behind an online transform"));
@@ -127,9 +132,10 @@ class Reorder : public Preprocessor {
   }
 
  private:
-  /// `slots`: order of the place's slots (FoldSite); `sizes`: of the clusters of its channels.
+  /// `slots`: order of the place's slots (FoldSite); sizes of the clusters of its slots, and of its
+  /// channels.
   struct Clustered {
-    std::vector<int64_t> slots, sizes;
+    std::vector<int64_t> slots, sizes_of_slots, sizes;
   };
 
   int64_t whole_number(const std::string& text) const {
@@ -157,6 +163,7 @@ class Reorder : public Preprocessor {
       const ChannelClusters part = cluster_channels(
           ranges, place.values_of_heads ? clusters_of_head_ : clusters_, seed, stream_++);
       for (const int64_t s : part.order) all.slots.push_back(first + s);
+      all.sizes_of_slots.insert(all.sizes_of_slots.end(), part.sizes.begin(), part.sizes.end());
       // Query heads of a group read the same values, one after the other.
       const int64_t readers = place.values_of_heads ? place.site.site.head_group : 1;
       for (int64_t i = 0; i < readers; ++i) {
@@ -164,6 +171,40 @@ class Reorder : public Preprocessor {
       }
     }
     return all;
+  }
+
+  /// Rows of queries and keys that meet in a product move together, each within its head. To be
+  /// called before the inputs of these linears get another order.
+  void reorder_queries_and_keys(Transformer& model, int64_t number,
+                                const CalibrationStatistics& statistics,
+                                PreprocessContext& context) {
+    Block& block = model.block(number);
+    const QueryKeyRows rows = block.query_key_rows();
+    const std::string reason = rows.rotary              ? "the rotary embedding fixes their places"
+                               : !rows.obstacle.empty() ? rows.obstacle
+                               : block.attention_online != nullptr
+                                   ? "an online transform mixes them"
+                               : rows.queries->online || rows.keys->online
+                                   ? "their input stands behind an online transform"
+                                   : "";
+    if (!reason.empty()) {
+      ++no_queries_[reason];
+      return;
+    }
+    const std::string prefix = model.block_prefix(number);
+    std::string name_of_queries;
+    for (const NamedLinear& named : block.linears()) {
+      if (named.linear == rows.queries) name_of_queries = prefix + named.name;
+    }
+    HeadOrder order(rows, statistics.of(name_of_queries));
+    for (int64_t head = 0; head < rows.kv_heads; ++head) {
+      order.set(head,
+                cluster_channels(order.ranges(head), clusters_of_head_, context.seed, stream_++));
+    }
+    order.apply();
+    auto& clusters = context.activation_clusters;
+    clusters[attention_path(prefix, AttentionOperand::queries)] = order.query_clusters();
+    clusters[attention_path(prefix, AttentionOperand::keys)] = order.key_clusters();
   }
 
   void reorder(const Place& place, const Clustered& clustered, Device device) {
@@ -177,8 +218,7 @@ class Reorder : public Preprocessor {
     if (!writers.empty()) ++in_weights_;
     for (Linear* writer : writers) {
       const std::vector<int64_t> rows = order_of_rows(place.site, *writer, clustered.slots);
-      permute_rows(writer->weight, rows);
-      permute_rows(writer->bias, rows);
+      permute_rows(*writer, rows);
     }
   }
 
@@ -215,6 +255,7 @@ class Reorder : public Preprocessor {
   }
 
   int64_t clusters_ = 32, clusters_of_head_ = 4;
+  SkippedSites no_queries_;
   uint64_t stream_ = 0;  // of the next clusters: blocks come in order
   int64_t places_ = 0, behind_online_ = 0, in_weights_ = 0, made_ = 0;
 };
