@@ -435,8 +435,10 @@ TEST(Rptq, ADamagedFolderIsRefused) {
   }
   for (const char* name :
        {"input_clusters", "online_channels", "online_counts", "online_factors"}) {
-    for (const float wrong : {-1.0f, 0.5f, 100.0f, NAN}) {
-      if (std::string(name) == "online_factors" && wrong > 0.0f) continue;  // a factor like others
+    for (const float wrong : {-1.0f, 0.5f, 2.0f, 100.0f, NAN}) {
+      // A factor, and another channel, are like others.
+      if (std::string(name) == "online_factors" && wrong > 0.0f) continue;
+      if (std::string(name) == "online_channels" && wrong == 2.0f) continue;
       auto damaged = tensors;
       Tensor& one = damaged[concat("model.layers.0.self_attn.q_proj.", name)];
       one = one.clone();

@@ -141,9 +141,10 @@ ChannelClusters cluster_channels(const std::vector<ChannelRange>& ranges, int64_
   check(!ranges.empty() && clusters >= 1, "clusters of channels: ", ranges.size(), " channels in ",
         clusters, " clusters; expected at least one of both");
   for (size_t c = 0; c < ranges.size(); ++c) {
-    check(std::isfinite(ranges[c].low) && std::isfinite(ranges[c].high),
-          "clusters of channels: ", "channel ", c, " reaches from ", ranges[c].low, " to ",
-          ranges[c].high);
+    for (const auto x : coordinates) {
+      check(std::isfinite(ranges[c].*x), "clusters of channels: channel ", c, " reaches to ",
+            ranges[c].*x);
+    }
   }
   Draws draws(seed, stream);
   Partition best;
