@@ -93,7 +93,7 @@ bool learns_rounding(const Settings& s) {
 }  // namespace
 
 std::pair<int, int> example_bits(const MethodFile& method) {
-  std::vector<std::pair<int, int>> tries = {{4, 4}, {4, float_bits}};
+  std::vector<std::pair<int, int>> tries = {{4, 4}, {4, float_bits}, {4, 8}};
   for (const int wbits : possible_bits()) {
     for (const int abits : possible_bits()) tries.emplace_back(wbits, abits);
   }

@@ -319,6 +319,12 @@ TEST(MethodParts, SaySlotForSlotWhatAMethodIs) {
   EXPECT_EQ(part("autoround", 16, "grid"), "symmetric, groups of 128, min_max");
 }
 
+TEST(MethodParts, AreShownAtTheBitsThatAMethodIsMostlyRunAt) {
+  EXPECT_EQ(example_bits(find_method("cbq")), std::pair(4, 4));
+  EXPECT_EQ(example_bits(find_method("gptq")), std::pair(4, 16));
+  EXPECT_EQ(example_bits(find_method("rptq")), std::pair(4, 8));
+}
+
 TEST(MethodParts, EverySettingHasASlot) {
   std::set<std::string> shown;
   for (const SlotSetting& s : slot_settings(Settings{})) {

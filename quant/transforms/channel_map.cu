@@ -1,6 +1,5 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "kernels/launch/launch.h"
 #include "kernels/launch/rows.h"

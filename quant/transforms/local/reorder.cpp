@@ -14,9 +14,7 @@
 // linears as a ChannelMap, which a program made for speed writes as the norm's output (the
 // published kernel does).
 #include <algorithm>
-#include <cmath>
 #include <map>
-#include <numeric>
 
 #include "kernels/ops.h"
 #include "quant/transforms/channel_map.h"
