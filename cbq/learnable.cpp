@@ -1,5 +1,6 @@
 #include "cbq/learnable.h"
 
+#include "cbq/quantized_attention.h"
 #include "cbq/stream.h"
 #include "quant/transforms/local/learned_scaling.h"
 
@@ -53,6 +54,23 @@ class LearnedInput : public Learnable {
   ActivationQuantizer& quantizer_;
 };
 
+/// Static ranges of a block's attention: nothing that is learned, but a resumed run needs them.
+class AttentionRanges : public Learnable {
+ public:
+  AttentionRanges(const std::string& prefix, QuantizedAttention& attention)
+      : name_(attention_path(prefix)), attention_(attention) {}
+
+  const std::string& name() const override { return name_; }
+  std::vector<LearnedGroup> groups() const override { return {}; }
+  State snapshot() const override { return {}; }
+  void restore(const State& values) override { attention_.restore(values); }
+  State state() const override { return attention_.state(); }
+
+ private:
+  std::string name_;
+  QuantizedAttention& attention_;
+};
+
 /// The factors of a block's equivalent transformation.
 class LearnedFactors : public Learnable {
  public:
@@ -86,6 +104,12 @@ std::vector<WindowLearnable> learnables_of(Transformer& model, const Window& win
     if (scaling != nullptr && l.block != block) {
       all.push_back(
           {l.block, std::make_unique<LearnedFactors>(model.block_prefix(l.block), *scaling)});
+    }
+    auto* attention =
+        dynamic_cast<QuantizedAttention*>(model.block(l.block).attention_transform.get());
+    if (attention != nullptr && l.block != block) {
+      all.push_back(
+          {l.block, std::make_unique<AttentionRanges>(model.block_prefix(l.block), *attention)});
     }
     block = l.block;
     QuantizedTransform* q = l.quantizers();

@@ -83,10 +83,17 @@ bool has_overlap(const Settings& s) {
                      [](const auto& entry) { return entry.second > 1; });
 }
 
+/// Whether it is learned where weights are rounded to; weights that move themselves are not that.
+bool learns_rounding(const Settings& s) {
+  if (!reconstructs(s) || parameterization_of(s) == Parameterization::none) return false;
+  const auto scheme = rounding_schemes().make(s.rounding);
+  return scheme->math() == nullptr || !scheme->math()->v_in_weight_units;
+}
+
 }  // namespace
 
 std::pair<int, int> example_bits(const MethodFile& method) {
-  std::vector<std::pair<int, int>> tries = {{4, 4}, {4, float_bits}};
+  std::vector<std::pair<int, int>> tries = {{4, 4}, {4, float_bits}, {4, 8}};
   for (const int wbits : possible_bits()) {
     for (const int abits : possible_bits()) tries.emplace_back(wbits, abits);
   }
@@ -140,8 +147,7 @@ std::vector<std::pair<std::string, bool>> components_of(const MethodFile& method
           {"cross_block_dependency", reconstructs(s) && has_overlap(s)},
           {"weight_outlier_handling", weights},
           {"activation_outlier_handling", activations},
-          {"rounding_error_handling",
-           reconstructs(s) && parameterization_of(s) != Parameterization::none}};
+          {"rounding_error_handling", learns_rounding(s)}};
 }
 
 }  // namespace cbq

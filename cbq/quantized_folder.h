@@ -6,11 +6,13 @@
 //                      that was not in memory as a whole):
 //                      <layer>.codes u8, <layer>.scale f32, <layer>.zero_point u8
 //                      (quant/bit_packed.h); <layer>.input_clip, <layer>.input_range f32 where
-//                      inputs are quantized; <layer>.online_* f32 where an online transform stands
-//                      before a layer (format 2), <block>.attention.online_* f32 where one stands
-//                      before the products of attention (format 3); every other parameter in the
-//                      checkpoint's half type where that holds its values without a loss, else in
-//                      f32
+//                      inputs are quantized, <layer>.input_clusters f32, the channels of each,
+//                      where clusters of channels have ranges; <layer>.online_* f32 where an online
+//                      transform stands before a layer (format 2), <block>.attention.online_* f32
+//                      where one stands before the products of attention (format 3),
+//                      <block>.attention.queries.range and .clusters f32 (keys, values) where these
+//                      have static ranges; every other parameter in the checkpoint's half type
+//                      where that holds its values without a loss, else in f32
 //
 // A loaded model computes bit for bit what the model did that was saved.
 #pragma once
@@ -35,10 +37,6 @@ inline constexpr const char* packed_format = "packed";
 /// of queries and keys. Programs that do not know these would not see them.
 inline constexpr int64_t quantized_format = 1, quantized_format_online = 2,
                          quantized_format_attention_online = 3;
-/// Under which the online transform of a block's attention is stored.
-inline std::string attention_path(const std::string& block_prefix) {
-  return block_prefix + "attention";
-}
 
 /// The quantizers of a linear that came from a folder. Its weight is on the grid already, so that
 /// it need not be computed again for every forward pass.

@@ -1,8 +1,10 @@
 // open_quantized, load_quantized: a quantized folder -> Transformer (cbq/quantized_folder.h).
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <utility>
 
+#include "cbq/quantized_attention.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
@@ -70,6 +72,13 @@ struct WeightLayout {
   Shape codes, groups;
 };
 
+/// The same of a quantized input.
+struct InputLayout {
+  ActivationConfig config;
+  int64_t clusters = 0;  // 0: one range
+  Shape ranges() const { return clusters > 0 ? Shape{clusters, 2} : Shape{2}; }
+};
+
 class FolderReader : public BlockSource {
  public:
   FolderReader(const fs::path& folder, Dtype dtype, Device device)
@@ -94,11 +103,19 @@ class FolderReader : public BlockSource {
     if (const json& attention = json_find(section, "attention", where_); !attention.is_null()) {
       attention_ = activation_from_json(attention, where_ + ", attention");
     }
+    attention_clusters_ = json_find(section, "attention_clusters", where_);
+    if (!attention_clusters_.is_null() && !attention_clusters_.is_object()) {
+      fail(where_, ": \"attention_clusters\" must be an object");
+    }
     attention_online_ = json_find(section, "attention_online", where_);
     if (!attention_online_.is_null() && !attention_online_.is_object()) {
       fail(where_, ": \"attention_online\" must be an object");
     }
     if (!attention_online_.is_null()) head_dim_ = model_config().head_dim;
+    if (attention_clusters_.is_null()) return;
+    const ModelConfig model = model_config();
+    query_width_ = model.num_heads * model.head_dim;
+    key_width_ = model.num_kv_heads * model.head_dim;
   }
 
   /// Transformer::transforms of the model that was saved.
@@ -127,10 +144,15 @@ class FolderReader : public BlockSource {
   /// config.json's part `part` ("weight" or "input") of a layer; null where it has none.
   const json& section_of(const std::string& layer, const char* part) const;
   WeightLayout layout_of(const std::string& layer, const Linear& linear, const json& section) const;
-  ActivationConfig input_config(const std::string& layer, const json& section) const {
-    return activation_from_json(section, where_ + ", inputs of layer " + layer);
-  }
+  /// Of a layer of so many inputs.
+  InputLayout input_layout(const std::string& layer, const json& section, int64_t width) const;
   void check_block(Block& block, const std::string& prefix) const;
+  /// How many clusters of channels an operand of a block's attention has; 0: none.
+  int64_t attention_clusters_of(const std::string& prefix, AttentionOperand operand) const;
+  int64_t attention_width(AttentionOperand operand) const {
+    return operand == AttentionOperand::queries ? query_width_ : key_width_;
+  }
+  void read_attention(Block& block, const std::string& prefix) const;
   /// The record of a block's online transform of queries and keys; null where it has none.
   const json& attention_online_of(const std::string& prefix) const;
   /// The online transform at `path`, which is applied to rows of `width`: its tensors are compared
@@ -142,7 +164,10 @@ class FolderReader : public BlockSource {
                                                        const json& section) const;
   Tensor read_weight(const std::string& layer, WeightLayout& layout) const;
   std::unique_ptr<ActivationQuantizer> read_input(const std::string& layer,
-                                                  const ActivationConfig& config) const;
+                                                  const InputLayout& layout, int64_t width) const;
+  /// Throws std::runtime_error, naming `what`, unless the sizes of clusters make up so many
+  /// channels.
+  void check_clusters(const Tensor& sizes, int64_t width, const std::string& what) const;
 
   std::string where_;
   json config_;
@@ -151,9 +176,10 @@ class FolderReader : public BlockSource {
   Device device_;
   json layers_;
   std::vector<std::string> transforms_;
-  std::optional<ActivationConfig> attention_;  // none: attention computes in floating point
-  json attention_online_;                      // by path of the attention; or null
-  int64_t head_dim_ = 0;                       // where there is attention_online_
+  std::optional<ActivationConfig> attention_;   // none: attention computes in floating point
+  json attention_clusters_, attention_online_;  // by path of the attention; or null
+  int64_t head_dim_ = 0;                        // where there is attention_online_
+  int64_t query_width_ = 0, key_width_ = 0;     // where there are attention_clusters_
 };
 
 const json& FolderReader::section_of(const std::string& layer, const char* part) const {
@@ -202,13 +228,25 @@ void FolderReader::check_block(Block& block, const std::string& prefix) const {
       from_codes.insert(layer + ".weight");
     }
     if (const json& section = section_of(layer, "input"); !section.is_null()) {
-      const ActivationConfig config = input_config(layer, section);
+      const InputLayout layout = input_layout(layer, section, named.linear->in_features());
       check_entry(checkpoint_, layer + ".input_clip", {1}, {Dtype::f32});
-      if (!config.dynamic) check_entry(checkpoint_, layer + ".input_range", {2}, {Dtype::f32});
+      if (!layout.config.dynamic) {
+        check_entry(checkpoint_, layer + ".input_range", layout.ranges(), {Dtype::f32});
+      }
+      if (layout.clusters > 0) {
+        check_entry(checkpoint_, layer + ".input_clusters", {layout.clusters}, {Dtype::f32});
+      }
     }
     if (const json& section = section_of(layer, "online"); !section.is_null()) {
       check_online(layer, section, named.linear->in_features());
     }
+  }
+  for (const AttentionOperand operand : attention_operands) {
+    const int64_t clusters = attention_clusters_of(prefix, operand);
+    if (clusters == 0) continue;
+    const std::string path = attention_path(prefix, operand);
+    check_entry(checkpoint_, path + ".range", {clusters, 2}, {Dtype::f32});
+    check_entry(checkpoint_, path + ".clusters", {clusters}, {Dtype::f32});
   }
   if (const json& section = attention_online_of(prefix); !section.is_null()) {
     check_online(attention_path(prefix), section, head_dim_);
@@ -255,10 +293,12 @@ void FolderReader::check_headers(Transformer& model) const {
       known.insert(model.block_prefix(b) + named.name);
     attentions.insert(attention_path(model.block_prefix(b)));
   }
-  for (const auto& [name, record] : attention_online_.items()) {
-    if (!attentions.contains(name)) {
-      fail(where_, ": \"attention_online\" speaks of \"", name,
-           "\", which the model does not have");
+  for (const auto& [key, section] : {std::pair{"attention_online", &attention_online_},
+                                     {"attention_clusters", &attention_clusters_}}) {
+    for (const auto& [name, record] : section->items()) {
+      if (!attentions.contains(name)) {
+        fail(where_, ": \"", key, "\" speaks of \"", name, "\", which the model does not have");
+      }
     }
   }
   for (const auto& [name, layer] : layers_.items()) {
@@ -289,7 +329,7 @@ ExportPlan FolderReader::plan(Transformer& model) const {
         layer.weight = layout_of(layer.path, *named.linear, section).config;
       }
       if (const json& section = section_of(layer.path, "input"); !section.is_null()) {
-        layer.input = input_config(layer.path, section);
+        layer.input = input_layout(layer.path, section, layer.in).config;
       }
       if (const json& section = section_of(layer.path, "online"); !section.is_null()) {
         layer.online = json_string(json_at(section, "kind", where_), "kind", where_);
@@ -319,7 +359,8 @@ void FolderReader::fill(Block& block, const std::string& prefix) const {
     }
     std::unique_ptr<ActivationQuantizer> activation;
     if (const json& section = section_of(layer, "input"); !section.is_null()) {
-      activation = read_input(layer, input_config(layer, section));
+      const int64_t width = named.linear->in_features();
+      activation = read_input(layer, input_layout(layer, section, width), width);
     }
     if (const json& section = section_of(layer, "online"); !section.is_null()) {
       named.linear->online = read_online(layer, section, named.linear->in_features());
@@ -333,7 +374,34 @@ void FolderReader::fill(Block& block, const std::string& prefix) const {
   if (const json& section = attention_online_of(prefix); !section.is_null()) {
     block.attention_online = read_online(attention_path(prefix), section, head_dim_);
   }
-  if (attention_) attach_attention_quantizer(block, prefix, device_, *attention_);
+  if (attention_) read_attention(block, prefix);
+}
+
+int64_t FolderReader::attention_clusters_of(const std::string& prefix,
+                                            AttentionOperand operand) const {
+  const auto at = attention_clusters_.find(attention_path(prefix));
+  if (at == attention_clusters_.end()) return 0;
+  const json& clusters = json_find(*at, name_of(operand), where_);
+  if (clusters.is_null()) return 0;
+  if (!attention_ || attention_->granularity != Granularity::per_cluster) {
+    fail(where_, ": \"attention_clusters\" without ranges of attention per cluster");
+  }
+  return json_int(clusters, attention_path(prefix, operand), where_, 1, 1 << 20);
+}
+
+void FolderReader::read_attention(Block& block, const std::string& prefix) const {
+  auto attention = std::make_shared<QuantizedAttention>(*attention_, device_, prefix);
+  std::vector<std::pair<std::string, Tensor>> state;
+  for (const AttentionOperand operand : attention_operands) {
+    if (attention_clusters_of(prefix, operand) == 0) continue;
+    for (const char* part : {".range", ".clusters"}) {
+      state.emplace_back(concat(name_of(operand), part),
+                         checkpoint_.load(attention_path(prefix, operand) + part));
+    }
+    check_clusters(state.back().second, attention_width(operand), attention_path(prefix, operand));
+  }
+  attention->restore(state);
+  block.attention_transform = std::move(attention);
 }
 
 Tensor FolderReader::read_weight(const std::string& layer, WeightLayout& layout) const {
@@ -348,12 +416,47 @@ Tensor FolderReader::read_weight(const std::string& layer, WeightLayout& layout)
   return dequantize(packed, dtype_, device_);
 }
 
-std::unique_ptr<ActivationQuantizer> FolderReader::read_input(
-    const std::string& layer, const ActivationConfig& config) const {
-  auto quantizer = std::make_unique<ActivationQuantizer>(config, device_, layer);
+InputLayout FolderReader::input_layout(const std::string& layer, const json& section,
+                                       int64_t width) const {
+  const std::string what = where_ + ", inputs of layer " + layer;
+  InputLayout layout{activation_from_json(section, what)};
+  if (const json& clusters = json_find(section, "clusters", what); !clusters.is_null()) {
+    layout.clusters = json_int(clusters, "clusters", what, 1, width);
+    if (layout.config.granularity != Granularity::per_cluster) {
+      fail(what, ": clusters have ranges with granularity per_cluster, and it is ",
+           layout.config.granularity);
+    }
+  }
+  return layout;
+}
+
+void FolderReader::check_clusters(const Tensor& sizes, int64_t width,
+                                  const std::string& what) const {
+  double channels = 0.0;
+  bool counts = true;
+  for (const double size : sizes.to_vector<double>()) {
+    counts = counts && size >= 1.0 && size == std::floor(size);
+    channels += size;
+  }
+  if (!counts || channels != static_cast<double>(width)) {
+    fail(where_, ", ", what, ": the clusters do not make up the ", width,
+         " channels; the file is damaged, quantize again");
+  }
+}
+
+std::unique_ptr<ActivationQuantizer> FolderReader::read_input(const std::string& layer,
+                                                              const InputLayout& layout,
+                                                              int64_t width) const {
+  auto quantizer = std::make_unique<ActivationQuantizer>(layout.config, device_, layer);
   std::vector<std::pair<std::string, Tensor>> values;
   values.emplace_back("clip", checkpoint_.load(layer + ".input_clip", device_));
-  if (!config.dynamic) values.emplace_back("range", checkpoint_.load(layer + ".input_range"));
+  if (!layout.config.dynamic) {
+    values.emplace_back("range", checkpoint_.load(layer + ".input_range"));
+  }
+  if (layout.clusters > 0) {
+    values.emplace_back("clusters", checkpoint_.load(layer + ".input_clusters"));
+    check_clusters(values.back().second, width, "inputs of layer " + layer);
+  }
   quantizer->restore(values);
   for (Var& variable : quantizer->variables()) variable.set_requires_grad(false);
   return quantizer;

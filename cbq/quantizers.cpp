@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "autograd/functions.h"
 #include "cbq/learnable.h"
+#include "cbq/quantized_attention.h"
 
 namespace cbq {
 
@@ -30,49 +30,68 @@ class ObservingTransform : public LinearTransform {
   ActivationQuantizer* observer_;
 };
 
-void observe_inputs(Transformer& model, const Window& window,
-                    const std::vector<std::pair<Linear*, ActivationQuantizer*>>& fresh,
+/// The same for the operands of attention.
+class ObservingAttention : public AttentionTransform {
+ public:
+  explicit ObservingAttention(QuantizedAttention* observer) : observer_(observer) {}
+  Var operand(const Var& x, int64_t, AttentionOperand which) override {
+    observer_->observe(x.value(), which);
+    return x;
+  }
+
+ private:
+  QuantizedAttention* observer_;
+};
+
+/// Quantizers with static ranges that have seen nothing so far.
+struct FreshQuantizers {
+  std::vector<std::pair<Linear*, ActivationQuantizer*>> inputs;
+  std::vector<std::pair<Block*, QuantizedAttention*>> attentions;
+};
+
+void observe_inputs(Transformer& model, const Window& window, const FreshQuantizers& fresh,
                     const Tensor& inputs, const Poll& poll) {
   const FloatBlocks none(model, window);
-  for (const auto& [linear, quantizer] : fresh) {
+  for (const auto& [block, attention] : fresh.attentions) {
+    block->attention_transform = std::make_shared<ObservingAttention>(attention);
+  }
+  for (const auto& [linear, quantizer] : fresh.inputs) {
     linear->transform = std::make_shared<ObservingTransform>(quantizer);
   }
   run_blocks(model, window, inputs, poll);
 }
 
-/// Every token's part of a head is one row of its own.
-class QuantizedAttention : public AttentionTransform {
- public:
-  QuantizedAttention(const ActivationConfig& config, Device device, const std::string& name)
-      : quantizer_(config, device, name) {
-    for (Var v : quantizer_.variables()) v.set_requires_grad(false);
+std::unique_ptr<ActivationQuantizer> make_activation_quantizer(const ActivationConfig& config,
+                                                               Device device,
+                                                               const std::string& layer,
+                                                               const ActivationStarts& starts) {
+  std::vector<int64_t> clusters;
+  if (const auto found = starts.clusters.find(layer);
+      found != starts.clusters.end() && config.granularity == Granularity::per_cluster) {
+    clusters = found->second;
   }
-  Var operand(const Var& x, int64_t head_dim) override {
-    return ag::reshape(quantizer_.fake_quant(ag::reshape(x, {-1, head_dim})), x.shape());
+  auto quantizer =
+      std::make_unique<ActivationQuantizer>(config, device, layer, std::move(clusters));
+  if (const auto clip = starts.clips.find(layer); clip != starts.clips.end()) {
+    const auto a = static_cast<float>(std::log(clip->second));
+    quantizer->restore({{"clip", Tensor::from<float>({a}, {1})}});
   }
-  const ActivationConfig& config() const { return quantizer_.config(); }
-
- private:
-  ActivationQuantizer quantizer_;
-};
+  return quantizer;
+}
 
 }  // namespace
 
 void attach_attention_quantizer(Block& block, const std::string& prefix, Device device,
-                                const ActivationConfig& activation) {
-  ActivationConfig config = activation;
-  config.granularity = Granularity::per_token;
-  config.dynamic = true;
+                                const ActivationConfig& config, const ActivationStarts& starts) {
   if (block.attention_transform) return;
-  block.attention_transform =
-      std::make_shared<QuantizedAttention>(config, device, prefix + "attention");
-}
-
-void attach_attention_quantizers(Transformer& model, const Window& window,
-                                 const ActivationConfig& activation) {
-  for (int64_t b = window.first; b <= window.last(); ++b) {
-    attach_attention_quantizer(model.block(b), model.block_prefix(b), model.device(), activation);
+  auto attention = std::make_shared<QuantizedAttention>(config, device, prefix);
+  for (const AttentionOperand operand : attention_operands) {
+    const auto found = starts.clusters.find(attention_path(prefix, operand));
+    if (found != starts.clusters.end() && config.granularity == Granularity::per_cluster) {
+      attention->set_clusters(operand, found->second);
+    }
   }
+  block.attention_transform = std::move(attention);
 }
 
 std::optional<ActivationConfig> attention_config_of(const Block& block) {
@@ -106,11 +125,16 @@ void attach_learned_scaling(Transformer& model, const Window& window,
 }
 
 void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,
-                       const Tensor& inputs, const std::map<std::string, double>& clips,
-                       const Poll& poll) {
+                       const Tensor& inputs, const ActivationStarts& starts, const Poll& poll) {
   const ActivationConfig activation = settings.activation_config();
-  if (settings.quantize_attention) attach_attention_quantizers(model, window, activation);
-  std::vector<std::pair<Linear*, ActivationQuantizer*>> fresh;
+  FreshQuantizers fresh;
+  for (int64_t b = window.first; b <= window.last() && settings.quantize_attention; ++b) {
+    Block& block = model.block(b);
+    if (block.attention_transform) continue;
+    attach_attention_quantizer(block, model.block_prefix(b), model.device(), activation, starts);
+    fresh.attentions.emplace_back(
+        &block, dynamic_cast<QuantizedAttention*>(block.attention_transform.get()));
+  }
   for (const WindowLinear& l : linears_of(model, window)) {
     if (l.linear->transform) continue;
     if (poll) poll();
@@ -124,19 +148,14 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
       if (l.linear->equivalent) weight_quantizer->follow_weight();
     }
     if (activation.quantizes()) {
-      activation_quantizer =
-          std::make_unique<ActivationQuantizer>(activation, model.device(), l.path);
-      if (const auto clip = clips.find(l.path); clip != clips.end()) {
-        const auto a = static_cast<float>(std::log(clip->second));
-        activation_quantizer->restore({{"clip", Tensor::from<float>({a}, {1})}});
-      }
-      fresh.emplace_back(l.linear, activation_quantizer.get());
+      activation_quantizer = make_activation_quantizer(activation, model.device(), l.path, starts);
+      fresh.inputs.emplace_back(l.linear, activation_quantizer.get());
     }
     if (!weight_quantizer && !activation_quantizer) continue;
     l.linear->transform = std::make_shared<QuantizedTransform>(std::move(weight_quantizer),
                                                                std::move(activation_quantizer));
   }
-  if (!fresh.empty() && !activation.dynamic && inputs.defined()) {
+  if (!fresh.inputs.empty() && !activation.dynamic && inputs.defined()) {
     observe_inputs(model, window, fresh, inputs, poll);
   }
 }

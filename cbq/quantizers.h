@@ -20,14 +20,20 @@ void check_layers(Transformer& model, const Settings& settings);
 WeightConfig weight_config_of(const Transformer& model, const Settings& settings,
                               const WindowLinear& layer);
 
+/// What pre-processing found for the quantizers of inputs, by layer path.
+struct ActivationStarts {
+  std::map<std::string, double> clips = {};  // where clip ratios start; 1 for all others
+  std::map<std::string, std::vector<int64_t>> clusters =
+      {};  // channels of each; one for all others
+};
+
 /// Gives quantizers to those linears of the window that have none yet. Static activation
 /// quantizers observe `inputs` [segments, tokens, hidden], run through the blocks in floating
 /// point (nothing when undefined: a state that is restored next has their ranges).
-/// `clips`: where learned clip ratios start, by layer path; 1 for all others. With
-/// quantize_attention the blocks get their AttentionTransform, too. Throws for NaN
-/// in a weight, naming the layer. `poll` is called before every layer and every forward pass.
+/// With quantize_attention the blocks get their AttentionTransform, too. Throws for NaN in a
+/// weight, naming the layer. `poll` is called before every layer and every forward pass.
 void attach_quantizers(Transformer& model, const Window& window, const Settings& settings,
-                       const Tensor& inputs, const std::map<std::string, double>& clips = {},
+                       const Tensor& inputs, const ActivationStarts& starts = {},
                        const Poll& poll = {});
 
 /// Makes the factors that pre-processing has left for these blocks (by block) learnable, in blocks
@@ -35,13 +41,11 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
 void attach_learned_scaling(Transformer& model, const Window& window,
                             const std::map<int64_t, ScalingStarts>& starts);
 
-/// Queries, keys and values of these blocks are quantized per token and head (dynamic ranges, as
-/// OmniQuant does at W4A4); nothing of it is learned.
-void attach_attention_quantizers(Transformer& model, const Window& window,
-                                 const ActivationConfig& config);
-/// The same for one block at `prefix`.
+/// Queries, keys and values of the block at `prefix` are quantized (cbq/quantized_attention.h), if
+/// they are not yet; clusters of those that have some in `starts`.
 void attach_attention_quantizer(Block& block, const std::string& prefix, Device device,
-                                const ActivationConfig& config);
+                                const ActivationConfig& config,
+                                const ActivationStarts& starts = {});
 /// Of the block's attention quantizer; none if its attention computes in floating point.
 std::optional<ActivationConfig> attention_config_of(const Block& block);
 

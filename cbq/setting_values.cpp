@@ -28,7 +28,7 @@ Names values_of(const std::string& setting) {
       {"scale_type", scale_type_names},
       {"act_granularity",
        [] {
-         return Names{"per_token", "per_tensor"};
+         return Names{"per_token", "per_tensor", "per_cluster"};
        }},
       {"reconstruct",
        [] {

@@ -167,7 +167,7 @@ nlohmann::json completed(nlohmann::json given) {
     given["granularity"] = "per_group";
   }
   if (const auto at = given.find("act_granularity"); at != given.end()) {
-    if (*at == "per_tensor") given.emplace("act_dynamic", false);
+    if (*at == "per_tensor" || *at == "per_cluster") given.emplace("act_dynamic", false);
     if (*at == "per_token") given.emplace("act_dynamic", true);
   }
   return given;

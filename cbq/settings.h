@@ -161,9 +161,9 @@ void visit_slotted_settings(S& s, Visit&& visit) {
   visitor("scale_search", s.scale_search, "start of the scale: min_max, squared_error", grid);
   visitor("scale_type", s.scale_type, "type that holds the scales of weights, which are rounded to it from the start: f32, bf16, f16 (as GPTQ and GGUF store them), e5m6 (f16 with 7 significant bits, whose products with 4-bit zero points are f16, too)", grid);
   visitor("act_symmetric", s.act_symmetric, "symmetric activation grid", grid);
-  visitor("act_granularity", s.act_granularity, "activations that share a scale: per_token (dynamic), per_tensor (static)", grid);
-  visitor("act_dynamic", s.act_dynamic, "activation ranges from the token at hand; false: from calibration, as per_tensor needs", grid);
-  visitor("quantize_attention", s.quantize_attention, "queries, keys and values at abits too, per token and head", grid);
+  visitor("act_granularity", s.act_granularity, "activations that share a scale: per_token (dynamic), per_tensor (static), per_cluster (static, of the clusters of channels that pre-processing reorder makes)", grid);
+  visitor("act_dynamic", s.act_dynamic, "activation ranges from the token at hand; false: from calibration, as per_tensor and per_cluster need", grid);
+  visitor("quantize_attention", s.quantize_attention, "queries, keys and values at abits too, per token and head (where pre-processing has made clusters of them, and with act_granularity per_cluster, static)", grid);
   slot = SettingSlot::bits;
   visitor("layer_bits", s.layer_bits, "bits by layer name, 'down_proj=4,*.0.self_attn.*=8'; first match wins", bits);
   visitor("fc2_first_last_bits", s.fc2_first_last_bits, "bits of FC2 in the first and last block (CBQ*: 4); 0: wbits", bits);
@@ -258,8 +258,8 @@ WeightGranularity weight_granularity_from_word(const std::string& word);
 nlohmann::json to_json(const Settings& settings);
 /// Overwrites the members that `overrides` names. One word is enough where another one follows from
 /// it: a group size means per_group, another granularity means no group size, per_tensor
-/// activations mean act_dynamic false, per_token ones true. Throws std::invalid_argument for an
-/// unknown name (with the known ones) or a wrong type.
+/// and per_cluster activations mean act_dynamic false, per_token ones true. Throws
+/// std::invalid_argument for an unknown name (with the known ones) or a wrong type.
 void apply_json(Settings& settings, const nlohmann::json& overrides);
 /// Throws std::invalid_argument for impossible values and combinations, naming the option and the
 /// remedy. `blocks`: of the model, for the schedule.

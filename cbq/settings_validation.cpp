@@ -71,6 +71,15 @@ void validate_preprocess(const Settings& s) {
   }
 }
 
+void validate_clusters(const Settings& s) {
+  if (s.act_granularity != "per_cluster" || s.abits == float_bits) return;
+  const auto stages = parse_preprocessors(s.preprocess);
+  check(std::any_of(stages.begin(), stages.end(),
+                    [](const auto& stage) { return stage->makes_clusters(); }),
+        "act_granularity: per_cluster needs clusters of channels; add reorder to preprocess, or "
+        "take per_tensor");
+}
+
 void validate_solver(const Settings& s) {
   if (s.solver == "none") return;
   std::vector<std::string> known = solvers().names();
@@ -83,9 +92,9 @@ void validate_solver(const Settings& s) {
 
 void validate_activations(const Settings& s) {
   expect_bits("abits", s.abits);
-  check(s.act_dynamic || s.act_granularity == "per_tensor",
-        "act_dynamic: false needs act_granularity per_tensor (tokens to come have no calibrated "
-        "ranges of their own)");
+  check(s.act_dynamic || s.act_granularity != "per_token",
+        "act_dynamic: false needs act_granularity per_tensor or per_cluster (tokens to come have "
+        "no calibrated ranges of their own)");
   check(!s.act_dynamic || s.act_granularity == "per_token",
         "act_dynamic: true needs act_granularity per_token (a range of all tokens at hand would "
         "change with the batch, and a token would depend on those behind it); leave act_dynamic "
@@ -168,6 +177,7 @@ void validate_values(const Settings& settings) {
   validate_weights(settings);
   validate_activations(settings);
   validate_preprocess(settings);
+  validate_clusters(settings);
   validate_solver(settings);
   validate_reconstruction(settings);
   validate_learned_factors(settings);

@@ -31,6 +31,23 @@ Tensor attend_cached(const Tensor& q, const Tensor& k, const Tensor& v, const Se
 
 }  // namespace
 
+const char* name_of(AttentionOperand operand) {
+  switch (operand) {
+    case AttentionOperand::queries:
+      return "queries";
+    case AttentionOperand::keys:
+      return "keys";
+    default:
+      return "values";
+  }
+}
+
+std::string attention_path(const std::string& block_prefix) { return block_prefix + "attention"; }
+
+std::string attention_path(const std::string& block_prefix, AttentionOperand operand) {
+  return attention_path(block_prefix) + "." + name_of(operand);
+}
+
 Var Block::rotate(const Var& x, const Rope& rope, const Sequence& s, int64_t head_dim) {
   if (s.packed == nullptr) {
     // Where frequencies depend on the length (dynamic, longrope), cached keys keep those of the
@@ -49,14 +66,16 @@ Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, i
                   int64_t kv_heads, const Tensor& slopes) const {
   check(heads > 0 && q.size(1) % heads == 0, "attend: q ", q.shape(), " for ", heads, " heads");
   const int64_t head_dim = q.size(1) / heads;
-  const auto operand = [&](const Var& x) {
-    return attention_transform ? attention_transform->operand(x, head_dim) : x;
+  const auto operand = [&](const Var& x, AttentionOperand which) {
+    return attention_transform ? attention_transform->operand(x, head_dim, which) : x;
   };
   const auto online = [&](const Var& x) {
     if (!attention_online) return x;
     return ag::reshape(attention_online->apply(ag::reshape(x, {-1, head_dim})), x.shape());
   };
-  const Var a = operand(online(q)), b = operand(online(k)), c = operand(v);
+  const Var a = operand(online(q), AttentionOperand::queries);
+  const Var b = operand(online(k), AttentionOperand::keys);
+  const Var c = operand(v, AttentionOperand::values);
   if (s.cache != nullptr) {
     check(!should_record({&a, &b, &c}), "attend: cached keys have no backward pass");
     return Var(attend_cached(a.value(), b.value(), c.value(), s, heads, kv_heads, slopes));

@@ -52,6 +52,10 @@ struct ScalingSite {
   int64_t parts = 1, part = 0;
   /// Between producer and consumers stands a function with f(a x) = a f(x) for a > 0 only (ReLU).
   bool positive_only = false;
+  /// Linears whose output row c alone makes channel c, one to one through elementwise functions
+  /// (gate and up of SwiGLU): what a permutation of the channels permutes, also where no factor
+  /// passes. Empty: the producer alone, if there is one.
+  std::vector<Linear*> row_writers = {};
   /// Non-empty: why nothing can be folded here; such a site is reported as skipped.
   std::string obstacle = {};
 };
@@ -71,14 +75,25 @@ struct QueryKeyRows {
   std::string obstacle = {};
 };
 
+/// What enters the products of attention: queries and keys behind the rotary embedding, and values.
+enum class AttentionOperand { queries, keys, values };
+inline constexpr AttentionOperand attention_operands[] = {
+    AttentionOperand::queries, AttentionOperand::keys, AttentionOperand::values};
+/// "queries", ...
+const char* name_of(AttentionOperand operand);
+/// Under which the attention of a block, and one of its operands, are known beside its linears:
+/// "model.layers.0.attention", "model.layers.0.attention.queries".
+std::string attention_path(const std::string& block_prefix);
+std::string attention_path(const std::string& block_prefix, AttentionOperand operand);
+
 /// Quantizes the operands of the attention products (implemented in cbq/; nn/ knows only this
 /// interface).
 class AttentionTransform {
  public:
   virtual ~AttentionTransform() = default;
-  /// x [tokens, heads * head_dim]: queries or keys after the rotary embedding, or values ->
-  /// what enters the product. Differentiable.
-  virtual Var operand(const Var& x, int64_t head_dim) = 0;
+  /// x [tokens, heads * head_dim], all heads of an operand -> what enters the product.
+  /// Differentiable.
+  virtual Var operand(const Var& x, int64_t head_dim, AttentionOperand which) = 0;
 };
 
 class Block : public Module {

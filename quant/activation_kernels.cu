@@ -15,17 +15,22 @@ struct ActivationView {
   const T* x;
   const A* low;  // null: each row has its own range
   const A* high;
+  const int32_t* ends;  // of runs; null: a row is one
+  int64_t runs;
   const A* clip;
   int64_t n;
   GridRule<A> rule;
 
-  /// The grid of row r, the same for all its workers.
+  CBQ_HD int64_t begin_of(int64_t run) const { return run == 0 ? 0 : ends[run - 1]; }
+  CBQ_HD int64_t end_of(int64_t run) const { return ends == nullptr ? n : ends[run]; }
+
+  /// The grid of a run of row r, the same for all its workers.
   template <class Row>
-  CBQ_HD TokenGrid<A> grid(Row& row, int64_t r) const {
+  CBQ_HD TokenGrid<A> grid(Row& row, int64_t r, int64_t run) const {
     A largest = 0, negated_smallest = 0;
     if (low != nullptr) {
-      largest = math::max(A(0), high[0]);
-      negated_smallest = math::max(A(0), -low[0]);
+      largest = math::max(A(0), high[run]);
+      negated_smallest = math::max(A(0), -low[run]);
     } else {
       const T* in = x + r * n;
 #pragma omp simd reduction(max : largest, negated_smallest)
@@ -48,12 +53,15 @@ struct QuantizeActivation {
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t r) const {
     using A = acc_t<T>;
-    const TokenGrid<A> grid = view.grid(row, r);
     const T* in = view.x + r * view.n;
     T* out = y + r * view.n;
+    for (int64_t run = 0; run < view.runs; ++run) {
+      const TokenGrid<A> grid = view.grid(row, r, run);
+      const int64_t begin = view.begin_of(run), end = view.end_of(run);
 #pragma omp simd
-    for (int64_t j = row.lane(); j < view.n; j += row.lanes()) {
-      out[j] = T(grid.value(A(in[j]) / grid.scale));
+      for (int64_t j = begin + row.lane(); j < end; j += row.lanes()) {
+        out[j] = T(grid.value(A(in[j]) / grid.scale));
+      }
     }
   }
 };
@@ -67,19 +75,23 @@ struct QuantizeActivationBackward {
   A* d_clip;  // [rows]
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t r) const {
-    const TokenGrid<A> grid = view.grid(row, r);
     const T* in = view.x + r * view.n;
     const T* g = dy + r * view.n;
     T* out = dx + r * view.n;
-    A ds = 0;
+    A da = 0;
+    for (int64_t run = 0; run < view.runs; ++run) {
+      const TokenGrid<A> grid = view.grid(row, r, run);
+      const int64_t begin = view.begin_of(run), end = view.end_of(run);
+      A ds = 0;
 #pragma omp simd reduction(+ : ds)
-    for (int64_t j = row.lane(); j < view.n; j += row.lanes()) {
-      const Stored<A, 1> d = grid.gradient(A(in[j]) / grid.scale, A(g[j]));
-      out[j] = T(d.value[0]);
-      ds += d.term;
+      for (int64_t j = begin + row.lane(); j < end; j += row.lanes()) {
+        const Stored<A, 1> d = grid.gradient(A(in[j]) / grid.scale, A(g[j]));
+        out[j] = T(d.value[0]);
+        ds += d.term;
+      }
+      da += row.sum(ds) * grid.scale;
     }
-    ds = row.sum(ds);
-    if (row.lane() == 0) d_clip[r] = ds * grid.scale;
+    if (row.lane() == 0) d_clip[r] = da;
   }
 };
 
@@ -90,16 +102,20 @@ ActivationView<T> view_of(const Tensor& x, const Tensor& clip, const ActivationR
   constexpr const char* op = "quantize_activation";
   check_shape(op, "clip", clip, {1});
   check_device(op, "clip", clip, x.device());
-  const bool shared = range.low.defined();
+  const bool shared = range.low.defined(), divided = range.ends.defined();
+  const int64_t runs = divided ? range.ends.count() : 1;
   if (shared) {
     for (const Tensor& end : {range.low, range.high}) {
-      check_shape(op, "range", end, {1});
+      check_shape(op, "range", end, {runs});
       check_device(op, "range", end, x.device());
     }
   }
+  if (divided) check_device(op, "ends of runs", range.ends, x.device());
   return {x.data<T>(),
           shared ? range.low.data<A>() : nullptr,
           shared ? range.high.data<A>() : nullptr,
+          divided ? range.ends.data<int32_t>() : nullptr,
+          runs,
           clip.data<A>(),
           row_shape(op, x).width,
           GridRule<A>(config.bits, config.symmetric, config.form)};

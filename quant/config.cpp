@@ -13,11 +13,12 @@ struct Named {
   const char* name;
 };
 
-constexpr std::array<Named<Granularity>, 4> granularities{
+constexpr std::array<Named<Granularity>, 5> granularities{
     {{Granularity::per_tensor, "per_tensor"},
      {Granularity::per_channel, "per_channel"},
      {Granularity::per_group, "per_group"},
-     {Granularity::per_token, "per_token"}}};
+     {Granularity::per_token, "per_token"},
+     {Granularity::per_cluster, "per_cluster"}}};
 constexpr std::array<Named<SymmetricForm>, 2> symmetric_forms{
     {{SymmetricForm::full_range, "full_range"}, {SymmetricForm::restricted, "restricted"}}};
 constexpr std::array<Named<ScaleSearch>, 2> scale_searches{
@@ -92,8 +93,10 @@ void check_weight_config(const WeightConfig& config, const std::string& layer,
   check(!(config.symmetric && config.form == SymmetricForm::restricted && config.bits == 1), layer,
         ": a symmetric 1-bit grid with s = max|w| / (2^(b-1) - 1) divides by zero; use the "
         "full_range form or an asymmetric grid");
-  check(config.granularity != Granularity::per_token, layer,
-        ": per_token is for activations; weights take per_tensor, per_channel or per_group");
+  check(config.granularity != Granularity::per_token &&
+            config.granularity != Granularity::per_cluster,
+        layer, ": ", config.granularity,
+        " is for activations; weights take per_tensor, per_channel or per_group");
   if (config.granularity != Granularity::per_group) return;
   check(config.group_size > 0 && in_features % config.group_size == 0, layer, ": group size ",
         config.group_size, " does not divide the ", in_features,
@@ -107,15 +110,16 @@ void check_activation_config(const ActivationConfig& config, const std::string& 
   check(!(config.symmetric && config.form == SymmetricForm::restricted && config.bits == 1), layer,
         ": a symmetric 1-bit grid with s = max|x| / (2^(b-1) - 1) divides by zero; use the "
         "full_range form or an asymmetric grid");
-  check(
-      config.granularity == Granularity::per_token || config.granularity == Granularity::per_tensor,
-      layer, ": activations take per_token or per_tensor, not ", config.granularity,
-      ": a scale per input channel cannot be taken out of the product");
-  check(config.dynamic || config.granularity == Granularity::per_tensor, layer,
+  const bool per_token = config.granularity == Granularity::per_token;
+  check(per_token || config.granularity == Granularity::per_tensor ||
+            config.granularity == Granularity::per_cluster,
+        layer, ": activations take per_token, per_tensor or per_cluster, not ", config.granularity,
+        ": a scale per input channel cannot be taken out of the product");
+  check(config.dynamic || !per_token, layer,
         ": a static scale per token does not exist (tokens are not known in advance); static "
-        "activations are per_tensor");
+        "activations are per_tensor or per_cluster");
   check(
-      !config.dynamic || config.granularity == Granularity::per_token, layer,
+      !config.dynamic || per_token, layer,
       ": a dynamic scale per tensor would change with the batch, and with tokens to come; dynamic "
       "activations are per_token");
 }

@@ -11,7 +11,9 @@ namespace cbq {
 /// Bits at or above this mean "leave in floating point".
 constexpr int float_bits = 16;
 
-enum class Granularity { per_tensor, per_channel, per_group, per_token };
+/// per_cluster: of activations; runs of channels with similar ranges, which pre-processing makes
+/// neighbours (quant/transforms/local/reorder.cpp).
+enum class Granularity { per_tensor, per_channel, per_group, per_token, per_cluster };
 /// Symmetric grids of b bits (zero point 2^(b-1)):
 ///   full_range: s = 2 max|x| / (2^b - 1): every code is used.
 ///   restricted: s = max|x| / (2^(b-1) - 1): max|x| is a grid point; impossible at 1 bit.
@@ -41,7 +43,8 @@ struct ActivationConfig {
   bool symmetric = false;
   SymmetricForm form = SymmetricForm::restricted;
   Granularity granularity = Granularity::per_token;
-  // true: ranges of the token at hand (per_token); false: from calibration (per_tensor)
+  // true: ranges of the token at hand (per_token); false: from calibration (per_tensor,
+  // per_cluster)
   bool dynamic = true;
   bool quantizes() const { return bits < float_bits; }
 };

@@ -186,7 +186,7 @@ TEST(ActivationQuantizer, RefusesImpossibleSettings) {
   config.bits = 4;
   config.granularity = Granularity::per_channel;
   expect_error<Invalid>([&] { make(config); },
-                        {"model.q", "per_token or per_tensor", "per_channel"});
+                        {"model.q", "per_token, per_tensor or per_cluster", "per_channel"});
   config.granularity = Granularity::per_token;
   config.dynamic = false;
   expect_error<Invalid>([&] { make(config); }, {"model.q", "static", "per_tensor"});

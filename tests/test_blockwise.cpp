@@ -292,7 +292,10 @@ INSTANTIATE_TEST_SUITE_P(
                       R"({"abits": 6, "preprocess": "outliers:2x8+smoothquant+omse"})",
                       R"({"abits": 4, "preprocess": "outlier_suppression", "reconstruct": "none"})",
                       R"({"abits": 4, "preprocess": "percentile+outlier_suppression_plus",
-            "layer_bits": "down_proj=16", "window": 1, "overlap": 0})"));
+            "layer_bits": "down_proj=16", "window": 1, "overlap": 0})",
+                      R"({"abits": 8, "preprocess": "reorder:4,2", "act_granularity": "per_cluster",
+            "homologous": true})",
+                      R"({"abits": 4, "preprocess": "channel_assembly", "homologous": true})"));
 
 class BlockwiseFamilies : public ::testing::TestWithParam<std::string> {};
 

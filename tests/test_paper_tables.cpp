@@ -169,15 +169,13 @@ TEST(PaperTables, HaveEveryDoubt) {
 
 TEST(PaperTables, NameOurMethodsWhereWeHaveThem) {
   const std::vector<std::string> ours = method_names();
-  const std::set<std::string> not_yet = {"omniquant", "rptq", "qllm"};  // others may add them
   int named = 0;
   for (const TableSpec& table : load_tables(tables_folder)) {
     for (const RowSpec& row : table.rows) {
       if (!row.settings.contains("method")) continue;
       const std::string method = row.settings.at("method");
       ++named;
-      EXPECT_TRUE(not_yet.count(method) > 0 || std::count(ours.begin(), ours.end(), method) == 1)
-          << table.key << ": " << method;
+      EXPECT_EQ(std::count(ours.begin(), ours.end(), method), 1) << table.key << ": " << method;
     }
   }
   EXPECT_GE(named, 100);

@@ -119,6 +119,8 @@ TEST(Pipeline, ResumedRunEndsInTheSameBytes) {
       {{"homologous", true}},
       {{"quantize_attention", true}, {"abits", 4}},
       {{"preprocess", "let"}, {"abits", 4}, {"grid", "clip"}, {"rounding", "nearest"}},
+      {{"preprocess", "reorder:4,2"}, {"abits", 8}, {"act_granularity", "per_cluster"}},
+      {{"preprocess", "channel_assembly"}, {"abits", 4}},
       {{"preprocess", "let"}, {"abits", 4}, {"grid", "clip"}, {"keep", "last"}},
   };
   for (const nlohmann::json& changes : further) {

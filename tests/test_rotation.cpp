@@ -306,7 +306,7 @@ TEST(Rotation, InBlocksOf64RefusesOtherWidths) {
 /// What reaches the products of attention.
 class SeenOperands : public AttentionTransform {
  public:
-  Var operand(const Var& x, int64_t) override {
+  Var operand(const Var& x, int64_t, AttentionOperand) override {
     seen.push_back(x.value().to_vector<double>());
     return x;
   }

@@ -113,7 +113,7 @@ TEST(Scoring, BlockByBlockIsThatOfTheModelInMemoryBitForBit) {
 /// Not linear, and a function of one token's part of a head only.
 class BentAttention : public AttentionTransform {
  public:
-  Var operand(const Var& x, int64_t head_dim) override {
+  Var operand(const Var& x, int64_t head_dim, AttentionOperand) override {
     return ag::scale(ag::reshape(ag::softmax(ag::reshape(x, {-1, head_dim})), x.shape()), 8.0);
   }
 };

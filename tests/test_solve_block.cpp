@@ -234,7 +234,7 @@ TEST(Solver, AHessianIsOfWhatItsLayerReads) {
     const Tensor inputs = embed_segments(*model, segments);
     std::map<std::string, double> clips;
     if (clipped) clips["model.layers.0.self_attn.k_proj"] = 0.5;
-    attach_quantizers(*model, {0, 1}, settings, inputs, clips);
+    attach_quantizers(*model, {0, 1}, settings, inputs, {clips});
     const auto reports = solve_blocks(*model, {0, 1}, *parse_solver("gptq"), inputs);
     EXPECT_EQ(reports.size(), 1u);
     return state_of(*model);

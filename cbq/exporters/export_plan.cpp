@@ -4,6 +4,7 @@
 
 #include "cbq/global_transforms.h"
 #include "cbq/quantizers.h"
+#include "quant/transforms/local/preprocessor.h"
 #include "tensor/runtime/shapes_only.h"
 
 namespace cbq {
@@ -18,6 +19,14 @@ ExportPlan export_plan(const ModelConfig& config, const Settings& settings) {
     const auto found = online.find(place);
     return found == online.end() ? std::string() : found->second;
   };
+  const auto stages = parse_preprocessors(settings.preprocess);
+  const auto kind_before = [&](const Linear* linear) {
+    for (const auto& stage : stages) {
+      const auto kinds = stage->online_kinds(*any);
+      if (const auto found = kinds.find(linear); found != kinds.end()) return found->second;
+    }
+    return std::string();
+  };
   const ActivationConfig input = settings.activation_config();
   ExportPlan plan;
   plan.model = config;
@@ -28,6 +37,7 @@ ExportPlan export_plan(const ModelConfig& config, const Settings& settings) {
       if (l.path == model->block_prefix(b) + any->attention_output_name()) {
         online_before = kind_at(OnlinePlace::attention_output);
       }
+      if (online_before.empty()) online_before = kind_before(l.linear);
       plan.layers.push_back({l.path, l.linear->out_features(), l.linear->in_features(),
                              weight_config_of(*model, settings, l), input, online_before});
     }

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "cbq/exporters/layer_parts.h"
+#include "cbq/quantized_attention.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
@@ -88,13 +89,15 @@ class PackedExporter final : public Exporter {
  private:
   /// A block's tensors; the layers' entries of config.json go to layers_.
   NamedTensors block_tensors(int64_t block);
+  /// Those of its queries, keys and values.
+  void add_attention(int64_t block, NamedTensors& tensors);
   json config();
 
   Transformer* model_ = nullptr;
   std::filesystem::path folder_;
   std::optional<WeightFiles> files_;
   json layers_ = json::object();
-  json attention_online_ = json::object();  // by path of the attention
+  json attention_online_ = json::object(), attention_clusters_ = json::object();  // by its path
   std::optional<ActivationConfig> attention_;
 };
 
@@ -112,6 +115,9 @@ NamedTensors PackedExporter::block_tensors(int64_t block) {
     }
     if (parts.activation) {
       layers_[l.path]["input"] = activation_json(parts.activation->config());
+      if (const size_t clusters = parts.activation->clusters().size(); clusters > 0) {
+        layers_[l.path]["input"]["clusters"] = clusters;
+      }
       for (const auto& [name, tensor] : parts.activation->snapshot()) {
         tensors[l.path + ".input_" + name] = kernels::cast(tensor, Dtype::f32);
       }
@@ -120,14 +126,27 @@ NamedTensors PackedExporter::block_tensors(int64_t block) {
       layers_[l.path]["online"] = online_json(*l.linear->online, l.path, tensors);
     }
   }
-  if (const auto online = model_->block(block).attention_online) {
-    const std::string path = attention_path(model_->block_prefix(block));
-    attention_online_[path] = online_json(*online, path, tensors);
-  }
+  add_attention(block, tensors);
   for (const auto& [path, tensor] : block_parameters(*model_, block)) {
     if (!as_codes.contains(path)) tensors[path] = without_loss(*model_, tensor);
   }
   return tensors;
+}
+
+void PackedExporter::add_attention(int64_t block, NamedTensors& tensors) {
+  const Block& of = model_->block(block);
+  const std::string path = attention_path(model_->block_prefix(block));
+  if (const auto* attention =
+          dynamic_cast<const QuantizedAttention*>(of.attention_transform.get())) {
+    for (const auto& [name, tensor] : attention->state()) tensors[path + "." + name] = tensor;
+    for (const AttentionOperand operand : attention_operands) {
+      const int64_t clusters = attention->clusters(operand);
+      if (clusters > 0) attention_clusters_[path][name_of(operand)] = clusters;
+    }
+  }
+  if (of.attention_online) {
+    attention_online_[path] = online_json(*of.attention_online, path, tensors);
+  }
 }
 
 json PackedExporter::config() {
@@ -143,6 +162,9 @@ json PackedExporter::config() {
       {"layers", std::move(layers_)}};
   if (!model_->transforms.empty()) config[quantization_section]["transforms"] = model_->transforms;
   if (attention_) config[quantization_section]["attention"] = activation_json(*attention_);
+  if (!attention_clusters_.empty()) {
+    config[quantization_section]["attention_clusters"] = std::move(attention_clusters_);
+  }
   if (!attention_online_.empty()) {
     config[quantization_section]["attention_online"] = std::move(attention_online_);
   }

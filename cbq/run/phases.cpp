@@ -72,7 +72,7 @@ void attach(RunContext& run, const Window& window, const Preparation& preparatio
   if (run.reconstructs) {
     attach_learned_scaling(run.model, window, preparation.learned_scaling());
   }
-  attach_quantizers(run.model, window, run.settings, run.stream, preparation.activation_clips(),
+  attach_quantizers(run.model, window, run.settings, run.stream, preparation.activation_starts(),
                     run.watch.poll_of("preparing a window's quantizers"));
   run.touched = std::max(run.touched, window.last() + 1);
 }

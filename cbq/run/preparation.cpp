@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "cbq/quantizers.h"
 #include "nn/block_walk.h"
 
 namespace cbq {
@@ -10,27 +9,33 @@ namespace {
 
 constexpr const char* preprocessing = "pre-processing the model";
 
-/// While it lives, the blocks' parameters have other values (those before pre-processing).
-class ParameterSwap {
+/// While it lives, the blocks are those before pre-processing: their parameters, and the online
+/// parts before their linears.
+class UnprocessedBlocks {
  public:
-  ParameterSwap(Transformer& model, const Window& window,
-                const std::map<std::string, Tensor>& others) {
-    if (others.empty()) return;
+  UnprocessedBlocks(Transformer& model, const Window& window, const Unprocessed& before) {
+    if (before.parameters.empty()) return;
     for (int64_t b = window.first; b <= window.last(); ++b) {
       model.block(b).visit(model.block_prefix(b), [&](const std::string& path, Var& parameter) {
-        saved_.emplace_back(parameter, parameter.value());
-        parameter.set_value(others.at(path));
+        parameters_.emplace_back(parameter, parameter.value());
+        parameter.set_value(before.parameters.at(path));
       });
     }
+    for (const WindowLinear& l : linears_of(model, window)) {
+      online_.emplace_back(l.linear, l.linear->online);
+      l.linear->online = before.online.at(l.path);
+    }
   }
-  ~ParameterSwap() {
-    for (auto& [parameter, value] : saved_) parameter.set_value(value);
+  ~UnprocessedBlocks() {
+    for (auto& [parameter, value] : parameters_) parameter.set_value(value);
+    for (auto& [linear, online] : online_) linear->online = online;
   }
-  ParameterSwap(const ParameterSwap&) = delete;
-  ParameterSwap& operator=(const ParameterSwap&) = delete;
+  UnprocessedBlocks(const UnprocessedBlocks&) = delete;
+  UnprocessedBlocks& operator=(const UnprocessedBlocks&) = delete;
 
  private:
-  std::vector<std::pair<Var, Tensor>> saved_;
+  std::vector<std::pair<Var, Tensor>> parameters_;
+  std::vector<std::pair<Linear*, std::shared_ptr<const StoredTransform>>> online_;
 };
 
 }  // namespace
@@ -41,7 +46,10 @@ Preparation::Preparation(RunContext& run) : run_(run) {
     // Stages replace tensors and never write to them, so keeping the old ones costs only what
     // changes.
     for (const auto& [path, parameter] : parameters_of(run.model)) {
-      unprocessed_[path] = parameter.value();
+      unprocessed_.parameters[path] = parameter.value();
+    }
+    for (const WindowLinear& l : linears_of(run.model, {0, run.blocks()})) {
+      unprocessed_.online[l.path] = l.linear->online;
     }
   }
   context_.weight = run.settings.weight_config("", false);
@@ -77,7 +85,7 @@ Tensor Preparation::original_answer(const Window& window) const {
   const Poll poll = run_.watch.poll_of("computing the window's second target");
   if (!model.on_demand()) {
     const FloatBlocks original_blocks(model, window);
-    const ParameterSwap original_parameters(model, window, unprocessed_);
+    const UnprocessedBlocks original_parameters(model, window, unprocessed_);
     return run_blocks(model, window, run_.stream, poll);
   }
   Tensor x = run_.stream;

@@ -70,6 +70,7 @@ class BloomBlock : public Block {
     output.part = 2;
     ScalingSite down{"mlp.dense_h_to_4h", {&down_}};
     down.obstacle = "no factor passes GELU";
+    down.row_writers = {&up_};
     return {behind_norm("input_layernorm", &qkv_, input_norm_), output,
             behind_norm("post_attention_layernorm", &up_, post_norm_), down};
   }

@@ -80,6 +80,7 @@ class LlamaBlock : public Block {
     mlp.norm_equivalent = &post_norm_.equivalent;
     ScalingSite down{"mlp.up_proj", {&down_}};
     down.producer = &up_;
+    down.row_writers = {&gate_, &up_};
     return {attention, output, mlp, down};
   }
 

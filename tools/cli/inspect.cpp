@@ -35,7 +35,7 @@ std::string to_string(const Range& r) {
                          : fmt::format("{:.4g}..{:.4g}", r.low, r.high);
 }
 
-Range range_of(const Tensor& t) {
+Range extremes_of(const Tensor& t) {
   Range range;
   if (t.dtype() == Dtype::f32) {  // a weight: not a second time, as double
     for (int64_t i = 0; i < t.count(); ++i) range.add(t.data<float>()[i]);
@@ -105,14 +105,14 @@ std::string layer_line(const WindowLinear& l, const Linear* original, Totals& to
   totals.weights += element_count(shape);
   if (!parts.packed) {
     totals.bits += element_count(shape) * 32;
-    line +=
-        fmt::format(" {:>4} {:>6} {:<22}", 32, "-", to_string(range_of(l.linear->weight.value())));
+    line += fmt::format(" {:>4} {:>6} {:<22}", 32, "-",
+                        to_string(extremes_of(l.linear->weight.value())));
   } else {
     const PackedWeight& p = *parts.packed;
     totals.bits += 8 * (p.codes.bytes() + p.scale.bytes() + p.zero_point.bytes());
     const auto codes = unpack_codes(p.codes.to(Device::cpu()), p.bits, p.in).to_vector<uint8_t>();
     line += fmt::format(" {:>4} {:>6} {:<22} {:<8} {:>5.1f} %", p.bits, p.group,
-                        to_string(range_of(p.scale)), to_string(range_of(p.zero_point)),
+                        to_string(extremes_of(p.scale)), to_string(extremes_of(p.zero_point)),
                         100.0 * share_of_codes(p, codes));
     if (original) {
       const Distance d = distance_of(p, codes, original->weight.value());
@@ -123,6 +123,7 @@ std::string layer_line(const WindowLinear& l, const Linear* original, Totals& to
     const ActivationQuantizer& a = *parts.activation;
     const double clip = a.variables().empty() ? 0.0 : a.variables()[0].value().item();
     line += fmt::format("  inputs {} bits, clip {:.4f}", a.config().bits, std::exp(clip));
+    if (const size_t n = a.clusters().size(); n > 0) line += fmt::format(", {} clusters", n);
   }
   if (l.linear->online) line += "  behind an online transform: " + l.linear->online->kind();
   return line + "\n";

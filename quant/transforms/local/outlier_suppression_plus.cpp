@@ -88,12 +88,9 @@ class OutlierSuppressionPlus : public Preprocessor {
     for (size_t i = 0; i < site.consumers.size(); ++i) {
       const Tensor w = site.site.consumers[i]->weight.value();
       const Tensor x = sample_rows(input, search_rows, w.dtype(), w.device());
-      const ActivationQuantizer quantizer =
-          activation_quantizer_of(context, site.consumers[i], scaled, w.device());
-      const Tensor y = kernels::matmul(
-          quantize_with_ratio(quantizer, multiply_columns(x, inverse), 1.0), Trans::no,
-          quantize_nearest(multiply_columns(w, s), context, site.consumers[i]), Trans::yes);
-      error += squared_distance(y, kernels::matmul(x, Trans::no, w, Trans::yes));
+      error +=
+          quantized_error(context, site.consumers[i], scaled, multiply_columns(x, inverse),
+                          multiply_columns(w, s), kernels::matmul(x, Trans::no, w, Trans::yes));
     }
     return error;
   }

@@ -36,6 +36,9 @@ struct PreprocessContext {
   /// checkpoint path; layers that are missing start at 1. Whoever makes the quantizers sets their
   /// variable a to log(alpha). Empty unless `activation.quantizes()`.
   std::map<std::string, double> activation_clip;
+  /// Result: how many neighbouring channels of a linear's input share a range, by checkpoint path,
+  /// from the first channel on; where it is missing all do. For Granularity::per_cluster.
+  std::map<std::string, std::vector<int64_t>> activation_clusters;
   /// Result: factors of an equivalent transformation that are to be learned, by block, and where
   /// they start. Whoever learns something of the block makes a LearnedScaling of them.
   std::map<int64_t, ScalingStarts> learned_scaling;
@@ -58,6 +61,11 @@ class Preprocessor {
   /// True for a stage that leaves factors to be learned (PreprocessContext::learned_scaling). It
   /// must be the last one: they are about the block as this stage leaves it.
   virtual bool leaves_factors() const { return false; }
+  /// True for a stage that makes PreprocessContext::activation_clusters.
+  virtual bool makes_clusters() const { return false; }
+  /// StoredTransform::kind of what it leaves before linears of a block (Linear::online), as
+  /// configured. Reads shapes only; by default nothing.
+  virtual std::map<const Linear*, std::string> online_kinds(Block& /*block*/) const { return {}; }
   /// What stands behind the ':' of a stage. Throws std::invalid_argument for what it does not
   /// understand; by default for everything but "".
   virtual void configure(const std::string& arguments);

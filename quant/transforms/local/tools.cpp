@@ -125,6 +125,17 @@ double squared_distance(const Tensor& a, const Tensor& b) {
   return kernels::sum_of_squares(kernels::sub(a, b));
 }
 
+double quantized_error(const PreprocessContext& context, const std::string& layer,
+                       const InputStatistics& statistics, const Tensor& x, const Tensor& w,
+                       const Tensor& y) {
+  using kernels::Trans;
+  const ActivationQuantizer quantizer =
+      activation_quantizer_of(context, layer, statistics, w.device());
+  return squared_distance(kernels::matmul(quantize_with_ratio(quantizer, x, 1.0), Trans::no,
+                                          quantize_nearest(w, context, layer), Trans::yes),
+                          y);
+}
+
 Tensor sample_rows(const InputStatistics& statistics, int64_t rows, Dtype dtype, Device device) {
   const int64_t available = statistics.sample.size(0);
   const int64_t stride = (available + rows - 1) / rows;

@@ -66,6 +66,11 @@ Tensor quantize_nearest(const Tensor& w, const PreprocessContext& context,
 Tensor nearest_on_min_max_grid(const Tensor& w, WeightConfig config, const std::string& layer);
 /// ||a - b||^2.
 double squared_distance(const Tensor& a, const Tensor& b);
+/// ||Y - Q(X) Q(W)^T||^2 of a layer: `x` and `w` as a transform makes them, X with the ranges of
+/// `statistics` where these are static; `y` [tokens, out] without quantizers. Nearest rounding.
+double quantized_error(const PreprocessContext& context, const std::string& layer,
+                       const InputStatistics& statistics, const Tensor& x, const Tensor& w,
+                       const Tensor& y);
 /// Rows of a sample, at most `rows`, evenly spaced, as an activation of the model.
 Tensor sample_rows(const InputStatistics& statistics, int64_t rows, Dtype dtype, Device device);
 
