@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "cbq/methods.h"
-#include "experiments/report_files.h"
 #include "quant/transforms/local/preprocessor.h"
 
 namespace cbq {
@@ -18,7 +17,7 @@ std::unique_ptr<Transformer> FigureContext::original() const {
   std::unique_ptr<Transformer> loaded = untouched();
   if (plan.outliers.empty()) return loaded;
   PreprocessContext preprocess;
-  preprocess.poll = watch().poll_of("planting outliers");
+  preprocess.poll = poll_of("planting outliers");
   apply_preprocess(plan.outliers, *loaded, bench.calibration.segments, preprocess);
   return loaded;
 }
@@ -43,7 +42,7 @@ Settings FigureContext::nearest_settings(int wbits, int abits) const {
   Settings s;
   s.wbits = wbits;
   s.abits = abits;
-  s.reconstruct = "none";
+  s.reconstruct = "cbq";  // only where something is learned have scales variables
   s.rounding = "nearest";
   s.grid = "relative";
   s.symmetric = of_method.symmetric;
@@ -63,7 +62,5 @@ double pass_cost(const FigureContext& context, int64_t tokens, double blocks) {
   const auto weights = static_cast<double>(std::max<int64_t>(1, context.model.block_weights));
   return static_cast<double>(tokens) * blocks * weights;
 }
-
-std::string number_text(double value) { return csv_number(value); }
 
 }  // namespace cbq

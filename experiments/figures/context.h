@@ -13,8 +13,9 @@ namespace cbq {
 
 struct FigureContext {
   WorkbenchConfig bench;  // the model, calibration, texts, output folder, what is said
-  PlanModel model;        // name, number of blocks, identity of its cells
-  PlanOptions plan;       // method, bits, granularity, seeds, planted outliers, settings
+  ModelConfig config;
+  PlanModel model;   // name, number of blocks, identity of its cells
+  PlanOptions plan;  // method, bits, granularity, seeds, planted outliers, settings
   FigureOptions options;
   CellRunner runner;                    // of cells of this model
   std::vector<std::string> texts;       // names of bench.texts
@@ -22,6 +23,10 @@ struct FigureContext {
 
   int64_t blocks() const { return model.blocks; }
   Watch watch() const { return {bench.interrupted, {}}; }
+  /// watch().poll_of(what), which may outlive the watch.
+  Poll poll_of(const std::string& what) const {
+    return [watch = watch(), what] { watch.poll(what); };
+  }
 
   /// The untouched model with all blocks in memory.
   std::unique_ptr<Transformer> untouched() const;
@@ -41,8 +46,5 @@ struct FigureContext {
 
 /// Tokens times blocks times weights of a block: the unit of Cell::cost.
 double pass_cost(const FigureContext& context, int64_t tokens, double blocks);
-
-/// Doubles as CSV and JSON write them, so that they come back.
-std::string number_text(double value);
 
 }  // namespace cbq

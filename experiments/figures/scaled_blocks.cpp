@@ -36,7 +36,10 @@ void ScaledBlocks::set_scales(int64_t block, double a) {
   for (const WindowLinear& l : linears_of(model_, {block, 1})) {
     const QuantizedTransform* q = l.quantizers();
     if (q == nullptr || !q->weight_quantizer) continue;
-    for (const Var& x : q->weight_quantizer->variables("scale")) kernels::fill(x.value(), a);
+    const std::vector<Var> factors = q->weight_quantizer->variables("scale");
+    check(factors.size() == 1, l.path, ": its scale has ", factors.size(),
+          " variables; scales are multiplied on grid 'relative'");
+    kernels::fill(factors.front().value(), a);
   }
 }
 
