@@ -10,6 +10,13 @@
 namespace cbq {
 namespace {
 
+/// As many digits as tell a tick from its neighbours: 2.975 beside 2.98.
+std::string label_at_step(double value, double step) {
+  const double size = std::max(std::abs(value), step);
+  const int digits = static_cast<int>(std::floor(std::log10(size) - std::log10(step) + 1e-9)) + 1;
+  return fmt::format("{:.{}g}", value, std::max(digits, 3));
+}
+
 std::vector<Tick> linear_ticks(double low, double high, int count) {
   const double wanted = (high - low) / std::max(1, count);
   const double power = std::pow(10.0, std::floor(std::log10(wanted)));
@@ -24,7 +31,7 @@ std::vector<Tick> linear_ticks(double low, double high, int count) {
   const double slack = 1e-9 * (high - low);
   for (double i = std::ceil((low - slack) / step); i * step <= high + slack; i += 1.0) {
     const double value = i == 0.0 ? 0.0 : i * step;
-    ticks.push_back({value, tick_label(value)});
+    ticks.push_back({value, label_at_step(value, step)});
   }
   return ticks;
 }

@@ -26,7 +26,7 @@ struct Tick {
 /// std::invalid_argument unless low < high, both finite, and low > 0 on a logarithmic axis.
 std::vector<Tick> ticks_of(double low, double high, bool logarithmic, int count = 5);
 
-/// A number as a label: three significant digits, "1e-05" far from 1.
+/// A number as a label, by itself: three significant digits, "1e-05" far from 1.
 std::string tick_label(double value);
 
 }  // namespace cbq

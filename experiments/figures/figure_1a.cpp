@@ -116,6 +116,7 @@ class Figure1a : public FigureMaker {
               const std::vector<nlohmann::json>& results) const override {
     const ChosenLayer layer = chosen_layer(context);
     Figure figure;
+    figure.panels_per_row = 3;
     figure.data.columns = {
         {"quantity",
          "abs_hessian: mean of |H| over a cell of the picture; off_diagonal_share: sum "

@@ -73,6 +73,7 @@ class Figure1b : public FigureMaker {
   Figure draw(const FigureContext& context, const std::vector<FigurePart>&,
               const std::vector<nlohmann::json>& results) const override {
     Figure figure;
+    figure.panels_per_row = 3;
     figure.data.columns = {{"bits", "of the weights"},
                            {"step", "of the finite differences; mean: the mean over the steps"},
                            {"row", "block i"},
@@ -159,6 +160,17 @@ class Figure1b : public FigureMaker {
     return mass;
   }
 
+  /// The mean over all pairs that are no neighbours.
+  static double coupling_of_others(const Matrix& h) {
+    double sum = 0.0, pairs = 0.0;
+    for (size_t d = 2; d < h.size(); ++d) {
+      const auto count = static_cast<double>(h.size() - d);
+      sum += count * mean_coupling(h, static_cast<int64_t>(d));
+      pairs += count;
+    }
+    return pairs == 0.0 ? 0.0 : sum / pairs;
+  }
+
   static void describe(const FigureContext& context, const std::vector<nlohmann::json>& results,
                        const std::vector<Matrix>& means, Figure& figure) {
     std::string shares, near, by_step;
@@ -173,7 +185,9 @@ class Figure1b : public FigureMaker {
       const char* lead = b == 0 ? "" : ", ";
       shares += fmt::format("{}{} {:.3f} (sum of |H_ij|, i != j: {:.3g})", lead, name, share,
                             off_diagonal_mass(means[b]));
-      near += fmt::format("{}{} {:.3f}", lead, name, one);
+      const double others = coupling_of_others(means[b]);
+      figure.numbers.emplace_back("coupling_of_others " + name, others);
+      near += fmt::format("{}{} {:.3f} against {:.3f}", lead, name, one, others);
       for (const auto& h : results[b].at("hessians").get<std::vector<Matrix>>()) {
         by_step += fmt::format("{}{:.3f}", by_step.empty() ? "" : ", ", off_diagonal_share(h));
       }
@@ -193,7 +207,7 @@ class Figure1b : public FigureMaker {
                     "Shares by step (4 bits, then 2): {}.",
                     steps.front(), steps.back(), by_step),
         concat("Share of the absolute mass off the diagonal: ", shares,
-               "; coupling of neighbours: ", near, "."),
+               "; mean coupling of neighbours against that of all other pairs: ", near, "."),
         concat("Paper: off-diagonal elements grow notably at lower bits, and closer blocks are "
                "coupled more. Here their sum ",
                mass_grows ? "grows" : "does not grow", " and their share ",

@@ -145,13 +145,17 @@ class Figure1c : public FigureMaker {
       figure.numbers.emplace_back("separable_second " + name, m.separate_y);
       figure.numbers.emplace_back("offset " + name, m.offset);
       figure.numbers.emplace_back("interaction " + name, m.interaction);
+      figure.numbers.emplace_back("range " + name, m.range);
       text += fmt::format(
           "{}{}: minimum at ({:.3f}, {:.3f}), each block alone ({:.3f}, {:.3f}), offset {:.3f}, "
-          "loss {:.4f} against {:.4f}, interaction {:.1f} % of the surface's range",
+          "loss {:.4f} against {:.4f}, interaction {:.4f} nats of a range of {:.4f}",
           b == 0 ? "" : "; ", name, m.x, m.y, m.separate_x, m.separate_y, m.offset, m.loss,
-          m.separate_loss, 100.0 * m.interaction);
+          m.separate_loss, m.interaction, m.range);
     }
     const bool stronger = minima[1].interaction > minima[0].interaction;
+    const auto share = [](const SurfaceMinimum& m) {
+      return m.range > 0.0 ? 100.0 * m.interaction / m.range : 0.0;
+    };
     const Segments segments = context.loss_segments();
     figure.caption = {
         fmt::format("Mean negative log-likelihood on {} calibration segments ({} tokens) where the "
@@ -162,10 +166,11 @@ class Figure1c : public FigureMaker {
         concat("Of the grid's points: ", text, "."),
         concat("The open mark is where each block by itself has its least loss with the other at "
                "1; interaction is the largest distance from the sum of both separate curves."),
-        concat("Paper: the scales of adjacent blocks depend on each other, more at low bits. Here "
-               "the interaction is ",
-               stronger ? "larger" : "not larger",
-               " at 2 bits than at 4: ", stronger ? "the same." : "not the same.")};
+        fmt::format("Paper: the scales of adjacent blocks depend on each other, more at low bits. "
+                    "Here the interaction is {:.4f} nats at 4 bits and {:.4f} at 2 ({:.1f} and "
+                    "{:.1f} % of the range): {}.",
+                    minima[0].interaction, minima[1].interaction, share(minima[0]),
+                    share(minima[1]), stronger ? "the same" : "not the same")};
   }
 };
 

@@ -26,9 +26,9 @@ class Drawing {
     rows_ = map.values.size();
     columns_ = map.values.front().size();
     const bool ranged_x = map.x_from != map.x_to, ranged_y = map.y_from != map.y_to;
-    x_ = {ranged_x ? map.x_from : 0.0, ranged_x ? map.x_to : static_cast<double>(columns_), left,
-          left + side};
-    y_ = {ranged_y ? map.y_from : 0.0, ranged_y ? map.y_to : static_cast<double>(rows_), top,
+    x_ = {ranged_x ? map.x_from : -0.5, ranged_x ? map.x_to : static_cast<double>(columns_) - 0.5,
+          left, left + side};
+    y_ = {ranged_y ? map.y_from : -0.5, ranged_y ? map.y_to : static_cast<double>(rows_) - 0.5, top,
           top + side};
     upright(x_);
     upright(y_);
@@ -128,10 +128,10 @@ class Drawing {
 
   void colour_bar() {
     const double x = left + side + bar_gap, step = side / colour_steps;
-    for (int i = 0; i < colour_steps; ++i) {
-      const double y = top + side - (i + 1) * step;
-      svg_.area(fmt::format("M{} {}h{}v{}h-{}z", svg_number(x), svg_number(y),
-                            svg_number(bar_width), svg_number(step), svg_number(bar_width)),
+    for (int i = colour_steps - 1; i >= 0; --i) {
+      const double y = top + side - (i + 1) * step;  // down to the end, or gaps would show
+      svg_.area(fmt::format("M{} {}h{}V{}h-{}z", svg_number(x), svg_number(y),
+                            svg_number(bar_width), svg_number(top + side), svg_number(bar_width)),
                 sequential_colour(static_cast<double>(i) / (colour_steps - 1)));
     }
     svg_.frame(x, top, bar_width, side);

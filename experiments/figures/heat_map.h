@@ -14,8 +14,8 @@ struct HeatMap {
   std::string value_label;                  // beside the colour bar
   std::vector<std::vector<double>> values;  // [row][column]; the first row is the uppermost
   /// Values at the ends of the axes: the left edge of the first column, the right edge of the last;
-  /// the upper edge of the first row, the lower edge of the last. Equal: 0 to the number of columns
-  /// or rows.
+  /// the upper edge of the first row, the lower edge of the last. Equal: columns and rows are
+  /// numbered from 0, with the number in the middle of each.
   double x_from = 0.0, x_to = 0.0, y_from = 0.0, y_to = 0.0;
   /// Values of the first and the last colour; equal: those of the smallest and the largest value.
   double low = 0.0, high = 0.0;

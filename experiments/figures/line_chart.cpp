@@ -109,8 +109,11 @@ class Drawing {
   void draw_series(const Series& s, size_t number) {
     const std::string colour = series_colour(number);
     const bool stems = s.style == Series::Style::stems;
+    // A later series is narrower, so that an earlier one shows behind it.
+    const double narrower = number == 0 ? 1.0 : 0.5;
     const double thick =
-        stems ? std::clamp(0.7 * width / static_cast<double>(s.x.size()), 0.8, 5.0) : 2.0;
+        stems ? narrower * std::clamp(0.7 * width / static_cast<double>(s.x.size()), 0.8, 5.0)
+              : 2.0;
     Svg::Points run;
     const auto end_run = [&] {
       if (run.size() > 1) svg_.polyline(run, colour, thick, dashes_of(number));

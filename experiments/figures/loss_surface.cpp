@@ -52,7 +52,8 @@ SurfaceMinimum minimum_of(const LossSurface& surface, double centre) {
   m.separate_y = grid[separate_y];
   m.separate_loss = loss[separate_x][separate_y];
   m.offset = std::hypot(m.x - m.separate_x, m.y - m.separate_y);
-  if (highest > m.loss) m.interaction = interaction / (highest - m.loss);
+  m.interaction = interaction;
+  m.range = highest - m.loss;
   return m;
 }
 

@@ -27,9 +27,10 @@ struct SurfaceMinimum {
   double separate_x = 0.0, separate_y = 0.0, separate_loss = 0.0;
   /// sqrt((x - separate_x)^2 + (y - separate_y)^2).
   double offset = 0.0;
-  /// max |L(x, y) - (L(x, c) + L(c, y) - L(c, c))| / (max L - min L) over the grid, c the centre: 0
-  /// for a separable loss, and for a constant one.
+  /// max |L(x, y) - (L(x, c) + L(c, y) - L(c, c))| over the grid, c the centre: 0 for a separable
+  /// loss.
   double interaction = 0.0;
+  double range = 0.0;  // max L - min L
 };
 
 /// Of the grid's points; the first of equal ones. `centre` is the grid's value nearest to it.
