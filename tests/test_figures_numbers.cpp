@@ -180,7 +180,6 @@ TEST(ScaledBlocks, OnlyBlocksBehindTheFirstChangeRunAgain) {
   scaled.loss({0, 0.1, 0, 0.1});
   EXPECT_EQ(scaled.block_runs(), 8);
   EXPECT_EQ(scaled.loss({0, 0, 0, 0}), first) << "the way to a point does not matter";
-  ScaledBlocks fresh(*tiny_model(4), two_bits(), segments);
 }
 
 TEST(ScaledBlocks, RefusesWhatItCannotScale) {

@@ -12,9 +12,13 @@ namespace {
 
 /// As many digits as tell a tick from its neighbours: 2.975 beside 2.98.
 std::string label_at_step(double value, double step) {
-  const double size = std::max(std::abs(value), step);
-  const int digits = static_cast<int>(std::floor(std::log10(size) - std::log10(step) + 1e-9)) + 1;
-  return fmt::format("{:.{}g}", value, std::max(digits, 3));
+  const double places = -std::floor(std::log10(step) + 1e-9);
+  if (places > 5.0 || std::abs(value) >= 1e6) return tick_label(value);
+  std::string text = fmt::format("{:.{}f}", value, static_cast<int>(std::max(places, 0.0)));
+  if (text.find('.') == std::string::npos) return text;
+  while (text.back() == '0') text.pop_back();
+  if (text.back() == '.') text.pop_back();
+  return text;
 }
 
 std::vector<Tick> linear_ticks(double low, double high, int count) {
