@@ -120,7 +120,7 @@ class AblationRun {
     if (!table.models.empty()) footnotes.push_back(cell_footnote(table));
     reports_.push_back(make_report(table, ablation_.plan, results_, texts_, footnotes));
     out_ << to_terminal(reports_.back()) << "\n" << std::flush;
-    write_reports(ablation_.output, reports_, summarize(reports_));
+    write_reports(ablation_.output, reports_, summarize(reports_), ablation_.figures);
   }
 
   const Ablation& ablation_;

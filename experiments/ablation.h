@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "experiments/figures/figure.h"
 #include "experiments/plan.h"
 #include "experiments/progress.h"
 #include "experiments/report.h"
@@ -23,6 +24,7 @@ struct Ablation {
   std::vector<std::string> budget;                    // footnotes of every table
   std::vector<std::vector<std::string>> model_lines;  // [model]: footnotes of tables with its cells
   std::string tasks;                                  // TaskSet::digest(); "": no accuracies
+  std::vector<Figure> figures = {};                   // that the HTML page shows below the tables
   std::string version;
   std::filesystem::path output;       // cells/ and the reports (experiments/report_files.h)
   std::function<bool()> interrupted;  // may be empty

@@ -59,6 +59,7 @@ void AblationOptions::add_to(CLI::App& app) {
   app.add_option("--axis", axis,
                  "instead: a table along one setting, SETTING or SETTING=VALUE,VALUE (values that "
                  "hold commas: divided by ';'); e.g. rounding: all registered schemes");
+  figures.add_to(app);
   app.add_option("--bits", bits, "W2A16, W4A4, ...; default: what the table's file says")
       ->delimiter(',');
   app.add_option("--granularity", granularities,

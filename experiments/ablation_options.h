@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "experiments/figures/figure_options.h"
 #include "experiments/model_loading.h"
 #include "experiments/plan.h"
 #include "experiments/task_columns.h"
@@ -31,6 +32,7 @@ struct AblationOptions {
   std::string device = "auto";
   int threads = 0;
   LoadOptions loading;
+  FigureOptions figures;
 
   void add_to(CLI::App& app);
   /// Values that nobody gave: files of the project at `root`, and those of --full.

@@ -36,6 +36,9 @@ class ModelAtHand {
   const std::vector<std::string>& text_names() const { return text_names_; }
   /// Of each text the documents of its segments.
   std::vector<std::vector<int64_t>> documents() const;
+  /// The model as it was opened, its tokens and its folders.
+  const WorkbenchConfig& bench() const { return bench_; }
+  const ModelConfig& config() const { return config_; }
   const TokenSet& calibration() const { return bench_.calibration; }
   int64_t test_tokens() const;
   int64_t parameter_bytes() const { return parameter_bytes_; }

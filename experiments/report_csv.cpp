@@ -8,13 +8,6 @@
 namespace cbq {
 namespace {
 
-/// As many digits as bring the number back.
-std::string number_field(double value) {
-  if (std::isnan(value)) return "nan";
-  if (std::isinf(value)) return value > 0.0 ? "inf" : "-inf";
-  return fmt::format("{}", value);
-}
-
 /// The lines of one cell.
 class CellLines {
  public:
@@ -23,7 +16,7 @@ class CellLines {
 
   void add(const std::string& text, const std::string& metric, double value) {
     out_ += fmt::format("{},{},{},{},{},{}\n", begin_, csv_field(text), seed_, csv_field(metric),
-                        number_field(value), cell_);
+                        csv_number(value), cell_);
   }
 
  private:
@@ -72,6 +65,12 @@ std::string csv_field(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) out += c == '"' ? std::string("\"\"") : std::string(1, c);
   return out + "\"";
+}
+
+std::string csv_number(double value) {
+  if (std::isnan(value)) return "nan";
+  if (std::isinf(value)) return value > 0.0 ? "inf" : "-inf";
+  return fmt::format("{}", value);
 }
 
 std::string to_csv(const std::vector<TableReport>& reports) {

@@ -18,7 +18,7 @@ void write_lm_eval(const std::filesystem::path& folder, const TableReport& repor
 }  // namespace
 
 void write_reports(const std::filesystem::path& folder, const std::vector<TableReport>& reports,
-                   const Summary& summary) {
+                   const Summary& summary, const std::vector<Figure>& figures) {
   nlohmann::json json = nlohmann::json::array();
   std::string markdown;
   for (const TableReport& report : reports) {
@@ -32,7 +32,7 @@ void write_reports(const std::filesystem::path& folder, const std::vector<TableR
       {"ablation.md", markdown + to_markdown(summary)},
       {"ablation.csv", to_csv(reports)},
       {"ablation.tex", to_latex(reports)},
-      {"ablation.html", to_html(reports, summary)}};
+      {"ablation.html", to_html(reports, summary, figures)}};
   for (const auto& [name, text] : files) write_text_atomically(folder / name, text);
 }
 

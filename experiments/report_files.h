@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "experiments/figures/figure.h"
 #include "experiments/report.h"
 #include "experiments/summary.h"
 
@@ -21,8 +22,10 @@ std::string to_csv(const std::vector<TableReport>& reports);
 /// Every grid of every table as a float of its own, for \usepackage{booktabs}.
 std::string to_latex(const std::vector<TableReport>& reports);
 
-/// One page with all tables, trends, budget and provenance; nothing is loaded from elsewhere.
-std::string to_html(const std::vector<TableReport>& reports, const Summary& summary);
+/// One page with all tables, trends, budget and provenance, and the figures with their pictures;
+/// nothing is loaded from elsewhere. Without tables, the figures alone.
+std::string to_html(const std::vector<TableReport>& reports, const Summary& summary,
+                    const std::vector<Figure>& figures = {});
 
 /// A file as lm-evaluation-harness writes it.
 struct LmEvalFile {
@@ -32,14 +35,16 @@ struct LmEvalFile {
 /// One for every row, granularity and seed; the test texts are its tasks.
 std::vector<LmEvalFile> to_lm_eval(const TableReport& report);
 
-/// Writes all of them into `folder`: ablation.json, .md, .csv, .tex, .html and
+/// Writes all of them into `folder`: ablation.json, .md, .csv, .tex, .html (with `figures`) and
 /// ablation_summary.json of all tables; into lm_eval/ only the last table, since the others were
 /// written when they were the last. Throws std::runtime_error naming the path.
 void write_reports(const std::filesystem::path& folder, const std::vector<TableReport>& reports,
-                   const Summary& summary);
+                   const Summary& summary, const std::vector<Figure>& figures = {});
 
 /// `text` as a field of CSV: in quotation marks where it holds a comma, one of them, or a line end.
 std::string csv_field(const std::string& text);
+/// As many digits as bring the number back; "nan", "inf", "-inf".
+std::string csv_number(double value);
 /// `text` with everything that LaTeX would read as a command; signs of numbers in math mode.
 std::string latex_text(const std::string& text);
 /// `text` for HTML, within elements and attributes.

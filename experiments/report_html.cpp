@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cmath>
 
+#include "experiments/figures/figure_page.h"
 #include "experiments/report_files.h"
 
 namespace cbq {
@@ -51,6 +52,8 @@ svg { display: block; margin: 0 auto; } svg line.zero { stroke: var(--faint); st
 svg .agree { stroke: var(--agree); fill: var(--agree); }
 svg .disagree { stroke: var(--disagree); fill: var(--disagree); }
 svg .open { stroke: var(--open); fill: var(--open); }
+.panels { display: flex; flex-wrap: wrap; gap: 1rem; } .panels svg { flex: 0 1 420px; min-width: 0;
+  width: 100%; max-width: 420px; height: auto; margin: 0; color: var(--text); }
 @media (max-width: 600px) { main { padding: 1rem .6rem 3rem; } h1 { font-size: 1.3rem; }
   th, td { padding: .25rem .45rem; }
   th.label, td.label { min-width: 7.5rem; max-width: 46vw; white-space: normal; }
@@ -255,21 +258,26 @@ std::string html_text(const std::string& text) {
   return out;
 }
 
-std::string to_html(const std::vector<TableReport>& reports, const Summary& summary) {
+std::string to_html(const std::vector<TableReport>& reports, const Summary& summary,
+                    const std::vector<Figure>& figures) {
+  const char* title = reports.empty() && !figures.empty() ? "Figures of a model at hand"
+                                                          : "The paper's tables on a model at hand";
   std::string out =
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
       "<title>run_ablation</title>\n<style>";
   out += style;
-  out += "</style>\n</head>\n<body>\n<main>\n<h1>The paper's tables on a model at hand</h1>\n";
-  out += summary_section(summary);
+  out += "</style>\n</head>\n<body>\n<main>\n<h1>";
+  out += concat(title, "</h1>\n");
+  if (!reports.empty() || figures.empty()) out += summary_section(summary);
   out += "<nav><ul>\n";
   for (const TableReport& report : reports) {
     out += fmt::format("<li><a href=\"#{}\">{}</a></li>\n", anchor_of(report),
                        html_text(heading(report)));
   }
-  out += "</ul></nav>\n";
+  out += figure_links(figures) + "</ul></nav>\n";
   for (const TableReport& report : reports) out += section_of(report);
+  out += figure_sections(figures);
   return out + "</main>\n</body>\n</html>\n";
 }
 

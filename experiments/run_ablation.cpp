@@ -11,6 +11,7 @@
 #include "experiments/ablation.h"
 #include "experiments/command_line.h"
 #include "experiments/dry_run.h"
+#include "experiments/figures/run_figures.h"
 #include "experiments/inputs.h"
 #include "experiments/model_at_hand.h"
 #include "experiments/task_store.h"
@@ -104,7 +105,8 @@ Models open_models(const AblationOptions& o, const std::vector<NamedModel>& name
   std::vector<PlanModel> planned(models.size());
   planned.front().family = family;
   ablation.model_lines.resize(models.size());
-  const std::set<size_t> used = used_models(tables, named, family);
+  std::set<size_t> used = used_models(tables, named, family);
+  if (!o.figures.keys.empty()) used.insert(0);  // figures are of the default model
   for (const size_t i : used) {
     const std::filesystem::path folder =
         i == 0 ? o.model : std::filesystem::path(named[i - 1].folder);
@@ -125,20 +127,53 @@ Models open_models(const AblationOptions& o, const std::vector<NamedModel>& name
   return models;
 }
 
+FigureContext figure_context(const AblationOptions& o, ModelAtHand& model,
+                             const Ablation& ablation) {
+  FigureContext context;
+  context.bench = model.bench();
+  context.config = model.config();
+  context.model = model.plan_model();
+  context.plan = ablation.plan.options;
+  context.options = o.figures;
+  context.runner = [&model](const Cell& cell, const std::function<void(double)>& show) {
+    return model.run(cell, show);
+  };
+  context.texts = model.text_names();
+  context.provenance = model.lines();
+  context.provenance.insert(context.provenance.end(), ablation.budget.begin(),
+                            ablation.budget.end());
+  return context;
+}
+
+/// The figures of the run, or what they would take.
+void make_figures(const AblationOptions& o, const Models& models,
+                  const std::vector<std::string>& keys, Progress& progress, Ablation& ablation) {
+  if (keys.empty()) return;
+  const FigureContext context = figure_context(o, *models.front(), ablation);
+  if (o.dry_run) {
+    return print_figures_dry_run(context, keys, models.front()->seconds_per_cost(), std::cout);
+  }
+  ablation.figures = run_figures(context, keys, o.fresh, std::cout, progress);
+  std::cout << "written: " << (o.output / "figures.html").string() << ", "
+            << (o.output / "figures").string() << ": KEY.csv, KEY.svg, figures.json\n";
+}
+
 void run(const CLI::App& app, AblationOptions& o) {
   if (app.count("--profile") > 0) refuse_profile_option(o.profile);
   o.set_defaults(app, project_root());
   const std::vector<TableSpec> all = load_tables(o.tables_folder);
   if (o.list) {
-    std::cout << list_of_tables(all);
+    std::cout << list_of_tables(all) << list_of_figures();
     return;
   }
   const PlanOptions options = o.plan();
+  const std::vector<std::string> figure_keys = select_figures(o.figures.keys);
   const std::vector<NamedModel> named = parse_models(o.models, all);
   o.require_model(o.model);
   const ModelConfig config = ModelConfig::load(o.model);
-  const std::vector<TableSpec> tables =
-      o.chosen_tables(all, config.num_layers, app.count("--table") > 0);
+  const bool has_tables = figure_keys.empty() || app.count("--table") > 0 || !o.axis.empty();
+  std::vector<TableSpec> tables;
+  if (has_tables) tables = o.chosen_tables(all, config.num_layers, app.count("--table") > 0);
   for (const NamedModel& model : named) o.require_model(model.folder);
   o.require_texts();
   Progress progress(std::cerr, stderr_is_terminal());
@@ -167,11 +202,13 @@ void run(const CLI::App& app, AblationOptions& o) {
   surroundings.device = device_from_name(o.device);
   const Models models =
       open_models(o, named, tables, config.model_type, surroundings, options, ablation);
-  if (o.dry_run) return print_dry_run(ablation, dry_models(models), std::cout);
+  if (o.dry_run && has_tables) print_dry_run(ablation, dry_models(models), std::cout);
   ablation.runner = [&](const Cell& cell, const std::function<void(double)>& show) {
     return models[cell.model]->run(cell, show);
   };
-  if (o.fresh) forget_finished(ablation);
+  if (o.fresh && !o.dry_run) forget_finished(ablation);
+  make_figures(o, models, figure_keys, progress, ablation);
+  if (o.dry_run || !has_tables) return;
   run_ablation(ablation, std::cout, progress);
   std::cout << "written: " << (o.output / "ablation.md").string() << ", .json, .csv, .tex, .html; "
             << (o.output / "lm_eval").string() << "\n";

@@ -23,7 +23,7 @@ ROOMS = {
     "nn": ["formats", "text", " families", "gguf"],
     "quant": ["", "grids", "rounding", "transforms", "solvers"],
     "cbq": [" run exporters methods"],
-    "experiments": ["tasks", ""],
+    "experiments": ["tasks", " figures"],
 }
 # Files that every room of their layer may include.
 SHARED_FILES = {"tensor/error.h", "tensor/dtype.h", "tensor/storage.h", "kernels/ops.h"}
