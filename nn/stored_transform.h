@@ -11,7 +11,7 @@
 
 namespace cbq {
 
-/// T: the online part that a transform of the whole model leaves in a block.
+/// T: the online part that a transform, of the whole model or of a block, leaves before a layer.
 ///   Linear::online           y = W T(x) + b, with T's inverse in W
 ///   Block::attention_online  T(q), T(k) for every head, with T(q) T(k)^T = q k^T
 /// It stays at inference, with and without quantizers. It is stored with the model
