@@ -3,7 +3,7 @@
 "gptq" (formats gptq_v2 and, of symmetric grids, gptq), "auto_round" and "awq": every grid is written in the format and as dense, the
 reference. The tensors are unpacked here with NumPy; s (q - z) must be the dense folder's weights, bit for bit. With --run another
 program loads the folder: GPTQModel with its kernel in PyTorch (gptq, gptq_v2, awq), transformers with the package auto-round
-(auto_round). They multiply in their own precision, so that logits are compared within --tolerance-gptq.
+(auto_round). They multiply in f16, so that logits are compared within --tolerance-half. With --text the mean loss per token of its segments is printed beside that of `cbq evaluate`, too.
 """
 import json
 import pathlib
@@ -13,7 +13,7 @@ import tempfile
 import numpy
 from safetensors.numpy import load_file
 
-from exports_gguf import least_bits
+from exports_gguf import least_bits, read_segments
 
 SCALES = ["--scale-type", "f16"]
 GRIDS = [["--wbits", str(bits)] + more + SCALES
@@ -88,26 +88,39 @@ def model_of(folder, format):
     import torch
     if format in ("gptq", "gptq_v2", "awq"):
         from gptqmodel import BACKEND, GPTQModel
-        backend = BACKEND.TORCH_AWQ if format == "awq" and hasattr(BACKEND, "TORCH_AWQ") else BACKEND.TORCH
-        return GPTQModel.load(str(folder), backend=backend, device="cpu", dtype=torch.float32).model
+        backend = BACKEND.TORCH_AWQ if format == "awq" else BACKEND.TORCH
+        return GPTQModel.load(str(folder), backend=backend, device="cpu", dtype=torch.float16).model
     import transformers
     if format == "auto_round":
         import auto_round  # noqa: F401: registers its quantizer
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu")
 
 
-def logits_of(folder, ids, format):
+def logits_of(model, ids):
     import torch
-    model = model_of(folder, format)
     with torch.inference_mode():
         return model.eval()(ids).logits.float()
 
 
-def difference_of_logits(place, format):
+def difference_of_logits(model, dense):
     import torch
     ids = torch.arange(2 * 16).reshape(2, 16) % 30
-    expected, found = logits_of(place / "dense", ids, "dense"), logits_of(place / format, ids, format)
+    expected, found = logits_of(model_of(dense, "dense"), ids), logits_of(model, ids)
     return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def mean_losses(cbq, run, model, place, options):
+    """Mean loss per token of the text: in the other program, and of `cbq evaluate`."""
+    import torch
+    segments = torch.tensor(read_segments(cbq, run, options, place)).long()[:, :options.segment_length]
+    total = 0.0
+    for segment in segments:
+        logits = logits_of(model, segment[None])[0, :-1].double()
+        total += torch.nn.functional.cross_entropy(logits, segment[1:], reduction="sum").item()
+    run(cbq, "evaluate", place / "q", "--tokens", place / "t.h5", "--segments", len(segments), "--json", place / "e.json")
+    result = json.loads((place / "e.json").read_text())["results"]
+    ours = next(iter(result.values()))
+    return total / (segments.shape[0] * (segments.shape[1] - 1)), ours["mean_nll"]
 
 
 def check(cbq, run, models, options, name="gptq"):
@@ -127,9 +140,13 @@ def check(cbq, run, models, options, name="gptq"):
                     line = (f"{format} {model.name} {' '.join(grid)}: {layers} layers equal, {bits:.3f} bits per weight "
                             f"(least: {least_bits(place / 'q'):.3f})")
                     if options.run:
-                        difference = difference_of_logits(place, format)
+                        loaded = model_of(place / format, format)
+                        difference = difference_of_logits(loaded, place / "dense")
                         worst = max(worst, difference)
                         line += f", logits of the other program differ by {difference:.2g}"
+                        if options.text:
+                            theirs, ours = mean_losses(cbq, run, loaded, place, options)
+                            line += f", mean loss {theirs:.6f} there, {ours:.6f} here ({theirs - ours:+.1e})"
                     print(line, flush=True)
-    if worst > options.tolerance_gptq:
-        raise SystemExit(f"logits differ by {worst:.2g}, more than {options.tolerance_gptq:g}")
+    if worst > options.tolerance_half:
+        raise SystemExit(f"logits differ by {worst:.2g}, more than {options.tolerance_half:g}")
