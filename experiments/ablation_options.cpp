@@ -33,7 +33,8 @@ void AblationOptions::add_to(CLI::App& app) {
          "--models", models,
          "for tables over several models: NAME=FOLDER, by the paper's name (LLAMA2-7B) or a "
          "family's (llama, opt, bloom), which stands for its first model in a table; "
-         "without, --model stands for its family")
+         "without, --model stands for its family, and beside the default model small ones that "
+         "come with the project for opt and bloom")
       ->expected(1, 32);
   app.add_option("--calibration", calibration,
                  "text (.txt, .jsonl), token ids (FILE.h5, FILE.json:KEY), or model: sampled from "
@@ -104,6 +105,12 @@ void AblationOptions::set_defaults(const CLI::App& app, const std::filesystem::p
   const auto in_project = [&](std::filesystem::path& path, const std::filesystem::path& value) {
     if (path.empty()) path = std::filesystem::relative(root / value);
   };
+  if (model.empty()) {
+    for (const char* family : {"opt", "bloom"}) {
+      const std::filesystem::path folder = std::filesystem::relative(root / "models" / family);
+      shipped.push_back({family, folder.string(), /*is_given=*/false});
+    }
+  }
   model = model_folder(model.empty() ? "embedded" : model, root);
   if (calibration.empty()) {
     calibration = std::filesystem::relative(root / "build/text/gcide.calibration.txt").string();
@@ -167,6 +174,12 @@ PlanOptions AblationOptions::plan() const {
   Settings trial;
   apply_json(trial, made.settings);
   return made;
+}
+
+std::vector<NamedModel> AblationOptions::named_models(const std::vector<TableSpec>& all) const {
+  std::vector<NamedModel> named = parse_models(models, all);
+  add_shipped_models(shipped, all, named);
+  return named;
 }
 
 TaskSet AblationOptions::task_set() const {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "experiments/figures/figure_options.h"
+#include "experiments/model_groups.h"
 #include "experiments/model_loading.h"
 #include "experiments/plan.h"
 #include "experiments/task_columns.h"
@@ -35,11 +36,17 @@ struct AblationOptions {
   FigureOptions figures;
 
   void add_to(CLI::App& app);
+  /// Models of the other families that come with the project. They stand beside the default model
+  /// alone: set_defaults() leaves none where --model is given.
+  std::vector<NamedModel> shipped;
+
   /// Values that nobody gave: files of the project at `root`, and those of --full.
   void set_defaults(const CLI::App& app, const std::filesystem::path& root);
 
   /// Throws std::invalid_argument for values that cannot be.
   PlanOptions plan() const;
+  /// --models, and the shipped models of families that nobody named; as parse_models() throws.
+  std::vector<NamedModel> named_models(const std::vector<TableSpec>& all) const;
   /// Of --table or --axis, out of `all`, for a default model of `blocks` blocks.
   std::vector<TableSpec> chosen_tables(const std::vector<TableSpec>& all, int64_t blocks,
                                        bool table_given) const;

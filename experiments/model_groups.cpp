@@ -51,17 +51,26 @@ std::optional<size_t> find_of_family(const std::vector<NamedModel>& named,
   return std::nullopt;
 }
 
+struct KnownNames {
+  std::set<std::string> models, families;
+};
+
+KnownNames known_names(const std::vector<TableSpec>& tables) {
+  KnownNames known;
+  for (const TableSpec& table : tables) {
+    for (const std::string& model : models_of(table)) {
+      known.models.insert(model);
+      known.families.insert(family_of(model));
+    }
+  }
+  return known;
+}
+
 }  // namespace
 
 std::vector<NamedModel> parse_models(const std::vector<std::string>& texts,
                                      const std::vector<TableSpec>& tables) {
-  std::set<std::string> models, families;
-  for (const TableSpec& table : tables) {
-    for (const std::string& model : models_of(table)) {
-      models.insert(model);
-      families.insert(family_of(model));
-    }
-  }
+  const auto [models, families] = known_names(tables);
   std::vector<NamedModel> named;
   for (const std::string& text : texts) {
     const size_t equals = text.find('=');
@@ -75,6 +84,17 @@ std::vector<NamedModel> parse_models(const std::vector<std::string>& texts,
     named.push_back(model);
   }
   return named;
+}
+
+void add_shipped_models(const std::vector<NamedModel>& shipped,
+                        const std::vector<TableSpec>& tables, std::vector<NamedModel>& named) {
+  const std::set<std::string> families = known_names(tables).families;
+  for (const NamedModel& model : shipped) {
+    const bool is_named = std::any_of(named.begin(), named.end(), [&](const NamedModel& other) {
+      return other.name == model.name || family_of(other.name) == model.name;
+    });
+    if (families.count(model.name) > 0 && !is_named) named.push_back(model);
+  }
 }
 
 std::vector<GroupModel> models_of_groups(const TableSpec& table,

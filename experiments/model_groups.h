@@ -13,12 +13,18 @@ namespace cbq {
 struct NamedModel {
   std::string name;  // PaperModel::name, or a family
   std::string folder;
+  bool is_given = true;  // on the command line; false: it comes with the project
 };
 
 /// Throws std::invalid_argument for a text without '=' or folder, a name that comes twice, or one
 /// that none of `tables` knows (with the known ones).
 std::vector<NamedModel> parse_models(const std::vector<std::string>& texts,
                                      const std::vector<TableSpec>& tables);
+
+/// Adds to `named` those of `shipped` (named by families) whose family the tables know, and of
+/// which neither the family nor one of its models is named yet.
+void add_shipped_models(const std::vector<NamedModel>& shipped,
+                        const std::vector<TableSpec>& tables, std::vector<NamedModel>& named);
 
 struct GroupModel {
   enum class How { by_name, by_family, by_default };

@@ -117,10 +117,6 @@ Models open_models(const AblationOptions& o, const std::vector<NamedModel>& name
     // Another tokenizer divides the text into other segments: then each counts by itself.
     if (used.size() == 1) ablation.documents = models[i]->documents();
   }
-  for (size_t i = 0; i < named.size(); ++i) {
-    if (used.count(i + 1) > 0) continue;
-    surroundings.say(concat("--models ", named[i].name, ": none of these tables uses it"));
-  }
   if (!used.empty()) add_work(*models[*used.begin()], surroundings.tasks, tables, options);
   ablation.budget = budget_lines(o, surroundings.tasks, surroundings.device, ablation.version);
   ablation.plan = make_plan(tables, named, planned, options);
@@ -168,7 +164,7 @@ void run(const CLI::App& app, AblationOptions& o) {
   }
   const PlanOptions options = o.plan();
   const std::vector<std::string> figure_keys = select_figures(o.figures.keys);
-  const std::vector<NamedModel> named = parse_models(o.models, all);
+  const std::vector<NamedModel> named = o.named_models(all);
   o.require_model(o.model);
   const ModelConfig config = ModelConfig::load(o.model);
   const bool has_tables = figure_keys.empty() || app.count("--table") > 0 || !o.axis.empty();
@@ -179,7 +175,7 @@ void run(const CLI::App& app, AblationOptions& o) {
   Progress progress(std::cerr, stderr_is_terminal());
   const std::set<size_t> used = used_models(tables, named, config.model_type);
   for (size_t i = 0; i < named.size(); ++i) {
-    if (used.count(i + 1) > 0) continue;
+    if (used.count(i + 1) > 0 || !named[i].is_given) continue;
     progress.line(concat("note: --models ", named[i].name, "=", named[i].folder,
                          " is not used: no table asked for has this model"));
   }

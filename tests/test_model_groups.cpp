@@ -67,6 +67,26 @@ TEST(ModelGroups, NamesComeBeforeFamiliesBeforeTheDefault) {
       << "hours are extrapolated, so one model serves all sizes";
 }
 
+TEST(ModelGroups, ShippedModelsStandWhereNobodyNamedTheirFamily) {
+  const std::vector<NamedModel> shipped = {{"opt", "models/opt", false},
+                                           {"bloom", "models/bloom", false}};
+  const auto with_shipped = [&](std::vector<NamedModel> named,
+                                const std::vector<TableSpec>& tables = all_tables()) {
+    add_shipped_models(shipped, tables, named);
+    return named;
+  };
+  EXPECT_EQ(choice("1", with_shipped({})), "OPT-30B:1 OPT-66B:- LLAMA1-30B:0 LLAMA1-65B:-");
+  EXPECT_EQ(choice("v1.4", with_shipped({})), "BLOOM-1.7B:2");
+  EXPECT_EQ(choice("1", with_shipped({{"opt", "mine"}})), choice("1", {{"opt", "mine"}}));
+  // A model of the family is named: the family's shipped model would stand for another group beside
+  // it.
+  EXPECT_EQ(choice("1", with_shipped({{"OPT-66B", "mine"}})), choice("1", {{"OPT-66B", "mine"}}));
+  EXPECT_EQ(with_shipped({}, {table_of("3c")}).size(), 0u) << "a table of LLaMA alone";
+  for (const NamedModel& model : with_shipped({{"opt", "mine"}})) {
+    EXPECT_EQ(model.is_given, model.name == "opt");
+  }
+}
+
 TEST(ModelGroups, NamesThatNoTableKnowsAreRefused) {
   const auto parse = [](const std::vector<std::string>& texts) {
     return parse_models(texts, all_tables());
