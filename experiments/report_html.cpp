@@ -52,7 +52,7 @@ svg { display: block; margin: 0 auto; } svg line.zero { stroke: var(--faint); st
 svg .agree { stroke: var(--agree); fill: var(--agree); }
 svg .disagree { stroke: var(--disagree); fill: var(--disagree); }
 svg .open { stroke: var(--open); fill: var(--open); }
-.panels { display: flex; flex-wrap: wrap; gap: 1rem; } .panels svg { flex: 0 1 420px; min-width: 0;
+.panels { display: flex; flex-wrap: wrap; gap: 1rem; } .panels svg { flex: 0 1 410px; min-width: 0;
   width: 100%; max-width: 420px; height: auto; margin: 0; color: var(--text); }
 @media (max-width: 600px) { main { padding: 1rem .6rem 3rem; } h1 { font-size: 1.3rem; }
   th, td { padding: .25rem .45rem; }

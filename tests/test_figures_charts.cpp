@@ -162,6 +162,14 @@ TEST(FigureData, CsvHasItsColumns) {
   expect_error<std::invalid_argument>([&] { data.add({"1"}); }, {"1 fields for 2 columns"});
 }
 
+TEST(FigureKeys, AreChecked) {
+  using Keys = std::vector<std::string>;
+  EXPECT_EQ(select_figures("depth,1a,depth"), (Keys{"depth", "1a"}));
+  EXPECT_EQ(select_figures("all"), (Keys{"1a", "1b", "1c", "3", "bits", "depth"}));
+  EXPECT_TRUE(select_figures("").empty());
+  expect_error<std::invalid_argument>([] { select_figures("1a,7"); }, {"figure '7'", "known: 1a"});
+}
+
 TEST(FigurePage, TextIsEscaped) {
   Figure figure;
   figure.key = "1a";

@@ -17,8 +17,8 @@ namespace cbq {
 namespace {
 
 const std::vector<int> bits = {4, 2};
-/// Steps of the finite differences, over whose Hessians the mean is taken: see docs/run_ablation.md
-/// for what other steps give.
+/// Steps of the finite differences, over whose Hessians the mean is taken (docs/run_ablation.md says
+/// why these, docs/experiments.md what others give).
 const std::vector<double> steps = {0.05, 0.1};
 
 class Figure1b : public FigureMaker {
@@ -173,7 +173,7 @@ class Figure1b : public FigureMaker {
 
   static void describe(const FigureContext& context, const std::vector<nlohmann::json>& results,
                        const std::vector<Matrix>& means, Figure& figure) {
-    std::string shares, near, by_step;
+    std::string shares, near, near_at, by_step;
     for (size_t b = 0; b < bits.size(); ++b) {
       const std::string name = fmt::format("W{}", bits[b]);
       const double share = off_diagonal_share(means[b]);
@@ -187,6 +187,7 @@ class Figure1b : public FigureMaker {
                             off_diagonal_mass(means[b]));
       const double others = coupling_of_others(means[b]);
       figure.numbers.emplace_back("coupling_of_others " + name, others);
+      if (one > others) near_at += (near_at.empty() ? "at " : " and at ") + name;
       near += fmt::format("{}{} {:.3f} against {:.3f}", lead, name, one, others);
       for (const auto& h : results[b].at("hessians").get<std::vector<Matrix>>()) {
         by_step += fmt::format("{}{:.3f}", by_step.empty() ? "" : ", ", off_diagonal_share(h));
@@ -212,9 +213,11 @@ class Figure1b : public FigureMaker {
                "coupled more. Here their sum ",
                mass_grows ? "grows" : "does not grow", " and their share ",
                share_grows ? "grows" : "does not grow", " from 4 to 2 bits: ",
-               mass_grows && share_grows ? "the same."
-               : mass_grows              ? "the same for the sum alone."
-                                         : "not the same.")};
+               mass_grows && share_grows ? "the same"
+               : mass_grows              ? "the same for the sum alone"
+                                         : "not the same",
+               ". Neighbours are coupled more than other pairs ",
+               near_at.empty() ? "at neither of the bits." : near_at + ".")};
   }
 };
 
