@@ -17,8 +17,8 @@ namespace cbq {
 namespace {
 
 const std::vector<int> bits = {4, 2};
-/// Steps of the finite differences, over whose Hessians the mean is taken (docs/run_ablation.md says
-/// why these, docs/experiments.md what others give).
+/// Steps of the finite differences, over whose Hessians the mean is taken (docs/run_ablation.md
+/// says why these, docs/experiments.md what others give).
 const std::vector<double> steps = {0.05, 0.1};
 
 class Figure1b : public FigureMaker {
