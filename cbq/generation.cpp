@@ -69,6 +69,10 @@ Generation generate(Transformer& model, const std::vector<int32_t>& prompt,
 Agreement agreement(Transformer& model, const std::vector<int32_t>& prompt,
                     const std::vector<int32_t>& continuation) {
   check(!prompt.empty() && !continuation.empty(), "agreement: prompt or continuation is empty");
+  for (const int32_t id : continuation) {
+    check(id >= 0 && id < model.config.vocab_size, "agreement: token ", id,
+          " is outside the model's vocabulary of ", model.config.vocab_size);
+  }
   std::vector<int32_t> read = prompt;
   read.insert(read.end(), continuation.begin(), continuation.end() - 1);
   Decoder decoder(model, 1, static_cast<int64_t>(read.size()));

@@ -37,8 +37,8 @@ struct Agreement {
   double mean_nll = 0.0;  // nats per token of the continuation
 };
 
-/// Throws std::invalid_argument where prompt or continuation is empty, or both are longer than the
-/// model's context.
+/// Throws std::invalid_argument where prompt or continuation is empty, both are longer than the
+/// model's context, or an id is outside its vocabulary.
 Agreement agreement(Transformer& model, const std::vector<int32_t>& prompt,
                     const std::vector<int32_t>& continuation);
 

@@ -400,7 +400,7 @@ void FolderReader::read_attention(Block& block, const std::string& prefix) const
     }
     check_clusters(state.back().second, attention_width(operand), attention_path(prefix, operand));
   }
-  attention->restore(state);
+  blaming(where_, [&] { attention->restore(state); });
   block.attention_transform = std::move(attention);
 }
 
@@ -457,7 +457,7 @@ std::unique_ptr<ActivationQuantizer> FolderReader::read_input(const std::string&
     values.emplace_back("clusters", checkpoint_.load(layer + ".input_clusters"));
     check_clusters(values.back().second, width, "inputs of layer " + layer);
   }
-  quantizer->restore(values);
+  blaming(where_, [&] { quantizer->restore(values); });
   for (Var& variable : quantizer->variables()) variable.set_requires_grad(false);
   return quantizer;
 }

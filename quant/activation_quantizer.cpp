@@ -200,6 +200,9 @@ void ActivationQuantizer::restore(const std::vector<std::pair<std::string, Tenso
       for (size_t run = 0; run < low_.size(); ++run) {
         low_[run] = ranges[2 * run];
         high_[run] = ranges[2 * run + 1];
+        check(std::isfinite(low_[run]) && std::isfinite(high_[run]) && low_[run] <= high_[run],
+              layer_, ": the stored range of its input, ", low_[run], " to ", high_[run],
+              ", is damaged; quantize again");
       }
       observed_ = true;
       static_range_ = {};

@@ -73,6 +73,9 @@ TEST(FigureSvg, RefusesWhatCannotBeShown) {
   expect_error<std::invalid_argument>([&] { heat_map(map); }, {"no value can be shown"});
   map.values = {{1.0, 2.0}, {3.0}};
   expect_error<std::invalid_argument>([&] { heat_map(map); }, {"rows of 2 and 1"});
+  map.low = 1.0;
+  map.high = 3.0;  // with a given range of colours, too
+  expect_error<std::invalid_argument>([&] { heat_map(map); }, {"rows of 2 and 1"});
   map.values.clear();
   expect_error<std::invalid_argument>([&] { heat_map(map); }, {"no values"});
   LineChart chart = small_chart();

@@ -132,6 +132,12 @@ TEST(Agreement, CountsLikeliestTokensAndTheirLoss) {
   EXPECT_EQ(a.likeliest, 7);
   EXPECT_NEAR(a.mean_nll, nll / 8, 1e-5);
   EXPECT_THROW(agreement(*model, prompt, {}), std::invalid_argument);
+  // The last token is never read by the model, only looked up in its logits.
+  expect_error<std::invalid_argument>(
+      [&] {
+        agreement(*model, prompt, {1, 40});
+      },
+      {"token 40", "vocabulary of 40"});
 }
 
 TEST(TextStream, GivesCharactersOnceTheyAreComplete) {

@@ -433,6 +433,16 @@ TEST(Rptq, ADamagedFolderIsRefused) {
     const SafetensorsFile file = SafetensorsFile::open(folder / "q/model.safetensors");
     for (const std::string& name : file.names()) tensors[name] = file.load(name).clone();
   }
+  for (const float wrong : {NAN, INFINITY, 1e9f}) {  // the last: a range that ends before it begins
+    auto damaged = tensors;
+    Tensor& range = damaged.at("model.layers.0.self_attn.q_proj.input_range");
+    range = range.clone();
+    range.data<float>()[0] = wrong;
+    write_safetensors(folder / "q/model.safetensors", damaged, {{"format", "pt"}});
+    expect_error<std::runtime_error>(
+        [&] { load_any_model(folder / "q", Dtype::f32, Device::cpu()); },
+        {"q_proj", "range", "quantize again"});
+  }
   for (const char* name :
        {"input_clusters", "online_channels", "online_counts", "online_factors"}) {
     for (const float wrong : {-1.0f, 0.5f, 2.0f, 100.0f, NAN}) {

@@ -1,4 +1,4 @@
-"""Folders of GPTQ's kin unpacked by their published layouts and, where asked for, loaded by other programs (for tools/check_exports.py).
+"""Folders in GPTQ's, AutoRound's and AWQ's formats unpacked by their published layouts and, where asked for, loaded by other programs (for tools/check_exports.py).
 
 "gptq" (formats gptq_v2 and, of symmetric grids, gptq), "auto_round" and "awq": every grid is written in the format and as dense, the
 reference. The tensors are unpacked here with NumPy; s (q - z) must be the dense folder's weights, bit for bit. With --run another

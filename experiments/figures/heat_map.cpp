@@ -25,6 +25,10 @@ class Drawing {
           "': no values");
     rows_ = map.values.size();
     columns_ = map.values.front().size();
+    for (const auto& row : map.values) {
+      check(row.size() == columns_, "heat map '", map.title, "': rows of ", columns_, " and ",
+            row.size(), " values");
+    }
     const bool ranged_x = map.x_from != map.x_to, ranged_y = map.y_from != map.y_to;
     x_ = {ranged_x ? map.x_from : -0.5, ranged_x ? map.x_to : static_cast<double>(columns_) - 0.5,
           left, left + side};
@@ -60,8 +64,6 @@ class Drawing {
       low_ = std::numeric_limits<double>::infinity();
       high_ = -low_;
       for (const auto& row : map_.values) {
-        check(row.size() == columns_, "heat map '", map_.title, "': rows of ", columns_, " and ",
-              row.size(), " values");
         for (const double v : row) {
           if (!std::isfinite(v) || (map_.logarithmic && v <= 0.0)) continue;
           low_ = std::min(low_, v);

@@ -32,8 +32,4 @@ void PartStore::put(const JobIdentity& identity, const nlohmann::json& result) c
   write_text_atomically(path_of(identity), sealed(json).dump() + "\n");
 }
 
-void PartStore::remove(const JobIdentity& identity) const {
-  std::filesystem::remove(path_of(identity));
-}
-
 }  // namespace cbq

@@ -22,7 +22,6 @@ class PartStore {
   std::optional<nlohmann::json> find(const JobIdentity& identity, const Say& say) const;
   /// Throws std::runtime_error, naming the path, when it cannot be written.
   void put(const JobIdentity& identity, const nlohmann::json& result) const;
-  void remove(const JobIdentity& identity) const;
 
  private:
   std::filesystem::path path_of(const JobIdentity& identity) const;

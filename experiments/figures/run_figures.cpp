@@ -24,6 +24,11 @@ JobIdentity identity_of(const FigureContext& context, const std::string& key,
   return identity;
 }
 
+bool is_finite(const nlohmann::json& value) {
+  if (value.is_number_float()) return std::isfinite(value.get<double>());
+  return !value.is_structured() || std::all_of(value.begin(), value.end(), is_finite);
+}
+
 /// Parts of either kind, where they are kept between runs.
 class Parts {
  public:
@@ -46,6 +51,10 @@ class Parts {
       return to_json(result);
     }
     nlohmann::json result = maker.compute(context_, part, progress);
+    // JSON has no word for these numbers, so a stored part could not be read again.
+    check(is_finite(result),
+          "the result holds NaN or infinity, which cannot be drawn; look for "
+          "overflow in the model, or give other --bits or --figure-tokens");
     parts_.put(identity_of(context_, key, part), result);
     return result;
   }
@@ -121,7 +130,7 @@ class FigureRun {
       progress_.finish();
       throw Interrupted(concat(stop.what(), ": finished parts of figures are kept in ",
                                (context_.bench.folder / "figures").string(),
-                               "; the same command goes on from there"));
+                               "; the same command, without --fresh, goes on from there"));
     } catch (const std::invalid_argument& error) {
       throw std::invalid_argument(message_of(what, ": ", error.what()));
     }

@@ -56,9 +56,9 @@ std::vector<std::string> known_model_types();
 /// known ones when there is none.
 std::string architecture_of_type(const std::string& model_type);
 
-/// The config of a new model of the family `model_type` ("llama", "opt", ...): sizes, context, head
-/// and vocabulary come from `shape`; biases, norms, activation and positions are the family's
-/// defaults. Throws std::invalid_argument for an unknown family (with the known ones), and
+/// The config of a new model of the family `model_type` ("llama", "opt", ...): the activation is
+/// the family's default, so are sizes that the family derives from others; the rest comes from
+/// `shape`. Throws std::invalid_argument for an unknown family (with the known ones), and
 /// std::runtime_error for sizes that the family cannot have.
 ModelConfig config_of_family(const std::string& model_type, const ModelConfig& shape);
 

@@ -32,6 +32,7 @@ struct Options {
 };
 
 struct Continuation {
+  std::string tokenizer;  // its hash
   std::vector<int32_t> prompt;
   Generation made;
   std::string text;
@@ -68,6 +69,7 @@ const char* text_of(StopReason reason) {
 Continuation continue_prompt(Transformer& model, const Tokenizer& tokenizer,
                              const std::string& prompt, const GenerationSettings& settings) {
   Continuation c;
+  c.tokenizer = tokenizer.hash();
   c.prompt = ids_of(prompt, tokenizer, model.config);
   TextStream stream(tokenizer, c.prompt);
   const auto show = [&](const std::string& piece) {
@@ -111,10 +113,6 @@ class Generate {
     catch_interrupts();
     const std::vector<Continuation> first = all_of(o_.model, nullptr);
     if (!o_.compare.empty()) all_of(o_.compare, &first);
-    if (o_.json_file.empty()) return;
-    // A text may end within a character.
-    write_text_atomically(o_.json_file,
-                          results_.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
   }
 
  private:
@@ -133,13 +131,22 @@ class Generate {
       json result = json_of(folder, all.back());
       if (other != nullptr) compare(*model, all.back(), (*other)[i], result);
       results_.push_back(result);
+      write();
     }
     return all;
   }
 
+  /// All that is finished so far: what comes may be interrupted, or fail.
+  void write() const {
+    if (o_.json_file.empty()) return;
+    // A text may end within a character.
+    write_text_atomically(o_.json_file,
+                          results_.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+  }
+
   void compare(Transformer& model, const Continuation& mine, const Continuation& other,
                json& result) const {
-    if (mine.prompt != other.prompt) {
+    if (mine.tokenizer != other.tokenizer || mine.prompt != other.prompt) {
       std::cout << "(the tokenizers differ: nothing to compare token by token)\n";
       return;
     }

@@ -184,7 +184,11 @@ Action setup_train(CLI::App& app) {
   const auto option = [&app](const char* name, auto& value, const char* help) {
     return app.add_option(name, value, help)->capture_default_str();
   };
-  option("--family", o->family, "llama, mistral, qwen2, qwen3, opt, bloom");
+  std::string families;
+  for (const std::string& type : known_model_types()) {
+    families += (families.empty() ? "" : ", ") + type;
+  }
+  option("--family", o->family, families.c_str());
   option("--layers", o->shape.num_layers, "blocks");
   option("--hidden", o->shape.hidden_size, "width");
   const auto* intermediate =

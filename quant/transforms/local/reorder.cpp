@@ -102,7 +102,7 @@ class Reorder : public Preprocessor {
         if (std::find(readers.begin(), readers.end(), named.linear) == readers.end()) continue;
         context.activation_clusters[prefix + named.name] = clustered.sizes;
       }
-      if (place.values_of_heads) {
+      if (place.values_of_heads && !writers_of(place).empty()) {
         context.activation_clusters[attention_path(prefix, AttentionOperand::values)] =
             clustered.sizes_of_slots;
       }
