@@ -205,7 +205,8 @@ class Figure1a : public FigureMaker {
                ", which every row of the weight shares; means over cells of ", cells, " x ", cells,
                " at most, colours by the logarithm over four decades."),
         "WbAc: the weights in front have b bits, rounded to nearest on the method's grid, and the "
-        "layer's input c bits, asymmetric with a range per token. In the first block, weights in front change nothing (A16 rows).",
+        "layer's input c bits, asymmetric with a range per token. In the first block, weights in "
+        "front change nothing (A16 rows).",
         concat("Share of the absolute mass off the diagonal, this layer: ", of_layer, "."),
         concat("Mean over the same layer of all blocks: ", of_blocks, "."),
         concat("Paper: off-diagonal elements grow notably at lower bits. Here the mean share ",

@@ -167,7 +167,8 @@ class Reader : public StoredTransformReader {
 
  private:
   [[noreturn]] static void damaged(const StoredRecord& record) {
-    fail(record.what, ": the stored map of channels is not valid; the file is damaged, quantize again");
+    fail(record.what,
+         ": the stored map of channels is not valid; the file is damaged, quantize again");
   }
   static int64_t whole(double value, double low, double high, const StoredRecord& record) {
     if (!(value >= low && value <= high) || value != std::floor(value)) damaged(record);
