@@ -52,8 +52,8 @@ Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t h
 
 /// Mean over rows of -log softmax(logits)[target]: [1]. target i32 [rows].
 Var cross_entropy(const Var& logits, const Tensor& target);
-// The library itself calls none of the functions below: they are what losses are made of, in
-// gradcheck and in tests of learned parts, which also stand for the schemes that users write.
+// What losses and learned parts are made of. The library itself calls only mul and scale of the
+// functions below; the others serve gradcheck and the tests, and the schemes that users write.
 
 /// a * b: equal shapes.
 Var mul(const Var& a, const Var& b);

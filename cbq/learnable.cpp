@@ -1,7 +1,7 @@
 #include "cbq/learnable.h"
 
-#include "cbq/quantized_attention.h"
 #include "cbq/stream.h"
+#include "quant/quantized_attention.h"
 #include "quant/transforms/local/learned_scaling.h"
 
 namespace cbq {

@@ -4,12 +4,12 @@
 #include <set>
 #include <utility>
 
-#include "cbq/quantized_attention.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
 #include "nn/formats/json.h"
 #include "nn/formats/safetensors.h"
+#include "quant/quantized_attention.h"
 #include "quant/transforms/stored_transforms.h"
 #include "tensor/runtime/shapes_only.h"
 

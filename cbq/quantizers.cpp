@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "cbq/learnable.h"
-#include "cbq/quantized_attention.h"
+#include "quant/quantized_attention.h"
 
 namespace cbq {
 

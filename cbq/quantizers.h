@@ -41,8 +41,8 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
 void attach_learned_scaling(Transformer& model, const Window& window,
                             const std::map<int64_t, ScalingStarts>& starts);
 
-/// Queries, keys and values of the block at `prefix` are quantized (cbq/quantized_attention.h), if
-/// they are not yet; clusters of those that have some in `starts`.
+/// Queries, keys and values of the block at `prefix` are quantized (quant/quantized_attention.h),
+/// if they are not yet; clusters of those that have some in `starts`.
 void attach_attention_quantizer(Block& block, const std::string& prefix, Device device,
                                 const ActivationConfig& config,
                                 const ActivationStarts& starts = {});

@@ -68,7 +68,7 @@ struct BinaryRow {  // one row of a with the same row b
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
     const auto both = [](A a_j, A b_j) { return Op::value(a_j, b_j); };
-    row.write(y + r * n, both, row.read(a + r * n), row.view(b));
+    row.write(y + r * n, both, row.read(a + r * n), row.uncached(b));
   }
 };
 

@@ -26,7 +26,7 @@ struct RmsNorm {
     const auto of = Formula::measure(row, in, n, eps);
     if (row.first()) inverse_rms[r] = of.inverse;
     const auto value = [of](A x_j, A w_j) { return Formula::value(of, x_j, w_j); };
-    row.write(y + r * n, value, in, row.view(w));
+    row.write(y + r * n, value, in, row.uncached(w));
   }
 };
 
@@ -45,7 +45,7 @@ struct RmsNormBackward {
   CBQ_HD void operator()(const Row& row, int64_t r) const {
     using A = acc_t<T>;
     const auto in = row.read(x + r * n), g = row.read(dy + r * n);
-    const auto weight = row.view(w);
+    const auto weight = row.uncached(w);
     const typename Formula::Statistics of{inverse_rms[r]};
     const auto mean = Formula::means(row, of, n, g, in, weight);
     const auto gradient = [of, mean](A g_j, A x_j, A w_j) {
@@ -81,7 +81,7 @@ struct LayerNorm {
     const auto value = [of, weighted](A x_j, A w_j, A b_j) {
       return weighted ? Formula::value(of, x_j, w_j, b_j) : Formula::value(of, x_j);
     };
-    row.write(y + r * n, value, in, row.view_or(w, A(1)), row.view_or(b, A(0)));
+    row.write(y + r * n, value, in, row.uncached_or(w, A(1)), row.uncached_or(b, A(0)));
   }
 };
 
@@ -102,7 +102,7 @@ struct LayerNormBackward {
     using A = acc_t<T>;
     const auto in = row.read(x + r * n), d = row.read(dy + r * n);
     const typename Formula::Statistics of{mean[r], inverse_deviation[r]};
-    const auto weight = row.view_or(w, A(1));
+    const auto weight = row.uncached_or(w, A(1));
     const auto means = Formula::means(row, of, n, d, in, weight);
     const auto gradient = [of, means](A d_j, A x_j, A w_j) {
       return Formula::gradient(of, means, d_j, x_j, w_j);

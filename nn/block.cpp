@@ -49,7 +49,7 @@ std::string attention_path(const std::string& block_prefix, AttentionOperand ope
 }
 
 Var Block::rotate(const Var& x, const Rope& rope, const Sequence& s, int64_t head_dim) {
-  if (s.packed == nullptr) {
+  if (s.varlen == nullptr) {
     // Where frequencies depend on the length (dynamic, longrope), cached keys keep those of the
     // length at which they were made, as in transformers.
     const int64_t end = s.past + s.tokens;
@@ -58,8 +58,8 @@ Var Block::rotate(const Var& x, const Rope& rope, const Sequence& s, int64_t hea
                     tables.sine.slice(s.past, tables.sine.size(0)), s.tokens, head_dim);
   }
   // A table with a row per row of x: position r of it is row r's.
-  const RopeTables tables = rope.tables(*s.packed);
-  return ag::rope(x, tables.cosine, tables.sine, s.packed->rows(), head_dim);
+  const RopeTables tables = rope.tables(*s.varlen);
+  return ag::rope(x, tables.cosine, tables.sine, s.varlen->rows(), head_dim);
 }
 
 Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, int64_t heads,
@@ -80,9 +80,9 @@ Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, i
     check(!should_record({&a, &b, &c}), "attend: cached keys have no backward pass");
     return Var(attend_cached(a.value(), b.value(), c.value(), s, heads, kv_heads, slopes));
   }
-  if (s.packed == nullptr) return ag::attention(a, b, c, s.batch, heads, kv_heads, slopes);
-  check(!should_record({&a, &b, &c}), "attend: packed rows have no backward pass");
-  return Var(kernels::varlen_attention(a.value(), b.value(), c.value(), *s.packed, heads, kv_heads,
+  if (s.varlen == nullptr) return ag::attention(a, b, c, s.batch, heads, kv_heads, slopes);
+  check(!should_record({&a, &b, &c}), "attend: varlen rows have no backward pass");
+  return Var(kernels::varlen_attention(a.value(), b.value(), c.value(), *s.varlen, heads, kv_heads,
                                        slopes));
 }
 

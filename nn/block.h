@@ -20,7 +20,7 @@ struct Sequence {
   /// If given, all rows are one batch, and this says what each of them reads
   /// (kernels/attention/varlen_rows.h): sequences of any lengths that share beginnings. For
   /// inference only; outlives the forward pass.
-  const VarlenRows* packed = nullptr;
+  const VarlenRows* varlen = nullptr;
   /// If given, each sequence has read `past` tokens before, whose keys and values are in the cache,
   /// and `tokens` new ones follow; theirs are added (nn/decoder.h). For inference only.
   BlockCache* cache = nullptr;
@@ -86,7 +86,7 @@ const char* name_of(AttentionOperand operand);
 std::string attention_path(const std::string& block_prefix);
 std::string attention_path(const std::string& block_prefix, AttentionOperand operand);
 
-/// Quantizes the operands of the attention products (implemented in cbq/; nn/ knows only this
+/// Quantizes the operands of the attention products (implemented in quant/; nn/ knows only this
 /// interface).
 class AttentionTransform {
  public:

@@ -71,8 +71,8 @@ class Walker {
   Walker(Transformer& model, const TokenBatch& batch, Device place)
       : sequence_(batch.sequence), place_(place) {
     if (!batch.groups.empty()) {
-      packed_ = std::make_unique<VarlenRows>(batch.groups, model.device());
-      sequence_.packed = packed_.get();
+      varlen_ = std::make_unique<VarlenRows>(batch.groups, model.device());
+      sequence_.varlen = varlen_.get();
     }
     const auto rows = static_cast<int64_t>(batch.ids.size());
     const Tensor ids = Tensor::from(batch.ids, {rows}, Dtype::i32, model.device());
@@ -86,7 +86,7 @@ class Walker {
 
  private:
   Sequence sequence_;
-  std::unique_ptr<VarlenRows> packed_;
+  std::unique_ptr<VarlenRows> varlen_;
   Device place_;
   Tensor hidden_;
 };

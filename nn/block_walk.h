@@ -38,9 +38,10 @@ void load_all_blocks(Transformer& model, const std::function<void(int64_t i)>& p
 /// Tokens that pass a model together.
 struct TokenBatch {
   std::vector<int32_t> ids;  // of all rows, one after the other
-  Sequence sequence;         // `packed` is set by the walk
-  /// Not empty: the rows are packed (VarlenRows), and `sequence` is one batch of all rows.
-  std::vector<PackedGroup> groups = {};
+  Sequence sequence;         // `varlen` is set by the walk
+  /// Not empty: the rows are varlen (VarlenRows), and `sequence` is one batch
+  /// of all rows.
+  std::vector<VarlenGroup> groups = {};
 };
 
 struct BatchWalkOptions {

@@ -165,24 +165,24 @@ RopeTables Rope::tables(int64_t length) const {
   return entries_.front().tables;
 }
 
-RopeTables Rope::tables(const VarlenRows& packed) const {
-  if (variant_of(packed.longest()) == 0) {
-    const RopeTables all = tables(packed.longest());
-    return {kernels::embedding(packed.positions(), all.cosine),
-            kernels::embedding(packed.positions(), all.sine)};
+RopeTables Rope::tables(const VarlenRows& varlen) const {
+  if (variant_of(varlen.longest()) == 0) {
+    const RopeTables all = tables(varlen.longest());
+    return {kernels::embedding(varlen.positions(), all.cosine),
+            kernels::embedding(varlen.positions(), all.sine)};
   }
   const int64_t half = head_dim_ / 2;
-  RopeTables rows{Tensor({packed.rows(), half}, Dtype::f32, device_),
-                  Tensor({packed.rows(), half}, Dtype::f32, device_)};
-  for (size_t g = 0; g < packed.groups().size(); ++g) {
-    const PackedGroup& group = packed.groups()[g];
+  RopeTables rows{Tensor({varlen.rows(), half}, Dtype::f32, device_),
+                  Tensor({varlen.rows(), half}, Dtype::f32, device_)};
+  for (size_t g = 0; g < varlen.groups().size(); ++g) {
+    const VarlenGroup& group = varlen.groups()[g];
     int64_t longest = 0, count = group.prefix;
     for (const int64_t branch : group.branches) {
       longest = std::max(longest, branch);
       count += branch;
     }
-    const int64_t begin = packed.begins()[g];
-    const Tensor at = packed.positions().slice(begin, begin + count);
+    const int64_t begin = varlen.begins()[g];
+    const Tensor at = varlen.positions().slice(begin, begin + count);
     const RopeTables own = tables(group.prefix + longest);
     rows.cosine.slice(begin, begin + count).copy_from(kernels::embedding(at, own.cosine));
     rows.sine.slice(begin, begin + count).copy_from(kernels::embedding(at, own.sine));

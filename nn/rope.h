@@ -49,9 +49,9 @@ class Rope {
   /// once keeps its memory as long as this object lives, since a captured graph may read it; only
   /// of the tables that dynamic scaling makes for one length alone, the 16 used last are kept.
   RopeTables tables(int64_t length) const;
-  /// Tables with a row for each row of `packed`. Where the frequencies depend on the length, the
+  /// Tables with a row for each row of `varlen`. Where the frequencies depend on the length, the
   /// sequences of a group take those of the group's longest.
-  RopeTables tables(const VarlenRows& packed) const;
+  RopeTables tables(const VarlenRows& varlen) const;
 
  private:
   /// What the frequencies of a sequence depend on beside the config: the length (dynamic), or which

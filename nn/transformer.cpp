@@ -121,9 +121,9 @@ int64_t parameter_bytes(Transformer& model) {
 void Transformer::check_sequence(const Tensor& ids, const Sequence& s) const {
   check(ids.count() == s.batch * s.tokens, "embed: ", ids.count(), " ids for ", s.batch, " x ",
         s.tokens, " tokens");
-  check(s.packed == nullptr || s.packed->rows() == ids.count(), "embed: ", ids.count(),
-        " ids for packed rows of another number");
-  const int64_t tokens = s.packed != nullptr ? s.packed->longest() : s.past + s.tokens;
+  check(s.varlen == nullptr || s.varlen->rows() == ids.count(), "embed: ", ids.count(),
+        " ids for varlen rows of another number");
+  const int64_t tokens = s.varlen != nullptr ? s.varlen->longest() : s.past + s.tokens;
   const bool windowed = config.context() < config.max_position_embeddings;
   check(tokens <= config.context(), "a sequence of ", tokens, " tokens exceeds the model's ",
         windowed ? "attention window of " : "context of ", config.context(),
@@ -132,7 +132,7 @@ void Transformer::check_sequence(const Tensor& ids, const Sequence& s) const {
 }
 
 std::vector<int32_t> Transformer::positions_of(const Sequence& s) {
-  if (s.packed != nullptr) return s.packed->positions().to_vector<int32_t>();
+  if (s.varlen != nullptr) return s.varlen->positions().to_vector<int32_t>();
   std::vector<int32_t> positions;
   for (int64_t i = 0; i < s.batch * s.tokens; ++i) {
     positions.push_back(static_cast<int32_t>(s.past + i % s.tokens));

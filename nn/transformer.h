@@ -93,7 +93,7 @@ class Transformer : public Module {
   std::vector<std::string> transforms;
 
  protected:
-  /// Throws std::invalid_argument unless there are batch * tokens ids (packed: as many as rows),
+  /// Throws std::invalid_argument unless there are batch * tokens ids (varlen: as many as rows),
   /// and no sequence is longer than the context.
   void check_sequence(const Tensor& ids, const Sequence& sequence) const;
   /// The position of every row, from 0.

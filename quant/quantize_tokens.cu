@@ -44,16 +44,17 @@ detail::PrologueView<P> view_of(const Deferred& y, const Tensor& statistics) {
 
 /// Results and gradients, where there are any yet.
 template <class T>
-detail::Readers<T> readers_of(const std::vector<TokenQuantizer>& quantizers,
-                              const std::vector<Tensor>& y, const std::vector<Tensor>& dy) {
-  detail::Readers<T> readers{};
+detail::OutputQuantizers<T> output_quantizers_of(const std::vector<TokenQuantizer>& quantizers,
+                                                 const std::vector<Tensor>& y,
+                                                 const std::vector<Tensor>& dy) {
+  detail::OutputQuantizers<T> outputs{};
   for (const TokenQuantizer& q : quantizers) {
-    const auto i = static_cast<size_t>(readers.count++);
-    readers.at[i] = {q.clip.data<acc_t<T>>(), i < y.size() ? y[i].data<T>() : nullptr,
+    const auto i = static_cast<size_t>(outputs.count++);
+    outputs.at[i] = {q.clip.data<acc_t<T>>(), i < y.size() ? y[i].data<T>() : nullptr,
                      i < dy.size() ? dy[i].data<T>() : nullptr,
                      GridRule<acc_t<T>>(q.config.bits, q.config.symmetric, q.config.form)};
   }
-  return readers;
+  return outputs;
 }
 
 template <template <class> class Prologue>
@@ -74,7 +75,7 @@ QuantizedTokens forward(const TokenFunction& f, const Deferred& y,
     }
     map_rows(f.name, x.device(), rows, n,
              detail::QuantizeTokens<P>{view_of<P>(y, result.statistics),
-                                       readers_of<T>(quantizers, result.outputs, {}),
+                                       output_quantizers_of<T>(quantizers, result.outputs, {}),
                                        result.range.template data<A>()});
   });
   return result;
@@ -103,7 +104,7 @@ TokenGradients backward(const TokenFunction& f, const Deferred& y,
     const Tensor d_clip({static_cast<int64_t>(dy.size()), rows}, dtype_of<A>::value, x.device());
     map_rows(f.name, x.device(), rows, n,
              detail::QuantizeTokensBackward<P>{
-                 view_of<P>(y, forward.statistics), readers_of<T>(quantizers, {}, dy),
+                 view_of<P>(y, forward.statistics), output_quantizers_of<T>(quantizers, {}, dy),
                  forward.range.template data<A>(), want_x ? result.x.template data<T>() : nullptr,
                  result.second.defined() ? result.second.template data<T>() : nullptr,
                  d_clip.template data<A>(), rows});
@@ -176,8 +177,8 @@ const TokenFunction& checked(const Deferred& y, const std::vector<TokenQuantizer
   check(f != nullptr, op,
         ": has no kernel for this function with these operands; quantize value()");
   const Tensor& x = y.x.value();
-  check(!quantizers.empty() && quantizers.size() <= detail::max_readers, op, ": 1 to ",
-        detail::max_readers, " quantizers, got ", quantizers.size());
+  check(!quantizers.empty() && quantizers.size() <= detail::max_quantizers, op, ": 1 to ",
+        detail::max_quantizers, " quantizers, got ", quantizers.size());
   if (f->tensors == 2) {
     check_same(op, x, y.second.value());
   } else {
@@ -198,7 +199,7 @@ const TokenFunction& checked(const Deferred& y, const std::vector<TokenQuantizer
 
 bool quantize_tokens_takes(const Deferred& y, size_t quantizers) {
   const TokenFunction* f = find(y);
-  if (f == nullptr || quantizers < 1 || quantizers > detail::max_readers) return false;
+  if (f == nullptr || quantizers < 1 || quantizers > detail::max_quantizers) return false;
   if (should_record({f->tensors == 2 ? &y.third : &y.second, &y.third})) return false;
   const Device device = y.x.device();
   return !runs_on_grid(device) || tuned::trusted(detail::token_kernel_name, device);

@@ -1,6 +1,6 @@
 // From the scalar functions of a rounding scheme to its kernels: RoundingOf<Scheme> is the
 // RoundingScheme whose forward, backward and codes run them over a weight, on either device, for
-// every parameterization (quant/rounding_part.h says how they see the weight).
+// every parameterization (quant/rounding_view.h says how they see the weight).
 #pragma once
 
 #include <limits>
@@ -8,8 +8,8 @@
 #include <string>
 
 #include "kernels/ops.h"
-#include "quant/rounding_part.h"
 #include "quant/rounding_tuned.h"
+#include "quant/rounding_view.h"
 #include "quant/rounding_weight_gradient.h"
 
 namespace cbq {
@@ -57,25 +57,26 @@ struct RoundForward {
   Out* y;
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t item) const {
-    const int64_t i = item / view.parts();
-    const Part part = view.part(item % view.parts());
+    const int64_t i = item / view.ranges();
+    const ColumnRange range = view.range(item % view.ranges());
     Slots<Row, acc_t<T>> u, v, offset;
-    load_part<Scheme>(row, view, i, part, u, v, offset);
+    load_range<Scheme>(row, view, i, range, u, v, offset);
     if (view.hard) {
-      store<true>(row, i, part, u, v);
+      store<true>(row, i, range, u, v);
     } else {
-      store<false>(row, i, part, u, v);
+      store<false>(row, i, range, u, v);
     }
   }
   template <bool hard, class Row>
-  CBQ_HD void store(Row& row, int64_t i, const Part& part, Slots<Row, acc_t<T>>& u,
+  CBQ_HD void store(Row& row, int64_t i, const ColumnRange& range, Slots<Row, acc_t<T>>& u,
                     Slots<Row, acc_t<T>>& v) const {
     using A = acc_t<T>;
-    const A s = view.scale[view.grid_index(i, part)], z = view.zero_point[view.grid_index(i, part)];
+    const A s = view.scale[view.grid_index(i, range)],
+            z = view.zero_point[view.grid_index(i, range)];
     const A largest = view.largest_code;
-    Out* out = y + i * view.in + part.column;
+    Out* out = y + i * view.in + range.column;
 #pragma omp simd
-    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+    for (int64_t j = row.lane(); j < range.width; j += row.lanes()) {
       const A r = rounded<Scheme, hard>(u.at(row, j), v.at(row, j));
       const A q = math::clamp(r + z, A(0), largest);
       if constexpr (std::is_same_v<Out, uint8_t>) {
@@ -87,16 +88,16 @@ struct RoundForward {
   }
 };
 
-/// One work item: `rows_per_chunk` rows of one part. Sums over a part (dL/ds, dL/dA1) and over a
+/// One work item: `rows_per_chunk` rows of one range. Sums over a range (dL/ds, dL/dA1) and over a
 /// chunk (dL/dA2) go to arrays of partial sums, which are added up in a fixed order afterwards.
 template <class Scheme, class T>
 struct RoundBackward {
   using A = acc_t<T>;
   RoundingView<T> view;
   const T* dw;
-  A* d_scale;       // [parts per group, out, groups]
+  A* d_scale;       // [ranges per group, out, groups]
   A* d_dense;       // [out, in] or null
-  A* d_a1;          // [parts, out, rank] or null
+  A* d_a1;          // [ranges, out, rank] or null
   A* d_a2;          // [chunks, rank, in] or null
   A* d_zero_point;  // like d_scale, or null
   int64_t rows_per_chunk;
@@ -107,41 +108,43 @@ struct RoundBackward {
 
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t item) const {
-    const int64_t chunk = item / view.parts(), index = item % view.parts();
-    const Part part = view.part(index);
+    const int64_t chunk = item / view.ranges(), index = item % view.ranges();
+    const ColumnRange range = view.range(index);
     const int64_t first = chunk * rows_per_chunk;
     const int64_t last = math::min(first + rows_per_chunk, view.out);
     const A weight = now != nullptr ? A(now[0]) : regularizer;
     const A exponent = now != nullptr ? A(now[1]) : beta;
     Slots<Row, A> u, v, offset, dv;
     for (int64_t i = first; i < last; ++i) {
-      load_part<Scheme>(row, view, i, part, u, v, offset);
-      A ds = view.hard ? derivatives<true>(row, i, part, u, v, offset, dv)
-                       : derivatives<false>(row, i, part, u, v, offset, dv);
-      if (weight != A(0)) ds += add_regularizer(row, i, part, v, offset, dv, weight, exponent);
+      load_range<Scheme>(row, view, i, range, u, v, offset);
+      A ds = view.hard ? derivatives<true>(row, i, range, u, v, offset, dv)
+                       : derivatives<false>(row, i, range, u, v, offset, dv);
+      if (weight != A(0)) ds += add_regularizer(row, i, range, v, offset, dv, weight, exponent);
       ds = row.sum(ds);
       if (row.lane() == 0) {
-        const int64_t within = index % view.parts_per_group;
-        d_scale[(within * view.out + i) * view.groups + part.group] = ds;
+        const int64_t within = index % view.ranges_per_group;
+        d_scale[(within * view.out + i) * view.groups + range.group] = ds;
       }
-      if (d_zero_point != nullptr) store_zero_point(row, i, part, index, u, v);
-      if constexpr (bounded) keep_inside(row, part, v, dv);
-      if (d_dense != nullptr) store_dense(row, i, part, dv);
-      if (d_a1 != nullptr) add_low_rank(row, i, part, index, chunk, i == first, dv);
+      if (d_zero_point != nullptr) store_zero_point(row, i, range, index, u, v);
+      if constexpr (bounded) keep_inside(row, range, v, dv);
+      if (d_dense != nullptr) store_dense(row, i, range, dv);
+      if (d_a1 != nullptr) add_low_rank(row, i, range, index, chunk, i == first, dv);
     }
   }
 
   /// dv = dL/dp; returns this worker's share of dL/ds.
   template <bool hard, class Row>
-  CBQ_HD A derivatives(Row& row, int64_t i, const Part& part, Slots<Row, A>& u, Slots<Row, A>& v,
-                       [[maybe_unused]] Slots<Row, A>& offset, Slots<Row, A>& dv) const {
-    const A s = view.scale[view.grid_index(i, part)], z = view.zero_point[view.grid_index(i, part)];
+  CBQ_HD A derivatives(Row& row, int64_t i, const ColumnRange& range, Slots<Row, A>& u,
+                       Slots<Row, A>& v, [[maybe_unused]] Slots<Row, A>& offset,
+                       Slots<Row, A>& dv) const {
+    const A s = view.scale[view.grid_index(i, range)],
+            z = view.zero_point[view.grid_index(i, range)];
     const A largest = view.largest_code;
-    const A dw_dp = Scheme::v_in_weight_units ? unit_at(i, part) : s;  // where dr/dv = 1
-    const T* g = dw + i * view.in + part.column;
+    const A dw_dp = Scheme::v_in_weight_units ? unit_at(i, range) : s;  // where dr/dv = 1
+    const T* g = dw + i * view.in + range.column;
     A ds = 0;
 #pragma omp simd reduction(+ : ds)
-    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+    for (int64_t j = row.lane(); j < range.width; j += row.lanes()) {
       const A uj = u.at(row, j), vj = v.at(row, j), gj = A(g[j]);
       const A q = rounded<Scheme, hard>(uj, vj) + z;
       const A inside = q >= A(0) && q <= largest ? A(1) : A(0);
@@ -155,50 +158,51 @@ struct RoundBackward {
     return ds;
   }
 
-  /// dL/dz = -s sum of dW^ over the part's weights beyond the ends of the grid.
+  /// dL/dz = -s sum of dW^ over the range's weights beyond the ends of the grid.
   template <class Row>
-  CBQ_HD void store_zero_point(Row& row, int64_t i, const Part& part, int64_t index,
+  CBQ_HD void store_zero_point(Row& row, int64_t i, const ColumnRange& range, int64_t index,
                                Slots<Row, A>& u, Slots<Row, A>& v) const {
-    const A s = view.scale[view.grid_index(i, part)], z = view.zero_point[view.grid_index(i, part)];
+    const A s = view.scale[view.grid_index(i, range)],
+            z = view.zero_point[view.grid_index(i, range)];
     const A largest = view.largest_code;
-    const T* g = dw + i * view.in + part.column;
+    const T* g = dw + i * view.in + range.column;
     A beyond = 0;
-    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+    for (int64_t j = row.lane(); j < range.width; j += row.lanes()) {
       const A uj = u.at(row, j), vj = v.at(row, j);
       const A q = z + (view.hard ? rounded<Scheme, true>(uj, vj) : rounded<Scheme, false>(uj, vj));
       if (!(q >= A(0) && q <= largest)) beyond += A(g[j]);
     }
     beyond = row.sum(beyond);
     if (row.lane() == 0) {
-      const int64_t within = index % view.parts_per_group;
-      d_zero_point[(within * view.out + i) * view.groups + part.group] = -s * beyond;
+      const int64_t within = index % view.ranges_per_group;
+      d_zero_point[(within * view.out + i) * view.groups + range.group] = -s * beyond;
     }
   }
 
   /// Of an offset of the weight; 0 without variables.
-  CBQ_HD A unit_at(int64_t i, const Part& part) const {
-    return view.unit != nullptr ? view.unit[view.grid_index(i, part)] : A(0);
+  CBQ_HD A unit_at(int64_t i, const ColumnRange& range) const {
+    return view.unit != nullptr ? view.unit[view.grid_index(i, range)] : A(0);
   }
 
   /// dv += weight d/dp (1 - |2h - 1|^beta); returns this worker's share of the regularizer's dL/ds,
   /// which is 0 unless p is an offset of the weight.
   template <class Row>
-  CBQ_HD A add_regularizer(Row& row, [[maybe_unused]] int64_t i, const Part& part, Slots<Row, A>& v,
-                           [[maybe_unused]] Slots<Row, A>& offset, Slots<Row, A>& dv, A weight,
-                           A exponent) const {
+  CBQ_HD A add_regularizer(Row& row, [[maybe_unused]] int64_t i, const ColumnRange& range,
+                           Slots<Row, A>& v, [[maybe_unused]] Slots<Row, A>& offset,
+                           Slots<Row, A>& dv, A weight, A exponent) const {
     A ds = 0;
     if constexpr (Scheme::v_in_weight_units) {
-      const A s = view.scale[view.grid_index(i, part)];
-      const A dv_dp = unit_at(i, part) / s;
+      const A s = view.scale[view.grid_index(i, range)];
+      const A dv_dp = unit_at(i, range) / s;
 #pragma omp simd reduction(+ : ds)
-      for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+      for (int64_t j = row.lane(); j < range.width; j += row.lanes()) {
         const A d = regularizer_gradient<Scheme>(v.at(row, j), weight, exponent);
         dv.at(row, j) += d * dv_dp;
         ds -= d * offset.at(row, j) / s;
       }
     } else {
 #pragma omp simd
-      for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+      for (int64_t j = row.lane(); j < range.width; j += row.lanes()) {
         dv.at(row, j) += weight * regularizer_slope<Scheme>(v.at(row, j), exponent);
       }
     }
@@ -207,36 +211,37 @@ struct RoundBackward {
 
   /// Descent moves v against its gradient: at a bound, no gradient may point further out.
   template <class Row>
-  CBQ_HD void keep_inside(Row& row, const Part& part, Slots<Row, A>& v, Slots<Row, A>& dv) const {
+  CBQ_HD void keep_inside(Row& row, const ColumnRange& range, Slots<Row, A>& v,
+                          Slots<Row, A>& dv) const {
 #pragma omp simd
-    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+    for (int64_t j = row.lane(); j < range.width; j += row.lanes()) {
       const A d = dv.at(row, j);
       dv.at(row, j) = leads_out<Scheme>(v.at(row, j), d) ? A(0) : d;
     }
   }
 
   template <class Row>
-  CBQ_HD void store_dense(Row& row, int64_t i, const Part& part, Slots<Row, A>& dv) const {
-    A* d = d_dense + i * view.in + part.column;
+  CBQ_HD void store_dense(Row& row, int64_t i, const ColumnRange& range, Slots<Row, A>& dv) const {
+    A* d = d_dense + i * view.in + range.column;
 #pragma omp simd
-    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) d[j] = dv.at(row, j);
+    for (int64_t j = row.lane(); j < range.width; j += row.lanes()) d[j] = dv.at(row, j);
   }
 
-  /// dA1[i, k] = sum_j A2[k, j] dv_j over the part; dA2[k, j] += A1[i, k] dv_j within the chunk.
+  /// dA1[i, k] = sum_j A2[k, j] dv_j over the range; dA2[k, j] += A1[i, k] dv_j within the chunk.
   template <class Row>
-  CBQ_HD void add_low_rank(Row& row, int64_t i, const Part& part, int64_t index, int64_t chunk,
-                           bool first, Slots<Row, A>& dv) const {
+  CBQ_HD void add_low_rank(Row& row, int64_t i, const ColumnRange& range, int64_t index,
+                           int64_t chunk, bool first, Slots<Row, A>& dv) const {
     if (first) {
       for (int64_t k = 0; k < view.rank; ++k) {
-        A* d2 = d_a2 + (chunk * view.rank + k) * view.in + part.column;
-        for (int64_t j = row.lane(); j < part.width; j += row.lanes()) d2[j] = A(0);
+        A* d2 = d_a2 + (chunk * view.rank + k) * view.in + range.column;
+        for (int64_t j = row.lane(); j < range.width; j += row.lanes()) d2[j] = A(0);
       }
     }
     for_ranks(view.rank, [&](int64_t k, auto count) {
       A d1[count()];
       low_rank_gradients<count()>(
-          row, part.width, view.a1 + i * view.rank + k, view.a2 + k * view.in + part.column,
-          d_a2 + (chunk * view.rank + k) * view.in + part.column, view.in, dv, d1);
+          row, range.width, view.a1 + i * view.rank + k, view.a2 + k * view.in + range.column,
+          d_a2 + (chunk * view.rank + k) * view.in + range.column, view.in, dv, d1);
       for (int m = 0; m < count(); ++m) {
         const A sum = row.sum(d1[m]);
         if (row.lane() == 0) d_a1[(index * view.out + i) * view.rank + k + m] = sum;
@@ -245,21 +250,21 @@ struct RoundBackward {
   }
 };
 
-/// Per item: sum of 1 - |2h - 1|^beta over one part of one row.
+/// Per item: sum of 1 - |2h - 1|^beta over one range of one row.
 template <class Scheme, class T>
 struct RegularizerSum {
   using A = acc_t<T>;
   RoundingView<T> view;
-  A* partial;  // [out, parts]
+  A* partial;  // [out, ranges]
   A beta;
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t item) const {
-    const Part part = view.part(item % view.parts());
+    const ColumnRange range = view.range(item % view.ranges());
     Slots<Row, A> u, v, offset;
-    load_part<Scheme>(row, view, item / view.parts(), part, u, v, offset);
+    load_range<Scheme>(row, view, item / view.ranges(), range, u, v, offset);
     A total = 0;
 #pragma omp simd reduction(+ : total)
-    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+    for (int64_t j = row.lane(); j < range.width; j += row.lanes()) {
       const A c = math::abs(A(2) * Scheme::relaxed(v.at(row, j)) - A(1));
       total += A(1) - math::exp(beta * math::log_positive(c > A(1e-12) ? c : A(1e-12)));
     }
@@ -335,7 +340,7 @@ class RoundingOf : public RoundingScheme {
     Tensor d(pass.w.shape(), pass.w.dtype(), pass.w.device());
     detail::dispatch_weight(name(), pass.w.dtype(), [&]<class T>() {
       const auto view = detail::view_of<T>(pass);
-      map_rows(Scheme::name, d.device(), view.out * view.parts(),
+      map_rows(Scheme::name, d.device(), view.out * view.ranges(),
                math::min(view.group, detail::tile),
                detail::RoundWeightGradient<Scheme, T>{view, dw.data<T>(), d.data<T>()});
     });
@@ -348,7 +353,7 @@ class RoundingOf : public RoundingScheme {
     return detail::dispatch_weight(name(), pass.w.dtype(), [&]<class T>() {
       using A = acc_t<T>;
       const auto view = detail::view_of<T>(pass);
-      Tensor partial({view.out * view.parts()}, dtype_of<A>::value, pass.w.device());
+      Tensor partial({view.out * view.ranges()}, dtype_of<A>::value, pass.w.device());
       map_rows(Scheme::name, pass.w.device(), partial.count(), math::min(view.group, detail::tile),
                detail::RegularizerSum<Scheme, T>{view, partial.data<A>(), A(r.beta)});
       return r.weight * kernels::sum(partial).item();
@@ -362,7 +367,8 @@ class RoundingOf : public RoundingScheme {
     if constexpr (std::is_same_v<T, Out> && !std::is_same_v<T, double>) {
       if (detail::fast_forward<Scheme>(view, y.device(), y.data<T>())) return;
     }
-    map_rows(Scheme::name, y.device(), view.out * view.parts(), math::min(view.group, detail::tile),
+    map_rows(Scheme::name, y.device(), view.out * view.ranges(),
+             math::min(view.group, detail::tile),
              detail::RoundForward<Scheme, T, Out>{view, y.data<Out>()});
   }
 
@@ -386,7 +392,7 @@ class RoundingOf : public RoundingScheme {
     f.beta = A(regularizer.beta);
     f.now = detail::regularizer_now(Scheme::name, Scheme::relaxes, regularizer, device);
     const int64_t used = (view.out + f.rows_per_chunk - 1) / f.rows_per_chunk;
-    const Tensor d_scale = make({view.parts_per_group, view.out * view.groups});
+    const Tensor d_scale = make({view.ranges_per_group, view.out * view.groups});
     f.d_scale = d_scale.data<A>();
     RoundingGradients result;
     Tensor d_a1, d_a2, d_zero_point;
@@ -398,12 +404,12 @@ class RoundingOf : public RoundingScheme {
       result.dense = make(pass.dense.shape());
       f.d_dense = result.dense.data<A>();
     } else if (view.rank > 0) {
-      d_a1 = make({view.parts(), view.out * view.rank});
+      d_a1 = make({view.ranges(), view.out * view.rank});
       d_a2 = make({used, view.rank * view.in});
       f.d_a1 = d_a1.data<A>();
       f.d_a2 = d_a2.data<A>();
     }
-    map_rows(Scheme::name, device, used * view.parts(), math::min(view.group, detail::tile), f);
+    map_rows(Scheme::name, device, used * view.ranges(), math::min(view.group, detail::tile), f);
     const auto per_group = [&](const Tensor& partial) {
       const Tensor total = view.one_scale ? kernels::sum(partial) : detail::add_up(partial);
       return total.reshape(pass.scale.shape());

@@ -11,7 +11,7 @@
 #include "kernels/launch/tuned_guard.h"
 #include "kernels/ops.h"
 #include "quant/rounding_guard.h"
-#include "quant/rounding_part.h"
+#include "quant/rounding_view.h"
 
 namespace cbq::detail {
 

@@ -1,7 +1,7 @@
 // What flows through a rounding to the weight, for weights that are learned themselves.
 #pragma once
 
-#include "quant/rounding_part.h"
+#include "quant/rounding_view.h"
 
 namespace cbq::detail {
 
@@ -14,14 +14,14 @@ struct RoundWeightGradient {
   T* d_w;
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t item) const {
-    const int64_t i = item / view.parts();
-    const Part part = view.part(item % view.parts());
+    const int64_t i = item / view.ranges();
+    const ColumnRange range = view.range(item % view.ranges());
     Slots<Row, A> u, v, offset;
-    load_part<Scheme>(row, view, i, part, u, v, offset);
-    const A z = view.zero_point[view.grid_index(i, part)], largest = view.largest_code;
-    const T* g = dw + i * view.in + part.column;
-    T* out = d_w + i * view.in + part.column;
-    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+    load_range<Scheme>(row, view, i, range, u, v, offset);
+    const A z = view.zero_point[view.grid_index(i, range)], largest = view.largest_code;
+    const T* g = dw + i * view.in + range.column;
+    T* out = d_w + i * view.in + range.column;
+    for (int64_t j = row.lane(); j < range.width; j += row.lanes()) {
       const A uj = u.at(row, j), vj = v.at(row, j);
       const A q = z + (view.hard ? rounded<Scheme, true>(uj, vj) : rounded<Scheme, false>(uj, vj));
       const bool inside = q >= A(0) && q <= largest;

@@ -144,7 +144,7 @@ struct PrologueView {
     if constexpr (P::sums || P::identity) {
       with_others(row, r, f, row.read(x + r * n));
     } else {
-      with_others(row, r, f, row.view(x + r * n));
+      with_others(row, r, f, row.uncached(x + r * n));
     }
   }
 
@@ -161,9 +161,9 @@ struct PrologueView {
     if constexpr (P::operands == 1) {
       f(in);
     } else if constexpr (P::operands == 2) {
-      f(in, row.view(P::tensors == 2 ? second + r * n : second));
+      f(in, row.uncached(P::tensors == 2 ? second + r * n : second));
     } else {
-      f(in, row.view(second), row.view(third));
+      f(in, row.uncached(second), row.uncached(third));
     }
   }
 };

@@ -17,7 +17,7 @@
 namespace cbq::detail {
 
 /// More than any norm of a model feeds.
-constexpr int max_readers = 4;
+constexpr int max_quantizers = 4;
 
 /// What one quantizer is and where its results go.
 template <class T>
@@ -35,8 +35,8 @@ struct OutputQuantizer {
 };
 
 template <class T>
-struct Readers {
-  OutputQuantizer<T> at[max_readers];
+struct OutputQuantizers {
+  OutputQuantizer<T> at[max_quantizers];
   int count;
 
   bool vectorizes() const {
@@ -65,17 +65,17 @@ float > struct StepsOf<T, true> {
   CBQ_HD float operator()(float x) const { return near_one ? tuned::quotient<T>(x, s, r) : x / s; }
 };
 
-/// y is computed once; it waits for the readers, on the CPU in the last one's row.
+/// y is computed once; it waits for the quantizers, on the CPU in the last one's row.
 template <class P>
 struct QuantizeTokens {
   using Element = typename P::Element;
   using T = Element;
   using A = acc_t<T>;
   PrologueView<P> source;
-  Readers<T> readers;
+  OutputQuantizers<T> quantizers;
   A* range;  // [rows, 2]: max(0, -min y), max(0, max y)
 
-  bool vectorizes() const { return source.vectorizes() && readers.vectorizes(); }
+  bool vectorizes() const { return source.vectorizes() && quantizers.vectorizes(); }
 
   template <class Row>
   CBQ_HD void operator()(const Row& row, int64_t r) const {
@@ -87,7 +87,7 @@ struct QuantizeTokens {
         quantize(row, r, x, row.max(ends, x));
       } else {
         const auto value = [of](auto... v) { return P::value(of, v...); };
-        T* waiting = readers.at[readers.count - 1].y + r * source.n;
+        T* waiting = quantizers.at[quantizers.count - 1].y + r * source.n;
         const auto y = row.keep_max(waiting, value, ends, x, others...);
         quantize(row, r, y.values, y.largest);
       }
@@ -102,32 +102,32 @@ struct QuantizeTokens {
       range[2 * r] = negated_smallest;
       range[2 * r + 1] = largest;
     }
-    for (int i = 0; i < readers.count; ++i) {
-      const TokenGrid<A> grid = readers.at[i].grid(negated_smallest, largest);
+    for (int i = 0; i < quantizers.count; ++i) {
+      const TokenGrid<A> grid = quantizers.at[i].grid(negated_smallest, largest);
       const StepsOf<T, Row::on_grid> steps(grid.scale);
       row.write(
-          readers.at[i].y + r * source.n, [=](A v) { return grid.value(steps(v)); }, y);
+          quantizers.at[i].y + r * source.n, [=](A v) { return grid.value(steps(v)); }, y);
     }
   }
 };
 
-/// y is computed again for every reader; dL/dy gathers, rounded after every reader as a sum of
-/// tensors is, on the CPU where dL/dx goes.
+/// y is computed again for every quantizer; dL/dy gathers, rounded after every quantizer as a sum
+/// of tensors is, on the CPU where dL/dx goes.
 template <class P>
 struct QuantizeTokensBackward {
   using Element = typename P::Element;
   using T = Element;
   using A = acc_t<T>;
   PrologueView<P> source;
-  Readers<T> readers;
+  OutputQuantizers<T> quantizers;
   const A* range;
   T* dx;        // [rows, n], or nullptr where nobody wants it
   T* d_second;  // likewise, of a second tensor
-  A* d_clip;    // [readers, rows]
+  A* d_clip;    // [quantizers, rows]
   int64_t rows;
 
   bool vectorizes() const {
-    return source.vectorizes() && readers.vectorizes() && aligned(dx, d_second);
+    return source.vectorizes() && quantizers.vectorizes() && aligned(dx, d_second);
   }
 
   template <class Row>
@@ -135,7 +135,7 @@ struct QuantizeTokensBackward {
     source.with_operands(row, r, [&](const auto&... x) {
       if (dx == nullptr) {
         differentiate_clips(row, r, x...);
-      } else if (!P::sums && readers.count == 1) {
+      } else if (!P::sums && quantizers.count == 1) {
         differentiate_at_once(row, r, x...);
       } else {
         gather(row, r, x...);
@@ -143,7 +143,7 @@ struct QuantizeTokensBackward {
     });
   }
 
-  /// One reader's derivative at an element: the part of dL/dy, and of dL/ds.
+  /// One quantizer's derivative at an element: the part of dL/dy, and of dL/ds.
   template <bool on_grid>
   struct Through {
     TokenGrid<A> grid;
@@ -156,7 +156,7 @@ struct QuantizeTokensBackward {
   };
   template <class Row>
   CBQ_HD Through<Row::on_grid> through(const Row&, int i, int64_t r) const {
-    const TokenGrid<A> grid = readers.at[i].grid(range[2 * r], range[2 * r + 1]);
+    const TokenGrid<A> grid = quantizers.at[i].grid(range[2 * r], range[2 * r + 1]);
     return {grid, StepsOf<T, Row::on_grid>(grid.scale), source.stored(r)};
   }
   template <class Row>
@@ -166,10 +166,10 @@ struct QuantizeTokensBackward {
 
   template <class Row, class... X>
   CBQ_HD void differentiate_clips(const Row& row, int64_t r, const X&... x) const {
-    for (int i = 0; i < readers.count; ++i) {
+    for (int i = 0; i < quantizers.count; ++i) {
       const auto one = through(row, i, r);
       const auto term = [=](A g, auto... v) { return one(g, v...).term; };
-      const A ds = row.sum(term, row.view(readers.at[i].dy + r * source.n), x...);
+      const A ds = row.sum(term, row.uncached(quantizers.at[i].dy + r * source.n), x...);
       store_clip(row, i, r, ds, one.grid.scale);
     }
   }
@@ -186,7 +186,7 @@ struct QuantizeTokensBackward {
       return gradient;
     };
     auto to = row.memory(dx + at);
-    const auto g = row.view(readers.at[0].dy + at);
+    const auto g = row.uncached(quantizers.at[0].dy + at);
     A ds;
     if constexpr (P::tensors == 2) {
       auto other = row.memory(d_second + at);
@@ -211,9 +211,9 @@ struct QuantizeTokensBackward {
   }
   template <class Row, class G, class... X>
   CBQ_HD void gather_into(const Row& row, int64_t r, G& g, const X&... x) const {
-    for (int i = 0; i < readers.count; ++i) {
+    for (int i = 0; i < quantizers.count; ++i) {
       const auto one = through(row, i, r);
-      const auto dy = row.view(readers.at[i].dy + r * source.n);
+      const auto dy = row.uncached(quantizers.at[i].dy + r * source.n);
       A ds;
       if (i == 0) {
         ds = row.put_sum(g, one, dy, x...);

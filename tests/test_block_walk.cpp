@@ -122,7 +122,7 @@ TEST_F(BlockWalk, LoadsAllAndCanBeStopped) {
 
 // ---- batches ------------------------------------------------------------------------------------
 
-/// Two rectangular batches of different sizes and one of packed rows.
+/// Two rectangular batches of different sizes and one of varlen rows.
 std::vector<TokenBatch> mixed_batches() {
   const auto segments = tiny_segments(4, 12);
   TokenBatch pair{segments[0], {2, 12}};

@@ -142,7 +142,7 @@ TEST(Scoring, PackedRowsHaveNoBackwardPass) {
       [&] {
         model->forward(Tensor::zeros({3}, Dtype::i32), {1, 3, &rows});
       },
-      {"packed", "backward"});
+      {"varlen", "backward"});
 }
 
 TEST(Scoring, PackedRowsMustFitIdsAndContext) {

@@ -1,4 +1,4 @@
-// Attention over packed rows against loops in double, and the two implementations of it.
+// Attention over varlen rows against loops in double, and the two implementations of it.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -13,16 +13,16 @@ namespace cbq::test_varlen_attention {
 namespace {
 
 struct Case {
-  std::vector<PackedGroup> groups;
+  std::vector<VarlenGroup> groups;
   int64_t heads, kv_heads, dim;
   bool alibi;
 };
 
 /// Token t of every sequence, as rows: the prefix, then the branch.
-std::vector<std::vector<int64_t>> sequences_of(const std::vector<PackedGroup>& groups) {
+std::vector<std::vector<int64_t>> sequences_of(const std::vector<VarlenGroup>& groups) {
   std::vector<std::vector<int64_t>> all;
   int64_t row = 0;
-  for (const PackedGroup& group : groups) {
+  for (const VarlenGroup& group : groups) {
     std::vector<int64_t> prefix;
     for (int64_t i = 0; i < group.prefix; ++i) prefix.push_back(row++);
     if (group.prefix > 0) all.push_back(prefix);
@@ -111,7 +111,7 @@ TEST(VarlenAttention, IsAttentionOverEverySequence) {
 }
 
 TEST(VarlenAttention, ManyGroupsDoNotDependOnThreads) {
-  std::vector<PackedGroup> groups;
+  std::vector<VarlenGroup> groups;
   for (int64_t g = 0; g < 40; ++g) groups.push_back({g % 7, {1 + g % 5, 3}});
   const VarlenRows rows(groups, Device::cpu());
   const Tensor x = normal({rows.rows(), 32}, Dtype::f32, 1);
@@ -146,7 +146,7 @@ TEST(VarlenRows, PositionsAndViews) {
   EXPECT_EQ(rows.positions().to_vector<int32_t>(), (std::vector<int32_t>{0, 1, 2, 2, 3, 0, 1, 2}));
   EXPECT_EQ(rows.views().slice(4, 5).to_vector<int32_t>(), (std::vector<int32_t>{0, 2, 3, 2}));
   EXPECT_EQ(rows.views().slice(7, 8).to_vector<int32_t>(), (std::vector<int32_t>{5, 0, 5, 3}));
-  using Groups = std::vector<PackedGroup>;
+  using Groups = std::vector<VarlenGroup>;
   for (const Groups& wrong : {Groups{}, Groups{{}}, Groups{{3, {0}}}, Groups{{-1, {2}}}}) {
     expect_error<std::invalid_argument>([&] { VarlenRows(wrong, Device::cpu()); }, {"VarlenRows"});
   }

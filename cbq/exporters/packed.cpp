@@ -4,10 +4,10 @@
 #include <set>
 
 #include "cbq/exporters/layer_parts.h"
-#include "cbq/quantized_attention.h"
 #include "cbq/quantized_folder.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
+#include "quant/quantized_attention.h"
 #include "tensor/runtime/program_version.h"
 
 using nlohmann::json;

@@ -58,7 +58,7 @@ struct ScoringOptions {
 };
 
 /// Scores requests without padding: passes of about `tokens` tokens hold sequences of any lengths
-/// (Sequence::packed), and what requests have in common at their beginnings, the context of a
+/// (Sequence::varlen), and what requests have in common at their beginnings, the context of a
 /// question's choices, is read once (experiments/tasks/varlen_passes.h). Requests that read the
 /// same tokens (choices of one token) share all of them. The head sees scored positions only.
 /// Progress counts different sequences, once per block. Where blocks are loaded on demand, each is

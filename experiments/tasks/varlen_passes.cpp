@@ -53,7 +53,7 @@ std::vector<Group> groups_of(const Sequences& s, int64_t tokens, int64_t longest
 
 void add(const Sequences& s, const Group& group, VarlenPass* pass) {
   const auto first = static_cast<int64_t>(pass->ids.size());
-  PackedGroup rows;
+  VarlenGroup rows;
   rows.prefix = group.shared;
   const auto& front = s[group.begin];
   pass->ids.insert(pass->ids.end(), front.begin(), front.begin() + group.shared);

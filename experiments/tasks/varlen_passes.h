@@ -20,7 +20,7 @@ struct VarlenPass {
       return token < shared ? prefix + token : own + token - shared;
     }
   };
-  std::vector<PackedGroup> groups;
+  std::vector<VarlenGroup> groups;
   std::vector<int32_t> ids;
   std::vector<Member> members;
 };

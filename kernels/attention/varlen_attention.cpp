@@ -1,4 +1,4 @@
-// Attention over packed rows on the CPU: blocks of query rows, products by OpenBLAS.
+// Attention over varlen rows on the CPU: blocks of query rows, products by OpenBLAS.
 #include "kernels/attention/varlen_attention.h"
 
 #include <omp.h>
@@ -158,7 +158,7 @@ void attend_on_host(const Tensor& q, const Tensor& k, const Tensor& v, const Var
                              dim,
                              1.0 / std::sqrt(static_cast<double>(dim)),
                              slopes.defined() ? T(slopes.data<float>()[head]) : T(0)};
-      const PackedGroup& group = rows.groups()[g];
+      const VarlenGroup& group = rows.groups()[g];
       // The prefix is a part of its own that lies behind nothing.
       if (group.prefix > 0) attend_parts(h, 0, {group.prefix}, scores);
       attend_parts(h, group.prefix, group.branches, scores);

@@ -1,4 +1,4 @@
-// Causal attention over packed rows, for inference: nothing is saved for a backward pass.
+// Causal attention over varlen rows, for inference: nothing is saved for a backward pass.
 #pragma once
 
 #include "kernels/attention/varlen_rows.h"

@@ -1,4 +1,4 @@
-// Attention over packed rows by its definition: a row of a head at a time.
+// Attention over varlen rows by its definition: a row of a head at a time.
 #include "kernels/attention/varlen_attention.h"
 #include "kernels/launch/launch.h"
 #include "kernels/launch/rows.h"

@@ -5,9 +5,9 @@
 
 namespace cbq {
 
-VarlenRows::VarlenRows(std::vector<PackedGroup> groups, Device device)
+VarlenRows::VarlenRows(std::vector<VarlenGroup> groups, Device device)
     : groups_(std::move(groups)) {
-  for (const PackedGroup& group : groups_) {
+  for (const VarlenGroup& group : groups_) {
     int64_t longest = 0, rows = group.prefix;
     for (const int64_t branch : group.branches) {
       check(branch >= 1, "VarlenRows: a branch of ", branch, " rows");

@@ -21,14 +21,14 @@
 //
 //   const auto x_r = row.read(x + r * n);
 //   const A squares = row.sum([](A a) { return a * a; }, x_r);               // sum_j x_j^2
-//   row.write(y + r * n, [=](A a, A b) { return a * s * b; }, x_r, row.view(w));  // x_j s w_j
+//   row.write(y + r * n, [=](A a, A b) { return a * s * b; }, x_r, row.uncached(w));  // x_j s w_j
 //
 // On the CPU read() gives a pointer, and sum, max and write are the textbook loops, vectorized. On
 // CUDA a thread loads 16 bytes of F::Element at a time and keeps them in registers, so that several
 // passes over a row ask memory once; a row too long for the registers of a block is read again, and
 // one that does not begin at multiples of 16 bytes, which f.vectorizes() says, is read element by
-// element. What all rows share (weights) is viewed: it comes from the cache when it is used. All
-// sums run in a fixed order. What a row can do: launch_rows_cpu.h.
+// element. What all rows share (weights) is uncached: no register keeps it, and it is read where it
+// is used. All sums run in a fixed order. What a row can do: launch_rows_cpu.h.
 //
 // Files that call these are named .cu: nvcc compiles them for both devices, and without CUDA the
 // host compiler takes them as plain C++.
@@ -38,7 +38,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/launch/grid.h"
+#include "kernels/launch/device_grid.h"
 #include "kernels/launch/launch_rows_cpu.h"
 #include "kernels/launch/launch_rows_cuda.h"
 #include "kernels/launch/vector.h"

@@ -60,13 +60,14 @@ class SerialElements {
   CBQ_HD SerialOperand<U> read(const U* p) const {
     return {p};
   }
+  /// The row at p, which no register keeps.
   template <class U>
-  CBQ_HD SerialOperand<U> view(const U* p) const {
+  CBQ_HD SerialOperand<U> uncached(const U* p) const {
     return {p};
   }
   /// `otherwise` for all j where p is null.
   template <class U>
-  CBQ_HD SerialOptional<U> view_or(const U* p, acc_t<U> otherwise) const {
+  CBQ_HD SerialOptional<U> uncached_or(const U* p, acc_t<U> otherwise) const {
     return {p, otherwise};
   }
   /// j itself.

@@ -6,13 +6,13 @@
 #include <type_traits>
 
 #include "kernels/formulas/multi_reduce.h"
-#include "kernels/launch/grid.h"
+#include "kernels/launch/device_grid.h"
 #include "kernels/launch/vector.h"
 #include "tensor/runtime/device_multiprocessors.h"
 
 namespace cbq {
 
-/// Packs of a row in the registers of a thread: the more, the less often are addresses, sums over
+/// Vectors of a row in the registers of a thread: the more, the less often are addresses, sums over
 /// the block and the row's own numbers computed per element.
 constexpr int kept_vectors = 4;
 
@@ -43,7 +43,7 @@ struct KeptOperand {
   __device__ void store(int k, int64_t, const Vector<U, width>& x) { at[k].set(x); }
 };
 template <class U, int width>
-struct ViewOperand {
+struct UncachedOperand {
   const U* p;
   __device__ Vector<U, width> values(int, int64_t i) const {
     return load_vector<width>(p + i * width);
@@ -107,17 +107,17 @@ class BlockElements {
   template <class U>
   __device__ auto read(const U* p) const {
     if constexpr (vectors == 0) {
-      return view(p);
+      return uncached(p);
     } else {
-      return keep_values<U>(view(p));
+      return keep_values<U>(uncached(p));
     }
   }
   template <class U>
-  __device__ ViewOperand<U, width> view(const U* p) const {
+  __device__ UncachedOperand<U, width> uncached(const U* p) const {
     return {p};
   }
   template <class U>
-  __device__ OptionalOperand<U, width> view_or(const U* p, acc_t<U> otherwise) const {
+  __device__ OptionalOperand<U, width> uncached_or(const U* p, acc_t<U> otherwise) const {
     return {p, otherwise};
   }
   __device__ IndexOperand<width> index() const { return {}; }
@@ -141,7 +141,7 @@ class BlockElements {
       return summed<A>(keep_values<A>(computed));
     } else if constexpr (std::is_same_v<T, A>) {
       write(room, f, x);  // every thread finds its own elements there again
-      return summed<A>(view(static_cast<const T*>(room)));
+      return summed<A>(uncached(static_cast<const T*>(room)));
     } else {
       return summed<A>(computed);
     }

@@ -25,7 +25,7 @@ std::string describe_missing_device(int driver, int runtime, int error, const st
 /// What a program can do about such an error, in the words of its own command line: this library
 /// does not know them.
 struct CommandAdvice {
-  std::string less_memory;  // "--batch 1 or a shorter --segment-length need less"
+  std::string less_memory;  // "fewer texts at once need less"
   std::string go_on;        // how work that was done already is kept
 };
 /// For all messages from here on; before the first thread computes. Without it messages say what

@@ -1,7 +1,7 @@
 // CUDA kernels on a machine without a GPU: what they say becomes plain C++, and a grid runs thread
 // by thread. The compiler reads this file before each .cu file of cbq_simt_tests
-// (cmake/Simt.cmake), in which CBQ_SIMT is defined: kernels/launch/grid.h then has its kernels
-// and launches them here.
+// (cmake/Simt.cmake), in which CBQ_SIMT is defined: kernels/launch/device_grid.h then has its
+// kernels and launches them here.
 //
 // The threads of a block are fibers. A fiber runs until it waits for its warp at a shuffle or for
 // its block at a barrier, and a warp runs until it waits for its block. What is found:
@@ -179,6 +179,6 @@ inline cbq::simt::Index threadIdx, blockIdx, blockDim, gridDim;
       ::cbq::simt::lane() + (delta) < 32u ? ::cbq::simt::lane() + (delta) : ::cbq::simt::lane(), \
       CBQ_SIMT_SITE)
 
-/// As kernels/launch/grid.h has it for nvcc.
+/// As kernels/launch/device_grid.h has it for nvcc.
 #define CBQ_LAUNCH(kernel, grid, block, bytes, ...) \
   ::cbq::simt::launch(grid, block, bytes, [&] { kernel(__VA_ARGS__); })

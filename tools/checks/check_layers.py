@@ -39,7 +39,7 @@ CUDA_FILES = re.compile(
 
 # The words of a hook, where they may stand, and what takes their place elsewhere.
 HOOKS = [
-    (re.compile(r"\bsimt\b|\bCBQ_SIMT\w*"), {"kernels/launch/grid.h"}, "runs_on_grid() and CBQ_KERNELS (kernels/launch/grid.h)"),
+    (re.compile(r"\bsimt\b|\bCBQ_SIMT\w*"), {"kernels/launch/device_grid.h"}, "runs_on_grid() and CBQ_KERNELS (kernels/launch/device_grid.h)"),
     (re.compile(r"\bRecording\b"),
      {"tensor/runtime/cpu_recording.h", "tensor/runtime/stream_graph.h", "tensor/runtime/stream_graph.cpp"},
      "run_or_record() (tensor/runtime/cpu_recording.h)")]

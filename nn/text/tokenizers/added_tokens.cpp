@@ -60,8 +60,8 @@ const AddedToken* AddedTokenFinder::token_at(std::string_view text) const {
   return nullptr;
 }
 
-std::vector<AddedTokenFinder::Part> AddedTokenFinder::split(std::string_view text) const {
-  std::vector<Part> parts;
+std::vector<AddedTokenFinder::Piece> AddedTokenFinder::split(std::string_view text) const {
+  std::vector<Piece> pieces;
   size_t done = 0;
   for (size_t at = 0; !is_empty() && at < text.size();) {
     const AddedToken* token = token_at(text.substr(at));
@@ -76,12 +76,12 @@ std::vector<AddedTokenFinder::Part> AddedTokenFinder::split(std::string_view tex
       begin = std::max(done, size_without_trailing_space(text.substr(0, begin)));
     }
     if (token->strips_right) end += leading_space(text.substr(end));
-    if (begin > done) parts.push_back({text.substr(done, begin - done), nullptr});
-    parts.push_back({text.substr(begin, end - begin), token});
+    if (begin > done) pieces.push_back({text.substr(done, begin - done), nullptr});
+    pieces.push_back({text.substr(begin, end - begin), token});
     done = end;
   }
-  if (done < text.size()) parts.push_back({text.substr(done), nullptr});
-  return parts;
+  if (done < text.size()) pieces.push_back({text.substr(done), nullptr});
+  return pieces;
 }
 
 }  // namespace cbq

@@ -27,8 +27,8 @@ struct AddedToken {
 /// Finds tokens in a text: the leftmost first, of several at one place the longest.
 class AddedTokenFinder {
  public:
-  /// A part of a text: a token, or (token == nullptr) text between tokens.
-  struct Part {
+  /// A piece of a text: a token, or (token == nullptr) text between tokens.
+  struct Piece {
     std::string_view text;
     const AddedToken* token;
   };
@@ -40,8 +40,8 @@ class AddedTokenFinder {
   /// Of tokens with the same content the first one counts.
   explicit AddedTokenFinder(std::vector<AddedToken> tokens);
   bool is_empty() const { return by_content_.empty(); }
-  /// Empty parts are left out. The parts live as long as this object and `text`.
-  std::vector<Part> split(std::string_view text) const;
+  /// Empty pieces are left out. The pieces live as long as this object and `text`.
+  std::vector<Piece> split(std::string_view text) const;
 
  private:
   const AddedToken* token_at(std::string_view text) const;

@@ -1,8 +1,8 @@
 // How the kernels of a rounding scheme see a weight.
 //
-// A weight is cut into *parts*: up to `tile` neighbouring columns of one row that share a scale. A
-// part's intermediate values (u, v, dL/dv) live in a buffer of the worker, so nothing of size [out,
-// in] is ever written but the result.
+// A weight is cut into *ranges*: up to `tile` neighbouring columns of one row that share a scale. A
+// range's intermediate values (u, v, dL/dv) live in a buffer of the worker, so nothing of size
+// [out, in] is ever written but the result.
 #pragma once
 
 #include <string_view>
@@ -17,7 +17,7 @@ namespace cbq::detail {
 /// Columns that a worker treats at once; their buffers fit the first-level cache.
 constexpr int64_t tile = 512;
 
-/// A worker's own values of a part's columns: all of them on the CPU; on CUDA a block has at least
+/// A worker's own values of a range's columns: all of them on the CPU; on CUDA a block has at least
 /// 32 workers, each with every 32nd column at most.
 template <class Row, class A>
 struct Slots {
@@ -26,8 +26,8 @@ struct Slots {
   CBQ_HD A& at(const Row& row, int64_t j) { return values[j / row.lanes()]; }
 };
 
-/// Where a part lies: columns [column, column + width) of a row, and which scale of the row.
-struct Part {
+/// Where a range lies: columns [column, column + width) of a row, and which scale of the row.
+struct ColumnRange {
   int64_t column, width, group;
 };
 
@@ -43,20 +43,20 @@ struct RoundingView {
   const A* a2;
   const A* unit;  // like scale, or null
   int64_t out, in, rank, group;
-  int64_t groups;           // per row
-  int64_t parts_per_group;  // a part never crosses a group
-  bool one_scale;           // [1, 1] for the whole weight
+  int64_t groups;            // per row
+  int64_t ranges_per_group;  // a range never crosses a group
+  bool one_scale;            // [1, 1] for the whole weight
   Start start;
   bool hard;
   A largest_code;
 
-  CBQ_HD int64_t parts() const { return groups * parts_per_group; }
-  CBQ_HD Part part(int64_t index) const {
-    const int64_t g = index / parts_per_group, within = index % parts_per_group * tile;
+  CBQ_HD int64_t ranges() const { return groups * ranges_per_group; }
+  CBQ_HD ColumnRange range(int64_t index) const {
+    const int64_t g = index / ranges_per_group, within = index % ranges_per_group * tile;
     return {g * group + within, math::min(tile, group - within), g};
   }
-  CBQ_HD int64_t grid_index(int64_t i, const Part& part) const {
-    return one_scale ? 0 : i * groups + part.group;
+  CBQ_HD int64_t grid_index(int64_t i, const ColumnRange& range) const {
+    return one_scale ? 0 : i * groups + range.group;
   }
 };
 
@@ -126,20 +126,20 @@ CBQ_HD void low_rank_gradients(Row& row, int64_t n, const A* a1, const A* a2, A*
   for (int k = 0; k < count; ++k) d1[k] = sums[k];
 }
 
-/// u = w/s and v = clamp(v0(u) + p) of row i's columns in `part`. Of a scheme whose p is an offset
+/// u = w/s and v = clamp(v0(u) + p) of row i's columns in `range`. Of a scheme whose p is an offset
 /// of the weight: v = clamp(v0(u) + offset), offset = p unit / s.
 template <class Scheme, class Row, class T>
-CBQ_HD void load_part(Row& row, const RoundingView<T>& view, int64_t i, const Part& part,
-                      Slots<Row, acc_t<T>>& u, Slots<Row, acc_t<T>>& v,
-                      [[maybe_unused]] Slots<Row, acc_t<T>>& offset) {
+CBQ_HD void load_range(Row& row, const RoundingView<T>& view, int64_t i, const ColumnRange& range,
+                       Slots<Row, acc_t<T>>& u, Slots<Row, acc_t<T>>& v,
+                       [[maybe_unused]] Slots<Row, acc_t<T>>& offset) {
   using A = acc_t<T>;
-  const A s = view.scale[view.grid_index(i, part)];
-  const T* w = view.w + i * view.in + part.column;
-  const int64_t n = part.width;
+  const A s = view.scale[view.grid_index(i, range)];
+  const T* w = view.w + i * view.in + range.column;
+  const int64_t n = range.width;
 #pragma omp simd
   for (int64_t j = row.lane(); j < n; j += row.lanes()) u.at(row, j) = A(w[j]) / s;
   if (view.dense != nullptr) {
-    const A* p = view.dense + i * view.in + part.column;
+    const A* p = view.dense + i * view.in + range.column;
 #pragma omp simd
     for (int64_t j = row.lane(); j < n; j += row.lanes()) v.at(row, j) = p[j];
   } else {
@@ -147,11 +147,11 @@ CBQ_HD void load_part(Row& row, const RoundingView<T>& view, int64_t i, const Pa
     for (int64_t j = row.lane(); j < n; j += row.lanes()) v.at(row, j) = A(0);
     for_ranks(view.rank, [&](int64_t k, auto count) {
       add_low_rank<count()>(row, n, view.a1 + i * view.rank + k,
-                            view.a2 + k * view.in + part.column, view.in, v);
+                            view.a2 + k * view.in + range.column, view.in, v);
     });
   }
   if constexpr (Scheme::v_in_weight_units) {
-    const A unit = view.unit != nullptr ? view.unit[view.grid_index(i, part)] : A(0);
+    const A unit = view.unit != nullptr ? view.unit[view.grid_index(i, range)] : A(0);
 #pragma omp simd
     for (int64_t j = row.lane(); j < n; j += row.lanes()) {
       v.at(row, j) = v.at(row, j) * unit / s;
@@ -214,7 +214,7 @@ RoundingView<T> view_of(const RoundingPass& pass) {
   view.one_scale = pass.scale.count() == 1;
   view.group = view.one_scale ? view.in : pass.group;
   view.groups = view.in / view.group;
-  view.parts_per_group = (view.group + tile - 1) / tile;
+  view.ranges_per_group = (view.group + tile - 1) / tile;
   view.start = pass.start;
   view.hard = pass.hard;
   view.largest_code = A(max_code(pass.bits));

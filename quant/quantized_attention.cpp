@@ -1,4 +1,4 @@
-#include "cbq/quantized_attention.h"
+#include "quant/quantized_attention.h"
 
 #include "autograd/functions.h"
 
