@@ -21,7 +21,8 @@ class Learnable {
   /// Unique in the model: "model.layers.0.mlp.down_proj.weight_quantizer".
   virtual const std::string& name() const = 0;
   /// What is learned; empty after freeze(). A group's rate names its learning rate
-  /// (Settings::rate_of); the group "rounding" is not learned in blocks outside rounding_blocks.
+  /// (Settings::rate_of); groups of rounding variables are not learned in blocks outside
+  /// rounding_blocks.
   virtual std::vector<LearnedGroup> groups() const = 0;
   /// Hard rounding forward from now on, or relaxed.
   virtual void set_hard(bool /*hard*/) {}

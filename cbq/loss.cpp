@@ -1,15 +1,26 @@
 #include "cbq/loss.h"
 
+#include "cbq/setting_choices.h"
 #include "tensor/runtime/device_profile.h"
 
 namespace cbq {
 
 LossConfig loss_config(const Settings& settings, int64_t hidden) {
   LossConfig config;
-  config.l2_weight =
-      settings.l2 == "mean" ? settings.l2_weight / static_cast<double>(hidden) : settings.l2_weight;
-  if (settings.l2 == "norm") config.l2 = kernels::L2Form::norm;
-  if (settings.l2 == "relative") config.l2 = kernels::L2Form::relative;
+  config.l2_weight = settings.l2_weight;
+  switch (squared_error_form_from_name(settings.l2)) {
+    case SquaredErrorForm::sum:
+      break;
+    case SquaredErrorForm::mean:
+      config.l2_weight /= static_cast<double>(hidden);
+      break;
+    case SquaredErrorForm::norm:
+      config.l2 = kernels::L2Form::norm;
+      break;
+    case SquaredErrorForm::relative:
+      config.l2 = kernels::L2Form::relative;
+      break;
+  }
   config.kl_weight = settings.kl_weight;
   return config;
 }

@@ -16,8 +16,6 @@ namespace {
 /// A model of enough blocks to show whether windows overlap.
 constexpr int64_t example_blocks = 16;
 
-bool reconstructs(const Settings& s) { return s.reconstruct != "none"; }
-
 Parameterization parameterization_of(const Settings& s) {
   return s.parameterization == "default"
              ? rounding_schemes().make(s.rounding)->default_parameterization()
@@ -39,21 +37,21 @@ std::string grid_of(const Settings& s) {
 }
 
 std::string rounding_of(const Settings& s) {
-  if (!reconstructs(s)) return s.solver == "none" ? "nearest" : "-";
+  if (!s.reconstructs()) return s.solver == "none" ? "nearest" : "-";
   return parameterization_of(s) == Parameterization::low_rank
              ? concat(s.rounding, ", rank ", s.rank)
              : s.rounding;
 }
 
 std::string windows_of(const Settings& s) {
-  if (!reconstructs(s)) return "-";
+  if (!s.reconstructs()) return "-";
   if (widest_of_schedule(s.schedule)) return concat(s.schedule, ", ", s.window, " between");
   if (!s.schedule.empty()) return s.schedule;
   return s.window == 1 ? "1 block" : concat(s.window, " blocks, overlap ", s.overlap);
 }
 
 std::string loss_of(const Settings& s) {
-  if (!reconstructs(s)) return "-";
+  if (!s.reconstructs()) return "-";
   std::string text = s.l2_weight > 0.0 ? "L2" : "";
   if (s.kl_weight > 0.0) text += text.empty() ? "KL" : " + KL";
   return s.homologous ? text + ", homologous" : text;
@@ -85,7 +83,7 @@ bool has_overlap(const Settings& s) {
 
 /// Whether it is learned where weights are rounded to; weights that move themselves are not that.
 bool learns_rounding(const Settings& s) {
-  if (!reconstructs(s) || parameterization_of(s) == Parameterization::none) return false;
+  if (!s.reconstructs() || parameterization_of(s) == Parameterization::none) return false;
   const auto scheme = rounding_schemes().make(s.rounding);
   return scheme->math() == nullptr || !scheme->math()->v_in_weight_units;
 }
@@ -109,7 +107,7 @@ std::vector<std::pair<std::string, std::string>> parts_of(const Settings& s) {
           {"rounding", rounding_of(s)},
           {"windows", windows_of(s)},
           {"loss", loss_of(s)},
-          {"optimizer", reconstructs(s) ? s.optimizer : "-"},
+          {"optimizer", s.reconstructs() ? s.optimizer : "-"},
           {"polish", polish_of(s)}};
 }
 
@@ -120,7 +118,7 @@ std::vector<SlotSetting> slot_settings(const Settings& settings) {
                                        SettingStage stage, SettingSlot slot) {
     if (stage == SettingStage::label) return;
     const bool is_read =
-        stage != SettingStage::reconstruction || reconstructs(settings) || name == "reconstruct";
+        stage != SettingStage::reconstruction || settings.reconstructs() || name == "reconstruct";
     if (is_read) all.push_back({slot, name, values.at(name), standards.at(name)});
   });
   std::stable_sort(all.begin(), all.end(),
@@ -131,7 +129,7 @@ std::vector<SlotSetting> slot_settings(const Settings& settings) {
 std::vector<std::pair<std::string, bool>> components_of(const MethodFile& method) {
   const auto [wbits, abits] = example_bits(method);
   const Settings s = method.at(wbits, abits);
-  bool weights = reconstructs(s) && grid_schemes().make(s.grid)->handles_weight_outliers();
+  bool weights = s.reconstructs() && grid_schemes().make(s.grid)->handles_weight_outliers();
   bool activations = false;
   for (const auto& transform : global_transforms_of(s)) {
     weights = weights || transform->handles_weight_outliers();
@@ -143,8 +141,8 @@ std::vector<std::pair<std::string, bool>> components_of(const MethodFile& method
   }
   return {{"quantize_weight", method.wbits.low < float_bits},
           {"quantize_activation", method.abits.low < float_bits},
-          {"gradient_based", reconstructs(s)},
-          {"cross_block_dependency", reconstructs(s) && has_overlap(s)},
+          {"gradient_based", s.reconstructs()},
+          {"cross_block_dependency", s.reconstructs() && has_overlap(s)},
           {"weight_outlier_handling", weights},
           {"activation_outlier_handling", activations},
           {"rounding_error_handling", learns_rounding(s)}};

@@ -135,7 +135,7 @@ void quantize(RunContext& run) {
 }  // namespace
 
 bool needs_original_activations(const Settings& settings) {
-  return settings.reconstruct != "none" || settings.polishes() ||
+  return settings.reconstructs() || settings.polishes() ||
          (settings.solves() && parse_solver(settings.solver)->wants_original_inputs());
 }
 

@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 
+#include "cbq/setting_choices.h"
 #include "kernels/formulas/philox.h"
 #include "kernels/ops.h"
 #include "tensor/runtime/notice.h"
@@ -54,8 +55,9 @@ Reconstructor::Reconstructor(Transformer& model, const Settings& settings,
       settings_(settings),
       window_(window),
       number_(number),
-      regularizer_mean_(settings.regularizer_reduction == "mean"),
-      keeps_last_(settings.keep == "last"),
+      regularizer_mean_(regularizer_reduction_from_name(settings.regularizer_reduction) ==
+                        RegularizerReduction::mean),
+      keeps_last_(kept_parameters_from_name(settings.keep) == KeptParameters::last),
       data_(std::move(data)),
       loss_(loss_config(settings, model.config.hidden_size)),
       total_steps_(steps_per_window(settings, data_.inputs.size(0))),
@@ -68,9 +70,10 @@ Reconstructor::Reconstructor(Transformer& model, const Settings& settings,
   const int64_t shared = window.finishes < window.window.count
                              ? window.window.count - window.finishes
                              : std::min(window.window.count, settings.overlap);
-  const int64_t first_rounded = settings.rounding_blocks == "overlap"
-                                    ? window.window.last() - shared + 1
-                                    : window.window.first;
+  const bool rounds_overlap =
+      rounding_blocks_from_name(settings.rounding_blocks) == RoundingBlocks::overlap;
+  const int64_t first_rounded =
+      rounds_overlap ? window.window.last() - shared + 1 : window.window.first;
   for (WindowLearnable& l : learnables_of(model, window.window)) {
     learners_.push_back({std::move(l.learnable), l.block >= first_rounded});
   }
@@ -85,7 +88,7 @@ void Reconstructor::choose_variables() {
   size_t chosen = 0;
   for (const Learner& l : learners_) {
     for (const LearnedGroup& group : l.learnable->groups()) {
-      const bool learn = settings_.learns(group.rate) && (group.rate != "rounding" || l.rounds);
+      const bool learn = settings_.learns(group.rate) && (!group.is_rounding || l.rounds);
       for (Var v : group.variables) {
         v.set_requires_grad(learn);
         v.clear_grad();

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "autograd/optim.h"
+#include "cbq/setting_choices.h"
 #include "cbq/settings.h"
 #include "quant/grid_scheme.h"
 #include "quant/rounding.h"
@@ -30,31 +31,16 @@ Names values_of(const std::string& setting) {
        [] {
          return Names{"per_token", "per_tensor", "per_cluster"};
        }},
-      {"reconstruct",
-       [] {
-         return Names{"cbq", "none"};
-       }},
+      {"reconstruct", reconstruction_names},
       {"rounding", [] { return rounding_schemes().names(); }},
       {"parameterization", [] { return with_default(parameterization_names()); }},
       {"start", [] { return with_default(start_names()); }},
       {"grid", [] { return grid_schemes().names(); }},
-      {"rounding_blocks",
-       [] {
-         return Names{"window", "overlap"};
-       }},
+      {"rounding_blocks", rounding_blocks_names},
       {"optimizer", optimizer_names},
-      {"l2",
-       [] {
-         return Names{"sum", "mean", "norm", "relative"};
-       }},
-      {"regularizer_reduction",
-       [] {
-         return Names{"sum", "mean"};
-       }},
-      {"keep",
-       [] {
-         return Names{"best", "last"};
-       }},
+      {"l2", squared_error_form_names},
+      {"regularizer_reduction", regularizer_reduction_names},
+      {"keep", kept_parameters_names},
   };
   const auto found = lists.find(setting);
   return found == lists.end() ? Names() : found->second();

@@ -9,6 +9,7 @@
 
 #include "cbq/layer_bits.h"
 #include "cbq/methods.h"
+#include "cbq/setting_choices.h"
 #include "nn/formats/hash.h"
 #include "quant/solvers/solver.h"
 
@@ -41,15 +42,19 @@ ActivationConfig Settings::activation_config() const {
   return config;
 }
 
+bool Settings::reconstructs() const { return reconstruct != name_of(Reconstruction::none); }
+
 RoundingConfig Settings::rounding_config() const {
   RoundingConfig config;
-  if (reconstruct == "none") {
+  if (!reconstructs()) {
     config.grid = "fixed";
     return config;  // nearest
   }
   config.scheme = rounding;
-  config.parameterization = parameterization;
-  config.start = start;
+  if (parameterization != "default") {
+    config.parameterization = parameterization_from_name(parameterization);
+  }
+  if (start != "default") config.start = start_from_name(start);
   config.rank = rank;
   config.grid = grid;
   config.learn_zero_point = learn_zero_point;
@@ -230,10 +235,11 @@ Settings canonical(const Settings& settings, int64_t blocks) {
   s.solver = s.solves() ? canonical_solver(s.solver) : "none";
   if (!s.polishes()) reset_stage(s, SettingStage::polish);
   if (s.rotation == "none") s.rotation_seed = Settings().rotation_seed;
-  if (s.reconstruct != "none") {
+  if (s.reconstructs()) {
     const std::string schedule = to_string(schedule_of(s, blocks));
     // Which blocks are "the overlap" still depends on the window that was asked for.
-    if (s.rounding_blocks == "window") s.window = s.overlap = 0;
+    if (rounding_blocks_from_name(s.rounding_blocks) == RoundingBlocks::window)
+      s.window = s.overlap = 0;
     s.schedule = schedule;
     return s;
   }

@@ -91,6 +91,8 @@ struct Settings {
     return wbits < float_bits || abits < float_bits || !layer_bits.empty() ||
            fc2_first_last_bits > 0;
   }
+  /// Whether anything is learned window by window.
+  bool reconstructs() const;
   /// Whether a solver runs on the weights.
   bool solves() const {
     return solver != "none" &&

@@ -4,6 +4,7 @@
 
 #include "cbq/global_transforms.h"
 #include "cbq/layer_bits.h"
+#include "cbq/setting_choices.h"
 #include "cbq/setting_values.h"
 #include "cbq/settings.h"
 #include "quant/grid_scheme.h"
@@ -138,7 +139,7 @@ void validate_reconstruction(const Settings& s) {
 
 /// Factors that are learned change the weights and the inputs of linear layers at every step.
 void validate_learned_factors(const Settings& s) {
-  if (s.reconstruct == "none") return;
+  if (!s.reconstructs()) return;
   for (const auto& stage : parse_preprocessors(s.preprocess)) {
     if (!stage->leaves_factors()) continue;
     const std::string who = concat("preprocess: '", stage->name(), "' learns factors, ");
@@ -184,7 +185,8 @@ void validate_values(const Settings& settings) {
   // An explicit schedule is of one model; this is what can be said without it.
   if (settings.schedule.empty()) sliding_windows(1, settings.window, settings.overlap);
   if (widest_of_schedule(settings.schedule)) schedule_of(settings, 1);
-  check(settings.rounding_blocks == "window" || !settings.schedule.empty() || settings.overlap >= 1,
+  check(rounding_blocks_from_name(settings.rounding_blocks) == RoundingBlocks::window ||
+            !settings.schedule.empty() || settings.overlap >= 1,
         "rounding_blocks: overlap with an overlap of 0 would learn no rounding; set overlap to 1 "
         "or more, or rounding_blocks to window");
 }

@@ -21,7 +21,7 @@ Cell make_cell(const Settings& settings, int64_t blocks, const CellWork& work,
     const double per_block = 5.0 * static_cast<double>(settings.polish_epochs) + 2.0;
     cell.cost += per_block * static_cast<double>(blocks * work.calibration_tokens);
   }
-  if (settings.reconstruct != "none") {
+  if (settings.reconstructs()) {
     // In floating point: epochs come from a file and may be any number.
     const double per_block = 5.0 * static_cast<double>(settings.epochs) + 2.0;
     double passes = 0.0;

@@ -88,7 +88,7 @@ constexpr double paper_tokens = 128.0 * 2048.0;
 /// Windows of the paper's model over those of the model at hand.
 double window_ratio(const Settings& settings, int64_t target, int64_t blocks) {
   const double by_blocks = static_cast<double>(target) / static_cast<double>(blocks);
-  if (settings.reconstruct == "none") return by_blocks;
+  if (!settings.reconstructs()) return by_blocks;
   try {
     return static_cast<double>(schedule_of(settings, target).size()) /
            static_cast<double>(schedule_of(settings, blocks).size());
@@ -206,7 +206,7 @@ class Planner {
             row_settings(table, row.spec, row.bits, granularity, seed, plan_.options);
         // --settings is for the rows below: "nearest rounding" stays what it says.
         if (row.orientation) settings.solver = "none";
-        row.epochs = settings.reconstruct == "none" ? 0 : settings.epochs;
+        row.epochs = settings.reconstructs() ? settings.epochs : 0;
         row.missing = model.obstacle ? model.obstacle(settings) : "";
         if (!row.missing.empty()) {
           row.cells.clear();
@@ -243,7 +243,7 @@ class Planner {
       factor *=
           static_cast<double>(target.block_weights()) / static_cast<double>(model.block_weights);
     }
-    if (settings.reconstruct != "none") {
+    if (settings.reconstructs()) {
       check(settings.epochs > 0, "a table of hours needs epochs above 0 to extrapolate from");
       factor *= static_cast<double>(own_epochs) / static_cast<double>(settings.epochs);
     }
@@ -275,7 +275,7 @@ class Planner {
       if (earlier.cells != row.cells || earlier.orientation) continue;
       row.same_as = earlier.spec.name;
       const Settings& settings = cell.settings;
-      row.because = settings.reconstruct != "none" && schedule_of(settings, blocks).size() == 1
+      row.because = settings.reconstructs() && schedule_of(settings, blocks).size() == 1
                         ? concat("one window holds all ", blocks, " blocks")
                         : "the same settings on this model";
       return;

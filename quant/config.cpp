@@ -1,57 +1,24 @@
 #include "quant/config.h"
 
-#include <array>
-
+#include "quant/name_table.h"
 #include "tensor/error.h"
 
 namespace cbq {
 namespace {
 
-template <class E>
-struct Named {
-  E value;
-  const char* name;
-};
-
-constexpr std::array<Named<Granularity>, 5> granularities{
-    {{Granularity::per_tensor, "per_tensor"},
-     {Granularity::per_channel, "per_channel"},
-     {Granularity::per_group, "per_group"},
-     {Granularity::per_token, "per_token"},
-     {Granularity::per_cluster, "per_cluster"}}};
-constexpr std::array<Named<SymmetricForm>, 2> symmetric_forms{
+constexpr NameTable<Granularity, 5> granularities{{{Granularity::per_tensor, "per_tensor"},
+                                                   {Granularity::per_channel, "per_channel"},
+                                                   {Granularity::per_group, "per_group"},
+                                                   {Granularity::per_token, "per_token"},
+                                                   {Granularity::per_cluster, "per_cluster"}}};
+constexpr NameTable<SymmetricForm, 2> symmetric_forms{
     {{SymmetricForm::full_range, "full_range"}, {SymmetricForm::restricted, "restricted"}}};
-constexpr std::array<Named<ScaleSearch>, 2> scale_searches{
+constexpr NameTable<ScaleSearch, 2> scale_searches{
     {{ScaleSearch::min_max, "min_max"}, {ScaleSearch::squared_error, "squared_error"}}};
-constexpr std::array<Named<ScaleType>, 4> scale_types{{{ScaleType::f32, "f32"},
-                                                       {ScaleType::bf16, "bf16"},
-                                                       {ScaleType::f16, "f16"},
-                                                       {ScaleType::e5m6, "e5m6"}}};
-
-template <class Table, class E>
-std::string name_in(const Table& table, E value) {
-  for (const auto& entry : table) {
-    if (entry.value == value) return entry.name;
-  }
-  return "?";
-}
-
-template <class Table>
-auto value_in(const Table& table, const char* what, const std::string& name) {
-  std::string known;
-  for (const auto& entry : table) {
-    if (name == entry.name) return entry.value;
-    known += (known.empty() ? "" : ", ") + std::string(entry.name);
-  }
-  throw std::invalid_argument(message_of("unknown ", what, " '", name, "'; known: ", known));
-}
-
-template <class Table>
-std::vector<std::string> names_in(const Table& table) {
-  std::vector<std::string> names;
-  for (const auto& entry : table) names.emplace_back(entry.name);
-  return names;
-}
+constexpr NameTable<ScaleType, 4> scale_types{{{ScaleType::f32, "f32"},
+                                               {ScaleType::bf16, "bf16"},
+                                               {ScaleType::f16, "f16"},
+                                               {ScaleType::e5m6, "e5m6"}}};
 
 /// Divisors of n from 16 up, which is what a group size can be: "32, 64, 128".
 std::string group_sizes_of(int64_t n) {

@@ -1,41 +1,33 @@
 #include "quant/rounding.h"
 
+#include "quant/name_table.h"
 #include "quant/rounding_kernels.h"
 
 namespace cbq {
 
 namespace {
 
-// In the order of the enumerators.
-const std::vector<std::string> parameterizations = {"none", "dense", "low_rank"};
-const std::vector<std::string> starts = {"fraction", "nearest", "zero"};
-
-template <class E>
-E value_in(const std::vector<std::string>& names, const char* what, const std::string& name) {
-  std::string known;
-  for (size_t i = 0; i < names.size(); ++i) {
-    if (names[i] == name) return static_cast<E>(i);
-    known += (i == 0 ? "" : ", ") + names[i];
-  }
-  throw std::invalid_argument(message_of("unknown ", what, " '", name, "'; known: ", known));
-}
+constexpr NameTable<Parameterization, 3> parameterizations{
+    {{Parameterization::none, "none"},
+     {Parameterization::dense, "dense"},
+     {Parameterization::low_rank, "low_rank"}}};
+constexpr NameTable<Start, 3> starts{
+    {{Start::fraction, "fraction"}, {Start::nearest, "nearest"}, {Start::zero, "zero"}}};
 
 }  // namespace
 
 std::string name_of(Parameterization parameterization) {
-  return parameterizations.at(static_cast<size_t>(parameterization));
+  return name_in(parameterizations, parameterization);
 }
-std::string name_of(Start start) { return starts.at(static_cast<size_t>(start)); }
+std::string name_of(Start start) { return name_in(starts, start); }
 
 Parameterization parameterization_from_name(const std::string& name) {
-  return value_in<Parameterization>(parameterizations, "parameterization", name);
+  return value_in(parameterizations, "parameterization", name);
 }
-Start start_from_name(const std::string& name) {
-  return value_in<Start>(starts, "rounding start", name);
-}
+Start start_from_name(const std::string& name) { return value_in(starts, "rounding start", name); }
 
-std::vector<std::string> parameterization_names() { return parameterizations; }
-std::vector<std::string> start_names() { return starts; }
+std::vector<std::string> parameterization_names() { return names_in(parameterizations); }
+std::vector<std::string> start_names() { return names_in(starts); }
 
 Tensor RoundingScheme::weight_gradient(const RoundingPass& /*pass*/, const Tensor& /*dw*/) const {
   throw std::logic_error(message_of("rounding scheme '", name(), "' gives no weight gradient"));

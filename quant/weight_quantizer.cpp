@@ -11,8 +11,8 @@ namespace {
 
 Parameterization chosen_parameterization(const RoundingConfig& config, const RoundingScheme& scheme,
                                          const std::string& layer) {
-  if (config.parameterization == "default") return scheme.default_parameterization();
-  const Parameterization p = parameterization_from_name(config.parameterization);
+  if (!config.parameterization) return scheme.default_parameterization();
+  const Parameterization p = *config.parameterization;
   check(p == Parameterization::none || scheme.default_parameterization() != Parameterization::none,
         layer, ": rounding scheme '", scheme.name(), "' learns no rounding, so it takes no ", p,
         " variables; leave the parameterization at default");
@@ -21,10 +21,10 @@ Parameterization chosen_parameterization(const RoundingConfig& config, const Rou
 
 Start chosen_start(const RoundingConfig& config, const RoundingScheme& scheme,
                    const std::string& layer) {
-  if (config.start == "default") return scheme.default_start();
-  const Start start = start_from_name(config.start);
+  if (!config.start) return scheme.default_start();
+  const Start start = *config.start;
   check(scheme.supports(start), layer, ": rounding scheme '", scheme.name(),
-        "' always gives grid points, so it cannot start at the ", config.start,
+        "' always gives grid points, so it cannot start at the ", name_of(start),
         "; take start nearest or zero");
   return start;
 }
@@ -238,8 +238,8 @@ std::vector<LearnedGroup> WeightQuantizer::groups() const {
     for (const auto& [name, variable] : grid_variables_) all.back().variables.push_back(variable);
   }
   if (zero_point_variable_.defined()) all.push_back({"zero_point", {zero_point_variable_}});
-  if (dense_.defined()) all.push_back({"rounding", {dense_}});
-  if (a1_.defined()) all.push_back({"rounding", {a1_, a2_}});
+  if (dense_.defined()) all.push_back({"rounding", {dense_}, true});
+  if (a1_.defined()) all.push_back({"rounding", {a1_, a2_}, true});
   return all;
 }
 

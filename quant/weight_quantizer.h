@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,8 @@ namespace cbq {
 
 struct RoundingConfig {
   std::string scheme = "nearest";
-  std::string parameterization = "default";  // default (the scheme's own), none, dense, low_rank
-  std::string start = "default";             // default, fraction, nearest, zero
+  std::optional<Parameterization> parameterization;  // without: the scheme's own
+  std::optional<Start> start;                        // likewise
   int64_t rank = 5;
   std::string grid = "log";       // what of the grid is learned: a name of grid_schemes()
   bool learn_zero_point = false;  // an offset of the zero point, too
@@ -25,6 +26,7 @@ struct RoundingConfig {
 struct LearnedGroup {
   std::string rate;
   std::vector<Var> variables;
+  bool is_rounding = false;  // they say how the weight is rounded
 };
 
 class WeightQuantizer {

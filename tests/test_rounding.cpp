@@ -154,7 +154,7 @@ TEST_P(RoundingContract, LearnsAToyLayer) {
   config.bits = 2;
   RoundingConfig rounding;
   rounding.scheme = GetParam().scheme;
-  rounding.parameterization = name_of(parameterization_);
+  rounding.parameterization = parameterization_;
   if (scheme_->default_parameterization() == Parameterization::none &&
       parameterization_ != Parameterization::none) {
     EXPECT_THROW(WeightQuantizer(w.value(), config, rounding, "layer", 1, 2),

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <type_traits>
 
+#include "cbq/setting_choices.h"
 #include "cbq/setting_values.h"
 #include "cbq/settings.h"
+#include "tests/test_data.h"
 
 namespace cbq::test_setting_values {
 namespace {
@@ -60,6 +63,30 @@ TEST(SettingValues, AnyOtherIsRefusedWithTheList) {
     for (const std::string& value : values_of(name)) {
       EXPECT_NE(message.find(value), std::string::npos) << message;
     }
+  }
+}
+
+/// Each name is another value; an unknown one is refused with all of them.
+template <class FromName>
+void expect_distinct(const std::vector<std::string>& names, FromName from_name) {
+  std::set<int> values;
+  for (const std::string& name : names) values.insert(static_cast<int>(from_name(name)));
+  EXPECT_EQ(values.size(), names.size()) << names.front();
+  expect_error<std::invalid_argument>([&] { from_name("nonsense"); },
+                                      {"nonsense", names.front().c_str(), names.back().c_str()});
+}
+
+TEST(SettingValues, ChoicesHaveTypes) {
+  expect_distinct(values_of("reconstruct"), reconstruction_from_name);
+  expect_distinct(values_of("l2"), squared_error_form_from_name);
+  expect_distinct(values_of("regularizer_reduction"), regularizer_reduction_from_name);
+  expect_distinct(values_of("rounding_blocks"), rounding_blocks_from_name);
+  expect_distinct(values_of("keep"), kept_parameters_from_name);
+  for (const std::string& name : values_of("reconstruct")) {
+    EXPECT_EQ(name_of(reconstruction_from_name(name)), name);
+    Settings settings;
+    settings.reconstruct = name;
+    EXPECT_EQ(settings.reconstructs(), name == "cbq");
   }
 }
 

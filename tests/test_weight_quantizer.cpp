@@ -27,7 +27,9 @@ WeightConfig bits(int count) {
 RoundingConfig scheme(const std::string& name, const std::string& parameterization = "default") {
   RoundingConfig config;
   config.scheme = name;
-  config.parameterization = parameterization;
+  if (parameterization != "default") {
+    config.parameterization = parameterization_from_name(parameterization);
+  }
   return config;
 }
 
@@ -295,7 +297,7 @@ TEST(WeightQuantizer, RefusesImpossibleSettings) {
   expect_error<Invalid>([&] { make(bits(4), scheme("nearest", "dense")); },
                         {"model.q_proj", "nearest", "dense"});
   RoundingConfig rounding = scheme("signround");
-  rounding.start = "fraction";
+  rounding.start = Start::fraction;
   expect_error<Invalid>([&] { make(bits(4), rounding); },
                         {"model.q_proj", "signround", "fraction"});
   rounding = scheme("lora_rounding");

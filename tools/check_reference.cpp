@@ -135,7 +135,7 @@ void goal_row(const Data& data, const Goal& goal, int seeds,
   double sum = 0.0;
   Settings settings = method_settings("cbq", goal.wbits, goal.abits);
   apply_json(settings, json::parse(goal.overrides));
-  const bool random = settings.reconstruct != "none";
+  const bool random = settings.reconstructs();
   if (!random) seeds = 1;
   for (int seed = 0; seed < seeds; ++seed) {
     settings.seed = static_cast<uint64_t>(seed);

@@ -4,8 +4,7 @@ namespace cbq {
 namespace {
 
 std::vector<ScheduledWindow> windows_of(const Settings& settings, int64_t blocks) {
-  return settings.reconstruct == "none" ? sliding_windows(blocks, 1, 0)
-                                        : schedule_of(settings, blocks);
+  return settings.reconstructs() ? schedule_of(settings, blocks) : sliding_windows(blocks, 1, 0);
 }
 
 }  // namespace
@@ -17,7 +16,7 @@ RunContext::RunContext(Transformer& m, const Segments& calibration, const Settin
       settings(s),
       hooks(h),
       watch{h.interrupted, h.preparation},
-      reconstructs(s.reconstruct != "none"),
+      reconstructs(s.reconstructs()),
       schedule(windows_of(s, m.block_count())),
       solver(s.solves() ? parse_solver(s.solver) : nullptr),
       original(std::move(cache)) {}

@@ -116,7 +116,7 @@ void explain(const MethodFile& method, const Settings& settings) {
   }
   print_table(rows);
   std::cout << "\ndefault: given where it is another value\n";
-  if (settings.reconstruct == "none") {
+  if (!settings.reconstructs()) {
     std::cout << "nothing is learned: no window, rounding, rate or loss\n";
   }
   if (!method.notes.empty()) std::cout << "\nnotes:\n";

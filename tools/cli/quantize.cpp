@@ -134,7 +134,7 @@ std::string summary(const Settings& s) {
   if (s.preprocess != "none") text += ", " + s.preprocess;
   if (s.solves()) text += ", solver " + s.solver;
   const std::string last = s.polishes() ? fmt::format(", polish {} epochs", s.polish_epochs) : "";
-  if (s.reconstruct == "none") return text + (s.solves() ? "" : ", nearest rounding") + last;
+  if (!s.reconstructs()) return text + (s.solves() ? "" : ", nearest rounding") + last;
   text += s.schedule.empty()
               ? fmt::format(", {}: windows of {}, overlap {}", s.rounding, s.window, s.overlap)
               : fmt::format(", {}: windows {}", s.rounding, s.schedule);

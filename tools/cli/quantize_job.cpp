@@ -104,7 +104,7 @@ void QuantizeJob::load_calibration() {
 /// calibration data.
 bool QuantizeJob::needs_calibration() const {
   const bool observes = settings.abits < float_bits && !settings.act_dynamic;
-  return settings.reconstruct != "none" || settings.preprocess != "none" || settings.solves() ||
+  return settings.reconstructs() || settings.preprocess != "none" || settings.solves() ||
          settings.polishes() || observes;
 }
 

@@ -123,7 +123,7 @@ json SettingsOptions::given_values() const {
 
 /// A line for options that this run does not read: their value changes nothing of it.
 void SettingsOptions::tell_unread(const Settings& s, const json& given) const {
-  const bool reconstructs = s.reconstruct != "none";
+  const bool reconstructs = s.reconstructs();
   Settings running = s;
   if (reconstructs) {  // whose windows may not fit a model of `blocks` blocks
     running.schedule.clear();
@@ -150,7 +150,7 @@ void SettingsOptions::tell_unread(const Settings& s, const json& given) const {
 
 /// An option that nothing will read is a misunderstanding.
 void SettingsOptions::refuse_useless(const Settings& s) const {
-  if (options_.at("rank")->count() == 0 || s.reconstruct == "none") return;
+  if (options_.at("rank")->count() == 0 || !s.reconstructs()) return;
   const bool low_rank = s.parameterization == "low_rank" ||
                         (s.parameterization == "default" &&
                          rounding_schemes().make(s.rounding)->default_parameterization() ==
