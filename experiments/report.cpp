@@ -88,7 +88,7 @@ std::map<std::string, Measured> measure(const std::vector<CellResult>& seeds,
     if (cell.windows > 0) {
       window_seconds.push_back(cell.seconds / static_cast<double>(cell.windows));
     }
-    gigabytes.push_back(static_cast<double>(cell.peak_bytes) / (1 << 30));
+    gigabytes.push_back(static_cast<double>(cell.peak_bytes) / 1e9);
   }
   all["time_hours"] = mean_of(hours);
   all["gpu_memory_gb"] = mean_of(gigabytes);
@@ -192,10 +192,10 @@ std::vector<ReportText> report_texts(const std::vector<std::string>& names,
   for (const std::string& name : names) {
     switch (texts.size()) {
       case 0:
-        texts.push_back({name, "c4_ppl", name + " as C4"});
+        texts.push_back({name, first_text_ppl, name + " as C4"});
         break;
       case 1:
-        texts.push_back({name, "wikitext2_ppl", name + " as WikiText-2"});
+        texts.push_back({name, second_text_ppl, name + " as WikiText-2"});
         break;
       default:
         texts.push_back({name, name, name});

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "experiments/grid.h"
 #include "experiments/plan.h"
+#include "experiments/text_table.h"
 #include "experiments/trends.h"
 
 namespace cbq {
@@ -17,7 +17,7 @@ namespace cbq {
 /// column, further ones have no counterpart.
 struct ReportText {
   std::string name;
-  std::string metric;  // c4_ppl, wikitext2_ppl, or the name
+  std::string metric;  // first_text_ppl, second_text_ppl, or the name
   std::string title;   // "gcide as C4"
   /// The document of each segment; empty: not known, then every segment stands for itself.
   std::vector<int64_t> documents = {};
@@ -87,11 +87,11 @@ std::string heading(const TableReport& report);
 /// What a reader must know beside the numbers, one line each.
 std::vector<std::string> remarks(const TableReport& report);
 /// The values, ours beside the paper's.
-Grid value_grid(const TableReport& report);
+TextTable value_table(const TableReport& report);
 /// Ours against the original model: KL, its 99th percentile, agreement on the likeliest token.
-Grid fidelity_grid(const TableReport& report);
+TextTable fidelity_table(const TableReport& report);
 /// The trends: one grid for the perplexities, one for the memory, ...
-std::vector<Grid> trend_grids(const TableReport& report);
+std::vector<TextTable> trend_tables(const TableReport& report);
 
 std::string to_terminal(const TableReport& report);
 std::string to_markdown(const TableReport& report);

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
-#include <cmath>
-
+#include "experiments/format_text.h"
 #include "experiments/report_files.h"
 #include "experiments/statistics.h"
 
@@ -59,19 +58,6 @@ void add_row(const TableReport& report, const ReportRow& row, std::string& out) 
 }
 
 }  // namespace
-
-std::string csv_field(const std::string& text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-  std::string out = "\"";
-  for (const char c : text) out += c == '"' ? std::string("\"\"") : std::string(1, c);
-  return out + "\"";
-}
-
-std::string csv_number(double value) {
-  if (std::isnan(value)) return "nan";
-  if (std::isinf(value)) return value > 0.0 ? "inf" : "-inf";
-  return fmt::format("{}", value);
-}
 
 std::string to_csv(const std::vector<TableReport>& reports) {
   std::string out = "table,bits,row,granularity,text,seed,metric,value,cell\n";

@@ -41,13 +41,4 @@ std::vector<LmEvalFile> to_lm_eval(const TableReport& report);
 void write_reports(const std::filesystem::path& folder, const std::vector<TableReport>& reports,
                    const Summary& summary, const std::vector<Figure>& figures = {});
 
-/// `text` as a field of CSV: in quotation marks where it holds a comma, one of them, or a line end.
-std::string csv_field(const std::string& text);
-/// As many digits as bring the number back; "nan", "inf", "-inf".
-std::string csv_number(double value);
-/// `text` with everything that LaTeX would read as a command; signs of numbers in math mode.
-std::string latex_text(const std::string& text);
-/// `text` for HTML, within elements and attributes.
-std::string html_text(const std::string& text);
-
 }  // namespace cbq

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "experiments/figures/figure_page.h"
+#include "experiments/format_text.h"
 #include "experiments/report_files.h"
 
 namespace cbq {
@@ -81,11 +82,11 @@ std::string anchor_of(const TableReport& report) {
   return out;
 }
 
-std::string head_of(const Grid& grid) {
+std::string head_of(const TextTable& grid) {
   std::string titles =
       "<tr><th class=\"label\" rowspan=\"2\">" + html_text(grid.label_head) + "</th>";
   std::string heads = "<tr>";
-  for (const GridGroup& group : grid.groups) {
+  for (const ColumnGroup& group : grid.groups) {
     titles += fmt::format("<th class=\"group\" colspan=\"{}\">{}</th>", group.heads.size(),
                           html_text(group.title));
     for (size_t c = 0; c < group.heads.size(); ++c) {
@@ -96,13 +97,13 @@ std::string head_of(const Grid& grid) {
   return "<thead>" + titles + "</tr>\n" + heads + "</tr></thead>\n";
 }
 
-std::string to_html(const Grid& grid) {
+std::string to_html(const TextTable& grid) {
   std::string out = "<div class=\"scroll\"><table>\n" + head_of(grid) + "<tbody>\n";
   for (size_t r = 0; r < grid.labels.size(); ++r) {
     const bool rule = std::count(grid.rules.begin(), grid.rules.end(), r) > 0;
     out += fmt::format("<tr{}><td class=\"label\">{}</td>", rule ? " class=\"rule\"" : "",
                        html_text(grid.labels[r]));
-    for (const GridGroup& group : grid.groups) {
+    for (const ColumnGroup& group : grid.groups) {
       for (size_t c = 0; c < group.heads.size(); ++c) {
         const bool filled = r < group.rows.size() && c < group.rows[r].size();
         out += fmt::format("<td{}>{}</td>", c == 0 ? " class=\"first\"" : "",
@@ -202,11 +203,11 @@ std::string list_of(const std::vector<std::string>& lines, const char* name) {
 std::string section_of(const TableReport& report) {
   std::string out = fmt::format("<section id=\"{}\">\n<h2>{}</h2>\n", anchor_of(report),
                                 html_text(heading(report)));
-  out += to_html(value_grid(report));
+  out += to_html(value_table(report));
   out += trend_table(report);
   if (!report.texts.empty()) {
     out += "<h3>Predictions against the original model (KL in nats)</h3>\n";
-    out += to_html(fidelity_grid(report));
+    out += to_html(fidelity_table(report));
   }
   out += "<h3>Remarks, budget and provenance</h3>\n" + list_of(remarks(report), "remarks");
   return out + "</section>\n";
@@ -231,32 +232,6 @@ std::string summary_section(const Summary& summary) {
 }
 
 }  // namespace
-
-std::string html_text(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
 
 std::string to_html(const std::vector<TableReport>& reports, const Summary& summary,
                     const std::vector<Figure>& figures) {

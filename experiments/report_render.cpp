@@ -5,8 +5,8 @@
 #include <cmath>
 #include <set>
 
-#include "experiments/grid.h"
 #include "experiments/report.h"
+#include "experiments/text_table.h"
 #include "tensor/error.h"
 
 namespace cbq {
@@ -30,7 +30,7 @@ bool is_component(const std::string& metric) {
 /// In a unit that suits the size: the paper's gigabytes and hours are our megabytes and seconds.
 std::string with_unit(const std::string& metric, double value) {
   if (metric == "gpu_memory_gb") {
-    return value < 1.0 ? fmt::format("{:.1f} MB", value * 1024) : fmt::format("{:.1f} GB", value);
+    return value < 1.0 ? fmt::format("{:.1f} MB", value * 1000) : fmt::format("{:.1f} GB", value);
   }
   if (metric == "time_hours") {
     return value < 0.5 ? fmt::format("{:.1f} s", value * 3600) : fmt::format("{:.2f} h", value);
@@ -86,8 +86,8 @@ std::vector<std::string> printed_metrics(const TableReport& report) {
 }
 
 /// A grid with a label for every row of the table, and no columns yet.
-Grid grid_of_rows(const TableReport& report) {
-  Grid grid;
+TextTable table_of_rows(const TableReport& report) {
+  TextTable grid;
   grid.label_head = "row";
   for (size_t r = 0; r < report.rows.size(); ++r) {
     const ReportRow& row = report.rows[r];
@@ -137,10 +137,10 @@ bool is_difference(const TrendStep& step) {
 
 }  // namespace
 
-Grid value_grid(const TableReport& report) {
-  Grid grid = grid_of_rows(report);
+TextTable value_table(const TableReport& report) {
+  TextTable grid = table_of_rows(report);
   for (const std::string& metric : printed_metrics(report)) {
-    GridGroup group;
+    ColumnGroup group;
     group.title = title_of(report, metric);
     group.heads = report.granularities;
     if (group.heads.size() == 1) group.heads = {"ours"};
@@ -159,11 +159,11 @@ Grid value_grid(const TableReport& report) {
   return grid;
 }
 
-Grid fidelity_grid(const TableReport& report) {
-  Grid grid = grid_of_rows(report);
+TextTable fidelity_table(const TableReport& report) {
+  TextTable grid = table_of_rows(report);
   for (const ReportText& text : report.texts) {
     for (size_t g = 0; g < report.granularities.size(); ++g) {
-      GridGroup group;
+      ColumnGroup group;
       group.title = text.name + " against the original";
       if (report.granularities.size() > 1) group.title += ", " + report.granularities[g];
       group.heads = {"KL", "KL 99 %", "top-1"};
@@ -185,8 +185,8 @@ std::vector<std::string> metrics_of(const ReportTrend& trend) {
 }
 
 /// The trends that are judged by `metrics`.
-Grid trend_grid(const TableReport& report, const std::vector<std::string>& metrics) {
-  Grid grid;
+TextTable trend_table(const TableReport& report, const std::vector<std::string>& metrics) {
+  TextTable grid;
   grid.label_head = "trend";
   std::vector<const ReportTrend*> lines;  // null: a claim whose steps follow
   const std::string* chain = nullptr;     // the claim whose steps are being listed
@@ -202,7 +202,7 @@ Grid trend_grid(const TableReport& report, const std::vector<std::string>& metri
   }
   for (size_t g = 0; g < report.granularities.size(); ++g) {
     for (size_t m = 0; m < metrics.size(); ++m) {
-      GridGroup group;
+      ColumnGroup group;
       group.title = title_of(report, metrics[m]);
       if (report.granularities.size() > 1) group.title += ", " + report.granularities[g];
       const bool of_losses = metrics[m].ends_with("_ppl");
@@ -246,15 +246,15 @@ std::string interval_remark(const TableReport& report) {
 
 }  // namespace
 
-std::vector<Grid> trend_grids(const TableReport& report) {
+std::vector<TextTable> trend_tables(const TableReport& report) {
   std::vector<std::vector<std::string>> kinds;
   for (const ReportTrend& trend : report.trends) {
     if (std::find(kinds.begin(), kinds.end(), metrics_of(trend)) == kinds.end()) {
       kinds.push_back(metrics_of(trend));
     }
   }
-  std::vector<Grid> grids;
-  for (const auto& metrics : kinds) grids.push_back(trend_grid(report, metrics));
+  std::vector<TextTable> grids;
+  for (const auto& metrics : kinds) grids.push_back(trend_table(report, metrics));
   return grids;
 }
 
@@ -338,9 +338,9 @@ std::string sign_summary(const TableReport& report) {
 
 std::string to_terminal(const TableReport& report) {
   std::string out = wrapped(heading(report), width, 2) + "\n";
-  out += to_terminal(value_grid(report), width);
-  if (!report.texts.empty()) out += concat("\n", to_terminal(fidelity_grid(report), width));
-  for (const Grid& grid : trend_grids(report)) out += concat("\n", to_terminal(grid, width));
+  out += to_terminal(value_table(report), width);
+  if (!report.texts.empty()) out += concat("\n", to_terminal(fidelity_table(report), width));
+  for (const TextTable& grid : trend_tables(report)) out += concat("\n", to_terminal(grid, width));
   out += "\n";
   for (const std::string& line : remarks(report)) {
     out += concat("  ", wrapped(line, width - 2, 4));
@@ -349,9 +349,9 @@ std::string to_terminal(const TableReport& report) {
 }
 
 std::string to_markdown(const TableReport& report) {
-  std::string out = concat("## ", heading(report), "\n\n", to_markdown(value_grid(report)));
-  if (!report.texts.empty()) out += concat("\n", to_markdown(fidelity_grid(report)));
-  for (const Grid& grid : trend_grids(report)) out += concat("\n", to_markdown(grid));
+  std::string out = concat("## ", heading(report), "\n\n", to_markdown(value_table(report)));
+  if (!report.texts.empty()) out += concat("\n", to_markdown(fidelity_table(report)));
+  for (const TextTable& grid : trend_tables(report)) out += concat("\n", to_markdown(grid));
   out += "\n";
   for (const std::string& line : remarks(report)) out += concat("- ", line, "\n");
   return out;

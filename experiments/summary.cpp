@@ -5,7 +5,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "experiments/grid.h"
+#include "experiments/text_table.h"
 
 namespace cbq {
 namespace {

@@ -151,7 +151,7 @@ TrendSpec read_trend(const nlohmann::json& json, const TableSpec& table, const s
     if (table.find_row(name) == nullptr) fail(where, ": rows: there is no row '", name, "'");
   }
   trend.metrics = read_metrics(fields, "metrics");
-  if (trend.metrics.empty()) trend.metrics = {"c4_ppl", "wikitext2_ppl"};
+  if (trend.metrics.empty()) trend.metrics = {first_text_ppl, second_text_ppl};
   fields.nothing_else();
   return trend;
 }
@@ -217,8 +217,8 @@ std::tuple<int, int, std::string> order_of(const TableSpec& table) {
 bool key_less(const TableSpec& a, const TableSpec& b) { return order_of(a) < order_of(b); }
 
 std::vector<std::string> all_metrics() {
-  std::vector<std::string> names = {"c4_ppl", "wikitext2_ppl", "gpu_memory_gb", "time_hours",
-                                    "epochs", "iterations",    "window_seconds"};
+  std::vector<std::string> names = {first_text_ppl, second_text_ppl, "gpu_memory_gb", "time_hours",
+                                    "epochs",       "iterations",    "window_seconds"};
   for (const std::string& name : task_metric_names()) names.push_back(name);
   const MethodFile any = find_method("nearest");
   for (const auto& [component, has] : components_of(any)) names.push_back(component);

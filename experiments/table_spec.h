@@ -12,10 +12,16 @@
 
 namespace cbq {
 
+/// The metrics of the first and the second test text. Their names in tables and reports are those
+/// of the paper's columns, in which the two texts stand, whatever texts they are.
+inline constexpr const char* first_text_ppl = "c4_ppl";
+inline constexpr const char* second_text_ppl = "wikitext2_ppl";
+
 /// Columns a table can have beside the perplexities of the two texts, and what trends speak of.
-/// Names as in the paper's data: c4_ppl, wikitext2_ppl, gpu_memory_gb, time_hours, epochs,
-/// iterations; accuracies in percent (piqa_acc, mutual_mrr, ...: experiments/task_columns.h);
-/// components of methods (components_of); and window_seconds, which is ours alone.
+/// Names as in the paper's data: first_text_ppl, second_text_ppl, gpu_memory_gb (10^9 bytes),
+/// time_hours, epochs, iterations; accuracies in percent (piqa_acc, mutual_mrr, ...:
+/// experiments/task_columns.h); components of methods (components_of); and window_seconds, which is
+/// ours alone.
 const std::vector<std::string>& metric_names();
 
 /// What the rows of a table are.

@@ -55,6 +55,13 @@ class CheckLayers(unittest.TestCase):
         self.refuses("the rooms of quant/ are ordered", quant__late='#include "quant/grids/x.h"\n',
                      quant__grids__x="")
 
+    def test_a_body_may_stand_further_right_than_its_header(self):
+        room = {"nn__families__family": '#include "nn/transformer.h"\n', "nn__transformer": ""}
+        code, out = self.found(**room, **{"nn__transformer.cpp": '#include "nn/families/family.h"\n'})
+        self.assertEqual(code, 0, out)
+        self.refuses("the rooms of nn/ are ordered", nn__families__family="",
+                     nn__transformer='#include "nn/families/family.h"\n')
+
     def test_a_room_without_a_place_is_a_violation(self):
         self.refuses("a room that ROOMS does not name", autograd__cellar__x='#include "autograd/var.h"\n',
                      autograd__var="")

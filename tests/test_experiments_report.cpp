@@ -5,7 +5,7 @@
 
 #include "cbq/pipeline.h"
 #include "experiments/ablation.h"
-#include "experiments/grid.h"
+#include "experiments/text_table.h"
 #include "experiments/workbench.h"
 #include "nn/formats/json.h"
 #include "tests/fake_ablation.h"
@@ -27,12 +27,12 @@ const char* const golden = R"(Table 3z: Windows (W2A16, per-channel); paper: LLa
                       | gcide as C4  | wordnet as WikiText-2 | peak memory      | time
 row                   |  ours  paper |  ours           paper |    ours    paper |   ours
 ----------------------+--------------+-----------------------+------------------+-------
-original model        | 20.00      - | 10.00               - | 10.0 MB        - |  0.5 s
-nearest rounding      |  1235      - | 5e+07               - | 10.0 MB        - |  0.5 s
+original model        | 20.00      - | 10.00               - | 10.5 MB        - |  0.5 s
+nearest rounding      |  1235      - | 5e+07               - | 10.5 MB        - |  0.5 s
 ----------------------+--------------+-----------------------+------------------+-------
-1 block               | 36.00  14.57 | 30.00           11.98 |  5.0 MB  17.2 GB | 10.0 s
-2 blocks, overlap 1   | 32.00  13.29 | 30.00           10.63 | 10.0 MB  21.0 GB | 20.0 s
-= 4 blocks, overlap 3 | 32.00  12.32 | 30.00            9.45 | 10.0 MB  39.0 GB | 20.0 s
+1 block               | 36.00  14.57 | 30.00           11.98 |  5.2 MB  17.2 GB | 10.0 s
+2 blocks, overlap 1   | 32.00  13.29 | 30.00           10.63 | 10.5 MB  21.0 GB | 20.0 s
+= 4 blocks, overlap 3 | 32.00  12.32 | 30.00            9.45 | 10.5 MB  39.0 GB | 20.0 s
 OMSE                  |     -  25.34 |     -           19.53 |       -        - |      -
 
                       | gcide against the original | wordnet against the original

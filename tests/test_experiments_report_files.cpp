@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "experiments/ablation.h"
+#include "experiments/format_text.h"
 #include "experiments/report_files.h"
 #include "nn/formats/json.h"
 #include "tests/fake_ablation.h"
@@ -97,12 +98,12 @@ const char* const golden_latex = R"(\begin{table}[htbp]
 \cmidrule(lr){2-3}\cmidrule(lr){4-5}\cmidrule(lr){6-7}\cmidrule(lr){8-8}
 row & ours & paper & ours & paper & ours & paper & ours \\
 \midrule
-original model & 20.00 & - & 10.00 & - & 10.0 MB & - & 0.5 s \\
-nearest rounding & 1235 & - & 5e$+$07 & - & 10.0 MB & - & 0.5 s \\
+original model & 20.00 & - & 10.00 & - & 10.5 MB & - & 0.5 s \\
+nearest rounding & 1235 & - & 5e$+$07 & - & 10.5 MB & - & 0.5 s \\
 \midrule
-1 block & 36.00 & 14.57 & 30.00 & 11.98 & 5.0 MB & 17.2 GB & 10.0 s \\
-2 blocks, overlap 1 & 32.00 & 13.29 & 30.00 & 10.63 & 10.0 MB & 21.0 GB & 20.0 s \\
-= 4 blocks, overlap 3 & 32.00 & 12.32 & 30.00 & 9.45 & 10.0 MB & 39.0 GB & 20.0 s \\
+1 block & 36.00 & 14.57 & 30.00 & 11.98 & 5.2 MB & 17.2 GB & 10.0 s \\
+2 blocks, overlap 1 & 32.00 & 13.29 & 30.00 & 10.63 & 10.5 MB & 21.0 GB & 20.0 s \\
+= 4 blocks, overlap 3 & 32.00 & 12.32 & 30.00 & 9.45 & 10.5 MB & 39.0 GB & 20.0 s \\
 OMSE & - & 25.34 & - & 19.53 & - & - & - \\
 \bottomrule
 \end{tabular}

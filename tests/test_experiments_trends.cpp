@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "experiments/grid.h"
+#include "experiments/text_table.h"
 #include "experiments/trends.h"
 
 namespace cbq::test_experiments_trends {

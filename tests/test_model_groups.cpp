@@ -7,9 +7,9 @@
 
 #include "experiments/ablation.h"
 #include "experiments/dry_run.h"
-#include "experiments/grid.h"
 #include "experiments/paper_models.h"
 #include "experiments/task_store.h"
+#include "experiments/text_table.h"
 #include "nn/formats/json.h"
 #include "tests/fake_ablation.h"
 #include "tests/test_data.h"

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <sstream>
 
-#include "experiments/report_files.h"
+#include "experiments/format_text.h"
 
 namespace cbq {
 

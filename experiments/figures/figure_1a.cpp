@@ -10,7 +10,7 @@
 #include "experiments/figures/heat_map.h"
 #include "experiments/figures/input_hessian.h"
 #include "experiments/figures/line_chart.h"
-#include "experiments/report_files.h"
+#include "experiments/format_text.h"
 #include "tensor/runtime/shapes_only.h"
 
 namespace cbq {

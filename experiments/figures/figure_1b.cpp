@@ -11,7 +11,7 @@
 #include "experiments/figures/hessian.h"
 #include "experiments/figures/line_chart.h"
 #include "experiments/figures/scaled_blocks.h"
-#include "experiments/report_files.h"
+#include "experiments/format_text.h"
 
 namespace cbq {
 namespace {

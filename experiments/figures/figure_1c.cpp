@@ -8,7 +8,7 @@
 #include "experiments/figures/heat_map.h"
 #include "experiments/figures/loss_surface.h"
 #include "experiments/figures/scaled_blocks.h"
-#include "experiments/report_files.h"
+#include "experiments/format_text.h"
 
 namespace cbq {
 namespace {

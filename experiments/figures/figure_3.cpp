@@ -8,7 +8,7 @@
 #include "experiments/figures/figure.h"
 #include "experiments/figures/line_chart.h"
 #include "experiments/figures/outlier_site.h"
-#include "experiments/report_files.h"
+#include "experiments/format_text.h"
 #include "quant/transforms/local/preprocessor.h"
 
 namespace cbq {

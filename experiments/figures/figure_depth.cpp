@@ -10,7 +10,7 @@
 #include "experiments/figures/context.h"
 #include "experiments/figures/figure.h"
 #include "experiments/figures/line_chart.h"
-#include "experiments/report_files.h"
+#include "experiments/format_text.h"
 #include "kernels/ops.h"
 
 namespace cbq {

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "experiments/report_files.h"
+#include "experiments/format_text.h"
 
 namespace cbq {
 

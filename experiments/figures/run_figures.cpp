@@ -6,9 +6,9 @@
 #include <cmath>
 
 #include "experiments/figures/part_store.h"
-#include "experiments/grid.h"
 #include "experiments/report_files.h"
 #include "experiments/summary.h"
+#include "experiments/text_table.h"
 #include "nn/formats/atomic_file.h"
 
 namespace cbq {

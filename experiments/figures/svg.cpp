@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "experiments/report_files.h"
+#include "experiments/format_text.h"
 #include "tensor/error.h"
 
 namespace cbq {

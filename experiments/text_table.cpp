@@ -1,4 +1,4 @@
-#include "experiments/grid.h"
+#include "experiments/text_table.h"
 
 #include <algorithm>
 
@@ -11,14 +11,14 @@ std::string padded(const std::string& text, size_t width, bool right) {
   return right ? blanks + text : text + blanks;
 }
 
-const std::string& cell_of(const GridGroup& group, size_t row, size_t column) {
+const std::string& cell_of(const ColumnGroup& group, size_t row, size_t column) {
   static const std::string blank;
   if (row >= group.rows.size() || column >= group.rows[row].size()) return blank;
   return group.rows[row][column];
 }
 
 /// Widths of a group's columns; the last one is widened where the title needs more.
-std::vector<size_t> widths_of(const GridGroup& group) {
+std::vector<size_t> widths_of(const ColumnGroup& group) {
   std::vector<size_t> widths;
   size_t total = 0;
   for (size_t c = 0; c < group.heads.size(); ++c) {
@@ -46,12 +46,13 @@ std::string trimmed(std::string line) {
 }
 
 /// Labels and the groups [begin, end).
-class Part {
+class TableSlice {
  public:
-  Part(const Grid& grid, size_t begin, size_t end) : grid_(grid), begin_(begin), end_(end) {
+  TableSlice(const TextTable& grid, size_t begin, size_t end)
+      : grid_(grid), begin_(begin), end_(end) {
     label_ = display_width(grid.label_head);
     for (const std::string& label : grid.labels) label_ = std::max(label_, display_width(label));
-    for (const GridGroup& group : grid.groups) widths_.push_back(widths_of(group));
+    for (const ColumnGroup& group : grid.groups) widths_.push_back(widths_of(group));
   }
 
   std::string text() const {
@@ -96,7 +97,7 @@ class Part {
     return out + "\n";
   }
 
-  const Grid& grid_;
+  const TextTable& grid_;
   size_t begin_, end_, label_ = 0;
   std::vector<std::vector<size_t>> widths_;
 };
@@ -132,8 +133,8 @@ std::string wrapped(const std::string& text, size_t width, size_t indent) {
   return out + line + "\n";
 }
 
-std::string to_terminal(const Grid& grid, size_t width) {
-  const Part whole(grid, 0, grid.groups.size());
+std::string to_terminal(const TextTable& grid, size_t width) {
+  const TableSlice whole(grid, 0, grid.groups.size());
   std::string out;
   for (size_t begin = 0; begin < grid.groups.size();) {
     size_t used = whole.width_of_label(), end = begin;
@@ -141,15 +142,15 @@ std::string to_terminal(const Grid& grid, size_t width) {
            (end == begin || used + whole.width_of_group(end) <= width)) {
       used += whole.width_of_group(end++);
     }
-    out += (begin > 0 ? "\n" : "") + Part(grid, begin, end).text();
+    out += (begin > 0 ? "\n" : "") + TableSlice(grid, begin, end).text();
     begin = end;
   }
   return out;
 }
 
-std::string to_markdown(const Grid& grid) {
+std::string to_markdown(const TextTable& grid) {
   std::string head = "|" + markdown_cell(grid.label_head), rule = "|---|";
-  for (const GridGroup& group : grid.groups) {
+  for (const ColumnGroup& group : grid.groups) {
     for (const std::string& h : group.heads) {
       head += markdown_cell(group.title.empty() ? h : group.title + ": " + h);
       rule += "---:|";
@@ -158,7 +159,7 @@ std::string to_markdown(const Grid& grid) {
   std::string out = head + "\n" + rule + "\n";
   for (size_t r = 0; r < grid.labels.size(); ++r) {
     out += "|" + markdown_cell(grid.labels[r]);
-    for (const GridGroup& group : grid.groups) {
+    for (const ColumnGroup& group : grid.groups) {
       for (size_t c = 0; c < group.heads.size(); ++c) out += markdown_cell(cell_of(group, r, c));
     }
     out += "\n";
