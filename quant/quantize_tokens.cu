@@ -197,6 +197,14 @@ const TokenFunction& checked(const Deferred& y, const std::vector<TokenQuantizer
 
 }  // namespace
 
+std::vector<detail::FusedTokenFunction> detail::fused_token_functions() {
+  std::vector<FusedTokenFunction> all;
+  for (const TokenFunction& f : token_functions()) {
+    all.push_back({f.function, f.operands, f.tensors});
+  }
+  return all;
+}
+
 bool quantize_tokens_takes(const Deferred& y, size_t quantizers) {
   const TokenFunction* f = find(y);
   if (f == nullptr || quantizers < 1 || quantizers > detail::max_quantizers) return false;

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <vector>
 
-#include "autograd/functions.h"
 #include "kernels/launch/tuned_guard.h"
 #include "kernels/launch/tuned_switch.h"
 #include "kernels/ops.h"
@@ -33,30 +32,18 @@ struct Operands {
   }
 };
 
-enum class Function { identity, rms_norm, layer_norm, affine_layer_norm, swiglu, relu, gelu };
-
-Deferred deferred(Function function, const Operands& in, const Var& x, const Var& up) {
-  switch (function) {
-    case Function::identity:
-      break;
-    case Function::rms_norm:
-      return Deferred(&ag::rms_norm, x, Var(in.weight), eps);
-    case Function::layer_norm:
-      return Deferred(&ag::layer_norm, x, Var(), Var(), eps);
-    case Function::affine_layer_norm:
-      return Deferred(&ag::layer_norm, x, Var(in.weight), Var(in.bias), eps);
-    case Function::swiglu:
-      return Deferred(&ag::swiglu, x, up);
-    case Function::relu:
-      return Deferred(&ag::relu, x);
-    case Function::gelu:
-      return Deferred(&ag::gelu, x);
-  }
-  return Deferred(x);
+Deferred deferred(const FusedTokenFunction& function, const Operands& in, const Var& x,
+                  const Var& up) {
+  Deferred y(x);
+  y.function = function.function;
+  if (function.operands > 1) y.second = function.tensors > 1 ? up : Var(in.weight);
+  if (function.operands > 2) y.third = Var(in.bias);
+  y.eps = eps;
+  return y;
 }
 
 /// The quantized tokens and the gradients of the function's tensors and of the clip variable.
-std::vector<Tensor> run(Function function, const Operands& in, bool fused) {
+std::vector<Tensor> run(const FusedTokenFunction& function, const Operands& in, bool fused) {
   ActivationConfig config;
   config.bits = 8;
   const ActivationQuantizer quantizer(config, in.x.device(), "guard");
@@ -82,14 +69,12 @@ double token_difference(Device device) {
   double largest = 0.0;
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
     const Operands in(dtype, device);
-    for (const Function function :
-         {Function::identity, Function::rms_norm, Function::layer_norm, Function::affine_layer_norm,
-          Function::swiglu, Function::relu, Function::gelu}) {
+    for (const FusedTokenFunction& function : fused_token_functions()) {
       const std::vector<Tensor> fused = run(function, in, true);
       const tuned::ReferenceKernels reference_kernels;
-      const std::vector<Tensor> plain = run(function, in, false);
+      const std::vector<Tensor> expected = run(function, in, false);
       for (size_t i = 0; i < fused.size(); ++i) {
-        const double difference = tuned::relative_difference(fused[i], plain[i]);
+        const double difference = tuned::relative_difference(fused[i], expected[i]);
         if (std::isnan(difference)) return difference;
         largest = std::max(largest, difference);
       }
