@@ -194,14 +194,40 @@ TEST(Rotation, RefusesFamiliesThatItCannotRotate) {
     EXPECT_TRUE(m->transforms.empty());
   };
   refused("bloom", "r1", {"BloomForCausalLM", "r1", "norm of the embedding"});
-  refused("bloom", "r2", {"BloomForCausalLM", "r2", "fused"});
   refused("opt-post-norm", "r1_r2", {"OPTForCausalLM", "r1", "residual stream"});
   refused("opt-bare", "r1", {"OPTForCausalLM", "no weights"});
-  const auto bloom = load_model(fixture("bloom"), Dtype::f32, Device::cpu());
+}
+
+/// Queries, keys and values of BLOOM are one projection; r2 rotates the rows of the values alone.
+TEST(Rotation, KeepsTheFunctionOfAFusedProjection) {
   const ExpectedResults expected("bloom");
-  const auto before = logits_of(*bloom, expected);
-  apply_global_transforms(*bloom, rotated("r3_r4"));
-  EXPECT_LE(relative_distance(logits_of(*bloom, expected), before), 1e-5);
+  for (const char* parts : {"r2", "r3_r4", "r2_r3_r4"}) {
+    const auto bloom = load_model(fixture("bloom"), Dtype::f32, Device::cpu());
+    const auto before = logits_of(*bloom, expected);
+    apply_global_transforms(*bloom, rotated(parts, 3));
+    EXPECT_LE(relative_distance(logits_of(*bloom, expected), before), 1e-5) << parts;
+  }
+}
+
+TEST(Rotation, LeavesQueriesAndKeysOfAFusedProjectionAlone) {
+  const auto bloom = load_model(fixture("bloom"), Dtype::f64, Device::cpu());
+  const int64_t dim = bloom->config.head_dim, in = bloom->config.hidden_size;
+  const auto before = values_of(*bloom);
+  apply_global_transforms(*bloom, rotated("r2", 3));
+  const auto after = values_of(*bloom);
+  for (const char* name : {"weight", "bias"}) {
+    const std::string path = concat("transformer.h.0.self_attention.query_key_value.", name);
+    const std::vector<double>&a = before.at(path), &b = after.at(path);
+    const int64_t width = name == std::string("weight") ? in : 1;
+    for (size_t i = 0; i < a.size(); ++i) {
+      const int64_t part = static_cast<int64_t>(i) / width / dim % 3;
+      if (part == 2) {
+        ASSERT_NE(a[i], b[i]) << path << " " << i;
+      } else {
+        ASSERT_EQ(a[i], b[i]) << path << " " << i;
+      }
+    }
+  }
 }
 
 TEST(Rotation, PartsAreNamedInOrder) {

@@ -9,7 +9,7 @@
 //           "block64": Q is block-diagonal with blocks of 64 channels.
 //   R2      values: W <- Q_g W, bias <- Q_g bias for each key-value head g; columns of the output
 //           projection that read a query head of g: W <- W Q_g^T. The attention's average over
-//           tokens commutes with Q_g.
+//           tokens commutes with Q_g. Of a fused projection, only the rows of the values change.
 //   R3      attention multiplies H q with H k instead of q with k, head by head (OnlineHadamard);
 //           (H q)^T (H k) = q^T k, so no weight changes.
 //   R4      fc2 reads H x instead of x (OnlineHadamard): W <- W H^T
@@ -84,11 +84,35 @@ void change_rows(Var& table, const std::function<Tensor(const Tensor&)>& f) {
   table.set_value(to.to(table.device()));
 }
 
+/// The rows of a fused projection that make one of its parts: [head][part][head_dim].
+struct FusedRows {
+  int64_t parts = 1, part = 0, head_dim = 0;
+
+  /// x, whose first axis are the rows of all parts, with f of this part's rows in their place.
+  Tensor changed(const Tensor& x, const std::function<Tensor(const Tensor&)>& f) const {
+    if (parts == 1) return f(x);
+    Shape shape = x.shape();
+    shape[0] /= parts;
+    const Tensor own(shape, x.dtype()), all(x.shape(), x.dtype());
+    all.copy_from(x);
+    const auto of_own = [&](const Tensor& t, int64_t head) {
+      return t.slice(head * head_dim, (head + 1) * head_dim);
+    };
+    const auto of_all = [&](int64_t head) { return of_own(all, head * parts + part); };
+    const int64_t heads = shape[0] / head_dim;
+    for (int64_t h = 0; h < heads; ++h) of_own(own, h).copy_from(of_all(h));
+    const Tensor result = f(own);
+    for (int64_t h = 0; h < heads; ++h) of_all(h).copy_from(of_own(result, h));
+    return all;
+  }
+};
+
 /// What becomes of one linear.
 struct Change {
   std::optional<Tensor> gain, shift;           // of the norm that it reads
   std::function<Tensor(const Tensor&)> input;  // W [out, in] -> W Q^T
-  std::optional<OrthogonalMatrix> output;      // Q W, Q bias
+  std::optional<OrthogonalMatrix> output;      // Q W, Q bias ...
+  FusedRows output_rows;                       // ... of these rows
 };
 
 void change_linear(Linear& linear, const Change& change) {
@@ -103,8 +127,11 @@ void change_linear(Linear& linear, const Change& change) {
   if (change.gain) w = kernels::mul_row(w, *change.gain);
   if (change.input) w = change.input(w);
   if (change.output) {
-    w = change.output->columns(w);
-    if (bias) bias = change.output->rows(*bias);
+    const OrthogonalMatrix& q = *change.output;
+    w = change.output_rows.changed(w, [&](const Tensor& rows) { return q.columns(rows); });
+    if (bias) {
+      bias = change.output_rows.changed(*bias, [&](const Tensor& rows) { return q.rows(rows); });
+    }
   }
   store(linear.weight, w);
   if (bias) store(linear.bias, *bias);
@@ -153,8 +180,6 @@ BlockParts parts_of(Block& block) {
   }
   if (!parts.values || parts.values->producer == nullptr || !parts.values->obstacle.empty()) {
     parts.r2_obstacle = "the values are not what a linear layer wrote";
-  } else if (parts.values->parts > 1) {
-    parts.r2_obstacle = "queries, keys and values are one fused projection";
   }
   return parts;
 }
@@ -187,10 +212,11 @@ void Plan::change_block(Block& block, int64_t number) const {
   }
   if (parts.r2) {
     const ScalingSite& site = *found.values;
-    const OrthogonalMatrix values =
-        OrthogonalMatrix::random_per_head(site.producer->out_features() / head_dim, head_dim, seed,
-                                          first_stream_of_r2 + static_cast<uint64_t>(number));
+    const OrthogonalMatrix values = OrthogonalMatrix::random_per_head(
+        site.producer->out_features() / site.parts / head_dim, head_dim, seed,
+        first_stream_of_r2 + static_cast<uint64_t>(number));
     changes[site.producer].output = values;
+    changes[site.producer].output_rows = {site.parts, site.part, head_dim};
     const OrthogonalMatrix heads = values.repeated(head_dim, site.head_group);
     changes[found.attention_output].input = [heads](const Tensor& w) { return heads.rows(w); };
   }
