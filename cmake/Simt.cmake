@@ -7,7 +7,7 @@
 # cbq_simt_program(<target> <compile flags>...): the library's and the tests' objects, with all .cu files compiled again.
 function(cbq_simt_program target)
   file(GLOB emulator RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/simt/*.cpp)
-  set(kernels ${layer_sources} ${test_sources} ${tutorial_rounding})
+  set(kernels ${layer_sources} ${test_sources} ${tutorial_rounding} ${tutorial_grid})
   list(FILTER kernels INCLUDE REGEX "\\.cu$")
   add_executable(${target} EXCLUDE_FROM_ALL ${emulator} ${kernels}
     $<FILTER:$<TARGET_OBJECTS:cbq_objects>,EXCLUDE,\\.cu\\.o$>

@@ -312,7 +312,7 @@ TEST_F(TunedAttention, AgreesWithTheReferenceKernel) {
   const auto gradient =
       kernels::attention_backward(in.q, in.k, in.v, fused, in.d_o, c.heads, in.slopes);
   EXPECT_EQ(tuned::launches(), before);
-  // The twin rounds scores to bf16, too: those of up to 8 by up to 2^-5.
+  // The reference kernel rounds scores to bf16, too: those of up to 8 by up to 2^-5.
   const auto log_sum = tiles.log_sum.to_vector<double>();
   for (size_t i = 0; i < log_sum.size(); ++i) ASSERT_NEAR(log_sum[i], want.log_sum.value[i], 0.04);
   const auto a = fused.o.to_vector<double>(), b = tiles.o.to_vector<double>();

@@ -1,6 +1,6 @@
-// Recording: the CPU's twin of a captured CUDA stream. While one is active on a thread, launches,
-// fills and copies on the CPU are not done but kept, with their arguments as they were, and
-// replay() does them as often as it is called.
+// Recording: on the CPU what a captured stream is on CUDA. While one is active on a thread,
+// launches, fills and copies on the CPU are not done but kept, with their arguments as they were,
+// and replay() does them as often as it is called.
 //
 // It makes nothing faster. It is the same contract as a CUDA graph's (arguments and addresses are
 // frozen, nothing runs while it is recorded), so that tests without a GPU see what would be wrong

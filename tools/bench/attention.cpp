@@ -1,5 +1,5 @@
 // The lines of `bench ops` for causal attention; on a GPU in bf16 the tuned kernels, and
-// the tiles of batched products beside them ("plain").
+// their reference kernels, the tiles of batched products, beside them.
 #include "kernels/ops.h"
 #include "tools/bench/bench.h"
 

@@ -76,10 +76,10 @@ void print_line(const OpCase& op, const test::Shapes& shapes, const Ceilings& ce
 }
 
 /// Where a line's kernels are tuned ones, their reference kernels are timed beside them.
-int print_tuned_lines(const std::vector<TunedLine>& twins, const Ceilings& ceilings,
+int print_tuned_lines(const std::vector<TunedLine>& tuned_lines, const Ceilings& ceilings,
                       const Options& options, Device device) {
   int lines = 0;
-  for (const TunedLine& line : twins) {
+  for (const TunedLine& line : tuned_lines) {
     if (line.title.find(options.filter) == std::string::npos) continue;
     const long before = tuned::launches();
     const auto print = [&](const std::string& title) {
@@ -91,8 +91,8 @@ int print_tuned_lines(const std::vector<TunedLine>& twins, const Ceilings& ceili
     };
     print(line.title);
     if (tuned::launches() == before) continue;
-    const tuned::ReferenceKernels plain;
-    print(line.title + " plain");
+    const tuned::ReferenceKernels reference_kernels;
+    print(line.title + ", reference kernels");
   }
   return lines;
 }
