@@ -84,7 +84,7 @@ struct WeightLane {
   }
 
   /// u = w/s, v = clamp(v0(u) + p) and, of schemes whose p is an offset of the weight, p unit / s,
-  /// as load_part has them.
+  /// as load_range has them.
   __device__ void prepare(const Row& row, float (&u)[lane_columns], float (&v)[lane_columns],
                           float (&offset)[lane_columns]) const {
     float x[lane_columns];
