@@ -6,23 +6,6 @@ include(GoogleTest)
 cbq_sources(test_sources tests)
 list(FILTER test_sources EXCLUDE REGEX "^tests/(simt|fuzz)/")
 
-# cbq_join(<list of test_x.cpp>): replaces them by files that include eight each. Eight files share their headers and templates: half
-# the compile time. So that names do not clash, each test_x.cpp has its own namespace. The joined files lie outside the build folder:
-# a second build (CUDA) then finds their objects in ccache, which compares paths.
-function(cbq_join sources)
-  set(joined)
-  list(LENGTH ${sources} count)
-  math(EXPR last "${count} - 1")
-  foreach(begin RANGE 0 ${last} 8)
-    list(SUBLIST ${sources} ${begin} 8 eight)
-    list(TRANSFORM eight REPLACE "(.+)" "#include \"\\1\"")
-    list(JOIN eight "\n" text)
-    set(file ${CMAKE_SOURCE_DIR}/build/joined_tests/from_${begin}.cpp)
-    file(CONFIGURE OUTPUT ${file} CONTENT "${text}\n" @ONLY)
-    list(APPEND joined ${file})
-  endforeach()
-  set(${sources} ${joined} PARENT_SCOPE)
-endfunction()
 if(test_sources AND TARGET cbq_objects)
   include(Tutorial)
   # Who follows the page saves its code there; the tests then have the scheme from there.
@@ -46,7 +29,7 @@ if(test_sources AND TARGET cbq_objects)
   set(other_test_sources ${test_sources})
   list(REMOVE_ITEM other_test_sources ${test_files})
   if(CBQ_JOIN_TESTS OR CBQ_SANITIZE)
-    cbq_join(test_files)
+    cbq_join(test_files joined_tests)
   endif()
   add_executable(cbq_tests ${test_files} ${other_test_sources} ${tutorial_rounding} ${tutorial_grid} ${tutorial_solver}
                  ${tutorial_transform} ${tutorial_format})

@@ -149,7 +149,7 @@ std::string interval_svg(const TrendStep& step, double scale) {
       x(step.change));
 }
 
-std::string title_of(const TableReport& report, const std::string& metric) {
+std::string metric_title(const TableReport& report, const std::string& metric) {
   for (const ReportText& text : report.texts) {
     if (text.metric == metric) return text.title;
   }
@@ -159,7 +159,7 @@ std::string title_of(const TableReport& report, const std::string& metric) {
 std::string step_row(const TableReport& report, const ReportTrend& trend, size_t granularity,
                      const TrendStep& step, double scale) {
   const std::string label = trend.chain ? concat(trend.from, " → ", trend.to) : trend.claim;
-  std::string what = title_of(report, step.metric);
+  std::string what = metric_title(report, step.metric);
   if (report.granularities.size() > 1) what += ", " + report.granularities[granularity];
   const std::string ours = is_drawn(step) ? fmt::format("{:+.4f} ± {:.4f}", step.change, step.error)
                                           : name_of(step.ours);

@@ -10,7 +10,7 @@
 namespace cbq {
 namespace {
 
-constexpr size_t width = 100;
+constexpr size_t line_width = 100;
 
 std::string text_of(const OrderingCounts& counts) {
   std::string text = fmt::format("{} hold, {} refuted, {} not resolved", counts.holds,
@@ -135,9 +135,9 @@ std::vector<std::string> lines_of(const Summary& summary) {
 
 std::string to_terminal(const Summary& summary) {
   std::string out = "Summary\n";
-  for (const std::string& line : lines_of(summary)) out += "  " + wrapped(line, width - 2, 4);
+  for (const std::string& line : lines_of(summary)) out += "  " + wrapped(line, line_width - 2, 4);
   for (const std::string& line : summary.refuted) {
-    out += "  " + wrapped("refuted: " + line, width - 2, 4);
+    out += "  " + wrapped("refuted: " + line, line_width - 2, 4);
   }
   return out;
 }

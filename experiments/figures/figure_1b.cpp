@@ -16,7 +16,7 @@
 namespace cbq {
 namespace {
 
-const std::vector<int> bits = {4, 2};
+const std::vector<int> compared_bits = {4, 2};
 /// Steps of the finite differences, over whose Hessians the mean is taken (docs/run_ablation.md
 /// says why these, docs/experiments.md what others give).
 const std::vector<double> steps = {0.05, 0.1};
@@ -38,7 +38,7 @@ class Figure1b : public FigureMaker {
   std::vector<FigurePart> parts(const FigureContext& context) const override {
     const Segments segments = context.loss_segments();
     std::vector<FigurePart> parts;
-    for (const int b : bits) {
+    for (const int b : compared_bits) {
       parts.push_back({fmt::format("Hessian over block scales at {} bits", b),
                        {{"segments", segments.size()},
                         {"steps", steps},
@@ -80,13 +80,13 @@ class Figure1b : public FigureMaker {
                            {"column", "block j"},
                            {"value", "d2 L / da_i da_j, L in nats per token"}};
     std::vector<Matrix> means;
-    for (size_t b = 0; b < bits.size(); ++b) {
+    for (size_t b = 0; b < compared_bits.size(); ++b) {
       const auto all = results[b].at("hessians").get<std::vector<Matrix>>();
       for (size_t s = 0; s < steps.size(); ++s) {
-        add_rows(bits[b], csv_number(steps[s]), all[s], figure.data);
+        add_rows(compared_bits[b], csv_number(steps[s]), all[s], figure.data);
       }
       means.push_back(mean_of(all));
-      add_rows(bits[b], "mean", means.back(), figure.data);
+      add_rows(compared_bits[b], "mean", means.back(), figure.data);
     }
     draw_panels(means, figure);
     describe(context, results, means, figure);
@@ -133,7 +133,7 @@ class Figure1b : public FigureMaker {
     chart.from_zero = true;
     for (size_t b = 0; b < means.size(); ++b) {
       HeatMap map;
-      map.title = fmt::format("|H| over block scales, {} bits", bits[b]);
+      map.title = fmt::format("|H| over block scales, {} bits", compared_bits[b]);
       map.x_label = "block j";
       map.y_label = "block i";
       map.value_label = "|H|, nats per token";
@@ -142,7 +142,7 @@ class Figure1b : public FigureMaker {
       map.high = largest;
       map.low = largest * 1e-4;
       figure.panels.push_back(heat_map(map));
-      Series series{fmt::format("{} bits", bits[b]), {}, {}};
+      Series series{fmt::format("{} bits", compared_bits[b]), {}, {}};
       for (int64_t d = 1; d < static_cast<int64_t>(means[b].size()); ++d) {
         series.x.push_back(static_cast<double>(d));
         series.y.push_back(mean_coupling(means[b], d));
@@ -174,8 +174,8 @@ class Figure1b : public FigureMaker {
   static void describe(const FigureContext& context, const std::vector<nlohmann::json>& results,
                        const std::vector<Matrix>& means, Figure& figure) {
     std::string shares, near, near_at, by_step;
-    for (size_t b = 0; b < bits.size(); ++b) {
-      const std::string name = fmt::format("W{}", bits[b]);
+    for (size_t b = 0; b < compared_bits.size(); ++b) {
+      const std::string name = fmt::format("W{}", compared_bits[b]);
       const double share = off_diagonal_share(means[b]);
       const double one = mean_coupling(means[b], 1);
       figure.numbers.emplace_back("loss " + name, results[b].at("loss").get<double>());

@@ -15,7 +15,7 @@
 namespace cbq {
 namespace {
 
-const std::vector<int> bits = {2, 3, 4, 8};
+const std::vector<int> drawn_bits = {2, 3, 4, 8};
 
 std::string bits_text(int wbits) { return concat("W", wbits, "A", float_bits); }
 
@@ -23,7 +23,7 @@ std::string bits_text(int wbits) { return concat("W", wbits, "A", float_bits); }
 Plan plan_of(const FigureContext& context) {
   PlanOptions options = context.plan;
   options.bits.clear();
-  for (const int b : bits) options.bits.push_back(bits_text(b));
+  for (const int b : drawn_bits) options.bits.push_back(bits_text(b));
   options.granularities = {context.plan.granularities.front()};
   options.task_metrics.clear();
   const TableSpec table = axis_table("method", context.options.methods, context.blocks());
@@ -134,7 +134,7 @@ class FigureBits : public FigureMaker {
     chart.title = context.texts[text];
     chart.x_label = "bits of the weights";
     chart.y_label = "nats per token";
-    for (const int b : bits) chart.x_ticks.push_back(b);
+    for (const int b : drawn_bits) chart.x_ticks.push_back(b);
     std::map<std::string, Series> series;
     for (const DrawnRow& drawn : drawn_rows(plan)) {
       if (drawn.row->cells.empty()) continue;

@@ -14,13 +14,11 @@
 namespace cbq {
 namespace {
 
-constexpr double left = 58.0, top = 34.0, side = 264.0, bar_gap = 14.0, bar_width = 14.0;
-constexpr double panel_width = 420.0, legend_line = 18.0;
 constexpr int colour_steps = 64;  // cells of one colour are one path: a small file
 
-class Drawing {
+class HeatMapDrawing {
  public:
-  explicit Drawing(const HeatMap& map) : map_(map) {
+  explicit HeatMapDrawing(const HeatMap& map) : map_(map) {
     check(!map.values.empty() && !map.values.front().empty(), "heat map '", map.title,
           "': no values");
     rows_ = map.values.size();
@@ -50,6 +48,9 @@ class Drawing {
   }
 
  private:
+  static constexpr double left = 58.0, top = 34.0, side = 264.0, bar_gap = 14.0, bar_width = 14.0;
+  static constexpr double panel_width = 420.0, legend_line = 18.0;
+
   /// AxisScale wants low < high; an axis may run the other way.
   static void upright(AxisScale& axis) {
     if (axis.low <= axis.high) return;
@@ -172,6 +173,6 @@ class Drawing {
 
 }  // namespace
 
-Panel heat_map(const HeatMap& map) { return Drawing(map).draw(); }
+Panel heat_map(const HeatMap& map) { return HeatMapDrawing(map).draw(); }
 
 }  // namespace cbq

@@ -11,8 +11,6 @@
 namespace cbq {
 namespace {
 
-constexpr double left = 62.0, top = 34.0, width = 340.0, height = 230.0;
-constexpr double panel_width = 420.0, legend_line = 18.0;
 constexpr const char* reference_colour = "#d62f35";
 constexpr const char* reference_dashes = "6 4";
 
@@ -21,9 +19,9 @@ const char* dashes_of(size_t i) {
   return all[i % 4];
 }
 
-class Drawing {
+class LineChartDrawing {
  public:
-  explicit Drawing(const LineChart& chart) : chart_(chart) { set_axes(); }
+  explicit LineChartDrawing(const LineChart& chart) : chart_(chart) { set_axes(); }
 
   Panel draw() {
     axes();
@@ -37,6 +35,9 @@ class Drawing {
   }
 
  private:
+  static constexpr double left = 62.0, top = 34.0, width = 340.0, height = 230.0;
+  static constexpr double panel_width = 420.0, legend_line = 18.0;
+
   bool is_shown(double y) const { return std::isfinite(y) && (!chart_.logarithmic_y || y > 0.0); }
 
   struct Range {
@@ -172,6 +173,6 @@ class Drawing {
 
 }  // namespace
 
-Panel line_chart(const LineChart& chart) { return Drawing(chart).draw(); }
+Panel line_chart(const LineChart& chart) { return LineChartDrawing(chart).draw(); }
 
 }  // namespace cbq

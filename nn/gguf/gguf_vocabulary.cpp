@@ -13,8 +13,6 @@ using nlohmann::json;
 
 namespace {
 
-const std::string& prefix = gguf_tokenizer_prefix;
-
 bool is_added(PieceType type) {
   return type == PieceType::control || type == PieceType::user_defined ||
          type == PieceType::unknown;
@@ -24,24 +22,26 @@ bool is_added(PieceType type) {
 
 int64_t gguf_token_id(const GgufFile& file, const std::string& key) {
   constexpr int64_t none = std::numeric_limits<uint32_t>::max();
-  if (!file.has(prefix + key)) return -1;
-  const int64_t id = file.integer(prefix + key, -1, none);
+  if (!file.has(gguf_tokenizer_prefix + key)) return -1;
+  const int64_t id = file.integer(gguf_tokenizer_prefix + key, -1, none);
   return id == none ? -1 : id;
 }
 
 GgufVocabulary read_gguf_vocabulary(const GgufFile& file) {
   const std::string path = file.path().string();
   GgufVocabulary v;
-  v.tokens = file.texts(prefix + "tokens");
-  if (v.tokens.empty()) fail(path, ": the vocabulary (\"", prefix, "tokens\") is empty");
+  v.tokens = file.texts(gguf_tokenizer_prefix + "tokens");
+  if (v.tokens.empty())
+    fail(path, ": the vocabulary (\"", gguf_tokenizer_prefix, "tokens\") is empty");
   for (size_t i = 0; i < v.tokens.size(); ++i) {
-    if (!is_utf8(v.tokens[i])) fail(path, ": token ", i, " of \"", prefix, "tokens\" is not UTF-8");
+    if (!is_utf8(v.tokens[i]))
+      fail(path, ": token ", i, " of \"", gguf_tokenizer_prefix, "tokens\" is not UTF-8");
   }
   v.types.assign(v.tokens.size(), PieceType::normal);
-  if (file.has(prefix + "token_type")) {
-    const std::vector<int64_t> types = file.integers(prefix + "token_type", 1, 6);
+  if (file.has(gguf_tokenizer_prefix + "token_type")) {
+    const std::vector<int64_t> types = file.integers(gguf_tokenizer_prefix + "token_type", 1, 6);
     if (types.size() != v.tokens.size()) {
-      fail(path, ": \"", prefix, "token_type\" has ", types.size(), " elements for ",
+      fail(path, ": \"", gguf_tokenizer_prefix, "token_type\" has ", types.size(), " elements for ",
            v.tokens.size(), " tokens");
     }
     std::transform(types.begin(), types.end(), v.types.begin(),
@@ -55,12 +55,13 @@ GgufVocabulary read_gguf_vocabulary(const GgufFile& file) {
   for (const auto& [key, id] : ids) {
     *id = gguf_token_id(file, key);
     if (*id >= static_cast<int64_t>(v.tokens.size())) {
-      fail(path, ": \"", prefix, key, "\" is ", *id, ", but there are only ", v.tokens.size(),
-           " tokens");
+      fail(path, ": \"", gguf_tokenizer_prefix, key, "\" is ", *id, ", but there are only ",
+           v.tokens.size(), " tokens");
     }
   }
-  if (file.flag(prefix + "add_eos_token", false)) {
-    fail(path, ": a token behind each text (\"", prefix, "add_eos_token\") is not supported");
+  if (file.flag(gguf_tokenizer_prefix + "add_eos_token", false)) {
+    fail(path, ": a token behind each text (\"", gguf_tokenizer_prefix,
+         "add_eos_token\") is not supported");
   }
   return v;
 }

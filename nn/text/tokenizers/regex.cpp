@@ -243,7 +243,7 @@ class Translator {
   size_t at_ = 0;
 };
 
-std::string message_of(int code) {
+std::string pcre_message(int code) {
   std::array<PCRE2_UCHAR, 256> text{};
   pcre2_get_error_message(code, text.data(), text.size());
   return reinterpret_cast<const char*>(text.data());
@@ -281,7 +281,7 @@ Regex::Regex(const std::string& pattern, const std::string& what) : what_(what) 
       PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
   if (!code) {
     fail(what_, ": the pattern ", pattern.substr(0, 300),
-         " cannot be compiled: ", message_of(error), " (at position ", offset, " of ",
+         " cannot be compiled: ", pcre_message(error), " (at position ", offset, " of ",
          translated.substr(0, 300), ")");
   }
   code_ = std::shared_ptr<const void>(
@@ -313,7 +313,7 @@ void Regex::for_each_match(std::string_view text, RegexScratch* scratch,
     // Compiled code has a small stack of its own; the interpreter takes memory up to the limit.
     if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = find(at, PCRE2_NO_JIT);
     if (found == PCRE2_ERROR_NOMATCH) return;
-    if (found < 0) fail(what_, ": splitting a text failed: ", message_of(found));
+    if (found < 0) fail(what_, ": splitting a text failed: ", pcre_message(found));
     const size_t* span = pcre2_get_ovector_pointer(match);
     const size_t begin = span[0], end = span[1];
     // An empty match behind the last match does not count: on to the next character.

@@ -18,7 +18,7 @@ namespace {
 
 using kernels::Trans;
 
-constexpr int steps = 10;
+constexpr int clip_steps = 10;
 constexpr double step = 0.05;
 
 /// Runs of inputs that share a scale.
@@ -40,7 +40,7 @@ class ClipSearch {
   ClipRange best() const {
     const std::vector<double> largest = magnitudes();
     std::vector<double> best = largest, least(largest.size(), INFINITY);
-    for (int i = 0; i < steps; ++i) {
+    for (int i = 0; i < clip_steps; ++i) {
       std::vector<double> clip = largest;
       for (double& c : clip) c *= 1.0 - step * i;
       const std::vector<double> error = errors(clip);

@@ -26,7 +26,7 @@ namespace {
 
 using kernels::Trans;
 
-constexpr int steps = 20;
+constexpr int ratio_steps = 20;
 constexpr double least_scale = 1e-4;
 
 /// Nothing behind the layer that is looked at needs to be computed.
@@ -117,8 +117,8 @@ class SiteSearch {
     const std::vector<double> mean = mean_by_slot(magnitude);
     std::vector<double> best;
     double least = INFINITY;
-    for (int step = 0; step < steps; ++step) {
-      const std::vector<double> s = factors(mean, static_cast<double>(step) / steps);
+    for (int step = 0; step < ratio_steps; ++step) {
+      const std::vector<double> s = factors(mean, static_cast<double>(step) / ratio_steps);
       const double error = error_with(s);
       if (!(error < least)) continue;
       least = error;

@@ -24,7 +24,7 @@
 namespace cbq {
 namespace {
 
-constexpr int64_t search_rows = 256;
+constexpr int64_t ladder_rows = 256;
 constexpr double least_steps = 100.0, range_of_step = 0.5;
 
 /// One place of a block: an activation, and the layers that read it.
@@ -55,7 +55,7 @@ class Search {
   Search(const Place& place, const PreprocessContext& context)
       : place_(place), context_(context), pairs_(place.input.sample, weights_of(place)) {
     const Tensor& w = place.readers.front().linear->weight.value();
-    x_ = sample_rows(place.input, search_rows, w.dtype(), w.device());
+    x_ = sample_rows(place.input, ladder_rows, w.dtype(), w.device());
     for (const NamedLinear& reader : place.readers) {
       answers_.push_back(kernels::matmul(x_, kernels::Trans::no, reader.linear->weight.value(),
                                          kernels::Trans::yes));

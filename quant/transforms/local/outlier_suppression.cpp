@@ -19,8 +19,8 @@
 namespace cbq {
 namespace {
 
-constexpr int64_t search_rows = 256;
-constexpr int candidates = 20;
+constexpr int64_t clipping_rows = 256;
+constexpr int clipping_candidates = 20;
 
 class OutlierSuppression : public Preprocessor {
  public:
@@ -85,7 +85,8 @@ class OutlierSuppression : public Preprocessor {
                                               const ActivationConfig& config) {
     const double reach = config.bits <= 4 ? 0.9 : config.bits <= 6 ? 0.3 : 0.1;
     std::vector<double> ratios;
-    for (int i = 0; i < candidates; ++i) ratios.push_back(1.0 - reach * i / (candidates - 1));
+    for (int i = 0; i < clipping_candidates; ++i)
+      ratios.push_back(1.0 - reach * i / (clipping_candidates - 1));
     if (config.granularity == Granularity::per_token) return ratios;
     std::vector<double> token_maxima;
     const int64_t n = input.sample.size(1);
@@ -109,7 +110,7 @@ class OutlierSuppression : public Preprocessor {
                            const PreprocessContext& context) {
     using kernels::Trans;
     const Tensor w = layer.linear->weight.value();
-    const Tensor x = sample_rows(input, search_rows, w.dtype(), w.device());
+    const Tensor x = sample_rows(input, clipping_rows, w.dtype(), w.device());
     const ActivationQuantizer quantizer =
         activation_quantizer_of(context, layer.name, input, w.device());
     double best = 1.0, least = INFINITY;

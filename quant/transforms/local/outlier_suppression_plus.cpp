@@ -17,8 +17,8 @@
 namespace cbq {
 namespace {
 
-constexpr int64_t search_rows = 256;
-constexpr int candidates = 24;
+constexpr int64_t threshold_rows = 256;
+constexpr int threshold_candidates = 24;
 
 class OutlierSuppressionPlus : public Preprocessor {
  public:
@@ -61,8 +61,9 @@ class OutlierSuppressionPlus : public Preprocessor {
     std::vector<double> best(maxima.size(), 1.0);
     if (bottom <= 0.0) return best;
     double least = INFINITY;
-    for (int i = 0; i < candidates; ++i) {
-      const double t = top * std::pow(bottom / top, static_cast<double>(i) / (candidates - 1));
+    for (int i = 0; i < threshold_candidates; ++i) {
+      const double t =
+          top * std::pow(bottom / top, static_cast<double>(i) / (threshold_candidates - 1));
       std::vector<double> s;
       for (const double m : maxima) s.push_back(std::max(1.0, m / t));
       const double error = output_error(site, input, site.by_channel(s), context);
@@ -87,7 +88,7 @@ class OutlierSuppressionPlus : public Preprocessor {
     double error = 0.0;
     for (size_t i = 0; i < site.consumers.size(); ++i) {
       const Tensor w = site.site.consumers[i]->weight.value();
-      const Tensor x = sample_rows(input, search_rows, w.dtype(), w.device());
+      const Tensor x = sample_rows(input, threshold_rows, w.dtype(), w.device());
       error +=
           quantized_error(context, site.consumers[i], scaled, multiply_columns(x, inverse),
                           multiply_columns(w, s), kernels::matmul(x, Trans::no, w, Trans::yes));
