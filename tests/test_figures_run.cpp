@@ -60,6 +60,33 @@ TEST_F(RunFigures, AllOfThemOnceAndThenFromTheirParts) {
   EXPECT_EQ(second.out, first.out);
   EXPECT_EQ(second.err.find("figure 1b"), std::string::npos) << "computed again: " << second.err;
   EXPECT_EQ(std::filesystem::last_write_time(path("out/figures/parts")), written);
+
+  ASSERT_EQ(run({"--figure", "1c"}).code, 0);
+  EXPECT_EQ(json_of(path("out/figures/figures.json")).size(), headers.size())
+      << "figures of the earlier command are gone";
+}
+
+TEST_F(RunFigures, APartIsComputedAgainForOtherParameters) {
+  ASSERT_EQ(run({"--figure", "1a,1c"}).code, 0);
+  const auto dry = [&](std::vector<std::string> more) {
+    more.insert(more.end(), {"--dry-run"});
+    return run(more).out;
+  };
+  const auto finished = [](const std::string& text) {
+    size_t count = 0;
+    for (size_t at = text.find("finished"); at != std::string::npos;
+         at = text.find("finished", at + 1)) {
+      ++count;
+    }
+    return count;
+  };
+  EXPECT_EQ(finished(dry({"--figure", "1a"})), 5u);
+  EXPECT_EQ(finished(dry({"--figure", "1c"})), 2u);
+  EXPECT_EQ(finished(dry({"--figure", "1c", "--figure-tokens", "48"})), 0u);
+  EXPECT_EQ(finished(dry({"--figure", "1c", "--outliers", "1x8"})), 0u);
+  EXPECT_EQ(finished(dry({"--figure", "1c", "--method", "cbq_v4"})), 0u);
+  EXPECT_EQ(finished(dry({"--figure", "1a", "--figure-layer", "model.layers.1.self_attn.k_proj"})),
+            0u);
 }
 
 TEST_F(RunFigures, BitsSharesItsCellsWithATable) {

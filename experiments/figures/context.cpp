@@ -13,12 +13,12 @@ std::unique_ptr<Transformer> FigureContext::untouched() const {
   return loaded;
 }
 
-std::unique_ptr<Transformer> FigureContext::original() const {
+std::unique_ptr<Transformer> FigureContext::with_outliers(const std::string& outliers) const {
   std::unique_ptr<Transformer> loaded = untouched();
-  if (plan.outliers.empty()) return loaded;
+  if (outliers.empty()) return loaded;
   PreprocessContext preprocess;
   preprocess.poll = poll_of("planting outliers");
-  apply_preprocess(plan.outliers, *loaded, bench.calibration.segments, preprocess);
+  apply_preprocess(outliers, *loaded, bench.calibration.segments, preprocess);
   return loaded;
 }
 

@@ -30,8 +30,10 @@ struct FigureContext {
 
   /// The untouched model with all blocks in memory.
   std::unique_ptr<Transformer> untouched() const;
-  /// The same with the outliers of `--outliers` planted, where they are asked for.
-  std::unique_ptr<Transformer> original() const;
+  /// The same with these outliers planted ("outliers:4x30"); empty: none.
+  std::unique_ptr<Transformer> with_outliers(const std::string& outliers) const;
+  /// The model with the outliers of `--outliers`, where they are asked for.
+  std::unique_ptr<Transformer> original() const { return with_outliers(plan.outliers); }
   /// The first segments of calibration that hold options.tokens tokens, at least one.
   Segments loss_segments() const;
   /// The grid of the run's method at these bits, rounded to nearest, with nothing learned or

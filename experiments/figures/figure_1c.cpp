@@ -13,7 +13,7 @@
 namespace cbq {
 namespace {
 
-const std::vector<int> bits = {4, 2};
+const std::vector<int> compared_bits = {4, 2};
 constexpr int points = 17;
 constexpr double from = 0.8, to = 1.2;  // multipliers
 
@@ -40,7 +40,7 @@ class Figure1c : public FigureMaker {
     const auto tokens = static_cast<int64_t>(segments.size() * (segments.front().size() - 1));
     const double runs = points * points * static_cast<double>(context.blocks() + 1);
     std::vector<FigurePart> parts;
-    for (const int b : bits) {
+    for (const int b : compared_bits) {
       parts.push_back({fmt::format("loss surface at {} bits", b),
                        {{"segments", segments.size()},
                         {"multipliers", multipliers()},
@@ -80,11 +80,11 @@ class Figure1c : public FigureMaker {
                            {"second", "multiplier of the scales of block 1"},
                            {"value", "loss, nats per token"}};
     std::vector<SurfaceMinimum> minima;
-    for (size_t b = 0; b < bits.size(); ++b) {
+    for (size_t b = 0; b < compared_bits.size(); ++b) {
       const LossSurface surface{multipliers(), results[b].at("loss").get<Matrix>()};
-      add_rows(bits[b], surface, figure.data);
+      add_rows(compared_bits[b], surface, figure.data);
       minima.push_back(minimum_of(surface, 1.0));
-      figure.panels.push_back(panel_of(bits[b], surface, minima.back()));
+      figure.panels.push_back(panel_of(compared_bits[b], surface, minima.back()));
     }
     describe(context, minima, figure);
     return figure;
@@ -135,9 +135,9 @@ class Figure1c : public FigureMaker {
   static void describe(const FigureContext& context, const std::vector<SurfaceMinimum>& minima,
                        Figure& figure) {
     std::string text;
-    for (size_t b = 0; b < bits.size(); ++b) {
+    for (size_t b = 0; b < compared_bits.size(); ++b) {
       const SurfaceMinimum& m = minima[b];
-      const std::string name = fmt::format("W{}", bits[b]);
+      const std::string name = fmt::format("W{}", compared_bits[b]);
       figure.numbers.emplace_back("minimum_loss " + name, m.loss);
       figure.numbers.emplace_back("minimum_first " + name, m.x);
       figure.numbers.emplace_back("minimum_second " + name, m.y);
@@ -152,10 +152,15 @@ class Figure1c : public FigureMaker {
           b == 0 ? "" : "; ", name, m.x, m.y, m.separate_x, m.separate_y, m.offset, m.loss,
           m.separate_loss, m.interaction, m.range);
     }
-    const bool stronger = minima[1].interaction > minima[0].interaction;
     const auto share = [](const SurfaceMinimum& m) {
       return m.range > 0.0 ? 100.0 * m.interaction / m.range : 0.0;
     };
+    const bool more_nats = minima[1].interaction > minima[0].interaction;
+    const bool larger_share = share(minima[1]) > share(minima[0]);
+    const char* verdict = more_nats && larger_share ? "the same"
+                          : more_nats    ? "the same in nats, not as a share of the range"
+                          : larger_share ? "the same as a share of the range, not in nats"
+                                         : "not the same";
     const Segments segments = context.loss_segments();
     figure.caption = {
         fmt::format("Mean negative log-likelihood on {} calibration segments ({} tokens) where the "
@@ -170,7 +175,7 @@ class Figure1c : public FigureMaker {
                     "Here the interaction is {:.4f} nats at 4 bits and {:.4f} at 2 ({:.1f} and "
                     "{:.1f} % of the range): {}.",
                     minima[0].interaction, minima[1].interaction, share(minima[0]),
-                    share(minima[1]), stronger ? "the same" : "not the same")};
+                    share(minima[1]), verdict)};
   }
 };
 

@@ -9,7 +9,6 @@
 #include "experiments/figures/line_chart.h"
 #include "experiments/figures/outlier_site.h"
 #include "experiments/format_text.h"
-#include "quant/transforms/local/preprocessor.h"
 
 namespace cbq {
 namespace {
@@ -66,16 +65,9 @@ class Figure3 : public FigureMaker {
 
   nlohmann::json compute(const FigureContext& context, const FigurePart& part,
                          const Progress& progress) const override {
-    const auto model = context.untouched();
-    const Poll poll = context.poll_of("looking for outliers");
-    const Segments& segments = context.bench.calibration.segments;
-    const auto outliers = part.parameters.at("outliers").get<std::string>();
-    if (!outliers.empty()) {
-      PreprocessContext preprocess;
-      preprocess.poll = poll;
-      apply_preprocess(outliers, *model, segments, preprocess);
-    }
-    const OutlierStudy study = study_outliers(*model, segments, poll);
+    const auto model = context.with_outliers(part.parameters.at("outliers").get<std::string>());
+    const OutlierStudy study = study_outliers(*model, context.bench.calibration.segments,
+                                              context.poll_of("looking for outliers"));
     progress(1.0);
     return {{"activations", to_json(study.activations)}, {"weight", to_json(study.weight)}};
   }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 
 #include "experiments/figures/part_store.h"
 #include "experiments/report_files.h"
@@ -161,10 +162,23 @@ class FigureRun {
     write_text_atomically(folder / (figure.key + ".svg"),
                           svg_file(concat("Figure ", figure.key, ": ", figure.title), figure.panels,
                                    figure.panels_per_row));
-    nlohmann::json all = nlohmann::json::array();
-    for (const Figure& one : figures_) all.push_back(to_json(one));
-    write_text_atomically(folder / "figures.json", all.dump(2) + "\n");
+    write_text_atomically(folder / "figures.json", listed_with(figure, folder).dump(2) + "\n");
     write_text_atomically(context_.bench.folder / "figures.html", to_html({}, {}, figures_));
+  }
+
+  /// figures.json as it is, with this figure in the place of an earlier one of its key: figures of
+  /// other commands stay.
+  static nlohmann::json listed_with(const Figure& figure, const std::filesystem::path& folder) {
+    nlohmann::json all = nlohmann::json::array();
+    std::ifstream file(folder / "figures.json");
+    const nlohmann::json earlier = nlohmann::json::parse(file, nullptr, false);
+    if (earlier.is_array()) {
+      for (const nlohmann::json& one : earlier) {
+        if (one.is_object() && one.value("figure", "") != figure.key) all.push_back(one);
+      }
+    }
+    all.push_back(to_json(figure));
+    return all;
   }
 
   const FigureContext& context_;
