@@ -74,23 +74,23 @@ class AttentionRanges : public Learnable {
 /// The factors of a block's equivalent transformation.
 class LearnedFactors : public Learnable {
  public:
-  LearnedFactors(const std::string& prefix, LearnedScaling& scaling)
-      : name_(prefix + "let"), scaling_(scaling) {}
+  LearnedFactors(const std::string& prefix, BlockTransform& transform)
+      : name_(prefix + transform.kind()), transform_(transform) {}
 
   const std::string& name() const override { return name_; }
   std::vector<LearnedGroup> groups() const override {
-    if (scaling_.folded()) return {};
-    LearnedGroup group{"let", {}};
-    for (const auto& [name, variable] : scaling_.variables()) group.variables.push_back(variable);
+    if (transform_.folded()) return {};
+    LearnedGroup group{transform_.kind(), {}};
+    for (const auto& [name, variable] : transform_.variables()) group.variables.push_back(variable);
     return {group};
   }
-  State snapshot() const override { return scaling_.snapshot(); }
-  void restore(const State& values) override { scaling_.restore(values); }
-  void freeze() override { scaling_.fold(); }
+  State snapshot() const override { return transform_.snapshot(); }
+  void restore(const State& values) override { transform_.restore(values); }
+  void freeze() override { transform_.fold(); }
 
  private:
   std::string name_;
-  LearnedScaling& scaling_;
+  BlockTransform& transform_;
 };
 
 }  // namespace
@@ -99,19 +99,18 @@ std::vector<WindowLearnable> learnables_of(Transformer& model, const Window& win
   std::vector<WindowLearnable> all;
   int64_t block = -1;
   for (const WindowLinear& l : linears_of(model, window)) {
-    // Before the weights of its block: these are frozen as the factors leave them.
-    auto* scaling = dynamic_cast<LearnedScaling*>(model.block(l.block).equivalent.get());
-    if (scaling != nullptr && l.block != block) {
-      all.push_back(
-          {l.block, std::make_unique<LearnedFactors>(model.block_prefix(l.block), *scaling)});
+    if (l.block != block) {
+      const Block& entered = model.block(l.block);
+      const std::string prefix = model.block_prefix(l.block);
+      // Before the weights of its block: these are frozen as the factors leave them.
+      if (entered.equivalent) {
+        all.push_back({l.block, std::make_unique<LearnedFactors>(prefix, *entered.equivalent)});
+      }
+      if (QuantizedAttention* attention = entered.attention_quantizers()) {
+        all.push_back({l.block, std::make_unique<AttentionRanges>(prefix, *attention)});
+      }
+      block = l.block;
     }
-    auto* attention =
-        dynamic_cast<QuantizedAttention*>(model.block(l.block).attention_transform.get());
-    if (attention != nullptr && l.block != block) {
-      all.push_back(
-          {l.block, std::make_unique<AttentionRanges>(model.block_prefix(l.block), *attention)});
-    }
-    block = l.block;
     QuantizedTransform* q = l.quantizers();
     if (q == nullptr) continue;
     if (q->weight_quantizer) {

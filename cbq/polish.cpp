@@ -2,12 +2,10 @@
 
 #include <chrono>
 #include <cmath>
-#include <functional>
 #include <memory>
 
 #include "autograd/optim.h"
 #include "cbq/loss.h"
-#include "cbq/quantized_folder.h"
 #include "cbq/reconstructor.h"
 #include "kernels/ops.h"
 #include "quant/learned_codes.h"
@@ -94,21 +92,7 @@ class PolishedModel {
     for (const WindowLinear& l : linears_of(model, {0, model.block_count()})) {
       if (QuantizedTransform* q = l.quantizers()) {
         add_clip(q->activation_quantizer.get());
-        if (!q->weight_quantizer) continue;
-        const ScaleType type = q->weight_quantizer->config().scale_type;
-        add(model, l, q->weight_quantizer->packed(), type, settings, [q](const PackedWeight& now) {
-          q->weight_quantizer->restore(
-              {{"codes", now.codes}, {"scale", now.scale}, {"zero_point", now.zero_point}});
-        });
-      } else if (auto* read = dynamic_cast<PackedTransform*>(l.linear->transform.get())) {
-        add_clip(read->activation_quantizer.get());
-        if (!read->packed_weight) continue;
-        const ScaleType type = read->weight_config.scale_type;
-        add(model, l, *read->packed_weight, type, settings,
-            [&model, read, l](const PackedWeight& now) {
-              read->packed_weight = now;
-              l.linear->weight.set_value(dequantize(now, model.dtype(), model.device()));
-            });
+        if (q->weight_quantizer) add(model, *l.linear, *q->weight_quantizer, settings);
       }
     }
     if (settings.rate_polish_norm > 0.0) find_norms(model);
@@ -200,14 +184,18 @@ class PolishedModel {
   /// What was learned goes to the quantizers.
   void keep() {
     kept_ = true;
-    for (const Place& p : places_) p.take_over(p.polished->current());
+    for (const Place& p : places_) {
+      const PackedWeight now = p.polished->current();
+      p.quantizer->restore(
+          {{"codes", now.codes}, {"scale", now.scale}, {"zero_point", now.zero_point}});
+    }
   }
 
  private:
   struct Place {
     Linear* linear;
     std::shared_ptr<LinearTransform> transform;
-    std::function<void(const PackedWeight&)> take_over;
+    WeightQuantizer* quantizer;
     std::shared_ptr<PolishedLinear> polished;
   };
   /// A parameter of a norm, and its value before this stage.
@@ -221,14 +209,13 @@ class PolishedModel {
   void add_clip(ActivationQuantizer* quantizer) {
     if (quantizer != nullptr) clips_.push_back({quantizer, quantizer->snapshot()});
   }
-  void add(const Transformer& model, const WindowLinear& l, const PackedWeight& packed,
-           ScaleType type, const Settings& settings,
-           std::function<void(const PackedWeight&)> take_over) {
-    const auto polished = std::make_shared<PolishedLinear>(l.linear->transform, packed, type,
-                                                           settings.rate_polish_codes > 0.0,
-                                                           model.dtype(), model.device());
-    places_.push_back({l.linear, l.linear->transform, std::move(take_over), polished});
-    l.linear->transform = polished;
+  void add(const Transformer& model, Linear& linear, WeightQuantizer& quantizer,
+           const Settings& settings) {
+    const auto polished = std::make_shared<PolishedLinear>(
+        linear.transform, quantizer.packed(), quantizer.config().scale_type,
+        settings.rate_polish_codes > 0.0, model.dtype(), model.device());
+    places_.push_back({&linear, linear.transform, &quantizer, polished});
+    linear.transform = polished;
   }
 
   static double root_mean_square(const Tensor& x) {

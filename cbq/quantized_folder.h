@@ -24,8 +24,6 @@
 #include "cbq/exporters/export_plan.h"
 #include "cbq/watch.h"
 #include "nn/transformer.h"
-#include "quant/activation_quantizer.h"
-#include "quant/bit_packed.h"
 
 namespace cbq {
 
@@ -37,27 +35,6 @@ inline constexpr const char* packed_format = "packed";
 /// of queries and keys. Programs that do not know these would not see them.
 inline constexpr int64_t quantized_format = 1, quantized_format_online = 2,
                          quantized_format_attention_online = 3;
-
-/// The quantizers of a linear that came from a folder. Its weight is on the grid already, so that
-/// it need not be computed again for every forward pass.
-class PackedTransform final : public LinearTransform {
- public:
-  PackedTransform(std::optional<PackedWeight> packed, WeightConfig config,
-                  std::unique_ptr<ActivationQuantizer> activation)
-      : packed_weight(std::move(packed)),
-        weight_config(config),
-        activation_quantizer(std::move(activation)) {}
-
-  Var weight(const Var& w) override { return w; }
-  Var input(const Var& x) override {
-    return activation_quantizer ? activation_quantizer->fake_quant(x) : x;
-  }
-  const FusedInput* fused_input() const override { return activation_quantizer.get(); }
-
-  std::optional<PackedWeight> packed_weight;  // none: the weight stayed in floating point
-  WeightConfig weight_config;
-  std::unique_ptr<ActivationQuantizer> activation_quantizer;  // null: so did the input
-};
 
 /// Who quantized the model in this folder: "quant_method" of config.json's quantization section;
 /// none for a floating-point model. Throws std::runtime_error for a missing or broken config.json.

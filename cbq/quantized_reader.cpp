@@ -10,6 +10,7 @@
 #include "nn/formats/json.h"
 #include "nn/formats/safetensors.h"
 #include "quant/quantized_attention.h"
+#include "quant/quantized_linear.h"
 #include "quant/transforms/stored_transforms.h"
 #include "tensor/runtime/shapes_only.h"
 
@@ -348,13 +349,12 @@ void FolderReader::fill(Block& block, const std::string& prefix) const {
   for (const NamedLinear& named : block.linears()) {
     const std::string layer = prefix + named.name;
     if (!layers_.contains(layer)) continue;
-    std::optional<PackedWeight> packed;
-    WeightConfig config{.bits = float_bits};
+    std::unique_ptr<WeightQuantizer> weight;
     if (const json& section = section_of(layer, "weight"); !section.is_null()) {
       WeightLayout layout = layout_of(layer, *named.linear, section);
       named.linear->weight.set_value(read_weight(layer, layout));
-      packed = layout.packed;
-      config = layout.config;
+      weight = std::make_unique<WeightQuantizer>(layout.packed, named.linear->weight.value(),
+                                                 layout.config, layer);
       from_codes.insert(layer + ".weight");
     }
     std::unique_ptr<ActivationQuantizer> activation;
@@ -365,8 +365,9 @@ void FolderReader::fill(Block& block, const std::string& prefix) const {
     if (const json& section = section_of(layer, "online"); !section.is_null()) {
       named.linear->online = read_online(layer, section, named.linear->in_features());
     }
+    if (!weight && !activation) continue;
     named.linear->transform =
-        std::make_shared<PackedTransform>(std::move(packed), config, std::move(activation));
+        std::make_shared<QuantizedTransform>(std::move(weight), std::move(activation));
   }
   block.visit(prefix, [&, read = reader()](const std::string& path, Var& p) {
     if (!from_codes.contains(path)) read(path, p);

@@ -95,7 +95,7 @@ void attach_attention_quantizer(Block& block, const std::string& prefix, Device 
 }
 
 std::optional<ActivationConfig> attention_config_of(const Block& block) {
-  const auto* attention = dynamic_cast<const QuantizedAttention*>(block.attention_transform.get());
+  const QuantizedAttention* attention = block.attention_quantizers();
   return attention ? std::optional(attention->config()) : std::nullopt;
 }
 
@@ -132,8 +132,7 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
     Block& block = model.block(b);
     if (block.attention_transform) continue;
     attach_attention_quantizer(block, model.block_prefix(b), model.device(), activation, starts);
-    fresh.attentions.emplace_back(
-        &block, dynamic_cast<QuantizedAttention*>(block.attention_transform.get()));
+    fresh.attentions.emplace_back(&block, block.attention_quantizers());
   }
   for (const WindowLinear& l : linears_of(model, window)) {
     if (l.linear->transform) continue;

@@ -9,7 +9,7 @@ namespace cbq {
 namespace {
 
 WeightQuantizer* weights_of(const Linear& linear) {
-  const auto* q = dynamic_cast<const QuantizedTransform*>(linear.transform.get());
+  const QuantizedTransform* q = linear.quantizers();
   return q == nullptr ? nullptr : q->weight_quantizer.get();
 }
 
@@ -19,9 +19,7 @@ bool is_unsolved(const WeightQuantizer* weights) {
 
 /// Whether both transforms make the same of one input, so that one Hessian serves both layers.
 bool quantize_input_equally(const Linear& a, const Linear& b) {
-  const auto quantizer = [](const Linear& l) {
-    return dynamic_cast<const QuantizedTransform&>(*l.transform).activation_quantizer.get();
-  };
+  const auto quantizer = [](const Linear& l) { return l.quantizers()->activation_quantizer.get(); };
   const ActivationQuantizer *one = quantizer(a), *other = quantizer(b);
   if (one == nullptr || other == nullptr) return one == other;
   const auto x = one->snapshot(), y = other->snapshot();  // the configuration is one for all layers

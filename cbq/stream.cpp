@@ -130,10 +130,6 @@ int64_t evaluation_batch(int64_t batch, int64_t tokens) {
   return std::max(batch, segments_per_pass(tokens));
 }
 
-QuantizedTransform* WindowLinear::quantizers() const {
-  return dynamic_cast<QuantizedTransform*>(linear->transform.get());
-}
-
 std::vector<WindowLinear> linears_of(const Transformer& model, Block& block, int64_t number) {
   std::vector<WindowLinear> all;
   const std::vector<NamedLinear> linears = block.linears();

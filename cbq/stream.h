@@ -73,7 +73,7 @@ struct WindowLinear {
   bool fc2;
   Linear* linear;
   /// nullptr before the layer has quantizers, or when it stays in floating point.
-  QuantizedTransform* quantizers() const;
+  QuantizedTransform* quantizers() const { return linear->quantizers(); }
 };
 std::vector<WindowLinear> linears_of(Transformer& model, const Window& window);
 /// The linears of `block`, named as those of block `number`: all blocks have the same ones.

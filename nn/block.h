@@ -88,12 +88,16 @@ std::string attention_path(const std::string& block_prefix, AttentionOperand ope
 
 /// Quantizes the operands of the attention products (implemented in quant/; nn/ knows only this
 /// interface).
+class QuantizedAttention;
+
 class AttentionTransform {
  public:
   virtual ~AttentionTransform() = default;
   /// x [tokens, heads * head_dim], all heads of an operand -> what enters the product.
   /// Differentiable.
   virtual Var operand(const Var& x, int64_t head_dim, AttentionOperand which) = 0;
+  /// The quantizers that this transform consists of; null: it is something else.
+  virtual QuantizedAttention* quantizers() { return nullptr; }
 };
 
 class Block : public Module {
@@ -109,6 +113,10 @@ class Block : public Module {
   virtual std::vector<ScalingSite> scaling_sites() = 0;
   virtual QueryKeyRows query_key_rows() {
     return {.obstacle = "the family does not say which rows make queries and keys"};
+  }
+  /// Those of `attention_transform`, or null.
+  QuantizedAttention* attention_quantizers() const {
+    return attention_transform ? attention_transform->quantizers() : nullptr;
   }
 
   /// Applied to queries, keys and values; none: floating point.

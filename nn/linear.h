@@ -13,6 +13,8 @@
 
 namespace cbq {
 
+class QuantizedTransform;  // quant/quantized_linear.h
+
 /// Transforms the input of several layers that read one activation, in one pass with the function
 /// that makes this activation (implemented in quant/).
 class FusedInput {
@@ -35,6 +37,8 @@ class LinearTransform {
   virtual Var input(const Var& x) = 0;
   /// If not null, its inputs() may be called in place of input().
   virtual const FusedInput* fused_input() const { return nullptr; }
+  /// The quantizers that this transform consists of; null: it is something else.
+  virtual QuantizedTransform* quantizers() { return nullptr; }
 };
 
 class Linear : public Module {
@@ -51,6 +55,8 @@ class Linear : public Module {
   /// The weight as `equivalent` makes it, before any quantizer.
   Var current_weight() const { return equivalent ? equivalent->weight(weight) : weight; }
   Var current_bias() const { return equivalent ? equivalent->bias(bias, weight) : bias; }
+  /// Those of `transform`, or null.
+  QuantizedTransform* quantizers() const { return transform ? transform->quantizers() : nullptr; }
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
 
   int64_t in_features() const { return weight.size(1); }

@@ -1,6 +1,10 @@
 // What an equivalent transformation that is being learned makes of the parameters of a layer.
 #pragma once
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "autograd/var.h"
 
 namespace cbq {
@@ -23,6 +27,19 @@ class BlockTransform {
   /// Off: the layers compute with their own parameters. The block's function is the same either
   /// way, but for rounding.
   virtual void set_active(bool active) = 0;
+
+  /// The name of what is learned, and of the setting of its rate: "let" reads rate_let.
+  virtual std::string kind() const = 0;
+  /// What is learned, by name ("input_layernorm.scale"); empty once folded.
+  virtual const std::vector<std::pair<std::string, Var>>& variables() const = 0;
+  /// The end: parameters become what the layers computed with, bit for bit, and nothing of the
+  /// transformation is left in the block's forward pass.
+  virtual void fold() = 0;
+  virtual bool folded() const = 0;
+  /// Values of the variables (copies), and after fold() a mark that they are folded. Restoring
+  /// what bears the mark folds them here, too.
+  virtual std::vector<std::pair<std::string, Tensor>> snapshot() const = 0;
+  virtual void restore(const std::vector<std::pair<std::string, Tensor>>& values) = 0;
 };
 
 }  // namespace cbq

@@ -21,6 +21,7 @@ class QuantizedAttention : public AttentionTransform {
   QuantizedAttention(const ActivationConfig& config, Device device, const std::string& prefix);
 
   Var operand(const Var& x, int64_t head_dim, AttentionOperand which) override;
+  QuantizedAttention* quantizers() override { return this; }
 
   /// Static ranges for an operand: `sizes` channels each. Throws std::invalid_argument unless the
   /// config has ranges per cluster.

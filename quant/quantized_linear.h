@@ -29,6 +29,7 @@ class QuantizedTransform : public LinearTransform {
   const FusedInput* fused_input() const override {
     return typeid(*this) == typeid(QuantizedTransform) ? activation_quantizer.get() : nullptr;
   }
+  QuantizedTransform* quantizers() override { return this; }
 
   std::unique_ptr<WeightQuantizer> weight_quantizer;
   std::unique_ptr<ActivationQuantizer> activation_quantizer;

@@ -86,6 +86,19 @@ WeightQuantizer::WeightQuantizer(const Tensor& w, const WeightConfig& weight,
   }
 }
 
+WeightQuantizer::WeightQuantizer(PackedWeight packed, Tensor dequantized,
+                                 const WeightConfig& weight, const std::string& layer)
+    : config_(weight),
+      layer_(layer),
+      dtype_(dequantized.dtype()),
+      out_(packed.out),
+      in_(packed.in),
+      grid_{packed.scale, packed.zero_point, packed.bits, packed.group},
+      packed_(std::move(packed)),
+      dequantized_(std::move(dequantized)) {
+  check_shape(layer_.c_str(), "dequantized weight", dequantized_, {out_, in_});
+}
+
 void WeightQuantizer::start_grid_scheme(const Tensor& rounded, const WeightConfig& config) {
   const auto starts = grid_scheme_->start(rounded, grid_, config);
   if (grid_variables_.empty()) {
@@ -270,7 +283,12 @@ void WeightQuantizer::harden(const Tensor& w) {
 }
 
 void WeightQuantizer::freeze(PackedWeight packed) {
-  dequantized_ = dequantize(packed, dtype_, grid_.scale.device());
+  const Tensor weight = dequantize(packed, dtype_, grid_.scale.device());
+  if (dequantized_.defined()) {
+    dequantized_.copy_from(weight);
+  } else {
+    dequantized_ = weight;
+  }
   packed_ = std::move(packed);
   // Their memory, and the optimizer's, is free.
   grid_variables_.clear();

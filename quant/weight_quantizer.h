@@ -35,6 +35,10 @@ class WeightQuantizer {
   /// live on w's device. Throws for impossible settings and for NaN in w, naming `layer`.
   WeightQuantizer(const Tensor& w, const WeightConfig& weight, const RoundingConfig& rounding,
                   const std::string& layer, uint64_t seed, uint64_t stream);
+  /// A weight that is hardened already. `dequantized` [out, in]: dequantize(packed), which the
+  /// quantizer shares with whoever gives it, so that it lies in memory once.
+  WeightQuantizer(PackedWeight packed, Tensor dequantized, const WeightConfig& weight,
+                  const std::string& layer);
 
   /// Goes on from a solver's result (quant/solvers/solver.h). From now on `weight` [out, in], like
   /// w, is rounded in place of the weight that fake_quant() and harden() are given; scales start at
@@ -95,6 +99,7 @@ class WeightQuantizer {
   Tensor zero_point_of(const GridValues& grid) const;
   /// Gives the grid scheme its start (GridScheme::start), and its variables their start values.
   void start_grid_scheme(const Tensor& rounded, const WeightConfig& config);
+  /// Where dequantized_ is there already, its values change: it may be shared.
   void freeze(PackedWeight packed);
   std::vector<std::pair<std::string, Var>> named_variables() const;
 

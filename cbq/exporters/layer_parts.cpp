@@ -14,19 +14,14 @@ namespace cbq {
 
 LayerParts parts_of(const Linear& linear, const std::string& path) {
   LayerParts parts;
-  const LinearTransform* transform = linear.transform.get();
-  if (const auto* loaded = dynamic_cast<const PackedTransform*>(transform)) {
-    if (loaded->packed_weight) parts.packed = &*loaded->packed_weight;
-    parts.weight = loaded->weight_config;
-    parts.activation = loaded->activation_quantizer.get();
-  } else if (const auto* made = dynamic_cast<const QuantizedTransform*>(transform)) {
-    if (made->weight_quantizer) {
-      check(made->weight_quantizer->hardened(), "export: ", path,
+  if (const QuantizedTransform* q = linear.quantizers()) {
+    if (q->weight_quantizer) {
+      check(q->weight_quantizer->hardened(), "export: ", path,
             " is not hardened; its reconstruction has not finished");
-      parts.packed = &made->weight_quantizer->packed();
-      parts.weight = made->weight_quantizer->config();
+      parts.packed = &q->weight_quantizer->packed();
+      parts.weight = q->weight_quantizer->config();
     }
-    parts.activation = made->activation_quantizer.get();
+    parts.activation = q->activation_quantizer.get();
   }
   if (parts.activation && !parts.activation->config().quantizes()) parts.activation = nullptr;
   return parts;

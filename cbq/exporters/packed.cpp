@@ -136,8 +136,7 @@ NamedTensors PackedExporter::block_tensors(int64_t block) {
 void PackedExporter::add_attention(int64_t block, NamedTensors& tensors) {
   const Block& of = model_->block(block);
   const std::string path = attention_path(model_->block_prefix(block));
-  if (const auto* attention =
-          dynamic_cast<const QuantizedAttention*>(of.attention_transform.get())) {
+  if (const QuantizedAttention* attention = of.attention_quantizers()) {
     for (const auto& [name, tensor] : attention->state()) tensors[path + "." + name] = tensor;
     for (const AttentionOperand operand : attention_operands) {
       const int64_t clusters = attention->clusters(operand);

@@ -41,18 +41,12 @@ class LearnedScaling : public BlockTransform {
   LearnedScaling& operator=(const LearnedScaling&) = delete;
 
   void set_active(bool active) override;
-  /// What is learned, by name ("input_layernorm.scale"); empty once folded.
-  const std::vector<std::pair<std::string, Var>>& variables() const { return variables_; }
-
-  /// The end: parameters become what the layers computed with, bit for bit, and nothing of the
-  /// transformation is left in the block's forward pass.
-  void fold();
-  bool folded() const { return folded_; }
-
-  /// Values of the variables (copies), and after fold() a mark that they are folded. Restoring
-  /// what bears the mark folds them here, too.
-  std::vector<std::pair<std::string, Tensor>> snapshot() const;
-  void restore(const std::vector<std::pair<std::string, Tensor>>& values);
+  std::string kind() const override { return "let"; }
+  const std::vector<std::pair<std::string, Var>>& variables() const override { return variables_; }
+  void fold() override;
+  bool folded() const override { return folded_; }
+  std::vector<std::pair<std::string, Tensor>> snapshot() const override;
+  void restore(const std::vector<std::pair<std::string, Tensor>>& values) override;
 
  private:
   struct Place;  // a linear or a norm
