@@ -16,9 +16,9 @@ namespace cbq {
 void check_figures(const FigureContext& context, const std::vector<std::string>& keys);
 
 /// Computes the parts that are not stored (all with `fresh`), draws each figure and writes it as
-/// soon as it is complete: OUTPUT/figures/KEY.csv and KEY.svg, figures.json of all figures that the folder has, and OUTPUT/
-/// figures.html. Captions go to `out`. Throws Interrupted, with what to do, after a stop; finished
-/// parts are kept then.
+/// soon as it is complete: OUTPUT/figures/KEY.csv and KEY.svg, its entry in figures.json, and
+/// OUTPUT/figures.html. Captions go to `out`. Throws Interrupted, with what to do, after a stop;
+/// finished parts are kept then.
 std::vector<Figure> run_figures(const FigureContext& context, const std::vector<std::string>& keys,
                                 bool fresh, std::ostream& out, Progress& progress);
 
