@@ -284,6 +284,11 @@ TEST(Polish, TakesAModelThatWasReadFromItsFolder) {
     return model.forward(ids, {1, 12}).value().to_vector<float>();
   };
   EXPECT_EQ(logits(*read), logits(*at_once));
+  for (const NamedLinear& l : read->block(0).linears()) {
+    EXPECT_EQ(l.linear->weight.value().raw(),
+              l.linear->transform->weight(l.linear->weight).value().raw())
+        << l.name << ": the polished weight lies beside the one that was read";
+  }
   save_quantized(*read, folder / "p");
   EXPECT_EQ(logits(*load_quantized(folder / "p", Dtype::f32, Device::cpu())), logits(*at_once));
 }
