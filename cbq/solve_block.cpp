@@ -5,6 +5,8 @@
 #include <memory>
 #include <optional>
 
+#include "quant/input_catcher.h"
+
 namespace cbq {
 namespace {
 
@@ -48,9 +50,6 @@ std::vector<Readers> unsolved_readers(const std::vector<NamedLinear>& group) {
   return all;
 }
 
-/// Nothing behind the group that was looked at needs to be computed.
-struct GroupSeen {};
-
 /// What a set of readers is solved with.
 struct Inputs {
   Inputs(int64_t in, bool with_original) : gram(in) {
@@ -80,7 +79,7 @@ class Collector : public LinearTransform {
   Var input(const Var& x) override {
     const Var quantized = original_->input(x);
     inputs_.add(quantized.value(), pass_.original);
-    if (--pass_.left == 0) throw GroupSeen();
+    if (--pass_.left == 0) throw InputSeen();
     return quantized;
   }
 
@@ -89,25 +88,6 @@ class Collector : public LinearTransform {
   Inputs& inputs_;
   GroupPass& pass_;
 };
-
-/// Keeps the first input that it sees, and ends the pass.
-class InputCatcher : public LinearTransform {
- public:
-  Var weight(const Var& w) override { return w; }
-  Var input(const Var& x) override {
-    seen = x.value();
-    throw GroupSeen();
-  }
-  Tensor seen;
-};
-
-/// The forward pass of a block up to the group that is looked at.
-void run_to_group(Block& block, const Var& rows, const Sequence& sequence) {
-  try {
-    block.forward(rows, sequence);
-  } catch (const GroupSeen&) {
-  }
-}
 
 /// The solution, rounded to nearest, with the layer's own quantizer of its input.
 class SolvedTransform : public LinearTransform {
@@ -188,8 +168,8 @@ Tensor BlockSolve::original_input(Linear& reader, const Sequence& sequence, int6
   const auto catcher = std::make_shared<InputCatcher>();
   reader.transform = catcher;
   const Tensor rows = original_.slice(begin, end).to(model_.device());
-  run_to_group(block_, Var(rows.reshape({sequence.batch * sequence.tokens, rows.size(2)})),
-               sequence);
+  run_until_seen(block_, Var(rows.reshape({sequence.batch * sequence.tokens, rows.size(2)})),
+                 sequence);
   return catcher->seen;
 }
 
@@ -214,7 +194,7 @@ std::vector<Inputs> BlockSolve::inputs_of(const std::vector<Readers>& all) {
                         original_input(*all.front().front().linear, sequence, begin, end);
                   }
                   pass.left = all.size();
-                  run_to_group(block_, rows, sequence);
+                  run_until_seen(block_, rows, sequence);
                 });
   for (auto& [linear, transform] : watched) linear->transform = transform;
   return inputs;

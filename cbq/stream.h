@@ -65,9 +65,9 @@ Tensor run_block(Block& block, const Tensor& x, Device device, const Poll& poll 
 /// nothing is recorded.
 Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, const Poll& poll = {});
 
-/// The linears of a window's blocks with their checkpoint paths ("model.layers.0.mlp.down_proj").
+/// A linear of a window's blocks and its place in the model. (NamedLinear knows its block alone.)
 struct WindowLinear {
-  std::string path;
+  std::string path;  // of the checkpoint: "model.layers.0.mlp.down_proj"
   int64_t block;
   int64_t index;  // among all linears of the model
   bool fc2;

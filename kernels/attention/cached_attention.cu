@@ -1,4 +1,5 @@
 #include "kernels/attention/cached_attention.h"
+#include "kernels/attention/row_attention.h"
 #include "kernels/formulas/math.h"
 #include "kernels/launch/launch.h"
 
@@ -35,88 +36,63 @@ struct AttendCached {
 
   /// What call r reads and writes.
   struct Place {
-    const T* query;
+    RowAttention<T> attention;
     const T* key;    // of the first position; the next one is `stride` further
     const T* value;  // likewise
-    T* result;
-    int64_t count, stride;
-    A slope;
+    int64_t stride;
   };
   CBQ_HD Place place_of(int64_t r) const {
     const int64_t i = first + r / heads, h = r % heads;
     const int64_t stride = kv_heads * dim;
     const int64_t at = i / tokens * capacity * stride + h / (heads / kv_heads) * dim;
     const int64_t own = (i * heads + h) * dim;
-    return {q + own,
+    return {{q + own, y + own, scores + r * longest, past + i % tokens + 1, dim, factor,
+             slopes != nullptr ? slopes + h : nullptr},
             keys + at,
             values + at,
-            y + own,
-            past + i % tokens + 1,
-            stride,
-            slopes != nullptr ? A(slopes[h]) : A(0)};
-  }
-  CBQ_HD A score(const Place& p, A dot, int64_t j) const {
-    dot *= factor;
-    return slopes != nullptr ? dot + A(T(p.slope * A(j))) : dot;  // rounded as attention does
+            stride};
   }
 
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t r) const {
     const Place p = place_of(r);
-    A* weights = scores + r * longest;
-    A largest = -INFINITY;
-    for (int64_t j = row.lane(); j < p.count; j += row.lanes()) {
-      A dot = 0;
-      for (int64_t c = 0; c < dim; ++c) dot += A(p.query[c]) * A(p.key[j * p.stride + c]);
-      weights[j] = score(p, dot, j);
-      largest = math::max(largest, weights[j]);
-    }
-    largest = row.max(largest);
-    A total = 0;
-    for (int64_t j = row.lane(); j < p.count; j += row.lanes()) {
-      weights[j] = math::exp(weights[j] - largest);
-      total += weights[j];
-    }
-    total = row.sum(total);
-    row.sync();  // from here on workers read each other's weights
-    for (int64_t c = row.lane(); c < dim; c += row.lanes()) {
-      A o = 0;
-      for (int64_t j = 0; j < p.count; ++j) o += weights[j] * A(p.value[j * p.stride + c]);
-      p.result[c] = T(o / total);
-    }
+    p.attention.attend(
+        row, [&](int64_t j) { return p.key + j * p.stride; },
+        [&](int64_t j) { return p.value + j * p.stride; });
   }
 
   /// The same for one worker, in whole vectors: a dot product in partial sums, and values row by
   /// row, as they lie in memory.
   void operator()(SerialRow&, int64_t r) const {
     const Place p = place_of(r);
-    A* weights = scores + r * longest;
+    const RowAttention<T>& of = p.attention;
+    A* weights = of.weights;
     A largest = -INFINITY;
-    for (int64_t j = 0; j < p.count; ++j) {
+    for (int64_t j = 0; j < of.count; ++j) {
       const T* key = p.key + j * p.stride;
       A dot = 0;
 #pragma omp simd reduction(+ : dot)
-      for (int64_t c = 0; c < dim; ++c) dot += A(p.query[c]) * A(key[c]);
-      weights[j] = score(p, dot, j);
+      for (int64_t c = 0; c < dim; ++c) dot += A(of.query[c]) * A(key[c]);
+      weights[j] = of.score(dot, j);
       largest = math::max(largest, weights[j]);
     }
     A total = 0;
 #pragma omp simd reduction(+ : total)
-    for (int64_t j = 0; j < p.count; ++j) {
-      weights[j] = math::exp(weights[j] - largest);
+    for (int64_t j = 0; j < of.count; ++j) {
+      weights[j] = formulas::Softmax<formulas::PortableMath>::power(weights[j], largest);
       total += weights[j];
     }
     constexpr int64_t part = 64;
     for (int64_t begin = 0; begin < dim; begin += part) {
       const int64_t width = math::min(part, dim - begin);
       A o[part] = {};
-      for (int64_t j = 0; j < p.count; ++j) {
+      for (int64_t j = 0; j < of.count; ++j) {
         const T* value = p.value + j * p.stride + begin;
         const A weight = weights[j];
 #pragma omp simd
         for (int64_t c = 0; c < width; ++c) o[c] += weight * A(value[c]);
       }
-      for (int64_t c = 0; c < width; ++c) p.result[begin + c] = T(o[c] / total);
+      for (int64_t c = 0; c < width; ++c) of.result[begin + c] = T(o[c] / total);
     }
   }
 };

@@ -1,4 +1,5 @@
 // Attention over varlen rows by its definition: a row of a head at a time.
+#include "kernels/attention/row_attention.h"
 #include "kernels/attention/varlen_attention.h"
 #include "kernels/launch/launch.h"
 #include "kernels/launch/rows.h"
@@ -21,37 +22,19 @@ struct AttendRow {
 
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t r) const {
-    using A = acc_t<T>;
     const int64_t i = first + r / heads, h = r % heads, g = h / (heads / kv_heads);
     const VarlenView view{views[4 * i], views[4 * i + 1], views[4 * i + 2], views[4 * i + 3]};
-    const int64_t count = int64_t{view.prefix_count} + view.own_count;
-    const T* query = q + (i * heads + h) * dim;
-    A* weights = scores + r * longest;
-    A largest = -INFINITY;
-    for (int64_t j = row.lane(); j < count; j += row.lanes()) {
-      const T* key = k + (row_of(view, j) * kv_heads + g) * dim;
-      A dot = 0;
-      for (int64_t c = 0; c < dim; ++c) dot += A(query[c]) * A(key[c]);
-      dot *= factor;
-      if (slopes != nullptr) dot += A(T(A(slopes[h]) * A(j)));  // rounded as attention does
-      weights[j] = dot;
-      largest = math::max(largest, dot);
-    }
-    largest = row.max(largest);
-    A total = 0;
-    for (int64_t j = row.lane(); j < count; j += row.lanes()) {
-      weights[j] = math::exp(weights[j] - largest);
-      total += weights[j];
-    }
-    total = row.sum(total);
-    row.sync();  // from here on workers read each other's weights
-    for (int64_t c = row.lane(); c < dim; c += row.lanes()) {
-      A o = 0;
-      for (int64_t j = 0; j < count; ++j) {
-        o += weights[j] * A(v[(row_of(view, j) * kv_heads + g) * dim + c]);
-      }
-      y[(i * heads + h) * dim + c] = T(o / total);
-    }
+    const int64_t own = (i * heads + h) * dim;
+    const RowAttention<T> attention{q + own,
+                                    y + own,
+                                    scores + r * longest,
+                                    int64_t{view.prefix_count} + view.own_count,
+                                    dim,
+                                    factor,
+                                    slopes != nullptr ? slopes + h : nullptr};
+    attention.attend(
+        row, [&](int64_t j) { return k + (row_of(view, j) * kv_heads + g) * dim; },
+        [&](int64_t j) { return v + (row_of(view, j) * kv_heads + g) * dim; });
   }
 
   CBQ_HD static int64_t row_of(const VarlenView& view, int64_t j) {

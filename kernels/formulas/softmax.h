@@ -1,5 +1,6 @@
-// Softmax and the losses made of it, for the ops of kernels/softmax.cu and loss.cu. (Attention
-// computes its probabilities tile by tile, with sums of its own: kernels/attention/.)
+// Softmax and the losses made of it, for the ops of kernels/softmax.cu and loss.cu. Attention by
+// rows takes the power from here; attention.cu and fused_attention.cu compute probabilities tile by
+// tile, with sums of their own.
 //
 // `Math` is PortableMath or NativeMath (device_math.h).
 #pragma once

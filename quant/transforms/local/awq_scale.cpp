@@ -19,6 +19,7 @@
 #include <cmath>
 
 #include "kernels/ops.h"
+#include "quant/input_catcher.h"
 #include "quant/transforms/local/tools.h"
 
 namespace cbq {
@@ -28,20 +29,6 @@ using kernels::Trans;
 
 constexpr int ratio_steps = 20;
 constexpr double least_scale = 1e-4;
-
-/// Nothing behind the layer that is looked at needs to be computed.
-struct InputSeen {};
-
-/// Keeps the input that it sees, and ends the pass.
-class InputCatcher : public LinearTransform {
- public:
-  Var weight(const Var& w) override { return w; }
-  Var input(const Var& x) override {
-    seen = x.value();
-    throw InputSeen();
-  }
-  Tensor seen;
-};
 
 class OtherWeight : public LinearTransform {
  public:
@@ -76,10 +63,7 @@ std::vector<Tensor> inputs_of(Block& block, Linear& reader, const std::vector<Bl
   std::vector<Tensor> inputs;
   for (const BlockInput& pass : passes) {
     if (poll) poll();
-    try {
-      block.forward(Var(pass.hidden), pass.sequence);
-    } catch (const InputSeen&) {
-    }
+    run_until_seen(block, Var(pass.hidden), pass.sequence);
     inputs.push_back(catcher->seen);
   }
   return inputs;
