@@ -107,8 +107,8 @@ TEST(Trends, WhatCannotBeJudged) {
             Verdict::unjudged);
 }
 
-TEST(Grid, AlignsColumnsAndWrapsGroups) {
-  Grid grid;
+TEST(TextTable, AlignsColumnsAndWrapsGroups) {
+  TextTable grid;
   grid.label_head = "row";
   grid.labels = {"first", "second row"};
   grid.rules = {1};
