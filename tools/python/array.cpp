@@ -14,15 +14,16 @@ namespace {
 
 struct DtypeRow {
   Dtype dtype;
-  const char* numpy;  // null: numpy has none
+  const char* numpy;    // null: numpy has none
+  const char* typestr;  // of numpy's array interface
   dlpack::TypeTag tag;
 };
-constexpr DtypeRow dtype_rows[] = {{Dtype::f64, "float64", {dlpack::floating, 64, 1}},
-                                   {Dtype::f32, "float32", {dlpack::floating, 32, 1}},
-                                   {Dtype::bf16, nullptr, {dlpack::bfloat, 16, 1}},
-                                   {Dtype::f16, "float16", {dlpack::floating, 16, 1}},
-                                   {Dtype::i32, "int32", {dlpack::signed_integer, 32, 1}},
-                                   {Dtype::u8, "uint8", {dlpack::unsigned_integer, 8, 1}}};
+constexpr DtypeRow dtype_rows[] = {{Dtype::f64, "float64", "<f8", {dlpack::floating, 64, 1}},
+                                   {Dtype::f32, "float32", "<f4", {dlpack::floating, 32, 1}},
+                                   {Dtype::bf16, nullptr, nullptr, {dlpack::bfloat, 16, 1}},
+                                   {Dtype::f16, "float16", "<f2", {dlpack::floating, 16, 1}},
+                                   {Dtype::i32, "int32", "<i4", {dlpack::signed_integer, 32, 1}},
+                                   {Dtype::u8, "uint8", "|u1", {dlpack::unsigned_integer, 8, 1}}};
 
 const DtypeRow& row_of(Dtype dtype) {
   for (const DtypeRow& row : dtype_rows) {
@@ -47,20 +48,24 @@ std::shared_ptr<Storage> adopted(void* data, int64_t bytes, py::object owner) {
   });
 }
 
-Array from_numpy(const py::array& array, const char* what) {
-  const std::string name = py::str(array.dtype().attr("name"));
+/// By numpy's array interface, a protocol of Python objects: the layout of numpy's C structures
+/// changed with numpy 2, and pybind11's array class of one age cannot read those of the other.
+Array from_numpy(const py::object& array, const char* what) {
+  const py::dict interface = array.attr("__array_interface__");
+  const std::string type = interface["typestr"].cast<std::string>();
   for (const DtypeRow& row : dtype_rows) {
-    if (row.numpy == nullptr || name != row.numpy) continue;
-    check((array.flags() & py::array::c_style) != 0 && array.dtype().attr("isnative").cast<bool>(),
-          what, ": the array is not contiguous (or of another byte order); give ",
-          "numpy.ascontiguousarray(x)");
-    const Shape shape(array.shape(), array.shape() + array.ndim());
-    return {Tensor::over(adopted(const_cast<void*>(array.data()), array.nbytes(), array), shape,
-                         row.dtype),
-            !array.writeable()};
+    if (row.typestr == nullptr || type != row.typestr) continue;
+    const bool is_compact = !interface.contains("strides") || interface["strides"].is_none();
+    check(is_compact, what, ": the array is not contiguous; give numpy.ascontiguousarray(x)");
+    const auto shape = interface["shape"].cast<Shape>();
+    const auto [address, read_only] = interface["data"].cast<std::pair<uintptr_t, bool>>();
+    const int64_t bytes = element_count(shape) * size_of(row.dtype);
+    return {Tensor::over(adopted(reinterpret_cast<void*>(address), bytes, array), shape, row.dtype),
+            read_only};
   }
-  throw std::invalid_argument(message_of(what, ": an array of ", name, "; ", known_types,
-                                         ": convert it first (x.astype(...))"));
+  throw std::invalid_argument(message_of(what, ": an array of type ", type, "; ", known_types,
+                                         ", in this machine's byte order: convert it first ",
+                                         "(x.astype(...))"));
 }
 
 bool is_compact(const dlpack::View& view) {
@@ -156,6 +161,22 @@ py::object offer(const Array& array, const py::object& copy) {
   return lend(copies ? array.tensor.clone() : array.tensor);
 }
 
+/// What numpy makes an array over, and keeps as its base.
+struct Memory {
+  Array array;
+
+  py::dict interface() const {
+    const Tensor& tensor = array.tensor;
+    py::dict entries;
+    entries["version"] = 3;
+    entries["typestr"] = row_of(tensor.dtype()).typestr;
+    entries["shape"] = py::tuple(py::cast(tensor.shape()));
+    entries["data"] =
+        py::make_tuple(reinterpret_cast<uintptr_t>(tensor.raw()), py::bool_(array.read_only));
+    return entries;
+  }
+};
+
 py::object in_numpy(const Array& array, const py::object& dtype, const py::object& copy) {
   py::object result = numpy_of(array);
   if (!dtype.is_none()) result = result.attr("astype")(dtype, py::arg("copy") = false);
@@ -195,7 +216,7 @@ std::vector<int32_t> row_of_ids(const py::handle& row, const char* what) {
 
 Array array_of(const py::object& object, const char* what) {
   if (py::isinstance<Array>(object)) return object.cast<Array>();
-  if (py::isinstance<py::array>(object)) return from_numpy(object, what);
+  if (py::hasattr(object, "__array_interface__")) return from_numpy(object, what);
   if (py::hasattr(object, "__dlpack__")) return from_dlpack(object, what);
   throw std::invalid_argument(message_of(what, ": expected a numpy array, a tensor with DLPack or ",
                                          "a cbq.Tensor, got ",
@@ -223,20 +244,18 @@ std::vector<std::vector<int32_t>> ids_of(const py::object& object, const char* w
   return ids;
 }
 
-py::array numpy_of(const Array& array) {
+py::object numpy_of(const Array& array) {
   const DtypeRow& row = row_of(array.tensor.dtype());
   check(row.numpy != nullptr, "numpy has no type for ", array.tensor.dtype(),
         ": take .to(\"f32\"), or DLPack (torch.from_dlpack)");
   check(array.tensor.device() == Device::cpu(), "the tensor is on ", array.tensor.device(),
         "; numpy reads the CPU's memory");
-  const py::capsule owner(new Tensor(array.tensor),
-                          [](void* tensor) { delete static_cast<Tensor*>(tensor); });
-  py::array result(py::dtype(row.numpy), array.tensor.shape(), array.tensor.raw(), owner);
-  if (array.read_only) result.attr("setflags")(py::arg("write") = false);
-  return result;
+  return py::module_::import("numpy").attr("asarray")(Memory{array});
 }
 
 void bind_arrays(py::module_& module) {
+  py::class_<Memory>(module, "_Memory")
+      .def_property_readonly("__array_interface__", &Memory::interface);
   py::class_<Array>(module, "Tensor",
                     "A contiguous array that numpy (numpy.asarray) and DLPack (torch.from_dlpack) "
                     "read and write in place.")

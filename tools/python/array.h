@@ -1,7 +1,6 @@
 // Tensors for Python: numpy and DLPack without copies, both ways.
 #pragma once
 
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <string>
@@ -29,7 +28,7 @@ Array array_of(const py::object& object, const char* what);
 std::vector<std::vector<int32_t>> ids_of(const py::object& object, const char* what);
 
 /// The numpy array over a tensor's memory. Throws std::invalid_argument for bf16.
-py::array numpy_of(const Array& array);
+py::object numpy_of(const Array& array);
 
 void bind_arrays(py::module_& module);
 
