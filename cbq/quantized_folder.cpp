@@ -19,7 +19,8 @@ void save(const char* format, Transformer& model, const fs::path& folder, Dtype 
 std::optional<std::string> quantization_of(const fs::path& folder) {
   const fs::path path = folder / "config.json";
   std::error_code ignored;
-  if (!fs::exists(folder, ignored)) fail("model folder ", folder.string(), " does not exist");
+  if (!fs::exists(folder, ignored))
+    fail_to_open(ENOENT, "model folder ", folder.string(), " does not exist");
   const json config = read_json_file(path);
   const json& section = json_find(config, quantization_section, path.string());
   if (section.is_null()) return std::nullopt;

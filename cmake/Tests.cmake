@@ -34,7 +34,7 @@ if(test_sources AND TARGET cbq_objects)
   add_executable(cbq_tests ${test_files} ${other_test_sources} ${tutorial_rounding} ${tutorial_grid} ${tutorial_solver}
                  ${tutorial_transform} ${tutorial_format})
   # The program cbq and that one file: the page says that no other edit is needed.
-  add_executable(cbq_with_format $<TARGET_OBJECTS:cbq_cli> ${tutorial_format})
+  add_executable(cbq_with_format $<TARGET_OBJECTS:cbq_cli> $<TARGET_OBJECTS:cbq_commands> ${tutorial_format})
   set_target_properties(cbq_with_format PROPERTIES LINKER_LANGUAGE CXX)
   target_link_libraries(cbq_with_format PRIVATE cbq_objects)
   target_link_libraries(cbq_tests PRIVATE cbq_objects GTest::gtest GTest::gtest_main)

@@ -36,7 +36,7 @@ void require_file(const std::string& source, const std::string& what, const std:
   std::error_code error;
   const std::filesystem::path file = TokenSource::parse(source).path;
   if (std::filesystem::exists(file, error)) return;
-  fail(what, " ", file.string(), " does not exist; ", remedy);
+  fail_to_open(ENOENT, what, " ", file.string(), " does not exist; ", remedy);
 }
 
 }  // namespace cbq

@@ -79,28 +79,32 @@ int64_t block_bytes(Transformer& model) {
   return bytes;
 }
 
-std::vector<std::vector<int32_t>> sample_with_progress(Transformer& model, int64_t count,
+std::vector<std::vector<int32_t>> sample_with_progress(const TokenContext& context, int64_t count,
                                                        int64_t length, uint64_t seed) {
-  std::cerr << "sampling " << count << " segments of " << length
-            << " tokens from the model: " << sampling_passes(model, count, length)
-            << " tokens pass it, the remaining time follows (--segments and --segment-length "
-            << "decide, a text as --calibration needs none of it)" << std::endl;
+  Transformer& model = *context.model;
+  Progress progress(std::cerr, stderr_is_terminal());
+  const auto say = [&](const std::string& line) {
+    context.say ? context.say(line) : progress.line(line);
+  };
+  say(concat("sampling ", count, " segments of ", length,
+             " tokens from the model: ", sampling_passes(model, count, length),
+             " tokens pass it, the remaining time follows (--segments and --segment-length "
+             "decide, a text as --calibration needs none of it)"));
   const int64_t reads = sampling_reads(model, count, length);
   if (reads > 0) {
-    std::cerr << fmt::format(
-                     "for that the blocks are read {} times, {:.1f} GiB of parameters "
-                     "each time; --load whole keeps them in memory",
-                     reads, static_cast<double>(block_bytes(model)) / (1 << 30))
-              << std::endl;
+    say(fmt::format(
+        "for that the blocks are read {} times, {:.1f} GiB of parameters each time; --load whole "
+        "keeps them in memory",
+        reads, static_cast<double>(block_bytes(model)) / (1 << 30)));
   }
-  Progress progress(std::cerr, stderr_is_terminal());
-  const auto segments =
-      sample_segments(model, count, length, seed, [&](int64_t done, int64_t total) {
-        if (interrupted()) throw Interrupted("interrupted while sampling from the model");
-        progress.update(done, total, "tokens, sampling");
-      });
-  progress.finish();
-  return segments;
+  const Watch& watch = context.watch;
+  return sample_segments(model, count, length, seed, [&](int64_t done, int64_t total) {
+    if (watch.interrupted ? watch.interrupted() : interrupted()) {
+      throw Interrupted("interrupted while sampling from the model");
+    }
+    const char* what = "tokens, sampling";
+    watch.progress ? watch.progress(done, total, what) : progress.update(done, total, what);
+  });
 }
 
 }  // namespace
@@ -145,7 +149,7 @@ TokenSet calibration_tokens(const std::string& source, const TokenContext& conte
   if (source == "model") {
     check(context.model != nullptr, "calibration 'model': there is no model to sample from");
     const auto [n, t] = sampled_size(longest, count, length);
-    set.segments = sample_with_progress(*context.model, n, t, seed);
+    set.segments = sample_with_progress(context, n, t, seed);
     set.protocol = concat("sampled from the model, ", n, " segments of ", t, ", seed ", seed);
   } else {
     set = ids_of(source, context);

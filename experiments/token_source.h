@@ -2,9 +2,11 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
+#include "cbq/watch.h"
 #include "nn/text/tokenizer.h"
 #include "nn/text/tokens.h"
 #include "nn/transformer.h"
@@ -16,6 +18,9 @@ struct TokenContext {
   const ModelConfig& config;        // vocabulary and context
   std::filesystem::path tokenizer;  // file or folder; read only when a text is to be read
   Transformer* model = nullptr;     // needed for "model" alone
+  /// Who hears of sampling, which takes long; without them, the terminal and its Ctrl-C.
+  Watch watch = {};
+  std::function<void(const std::string& line)> say = {};
 };
 
 /// The tokenizer at `path` (file or folder) for a model with `vocab_size` embeddings. Throws if
@@ -44,7 +49,7 @@ SampledSize sampled_size(int64_t context, int64_t count, int64_t length);
 /// their first `count` segments, cut to `length`. 0: as many, as long as they are.
 /// Where nobody chose: 128 segments of the model's context, at most 2,048 tokens of a text and 512
 /// of "model", whose every token passes the model by itself; sampling says what it will cost, shows
-/// progress, and throws Interrupted after Ctrl-C.
+/// progress, and throws Interrupted after Ctrl-C (TokenContext::watch).
 /// Throws unless all segments have one length and all ids are in the model's vocabulary.
 TokenSet calibration_tokens(const std::string& source, const TokenContext& context, int64_t count,
                             int64_t length, uint64_t seed);

@@ -7,6 +7,7 @@
 // A message says what was expected, what came, and how to mend it.
 #pragma once
 
+#include <cerrno>
 #include <concepts>
 #include <cstdint>
 #include <sstream>
@@ -81,6 +82,19 @@ void check(bool condition, const Parts&... parts) {
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
   throw std::runtime_error(message_of(parts...));
+}
+
+/// What is to be read is not there; apart from other errors, because programs that call us tell
+/// them apart.
+struct MissingFile : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// fail(parts...) of a file; MissingFile where `error`, an errno, says that it is not there.
+template <class... Parts>
+[[noreturn]] void fail_to_open(int error, const Parts&... parts) {
+  if (error == ENOENT || error == ENOTDIR) throw MissingFile(message_of(parts...));
+  fail(parts...);
 }
 
 /// A computation met NaN or infinity; kept apart from other runtime errors so that a caller can

@@ -39,6 +39,10 @@ Storage::Storage(int64_t bytes, Device device) : bytes_(bytes), device_(device) 
 }
 
 Storage::~Storage() {
+  if (release_) {
+    release_();
+    return;
+  }
   if (data_ == nullptr) return;
   if (page_locked_) {
     Allocator::page_locked().release(data_, bytes_);
@@ -47,6 +51,16 @@ Storage::~Storage() {
   } else {
     release_block(data_, bytes_, device_);
   }
+}
+
+std::shared_ptr<Storage> Storage::adopt(void* data, int64_t bytes, Device device,
+                                        std::function<void()> release) {
+  std::shared_ptr<Storage> storage(new Storage);
+  storage->data_ = data;
+  storage->bytes_ = bytes;
+  storage->device_ = device;
+  storage->release_ = std::move(release);
+  return storage;
 }
 
 std::shared_ptr<Storage> Storage::page_locked(int64_t bytes) {

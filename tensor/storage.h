@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "tensor/runtime/device.h"
@@ -32,6 +33,11 @@ class Storage {
   /// CopyQueue does). Where locked pages cannot be had it is ordinary memory: copies are right, and
   /// wait.
   static std::shared_ptr<Storage> page_locked(int64_t bytes);
+  /// Memory of somebody else's, at least `bytes` of it, in place: nothing is copied. `release` is
+  /// called when nobody uses it any more, from whichever thread that is. It is not counted in
+  /// memory_statistics.
+  static std::shared_ptr<Storage> adopt(void* data, int64_t bytes, Device device,
+                                        std::function<void()> release);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -47,6 +53,7 @@ class Storage {
   int64_t bytes_ = 0;
   Device device_;
   bool page_locked_ = false;
+  std::function<void()> release_;  // of adopted memory
   std::shared_ptr<PoolBlocks>
       pool_;  // where the block returns to, if not to the device's allocator
 };

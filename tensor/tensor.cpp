@@ -47,6 +47,20 @@ Tensor Tensor::page_locked(Shape shape, Dtype dtype) {
   return t;
 }
 
+Tensor Tensor::over(std::shared_ptr<Storage> storage, Shape shape, Dtype dtype) {
+  Tensor t;
+  t.shape_ = std::move(shape);
+  t.dtype_ = dtype;
+  t.device_ = storage->device();
+  t.count_ = element_count(t.shape_);
+  check(t.bytes() <= storage->bytes(), "Tensor::over: ", dtype, t.shape_, " needs ", t.bytes(),
+        " bytes, there are ", storage->bytes());
+  check(reinterpret_cast<uintptr_t>(storage->data()) % static_cast<uintptr_t>(size_of(dtype)) == 0,
+        "Tensor::over: the memory is not aligned to elements of ", size_of(dtype), " bytes");
+  t.storage_ = std::move(storage);
+  return t;
+}
+
 int64_t Tensor::size(int64_t axis) const {
   const int64_t i = axis < 0 ? axis + rank() : axis;
   check(i >= 0 && i < rank(), "Tensor::size: axis ", axis, " of a tensor of shape ", shape_);

@@ -35,6 +35,9 @@ class Tensor {
   static Tensor zeros(Shape shape, Dtype dtype, Device device = Device::cpu());
   /// Uninitialized elements in page-locked host memory (Storage::page_locked).
   static Tensor page_locked(Shape shape, Dtype dtype);
+  /// Over memory that is there already (Storage::adopt), at its beginning. Throws where it is too
+  /// small, or not aligned to the elements.
+  static Tensor over(std::shared_ptr<Storage> storage, Shape shape, Dtype dtype);
   /// Copies host values (converted to `dtype`); throws if the count does not fit the shape.
   template <class T>
   static Tensor from(const std::vector<T>& values, Shape shape, Dtype dtype = dtype_of<T>::value,

@@ -115,8 +115,8 @@ TEST(Json, NumbersAreNotWrappedOrTruncated) {
 
 TEST(Json, MissingFileAndFolderInItsPlace) {
   const TemporaryFolder folder;
-  expect_error<std::runtime_error>([&] { read_json_file(folder / "none.json"); },
-                                   {"none.json", "No such file"});
+  expect_error<MissingFile>([&] { read_json_file(folder / "none.json"); },
+                            {"none.json", "No such file"});
   expect_error<std::runtime_error>([&] { read_json_file(folder.path()); }, {"is a folder"});
   const auto path = folder.write("a.json", "[1, 2, 3]");
   EXPECT_EQ(read_json_file(path).size(), 3u);

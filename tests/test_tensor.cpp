@@ -266,6 +266,39 @@ TEST(Memory, SmallTensorsDoNotShareBytes) {
   }
 }
 
+TEST(Memory, AdoptedMemoryIsReadInPlaceAndGivenBackOnce) {
+  std::vector<float> theirs = {1, 2, 3, 4, 5, 6};
+  int released = 0;
+  const MemoryStatistics before = memory_statistics(Device::cpu());
+  Tensor rows;
+  {
+    const auto storage =
+        Storage::adopt(theirs.data(), 24, Device::cpu(), [&released] { ++released; });
+    const Tensor t = Tensor::over(storage, {3, 2}, Dtype::f32);
+    EXPECT_EQ(t.raw(), theirs.data());
+    t.data<float>()[5] = 60;
+    EXPECT_EQ(theirs[5], 60);
+    rows = t.slice(1, 3);
+  }
+  EXPECT_EQ(memory_statistics(Device::cpu()).allocations, before.allocations) << "copied";
+  theirs[2] = 30;
+  EXPECT_EQ(rows.to_vector<float>(), (std::vector<float>{30, 4, 5, 60}));
+  EXPECT_EQ(released, 0) << "a view still reads it";
+  rows = Tensor();
+  EXPECT_EQ(released, 1);
+}
+
+TEST(Memory, AdoptedMemoryMustHoldTheTensor) {
+  alignas(8) char bytes[25] = {};
+  const auto over = [&](char* at, int64_t count, Dtype dtype) {
+    return Tensor::over(Storage::adopt(at, 24, Device::cpu(), [] {}), {count}, dtype);
+  };
+  EXPECT_EQ(over(bytes, 6, Dtype::f32).count(), 6);
+  expect_error<std::invalid_argument>([&] { over(bytes, 7, Dtype::f32); }, {"28 bytes", "24"});
+  expect_error<std::invalid_argument>([&] { over(bytes + 1, 2, Dtype::f32); }, {"aligned", "4"});
+  EXPECT_EQ(over(bytes + 1, 2, Dtype::u8).count(), 2);
+}
+
 TEST(Memory, TooMuchIsAnErrorThatNamesTheSize) {
 #if !defined(__SANITIZE_ADDRESS__)  // ASan refuses such a size itself, and ends the program
   expect_error<std::runtime_error>([] { Tensor({int64_t{1} << 56}, Dtype::u8); },

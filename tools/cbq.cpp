@@ -94,15 +94,6 @@ int run(const std::string& name, const Action& action) {
   return exit_error;
 }
 
-/// Counts and lengths; 0 has a meaning that each option's help gives.
-void refuse_negative_counts(CLI::App& app) {
-  for (const char* name : {"--segments", "--segment-length", "--evaluate-segments",
-                           "--evaluate-length", "--steps", "--save-every"}) {
-    CLI::Option* option = app.get_option_no_throw(name);
-    if (option != nullptr) option->check(expect_from_zero);
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {

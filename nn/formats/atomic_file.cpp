@@ -37,7 +37,8 @@ const char* remedy_of(int error) {
 // Throws with errno's reason.
 [[noreturn]] void fail_to(const char* act, const std::filesystem::path& path) {
   const int error = errno;
-  fail("cannot ", act, " ", path.string(), ": ", std::strerror(error), remedy_of(error));
+  fail_to_open(error, "cannot ", act, " ", path.string(), ": ", std::strerror(error),
+               remedy_of(error));
 }
 
 // NAME.cbq-HOST-PROCESS-SERIAL.tmp; HOST: 8 digits of a hash.

@@ -22,7 +22,7 @@ bool is_plain_file_name(const std::string& name) {
 [[noreturn]] void fail_without_model(const std::filesystem::path& folder) {
   std::error_code error;
   if (!std::filesystem::exists(folder, error)) {
-    fail("model folder ", folder.string(), " does not exist");
+    fail_to_open(ENOENT, "model folder ", folder.string(), " does not exist");
   }
   std::string pickled, others;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {

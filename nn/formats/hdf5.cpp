@@ -67,7 +67,7 @@ Hdf5File Hdf5File::create(const std::filesystem::path& path) {
 
 Hdf5File Hdf5File::open(const std::filesystem::path& path) {
   std::error_code error;
-  if (!std::filesystem::exists(path, error)) fail(path.string(), ": no such file");
+  if (!std::filesystem::exists(path, error)) fail_to_open(ENOENT, path.string(), ": no such file");
   if (!std::filesystem::is_regular_file(path, error)) {
     fail(path.string(), " is not a regular file");
   }

@@ -166,7 +166,8 @@ class SafetensorsFile::Map {
  public:
   explicit Map(const std::filesystem::path& path) {
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0) fail("cannot open ", path.string(), ": ", std::strerror(errno));
+    if (descriptor < 0)
+      fail_to_open(errno, "cannot open ", path.string(), ": ", std::strerror(errno));
     struct stat status {};
     const bool regular = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
     size_ = regular ? static_cast<size_t>(status.st_size) : 0;

@@ -18,16 +18,11 @@ namespace cbq {
 
 /// What a reader throws for a file whose contents do not have the checksum that they were written
 /// with, or that has none. The text names the file.
-struct DamagedFile : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-/// What open_sealed_safetensors throws where there is no file. The text names it.
 ///
-/// These two say that the file cannot be used. Any other error (no memory, no permission, no file
-/// descriptor, a fault of the disk) says nothing about it: whoever catches that one to start anew
-/// would replace a good file.
-struct MissingFile : std::runtime_error {
+/// This and MissingFile (tensor/error.h) say that the file cannot be used. Any other error (no
+/// memory, no permission, no file descriptor, a fault of the disk) says nothing about it: whoever
+/// catches that one to start anew would replace a good file.
+struct DamagedFile : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 

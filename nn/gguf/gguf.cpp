@@ -110,7 +110,8 @@ class GgufFile::Descriptor {
  public:
   explicit Descriptor(const std::filesystem::path& path) : path_(path) {
     descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor_ < 0) fail("cannot open ", path.string(), ": ", std::strerror(errno));
+    if (descriptor_ < 0)
+      fail_to_open(errno, "cannot open ", path.string(), ": ", std::strerror(errno));
     struct stat status {};
     if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
       ::close(descriptor_);

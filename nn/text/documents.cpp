@@ -16,7 +16,7 @@ namespace cbq {
 std::string read_maybe_gzip(const std::filesystem::path& path, size_t max_bytes) {
   errno = 0;
   gzFile file = gzopen(path.c_str(), "rb");
-  if (!file) fail("cannot open ", path.string(), ": ", std::strerror(errno));
+  if (!file) fail_to_open(errno, "cannot open ", path.string(), ": ", std::strerror(errno));
   std::string text, piece(size_t{1} << 20, '\0');
   int got = 0;
   while ((got = gzread(file, piece.data(), static_cast<unsigned>(piece.size()))) > 0) {

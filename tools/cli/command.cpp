@@ -52,4 +52,12 @@ Dtype weight_dtype(const char* option, const std::string& name) {
   return dtype;
 }
 
+void refuse_negative_counts(CLI::App& app) {
+  for (const char* name : {"--segments", "--segment-length", "--evaluate-segments",
+                           "--evaluate-length", "--steps", "--save-every"}) {
+    CLI::Option* option = app.get_option_no_throw(name);
+    if (option != nullptr) option->check(expect_from_zero);
+  }
+}
+
 }  // namespace cbq::cli

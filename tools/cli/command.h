@@ -47,6 +47,10 @@ inline constexpr int exit_usage = 2;
 /// std::invalid_argument, naming the option, for anything else.
 Dtype weight_dtype(const char* option, const std::string& name);
 
+/// For counts and lengths among the options, 0 has a meaning that each option's help gives; below
+/// it is an error.
+void refuse_negative_counts(CLI::App& app);
+
 /// Options of every command that computes.
 struct ComputeOptions {
   std::string device = "auto";

@@ -47,8 +47,9 @@ void evaluate_folder(const Options& o) {
   const auto sets = load_evaluation(evaluation, {model->config, tokenizer_path});
   const auto tokenizer =
       tasks.empty() ? nullptr : tokenizer_for(model->config.vocab_size, tokenizer_path);
-  const std::vector<Score> scores = evaluate(*model, sets, evaluation.batch);
-  print(std::cout, "", scores);
+  Terminal terminal;
+  const std::vector<Score> scores = evaluate(*model, sets, evaluation.batch, terminal);
+  terminal.result(lines_of("", scores));
   nlohmann::json json = {{"results", to_json(scores)},
                          {"config",
                           {{"model", o.model},

@@ -3,11 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <iostream>
 #include <nlohmann/json.hpp>
-
-#include "cbq/pipeline.h"
-#include "experiments/progress.h"
 
 namespace cbq::cli {
 
@@ -25,19 +21,18 @@ std::vector<NamedTokens> load_evaluation(const EvaluationOptions& options,
   return sets;
 }
 
-std::vector<Score> evaluate(Transformer& model, const std::vector<NamedTokens>& sets,
-                            int64_t batch) {
-  Progress progress(std::cerr, stderr_is_terminal());
+std::vector<Score> evaluate(Transformer& model, const std::vector<NamedTokens>& sets, int64_t batch,
+                            Listener& listener) {
+  const Watch watch = listener.watch();
   std::vector<Score> scores;
   for (const NamedTokens& set : sets) {
     Score score{set.name, set.tokens.protocol, {}};
     PerplexityOptions options;
     options.progress = [&](int64_t done, int64_t total) {
-      if (interrupted()) throw Interrupted("interrupted while scoring " + set.name);
-      progress.update(done, total, "scoring " + set.name);
+      watch.step(done, total, "scoring " + set.name);
     };
     score.result = perplexity(model, set.tokens.segments, batch, options);
-    progress.finish();
+    listener.finish();
     if (!std::isfinite(score.result.nll_sum)) {
       throw NonFiniteError(message_of("the model's output on ", set.name,
                                       " is no number: its weights are broken, or its activations ",
@@ -48,13 +43,14 @@ std::vector<Score> evaluate(Transformer& model, const std::vector<NamedTokens>& 
   return scores;
 }
 
-void print(std::ostream& out, const std::string& title, const std::vector<Score>& scores) {
+std::string lines_of(const std::string& title, const std::vector<Score>& scores) {
+  std::string lines;
   for (const Score& s : scores) {
-    out << fmt::format("{:<10} {:<24} perplexity {:.6f}  mean NLL {:.6f}  {} tokens scored, {}\n",
-                       title, s.name, s.result.perplexity(), s.result.mean_nll(), s.result.tokens,
-                       s.protocol);
+    lines += fmt::format("{:<10} {:<24} perplexity {:.6f}  mean NLL {:.6f}  {} tokens scored, {}\n",
+                         title, s.name, s.result.perplexity(), s.result.mean_nll(), s.result.tokens,
+                         s.protocol);
   }
-  out << std::flush;
+  return lines;
 }
 
 nlohmann::json to_json(const std::vector<Score>& scores) {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
-#include <ostream>
 #include <string>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "nn/perplexity.h"
 #include "nn/text/tokens.h"
 #include "tools/cli/command.h"
+#include "tools/cli/listener.h"
 
 namespace cbq::cli {
 
@@ -36,13 +36,13 @@ struct Score {
   PerplexityResult result;
 };
 
-/// Scores every set, with progress on standard error. Throws Interrupted after Ctrl-C (where
-/// caught), NonFiniteError when the model's output is no number.
-std::vector<Score> evaluate(Transformer& model, const std::vector<NamedTokens>& sets,
-                            int64_t batch);
+/// Scores every set. Throws Interrupted when the listener asks for it, NonFiniteError when the
+/// model's output is no number.
+std::vector<Score> evaluate(Transformer& model, const std::vector<NamedTokens>& sets, int64_t batch,
+                            Listener& listener);
 
 /// One line each: perplexity, mean NLL, tokens, protocol.
-void print(std::ostream& out, const std::string& title, const std::vector<Score>& scores);
+std::string lines_of(const std::string& title, const std::vector<Score>& scores);
 /// {name: {"perplexity", "mean_nll", "tokens", "protocol"}}, as lm-evaluation-harness' "results".
 nlohmann::json to_json(const std::vector<Score>& scores);
 

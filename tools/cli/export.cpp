@@ -1,9 +1,6 @@
 // cbq export: a finished quantized folder -> the same model in another format.
 #include <CLI/CLI.hpp>
-#include <iostream>
-#include <memory>
 
-#include "experiments/progress.h"
 #include "nn/block_walk.h"
 #include "nn/formats/atomic_file.h"
 #include "nn/formats/json.h"
@@ -12,6 +9,7 @@
 #include "nn/text/tokenizer.h"
 #include "tensor/runtime/program_version.h"
 #include "tools/cli/companions.h"
+#include "tools/cli/export_run.h"
 #include "tools/cli/finished_run.h"
 #include "tools/cli/model_card.h"
 #include "tools/cli/output_folder.h"
@@ -22,17 +20,11 @@ using nlohmann::json;
 namespace cbq::cli {
 namespace {
 
-struct Options {
-  std::string result, output, format, dtype;
-  bool overwrite = false;
-  ComputeOptions compute;
-};
-
 /// One invocation of the command.
 class ExportRun {
  public:
-  explicit ExportRun(const Options& options)
-      : o_(options), result_(options.result), progress_(std::cerr, stderr_is_terminal()) {}
+  ExportRun(const ExportOptions& options, Listener& listener)
+      : o_(options), result_(options.result), listener_(listener) {}
   void run();
 
  private:
@@ -46,15 +38,10 @@ class ExportRun {
   json write_report(const fs::path& to) const;
   /// That the result was computed in, so that weights get the same bits here.
   Dtype computed_dtype() const;
-  Watch watch() {
-    return {interrupted, [this](int64_t done, int64_t total, const std::string& what) {
-              progress_.update(done, total, what);
-            }};
-  }
 
-  const Options& o_;
+  const ExportOptions& o_;
   const fs::path result_;
-  mutable Progress progress_;
+  Listener& listener_;
   std::unique_ptr<Exporter> exporter_;
   Dtype dtype_ = Dtype::f32;
   json recipe_;  // null: the folder has none that this program can use
@@ -74,8 +61,8 @@ void ExportRun::check_result() const {
     const fs::path path = resolved_output(result_);
     const bool is_begun = is_there(fs::path(path) += ".resume") ||
                           OutputFolder::is_partial(fs::path(path) += ".partial");
-    fail(o_.result, " does not exist",
-         is_begun ? remedy : "; give the folder of a quantized model");
+    fail_to_open(ENOENT, o_.result, " does not exist",
+                 is_begun ? remedy : "; give the folder of a quantized model");
   }
   // The mark may be left by a kill right after the folder got its name; the report was the last
   // file before that.
@@ -102,7 +89,7 @@ void ExportRun::read_recipe() {
   const fs::path path = result_ / "recipe.json";
   if (!is_there(path)) return;
   if (of_an_earlier_program(path)) {
-    progress_.line(concat(path.string(), " has no checksums, an earlier version of this program ",
+    listener_.line(concat(path.string(), " has no checksums, an earlier version of this program ",
                           "wrote it: the files are not compared with it, and it is not carried ",
                           "over"));
     return;
@@ -122,7 +109,7 @@ void ExportRun::check_files() const {
     const fs::path file = result_ / name;
     if (!is_there(file)) fail(file.string(), " is missing; quantize again");
     const json found = file_record(file, [&](int64_t) {
-      Watch{interrupted, {}}.poll("comparing the files of the result with their checksums");
+      listener_.watch().poll("comparing the files of the result with their checksums");
     });
     if (found != written) {
       fail(file.string(), " is damaged: it is ", found.dump(), ", it was written as ",
@@ -143,14 +130,14 @@ std::unique_ptr<Transformer> ExportRun::open(Device device) {
   std::unique_ptr<Transformer> model = open_quantized(result_, computed_dtype(), device);
   if (is_there(result_ / "model.safetensors")) {
     load_all_blocks(*model, [&](int64_t block) {
-      watch().step(block, model->block_count(), "reading the result");
+      listener_.watch().step(block, model->block_count(), "reading the result");
     });
   }
   return model;
 }
 
 void ExportRun::write_companions(const fs::path& to) {
-  copy_companions(result_, to, [this](const std::string& line) { progress_.line(line); });
+  copy_companions(result_, to, [this](const std::string& line) { listener_.line(line); });
 }
 
 /// What made these weights: the recipe of the result, with this export.
@@ -162,7 +149,7 @@ json ExportRun::write_recipe(const fs::path& to) const {
   identity["export_format"] = o_.format;
   identity.erase("export_dtype");
   if (!exporter_->dtypes().empty()) identity["export_dtype"] = name_of(dtype_);
-  recipe["files"] = files_of(to, {interrupted, {}});
+  recipe["files"] = files_of(to, {listener_.watch().interrupted, {}});
   if (recipe["cbq_version"] != program_version()) recipe["exported_by"] = program_version();
   write_text_atomically(to / "recipe.json", sealed(recipe).dump(2) + "\n");
   return recipe;
@@ -182,7 +169,6 @@ json ExportRun::write_report(const fs::path& to) const {
 }
 
 void ExportRun::run() {
-  catch_interrupts();
   exporter_ = exporters().make(o_.format);
   check(o_.dtype.empty() || !exporter_->dtypes().empty(), "--dtype ", o_.dtype, ": the format ",
         o_.format, " has no choice of types; leave it out");
@@ -203,23 +189,27 @@ void ExportRun::run() {
   const int64_t total = model->block_count();
   int64_t done = 0;
   export_model(*exporter_, *model, {folder.partial(), dtype_, model->on_demand(), plan.tokenizer},
-               [&] { watch().step(done++, total, "writing blocks"); });
+               [&] { listener_.watch().step(done++, total, "writing blocks"); });
   model = nullptr;
-  progress_.finish();
+  listener_.finish();
   write_companions(folder.partial());
   const json recipe = write_recipe(folder.partial()), report = write_report(folder.partial());
   if (!recipe.is_null()) write_model_card(folder.partial(), recipe, report);
-  watch().poll("writing the result");
+  listener_.watch().poll("writing the result");
   folder.publish();
-  std::cout << o_.output << ": " << total << " blocks in the format " << o_.format
-            << (exporter_->dtypes().empty() ? "" : concat(", weights in ", name_of(dtype_)))
-            << "\n";
+  listener_.result(
+      concat(o_.output, ": ", total, " blocks in the format ", o_.format,
+             exporter_->dtypes().empty() ? "" : concat(", weights in ", name_of(dtype_)), "\n"));
 }
 
 }  // namespace
 
-Action setup_export(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+void run_export(const ExportOptions& options, Listener& listener) {
+  ExportRun(options, listener).run();
+}
+
+std::shared_ptr<ExportOptions> add_export_options(CLI::App& app) {
+  auto o = std::make_shared<ExportOptions>();
   app.add_option("result", o->result, "folder that `cbq quantize` wrote")->required();
   app.add_option("-f,--format", o->format, formats_help())->required();
   app.add_option("-o,--output", o->output, "folder to write")->required();
@@ -228,7 +218,16 @@ Action setup_export(CLI::App& app) {
                      format_dtypes_help() + ")");
   app.add_flag("--overwrite", o->overwrite, "replace a model folder that is there");
   o->compute.add_to(app, false);
-  return [o] { ExportRun(*o).run(); };
+  return o;
+}
+
+Action setup_export(CLI::App& app) {
+  const auto o = add_export_options(app);
+  return [o] {
+    catch_interrupts();
+    Terminal terminal;
+    run_export(*o, terminal);
+  };
 }
 
 }  // namespace cbq::cli

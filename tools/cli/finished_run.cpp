@@ -1,10 +1,8 @@
 #include "tools/cli/finished_run.h"
 
-#include <iostream>
 #include <optional>
 
 #include "cbq/resume.h"
-#include "experiments/progress.h"
 #include "nn/formats/atomic_file.h"
 #include "nn/formats/json.h"
 #include "nn/formats/output_lock.h"
@@ -21,12 +19,13 @@ namespace {
 /// changed except the scores in report.json and this run's own state that was left behind.
 class FinishedRun {
  public:
-  explicit FinishedRun(const QuantizeOptions& options)
+  FinishedRun(const QuantizeOptions& options, Listener& listener)
       : o_(options),
+        listener_(listener),
         folder_(o_.output),
         state_(resume_folder_of(options)),
-        progress_(std::cerr, stderr_is_terminal()),
-        job_(options, watch(), [this](const std::string& line) { progress_.line(line); }) {}
+        job_(options, listener.watch(), [this](const std::string& line) { listener_.line(line); }) {
+  }
 
   void run();
 
@@ -36,17 +35,12 @@ class FinishedRun {
   void check_files();
   void drop_left_over_state() const;
   void score();
-  Watch watch() {
-    return {interrupted, [this](int64_t done, int64_t total, const std::string& what) {
-              progress_.update(done, total, what);
-            }};
-  }
   [[noreturn]] void refuse(const std::string& why) const;
 
   const QuantizeOptions& o_;
+  Listener& listener_;
   fs::path folder_, state_;
   std::optional<OutputLock> lock_;  // where something may be changed
-  Progress progress_;
   QuantizeJob job_;
   json recipe_;
 };
@@ -75,7 +69,6 @@ json FinishedRun::read(const char* name) const {
 }
 
 void FinishedRun::run() {
-  catch_interrupts();
   std::error_code ignored;
   // Before anything is read: what is compared must be what is then changed. A killed process may
   // have left the lock's file, which then goes with this lock.
@@ -128,7 +121,7 @@ void FinishedRun::check_files() {
     std::error_code ignored;
     if (!fs::is_regular_file(folder_ / name, ignored)) refuse(concat(" has no ", name));
   }
-  const json now = files_of(folder_, watch());
+  const json now = files_of(folder_, listener_.watch());
   for (const auto& [name, file] : files.items()) {
     if (json_find(now, name, where) != file) {
       refuse(concat(": ", (folder_ / name).string(), " is damaged: it is ", now.at(name).dump(),
@@ -146,8 +139,8 @@ void FinishedRun::score() {
     return known.is_object() && json_find(known, set.name, "report.json") == wanted.at(set.name);
   });
   if (job_.evaluation.empty()) {
-    progress_.finish();
-    std::cout << o_.output << ": finished already, by this very command\n";
+    listener_.finish();
+    listener_.result(o_.output + ": finished already, by this very command\n");
     return;
   }
   if (!job_.exporter->is_read_here()) {
@@ -156,21 +149,22 @@ void FinishedRun::score() {
          "texts can be scored; score a result in the format ", packed_format);
   }
   const auto score = [&](Transformer& model, const char* key) {
-    const std::vector<Score> scores = evaluate(model, job_.evaluation, o_.evaluation.batch);
-    progress_.finish();
-    print(std::cout, key, scores);
+    const std::vector<Score> scores =
+        evaluate(model, job_.evaluation, o_.evaluation.batch, listener_);
+    listener_.finish();
+    listener_.result(lines_of(key, scores));
     report[key]["results"].update(to_json(scores));
   };
   score(*job_.model, "original");
   job_.model = nullptr;
-  job_.model =
-      o_.loading.open(folder_, job_.dtype, job_.device,
-                      {[this](const std::string& line) { progress_.line(line); }, interrupted});
+  job_.model = o_.loading.open(
+      folder_, job_.dtype, job_.device,
+      {[this](const std::string& line) { listener_.line(line); }, listener_.watch().interrupted});
   score(*job_.model, "quantized");
   report["evaluated"].update(digests_of(job_.evaluation));
   write_text_atomically(folder_ / "report.json", sealed(report).dump(2) + "\n");
   write_model_card(folder_, recipe_, report);
-  std::cout << o_.output << ": finished already; the scores are added to report.json\n";
+  listener_.result(o_.output + ": finished already; the scores are added to report.json\n");
 }
 
 }  // namespace
@@ -194,6 +188,8 @@ bool of_an_earlier_program(const fs::path& recipe) {
   }
 }
 
-void run_finished(const QuantizeOptions& options) { FinishedRun(options).run(); }
+void run_finished(const QuantizeOptions& options, Listener& listener) {
+  FinishedRun(options, listener).run();
+}
 
 }  // namespace cbq::cli

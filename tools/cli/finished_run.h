@@ -16,6 +16,6 @@ bool of_an_earlier_program(const std::filesystem::path& recipe);
 /// Compares the result with what is asked for, scores the texts of --evaluate that it has no scores
 /// of, and removes the state of a run that made it and was killed then. Throws std::runtime_error,
 /// naming what differs, for another run's result and for a damaged one, which it leaves as it is.
-void run_finished(const QuantizeOptions& options);
+void run_finished(const QuantizeOptions& options, Listener& listener);
 
 }  // namespace cbq::cli

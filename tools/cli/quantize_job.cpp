@@ -77,7 +77,7 @@ void QuantizeJob::load() {
   ExportPlan plan = export_plan(config, settings);
   plan.tokenizer = tokenizer_of_result();
   check_exportable(*exporter, plan, "--export");
-  model = o_.loading.open(o_.model, dtype, device, {say_, interrupted});
+  model = o_.loading.open(o_.model, dtype, device, {say_, watch_.interrupted});
   context_ = model->config.context();
   notes = apply_global_transforms(*model, settings);
   check_layers(*model, settings);
@@ -92,12 +92,24 @@ fs::path QuantizeJob::tokenizer_of_result() const {
 void QuantizeJob::load_calibration() {
   if (needs_calibration()) {
     say_("calibration: " + o_.calibration);
-    calibration =
-        calibration_tokens(o_.calibration, tokens(), o_.segments, o_.segment_length, settings.seed);
+    calibration = o_.given_segments ? given_calibration()
+                                    : calibration_tokens(o_.calibration, tokens(), o_.segments,
+                                                         o_.segment_length, settings.seed);
   } else {
     calibration.segments = {{0}};
     calibration.protocol = "none needed";
   }
+}
+
+TokenSet QuantizeJob::given_calibration() const {
+  check(o_.segments == 0 && o_.segment_length == 0,
+        "--segments and --segment-length cut texts and files; cut the ids before you give them");
+  TokenSet set;
+  set.segments = *o_.given_segments;
+  set.protocol = o_.calibration;
+  set.check_vocabulary(model->config.vocab_size);
+  set.length();  // throws when they differ
+  return set;
 }
 
 /// Nearest rounding, without a solver and with ranges from the data at hand, looks at no

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct QuantizeOptions {
   std::string model, output, tokenizer, calibration = "model", format = packed_format;
   std::string export_dtype, cache;  // export_dtype "": the format's default
   int64_t segments = 0, segment_length = 0;
+  /// In place of what `calibration` names, which then is a name alone.
+  std::optional<std::vector<std::vector<int32_t>>> given_segments;
   bool overwrite = false, resume = false;
   EvaluationOptions evaluation;
   SettingsOptions settings;
@@ -50,7 +53,7 @@ class QuantizeJob {
  public:
   QuantizeJob(const QuantizeOptions& options, Watch watch,
               std::function<void(const std::string&)> say)
-      : settings(options.settings.resolve()),
+      : settings(options.settings.resolve(say)),
         device(options.compute.apply()),
         o_(options),
         watch_(std::move(watch)),
@@ -84,8 +87,10 @@ class QuantizeJob {
  private:
   void check_parameters();
   TokenContext tokens() const {
-    return {model->config, o_.tokenizer.empty() ? o_.model : o_.tokenizer, model.get()};
+    return {model->config, o_.tokenizer.empty() ? o_.model : o_.tokenizer, model.get(), watch_,
+            say_};
   }
+  TokenSet given_calibration() const;
   const QuantizeOptions& o_;
   Watch watch_;
   std::function<void(const std::string&)> say_;

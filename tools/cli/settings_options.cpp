@@ -3,7 +3,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cctype>
-#include <iostream>
 #include <nlohmann/json.hpp>
 #include <type_traits>
 
@@ -121,8 +120,9 @@ json SettingsOptions::given_values() const {
   return given;
 }
 
-/// A line for options that this run does not read: their value changes nothing of it.
-void SettingsOptions::tell_unread(const Settings& s, const json& given) const {
+/// A line about options that this run does not read: their value changes nothing of it; empty
+/// where there are none.
+std::string SettingsOptions::unread(const Settings& s, const json& given) const {
   const bool reconstructs = s.reconstructs();
   Settings running = s;
   if (reconstructs) {  // whose windows may not fit a model of `blocks` blocks
@@ -142,10 +142,10 @@ void SettingsOptions::tell_unread(const Settings& s, const json& given) const {
     if (to_json(canonical(other, blocks)) != settings) return;
     unread += (unread.empty() ? "--" : ", --") + dashed(name);
   });
-  if (unread.empty()) return;
-  std::cerr << "note: this run does not read " << unread << ": it has W" << s.wbits << "A"
-            << s.abits << ", reconstruct " << s.reconstruct << ", rotation " << s.rotation << ", "
-            << s.polish_epochs << " polish epochs\n";
+  if (unread.empty()) return "";
+  return concat("note: this run does not read ", unread, ": it has W", s.wbits, "A", s.abits,
+                ", reconstruct ", s.reconstruct, ", rotation ", s.rotation, ", ", s.polish_epochs,
+                " polish epochs");
 }
 
 /// An option that nothing will read is a misunderstanding.
@@ -159,7 +159,7 @@ void SettingsOptions::refuse_useless(const Settings& s) const {
         " are a full matrix here; add --rounding lora_rounding or --parameterization low_rank");
 }
 
-Settings SettingsOptions::resolve() const {
+Settings SettingsOptions::resolve(const std::function<void(const std::string& line)>& say) const {
   if (!profile_.empty()) refuse_profile_option(profile_);
   json recipe = json::object();
   if (!recipe_.empty()) {
@@ -184,7 +184,7 @@ Settings SettingsOptions::resolve() const {
   apply_json(settings, recipe);
   apply_json(settings, given);
   refuse_useless(settings);
-  tell_unread(settings, given);
+  if (const std::string note = unread(settings, given); !note.empty()) say(note);
   return settings;
 }
 

@@ -1,6 +1,7 @@
 // Settings as command-line options, and which of method, recipe and option wins.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 
@@ -20,13 +21,14 @@ class SettingsOptions {
   void add_to(CLI::App& app);
   /// The method's values at the bits asked for, then the recipe's, then the options given.
   /// `recipe`: a JSON file of settings, or a recipe.json that a run has written; may be empty.
-  Settings resolve() const;
+  /// `say` gets a line about options that the run does not read.
+  Settings resolve(const std::function<void(const std::string& line)>& say) const;
 
  private:
   Settings given_;  // values of the options that appear
   nlohmann::json given_values() const;
   void refuse_useless(const Settings& settings) const;
-  void tell_unread(const Settings& settings, const nlohmann::json& given) const;
+  std::string unread(const Settings& settings, const nlohmann::json& given) const;
   std::map<std::string, const CLI::Option*> options_;
   std::string recipe_, bits_, profile_;
 };

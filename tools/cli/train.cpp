@@ -169,7 +169,8 @@ void train_model(const Options& o) {
   std::cout << fmt::format("{}: loss of the last steps {:.4f}\n", o.output, loss);
   if (evaluation.empty()) return;
   const auto saved = load_model(o.output, Dtype::f32, device);
-  print(std::cout, "trained", evaluate(*saved, evaluation, o.evaluation.batch));
+  Terminal terminal;
+  terminal.result(lines_of("trained", evaluate(*saved, evaluation, o.evaluation.batch, terminal)));
 }
 
 }  // namespace
