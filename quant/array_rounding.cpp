@@ -5,7 +5,7 @@
 
 #include "kernels/ops.h"
 #include "quant/array_rounding_kernels.h"
-#include "quant/rounding_part.h"
+#include "quant/rounding_view.h"
 
 namespace cbq {
 namespace {

@@ -13,7 +13,7 @@ constexpr const char* op = "array rounding";
 /// v = p: what load_part() adds the start to, without a start.
 struct NoStart : ScalarRounding {};
 
-/// u and p of a part.
+/// u and p of a range.
 template <class T>
 struct LoadArrays {
   using A = acc_t<T>;
@@ -22,12 +22,12 @@ struct LoadArrays {
   A* p;
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t item) const {
-    const int64_t i = item / view.parts();
-    const Part part = view.part(item % view.parts());
+    const int64_t i = item / view.ranges();
+    const ColumnRange range = view.range(item % view.ranges());
     Slots<Row, A> us, ps, unused;
-    load_part<NoStart>(row, view, i, part, us, ps, unused);
-    const int64_t first = i * view.in + part.column;
-    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+    load_range<NoStart>(row, view, i, range, us, ps, unused);
+    const int64_t first = i * view.in + range.column;
+    for (int64_t j = row.lane(); j < range.width; j += row.lanes()) {
       u[first + j] = us.at(row, j);
       p[first + j] = ps.at(row, j);
     }
@@ -53,11 +53,12 @@ struct ArrayWeight {
   Out* y;
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t item) const {
-    const int64_t i = item / view.parts();
-    const Part part = view.part(item % view.parts());
-    const A s = view.scale[view.grid_index(i, part)], z = view.zero_point[view.grid_index(i, part)];
-    const int64_t first = i * view.in + part.column;
-    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+    const int64_t i = item / view.ranges();
+    const ColumnRange range = view.range(item % view.ranges());
+    const A s = view.scale[view.grid_index(i, range)],
+            z = view.zero_point[view.grid_index(i, range)];
+    const int64_t first = i * view.in + range.column;
+    for (int64_t j = row.lane(); j < range.width; j += row.lanes()) {
       const A q = math::clamp(r[first + j] + z, A(0), view.largest_code);
       if constexpr (std::is_same_v<Out, uint8_t>) {
         y[first + j] = static_cast<uint8_t>(static_cast<int32_t>(q));
@@ -81,24 +82,24 @@ struct ArrayBackward {
 
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t item) const {
-    const int64_t chunk = item / view.parts(), index = item % view.parts();
-    const Part part = view.part(index);
+    const int64_t chunk = item / view.ranges(), index = item % view.ranges();
+    const ColumnRange range = view.range(index);
     const int64_t first = chunk * rows_per_chunk;
     const int64_t last = math::min(first + rows_per_chunk, view.out);
     Slots<Row, A> dv;
     for (int64_t i = first; i < last; ++i) {
-      const int64_t at = i * view.in + part.column;
-      const int64_t within = index % view.parts_per_group;
-      const int64_t place = (within * view.out + i) * view.groups + part.group;
-      d_scale[place] = derivatives(row, i, part, at, dv);
-      if (d_zero_point != nullptr) d_zero_point[place] = zero_point_gradient(i, part, at);
-      for (int64_t j = 0; j < part.width; ++j) {
+      const int64_t at = i * view.in + range.column;
+      const int64_t within = index % view.ranges_per_group;
+      const int64_t place = (within * view.out + i) * view.groups + range.group;
+      d_scale[place] = derivatives(row, i, range, at, dv);
+      if (d_zero_point != nullptr) d_zero_point[place] = zero_point_gradient(i, range, at);
+      for (int64_t j = 0; j < range.width; ++j) {
         if (relaxed != nullptr) dv.at(row, j) += regularizer_slope_at(at + j);
         const A x = v[at + j], d = dv.at(row, j);
         if ((x >= v_max && d < A(0)) || (x <= v_min && d > A(0))) dv.at(row, j) = A(0);
         if (d_dense != nullptr) d_dense[at + j] = dv.at(row, j);
       }
-      if (d_a1 != nullptr) add_low_rank_part(row, i, part, index, chunk, i == first, dv);
+      if (d_a1 != nullptr) add_low_rank_part(row, i, range, index, chunk, i == first, dv);
     }
   }
 
@@ -108,21 +109,23 @@ struct ArrayBackward {
     for (int64_t j = 0; j < count; ++j) to.at(row, j) = from != nullptr ? from[j] : A(1);
   }
 
-  /// dv = dL/dp; returns dL/ds of the part. The loop is that of scalar schemes, so that g++ adds in
-  /// the same order.
+  /// dv = dL/dp; returns dL/ds of the range. The loop is that of scalar schemes, so that g++ adds
+  /// in the same order.
   template <class Row>
-  CBQ_HD A derivatives(Row& row, int64_t i, const Part& part, int64_t at, Slots<Row, A>& dv) const {
-    const A s = view.scale[view.grid_index(i, part)], z = view.zero_point[view.grid_index(i, part)];
+  CBQ_HD A derivatives(Row& row, int64_t i, const ColumnRange& range, int64_t at,
+                       Slots<Row, A>& dv) const {
+    const A s = view.scale[view.grid_index(i, range)],
+            z = view.zero_point[view.grid_index(i, range)];
     const A largest = view.largest_code;
     const T* g = dw + at;
     Slots<Row, A> us, rs, slopes_v, slopes_u;
-    load(row, part.width, u + at, us);
-    load(row, part.width, r + at, rs);
-    load(row, part.width, d_dv != nullptr ? d_dv + at : nullptr, slopes_v);
-    load(row, part.width, d_du != nullptr ? d_du + at : nullptr, slopes_u);
+    load(row, range.width, u + at, us);
+    load(row, range.width, r + at, rs);
+    load(row, range.width, d_dv != nullptr ? d_dv + at : nullptr, slopes_v);
+    load(row, range.width, d_du != nullptr ? d_du + at : nullptr, slopes_u);
     A ds = 0;
 #pragma omp simd reduction(+ : ds)
-    for (int64_t j = row.lane(); j < part.width; j += row.lanes()) {
+    for (int64_t j = row.lane(); j < range.width; j += row.lanes()) {
       const A gj = A(g[j]);
       const A q = rs.at(row, j) + z;
       const A inside = q >= A(0) && q <= largest ? A(1) : A(0);
@@ -134,10 +137,11 @@ struct ArrayBackward {
     return ds;
   }
 
-  CBQ_HD A zero_point_gradient(int64_t i, const Part& part, int64_t at) const {
-    const A s = view.scale[view.grid_index(i, part)], z = view.zero_point[view.grid_index(i, part)];
+  CBQ_HD A zero_point_gradient(int64_t i, const ColumnRange& range, int64_t at) const {
+    const A s = view.scale[view.grid_index(i, range)],
+            z = view.zero_point[view.grid_index(i, range)];
     A beyond = 0;
-    for (int64_t j = 0; j < part.width; ++j) {
+    for (int64_t j = 0; j < range.width; ++j) {
       const A q = z + r[at + j];
       if (!(q >= A(0) && q <= view.largest_code)) beyond += A(dw[at + j]);
     }
@@ -153,19 +157,19 @@ struct ArrayBackward {
   }
 
   template <class Row>
-  CBQ_HD void add_low_rank_part(Row& row, int64_t i, const Part& part, int64_t index, int64_t chunk,
-                                bool first, Slots<Row, A>& dv) const {
+  CBQ_HD void add_low_rank_part(Row& row, int64_t i, const ColumnRange& range, int64_t index,
+                                int64_t chunk, bool first, Slots<Row, A>& dv) const {
     if (first) {
       for (int64_t k = 0; k < view.rank; ++k) {
-        A* d2 = d_a2 + (chunk * view.rank + k) * view.in + part.column;
-        for (int64_t j = 0; j < part.width; ++j) d2[j] = A(0);
+        A* d2 = d_a2 + (chunk * view.rank + k) * view.in + range.column;
+        for (int64_t j = 0; j < range.width; ++j) d2[j] = A(0);
       }
     }
     for_ranks(view.rank, [&](int64_t k, auto count) {
       A d1[count()];
       low_rank_gradients<count()>(
-          row, part.width, view.a1 + i * view.rank + k, view.a2 + k * view.in + part.column,
-          d_a2 + (chunk * view.rank + k) * view.in + part.column, view.in, dv, d1);
+          row, range.width, view.a1 + i * view.rank + k, view.a2 + k * view.in + range.column,
+          d_a2 + (chunk * view.rank + k) * view.in + range.column, view.in, dv, d1);
       for (int m = 0; m < count(); ++m) d_a1[(index * view.out + i) * view.rank + k + m] = d1[m];
     });
   }
@@ -177,8 +181,8 @@ const A* data_or_null(const Tensor& t) {
 }
 
 template <class T, class F>
-void for_parts(const RoundingView<T>& view, int64_t chunks, const F& f) {
-  map_rows(op, Device::cpu(), chunks * view.parts(), math::min(view.group, tile), f);
+void for_ranges(const RoundingView<T>& view, int64_t chunks, const F& f) {
+  map_rows(op, Device::cpu(), chunks * view.ranges(), math::min(view.group, tile), f);
 }
 
 template <class T>
@@ -202,7 +206,7 @@ RoundingGradients gradients_of(const RoundingPass& pass, const Tensor& dw, const
   f.beta = A(x.beta);
   f.v_min = A(x.v_min);
   f.v_max = A(x.v_max);
-  const Tensor d_scale = make({view.parts_per_group, view.out * view.groups});
+  const Tensor d_scale = make({view.ranges_per_group, view.out * view.groups});
   f.d_scale = d_scale.data<A>();
   RoundingGradients result;
   Tensor d_a1, d_a2, d_zero_point;
@@ -214,12 +218,12 @@ RoundingGradients gradients_of(const RoundingPass& pass, const Tensor& dw, const
     result.dense = make(pass.dense.shape());
     f.d_dense = result.dense.data<A>();
   } else if (view.rank > 0) {
-    d_a1 = make({view.parts(), view.out * view.rank});
+    d_a1 = make({view.ranges(), view.out * view.rank});
     d_a2 = make({used, view.rank * view.in});
     f.d_a1 = d_a1.data<A>();
     f.d_a2 = d_a2.data<A>();
   }
-  for_parts(view, used, f);
+  for_ranges(view, used, f);
   const auto per_group = [&](const Tensor& partial) {
     const Tensor total = view.one_scale ? kernels::sum(partial) : add_up(partial);
     return total.reshape(pass.scale.shape());
@@ -246,7 +250,7 @@ std::pair<Tensor, Tensor> scaled_weight_and_variable(const RoundingPass& pass) {
     using A = acc_t<T>;
     const auto view = view_of<T>(pass);
     const Tensor u(pass.w.shape(), dtype_of<A>::value), p(pass.w.shape(), dtype_of<A>::value);
-    for_parts(view, view.out, LoadArrays<T>{view, u.template data<A>(), p.template data<A>()});
+    for_ranges(view, view.out, LoadArrays<T>{view, u.template data<A>(), p.template data<A>()});
     return std::pair(u, p);
   });
 }
@@ -280,9 +284,9 @@ Tensor array_weight(const RoundingPass& pass, const Tensor& r, Dtype dtype) {
     using A = acc_t<T>;
     const auto view = view_of<T>(pass);
     if (dtype == Dtype::u8) {
-      for_parts(view, view.out, ArrayWeight<T, uint8_t>{view, r.data<A>(), y.data<uint8_t>()});
+      for_ranges(view, view.out, ArrayWeight<T, uint8_t>{view, r.data<A>(), y.data<uint8_t>()});
     } else {
-      for_parts(view, view.out, ArrayWeight<T, T>{view, r.data<A>(), y.data<T>()});
+      for_ranges(view, view.out, ArrayWeight<T, T>{view, r.data<A>(), y.data<T>()});
     }
   });
   return y;

@@ -1,5 +1,5 @@
 // The loops of an array rounding scheme around its functions. They see the weight as the kernels of
-// scalar schemes do (quant/rounding_part.h), part by part.
+// scalar schemes do (quant/rounding_view.h), range by range.
 #pragma once
 
 #include <optional>
