@@ -10,6 +10,7 @@
 #include "nn/text/tokenizer.h"
 #include "tools/cli/model_card.h"
 #include "tools/cli/output_folder.h"
+#include "tools/cli/run_plan.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -60,6 +61,20 @@ json digests_of(const std::vector<NamedTokens>& sets) {
   json all = json::object();
   for (const NamedTokens& set : sets) all[set.name] = digest_of(set.tokens.segments);
   return all;
+}
+
+/// Where nothing is chosen, groups are, by the model's shape; load() says what is wrong with a
+/// folder that is no model.
+Settings QuantizeJob::settings_of(const QuantizeOptions& options,
+                                  const std::function<void(const std::string&)>& say) {
+  Settings settings = options.settings.resolve(say);
+  std::error_code ignored;
+  if (options.settings.chooses_nothing() &&
+      fs::exists(fs::path(options.model) / "config.json", ignored) &&
+      !is_quantized_folder(options.model)) {
+    choose_default_groups(ModelConfig::load(options.model), settings);
+  }
+  return settings;
 }
 
 void QuantizeJob::load() {

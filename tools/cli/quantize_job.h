@@ -53,7 +53,7 @@ class QuantizeJob {
  public:
   QuantizeJob(const QuantizeOptions& options, Watch watch,
               std::function<void(const std::string&)> say)
-      : settings(options.settings.resolve(say)),
+      : settings(settings_of(options, say)),
         device(options.compute.apply()),
         o_(options),
         watch_(std::move(watch)),
@@ -85,6 +85,8 @@ class QuantizeJob {
   std::vector<NamedTokens> evaluation;
 
  private:
+  static Settings settings_of(const QuantizeOptions& options,
+                              const std::function<void(const std::string&)>& say);
   void check_parameters();
   TokenContext tokens() const {
     return {model->config, o_.tokenizer.empty() ? o_.model : o_.tokenizer, model.get(), watch_,

@@ -16,6 +16,7 @@
 #include "tools/cli/finished_run.h"
 #include "tools/cli/model_card.h"
 #include "tools/cli/output_folder.h"
+#include "tools/cli/run_plan.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -137,6 +138,9 @@ void QuantizeRun::steps() {
   job_.load();
   job_.load_calibration();
   identity_ = job_.identity();
+  const TokenSet& calibration = job_.calibration;
+  log_.line("plan: " + plan_text(export_plan(job_.model->config, job_.settings), job_.settings,
+                                 calibration.count(), calibration.length()));
   const auto score = [this] {
     return evaluate(*job_.model, job_.evaluation, o_.evaluation.batch, listener_);
   };
@@ -200,7 +204,11 @@ RunResult QuantizeRun::reconstruct() {
   RunHooks hooks;
   hooks.say = [this](const std::string& text) { log_.line(text); };
   const Watch watch = listener_.watch();
-  hooks.progress = watch.progress;
+  StepClock clock;
+  hooks.progress = [&](int64_t done, int64_t total, const std::string& what) {
+    if (const auto line = clock.after(done, total)) log_.line(*line);
+    if (watch.progress) watch.progress(done, total, what);
+  };
   hooks.window = [this](const WindowReport& w) {
     log_.line(fmt::format("blocks {}-{}: loss {:.5g} -> {:.5g} (best after epoch {}), {:.1f} s",
                           w.window.first, w.window.last(), w.loss_before, w.loss_hard, w.best_epoch,
