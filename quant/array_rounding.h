@@ -30,10 +30,11 @@ struct ArrayScheme {
   OfVariable relaxed, d_relaxed;
 };
 
-/// The scheme as RoundingOf<Scheme> computes it with the same functions: the same equations, and
-/// sums in the same order. Throws std::invalid_argument for a scheme that lacks a function, and
-/// when it is used: for a weight that is not on the CPU, for a result of another shape or dtype,
-/// and for hard values that are no integers.
+/// The scheme as RoundingOf<Scheme> computes it with the same functions: the same equations, and of
+/// f32 and bf16 weights the same bits, since g++ adds up both loops in one order. Throws
+/// std::invalid_argument for a scheme that lacks a function, and when it is used: for a weight that
+/// is not on the CPU, for a result of another shape or dtype, and for hard values that are no
+/// integers.
 std::unique_ptr<RoundingScheme> array_rounding(ArrayScheme scheme);
 
 }  // namespace cbq

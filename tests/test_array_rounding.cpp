@@ -1,9 +1,10 @@
-// A scheme of array functions beside the same scheme as scalar math: every bit is the same.
+// A scheme of array functions beside the same scheme as scalar math.
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "quant/array_rounding.h"
+#include "quant/rectified_sigmoid.h"
 #include "tests/rounding_contract.h"
 #include "tests/test_data.h"
 
@@ -21,33 +22,32 @@ Tensor mapped(const Tensor& like, F&& f) {
   return y;
 }
 
-/// The scheme of docs/add-a-rounding-scheme.md, which the tests have as "linear", with arrays.
-ArrayScheme linear() {
+/// AdaRound's scalar functions, element by element.
+ArrayScheme adaround() {
+  using S = RectifiedSigmoid;
   ArrayScheme s;
-  s.name = "array_linear";
-  s.help = "floor(w/s) + v, by arrays";
+  s.name = "array_adaround";
+  s.help = "floor(w/s) + h(v), by arrays";
   s.relaxes = true;
-  s.v_min = 0.0;
-  s.v_max = 1.0;
-  s.start = Start::fraction;
+  s.start = S::start;
   s.initial = [](const Tensor& u, Start start) {
-    return mapped(u, [&]<class A>(int64_t i) {
-      const A x = u.data<A>()[i];
-      if (start == Start::zero) return A(0);
-      return (start == Start::fraction ? x : std::rint(x)) - std::floor(x);
-    });
+    return mapped(u, [&]<class A>(int64_t i) { return S::initial(u.data<A>()[i], start); });
   };
   s.soft = [](const Tensor& u, const Tensor& v) {
-    return mapped(u,
-                  [&]<class A>(int64_t i) { return std::floor(u.data<A>()[i]) + v.data<A>()[i]; });
+    return mapped(u, [&]<class A>(int64_t i) { return S::soft(u.data<A>()[i], v.data<A>()[i]); });
   };
   s.hard = [](const Tensor& u, const Tensor& v) {
-    return mapped(u, [&]<class A>(int64_t i) {
-      return std::floor(u.data<A>()[i]) + (v.data<A>()[i] >= A(0.5) ? A(1) : A(0));
-    });
+    return mapped(u, [&]<class A>(int64_t i) { return S::hard(u.data<A>()[i], v.data<A>()[i]); });
   };
-  s.relaxed = [](const Tensor& v) { return v.clone(); };
-  s.d_relaxed = [](const Tensor& v) { return mapped(v, []<class A>(int64_t) { return A(1); }); };
+  s.d_dv = [](const Tensor& u, const Tensor& v) {
+    return mapped(u, [&]<class A>(int64_t i) { return S::d_dv(u.data<A>()[i], v.data<A>()[i]); });
+  };
+  s.relaxed = [](const Tensor& v) {
+    return mapped(v, [&]<class A>(int64_t i) { return S::relaxed(v.data<A>()[i]); });
+  };
+  s.d_relaxed = [](const Tensor& v) {
+    return mapped(v, [&]<class A>(int64_t i) { return S::d_relaxed(v.data<A>()[i]); });
+  };
   return s;
 }
 
@@ -71,6 +71,16 @@ std::vector<double> values(const Tensor& t) {
   return t.defined() ? t.to_vector<double>() : std::vector<double>();
 }
 
+/// Equal bits; of f64 sums nearly, where exp() keeps the scalar loop from being vectorized.
+void expect_sums(const Tensor& a, const Tensor& b, Dtype dtype) {
+  if (dtype != Dtype::f64) {
+    EXPECT_EQ(values(a), values(b));
+    return;
+  }
+  ASSERT_EQ(a.count(), b.count());
+  for (size_t i = 0; i < values(a).size(); ++i) EXPECT_NEAR(values(a)[i], values(b)[i], 1e-11);
+}
+
 void expect_equal(const RoundingScheme& arrays, const RoundingScheme& scalars,
                   const RoundingPass& pass) {
   EXPECT_EQ(values(arrays.forward(pass)), values(scalars.forward(pass)));
@@ -82,7 +92,7 @@ void expect_equal(const RoundingScheme& arrays, const RoundingScheme& scalars,
     regularizer.now = numbers;
     const RoundingGradients a = arrays.backward(pass, dw, regularizer);
     const RoundingGradients b = scalars.backward(pass, dw, regularizer);
-    EXPECT_EQ(values(a.scale), values(b.scale));
+    expect_sums(a.scale, b.scale, pass.w.dtype());
     EXPECT_EQ(values(a.dense), values(b.dense));
     EXPECT_EQ(values(a.a1), values(b.a1));
     EXPECT_EQ(values(a.a2), values(b.a2));
@@ -98,13 +108,13 @@ struct Layout {
   int64_t out, in, group;
 };
 
-TEST(ArrayRounding, IsTheSchemeOfScalarMathBitByBit) {
+TEST(ArrayRounding, IsTheSchemeOfScalarMath) {
   const Layout layouts[] = {{Granularity::per_tensor, 7, 24, 0},
                             {Granularity::per_group, 7, 24, 8},
                             {Granularity::per_channel, 50, 24, 0},
                             {Granularity::per_channel, 2, 1100, 0},
                             {Granularity::per_group, 2, 1100, 550}};
-  const std::pair<ArrayScheme, const char*> pairs[] = {{linear(), "linear"},
+  const std::pair<ArrayScheme, const char*> pairs[] = {{adaround(), "adaround"},
                                                        {signround(), "signround"}};
   for (const auto& [scheme, name] : pairs) {
     const auto arrays = array_rounding(scheme);
@@ -127,8 +137,8 @@ TEST(ArrayRounding, IsTheSchemeOfScalarMathBitByBit) {
 }
 
 TEST(ArrayRounding, DescribesItself) {
-  const auto scheme = array_rounding(linear());
-  EXPECT_EQ(scheme->name(), "array_linear");
+  const auto scheme = array_rounding(adaround());
+  EXPECT_EQ(scheme->name(), "array_adaround");
   EXPECT_TRUE(scheme->relaxes());
   EXPECT_EQ(scheme->default_start(), Start::fraction);
   EXPECT_EQ(scheme->math(), nullptr);
@@ -137,23 +147,23 @@ TEST(ArrayRounding, DescribesItself) {
 
 TEST(ArrayRounding, WhatDoesNotFitIsNamed) {
   using Invalid = std::invalid_argument;
-  ArrayScheme s = linear();
+  ArrayScheme s = adaround();
   s.hard = nullptr;
-  expect_error<Invalid>([&] { array_rounding(s); }, {"array_linear", "no hard"});
-  s = linear();
+  expect_error<Invalid>([&] { array_rounding(s); }, {"array_adaround", "no hard"});
+  s = adaround();
   s.d_relaxed = nullptr;
   expect_error<Invalid>([&] { array_rounding(s); }, {"relaxed and d_relaxed"});
   const RoundingPass pass =
-      make_pass(*rounding_schemes().make("linear"), Parameterization::dense, Dtype::f32);
-  s = linear();
+      make_pass(*rounding_schemes().make("adaround"), Parameterization::dense, Dtype::f32);
+  s = adaround();
   s.soft = [](const Tensor&, const Tensor&) { return Tensor::zeros({2, 2}, Dtype::f32); };
   expect_error<Invalid>([&] { array_rounding(s)->forward(pass); },
-                        {"array_linear", "soft gave", "[2, 2]", "[7, 24]"});
+                        {"array_adaround", "soft gave", "[2, 2]", "[7, 24]"});
   s.soft = [](const Tensor& u, const Tensor&) { return Tensor::zeros(u.shape(), Dtype::f64); };
   expect_error<Invalid>([&] { array_rounding(s)->forward(pass); }, {"f64", "expected f32"});
   s.initial = [](const Tensor&, Start) { return Tensor(); };
   expect_error<Invalid>([&] { array_rounding(s)->forward(pass); }, {"initial gave nothing"});
-  s = linear();
+  s = adaround();
   s.hard = s.soft;
   expect_error<Invalid>([&] { array_rounding(s)->codes(pass); }, {"hard gave", "no integer"});
 }

@@ -19,7 +19,7 @@ EMBEDDED = pathlib.Path(__file__).resolve().parents[3] / "models/embedded"
 class HalfStep:
     """round(w/s + v) with |v| <= 1/2, straight through: every weight keeps to its two neighbours."""
     v_min, v_max = -0.5, 0.5
-    rate = 0.02
+    rate = 0.01
     straight_through = True
 
     def hard(self, u, v):
