@@ -153,7 +153,7 @@ BlockParts parts_of(Block& block) {
   }
   if (!parts.values || parts.values->producer == nullptr || !parts.values->obstacle.empty()) {
     parts.r2_obstacle = "the values are not what a linear layer wrote";
-  } else if (parts.values->parts > 1) {
+  } else if (parts.values->parts > 1 || parts.values->first_row > 0) {
     parts.r2_obstacle = "queries, keys and values are one fused projection";
   }
   return parts;
