@@ -157,6 +157,12 @@ Var gelu(const Var& x) {
   });
 }
 
+Var exact_gelu(const Var& x) {
+  return differentiable(kernels::exact_gelu(x.value()), {&x}, [x](const Tensor& dy) {
+    x.accumulate(kernels::exact_gelu_backward(x.value(), dy));
+  });
+}
+
 Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim) {
   return differentiable(kernels::rope(x.value(), cosine, sine, tokens, dim, false), {&x},
                         [x = x.gradient(), cosine, sine, tokens, dim](const Tensor& dy) {
@@ -176,6 +182,14 @@ Var take_part(const Var& x, int64_t parts, int64_t part, int64_t dim) {
   return differentiable(kernels::take_part(x.value(), parts, part, dim), {&x},
                         [x = x.gradient(), parts, part, dim](const Tensor& dy) {
                           x.accumulate(kernels::put_part(dy, parts, part, dim));
+                        });
+}
+
+Var take_columns(const Var& x, int64_t first, int64_t count) {
+  const int64_t width = x.value().size(1);
+  return differentiable(kernels::take_columns(x.value(), first, count), {&x},
+                        [x = x.gradient(), first, width](const Tensor& dy) {
+                          x.accumulate(kernels::put_columns(dy, first, width));
                         });
 }
 

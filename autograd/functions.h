@@ -13,6 +13,10 @@ Var add(const Var& a, const Var& b);
 Var add_row(const Var& x, const Var& b);
 /// row_i x_ij column_j (kernels::rescale); row and column may be undefined.
 Var rescale(const Var& x, const Var& row, const Var& column);
+/// a * b: equal shapes.
+Var mul(const Var& a, const Var& b);
+/// c x.
+Var scale(const Var& x, double c);
 /// a / b: equal shapes.
 Var div(const Var& a, const Var& b);
 /// x in another dtype; x itself if it has it already.
@@ -33,12 +37,16 @@ Var swiglu(const Var& gate, const Var& up);
 Var relu(const Var& x);
 /// GELU in its tanh form (kernels::gelu).
 Var gelu(const Var& x);
+/// GELU itself (kernels::exact_gelu).
+Var exact_gelu(const Var& x);
 /// Rotary embedding with fixed tables (kernels::rope).
 Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim);
 /// Hadamard transform of rows with a fixed matrix (kernels::hadamard).
 Var hadamard(const Var& x, const Tensor& matrix, bool transposed);
 /// One part of a fused projection (kernels::take_part).
 Var take_part(const Var& x, int64_t parts, int64_t part, int64_t dim);
+/// Neighbouring columns (kernels::take_columns).
+Var take_columns(const Var& x, int64_t first, int64_t count);
 /// Rows of `table` [vocabulary, width] at `ids` [n].
 Var embedding(const Tensor& ids, const Var& table);
 
@@ -55,10 +63,6 @@ Var cross_entropy(const Var& logits, const Tensor& target);
 // What losses and learned parts are made of. The library itself calls only mul and scale of the
 // functions below; the others serve gradcheck and the tests, and the schemes that users write.
 
-/// a * b: equal shapes.
-Var mul(const Var& a, const Var& b);
-/// c x.
-Var scale(const Var& x, double c);
 /// Softmax over the last axis.
 Var softmax(const Var& x);
 /// Sum of all elements: [1].

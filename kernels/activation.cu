@@ -6,6 +6,7 @@
 namespace cbq::kernels {
 namespace {
 
+using formulas::ExactGelu;
 using formulas::NativeMath;
 using formulas::Relu;
 using Gelu = formulas::Gelu<NativeMath>;
@@ -62,6 +63,10 @@ Tensor relu_backward(const Tensor& y, const Tensor& dy) {
 Tensor gelu(const Tensor& x) { return unary<Gelu>("gelu", x); }
 Tensor gelu_backward(const Tensor& x, const Tensor& dy) {
   return binary<Gradient<Gelu>>("gelu_backward", x, dy);
+}
+Tensor exact_gelu(const Tensor& x) { return unary<ExactGelu>("exact_gelu", x); }
+Tensor exact_gelu_backward(const Tensor& x, const Tensor& dy) {
+  return binary<Gradient<ExactGelu>>("exact_gelu_backward", x, dy);
 }
 Tensor swiglu(const Tensor& gate, const Tensor& up) { return binary<SwiGlu>("swiglu", gate, up); }
 std::pair<Tensor, Tensor> swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& dy) {

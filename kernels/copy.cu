@@ -31,6 +31,23 @@ struct MovePart {
   }
 };
 
+// Row r of x [rows, width of x] -> row r of y: y's column j is x's column j + first, or 0 where x
+// has none.
+template <class T>
+struct MoveColumns {
+  const T* x;
+  T* y;
+  int64_t from_width, to_width, first;
+  template <class Row>
+  CBQ_HD void operator()(Row& row, int64_t r) const {
+    for (int64_t j = row.lane(); j < to_width; j += row.lanes()) {
+      const int64_t from = j + first;
+      const bool here = from >= 0 && from < from_width;
+      y[r * to_width + j] = here ? x[r * from_width + from] : T(acc_t<T>(0));
+    }
+  }
+};
+
 // A square tile per call: what is read across stays in the cache until its neighbours are read.
 constexpr int64_t tile_side = 32;
 
@@ -101,6 +118,15 @@ Tensor move_part(const char* op, const Tensor& x, int64_t parts, int64_t part, i
   });
   return y;
 }
+
+Tensor move_columns(const char* op, const Tensor& x, int64_t first, int64_t width) {
+  Tensor y({x.size(0), width}, x.dtype(), x.device());
+  dispatch_float(x.dtype(), op, [&]<class T>() {
+    map_rows(op, x.device(), x.size(0), width,
+             MoveColumns<T>{x.data<T>(), y.data<T>(), x.size(1), width, first});
+  });
+  return y;
+}
 }  // namespace
 
 Tensor take_part(const Tensor& x, int64_t parts, int64_t part, int64_t dim) {
@@ -108,6 +134,17 @@ Tensor take_part(const Tensor& x, int64_t parts, int64_t part, int64_t dim) {
 }
 Tensor put_part(const Tensor& y, int64_t parts, int64_t part, int64_t dim) {
   return move_part("put_part", y, parts, part, dim, false);
+}
+
+Tensor take_columns(const Tensor& x, int64_t first, int64_t count) {
+  check(x.rank() == 2 && first >= 0 && count > 0 && first + count <= x.size(1),
+        "take_columns: ", count, " columns from column ", first, " of ", x.shape());
+  return move_columns("take_columns", x, first, count);
+}
+Tensor put_columns(const Tensor& y, int64_t first, int64_t width) {
+  check(y.rank() == 2 && first >= 0 && first + y.size(1) <= width, "put_columns: ", y.shape(),
+        " at column ", first, " of ", width);
+  return move_columns("put_columns", y, -first, width);
 }
 
 Tensor transpose(const Tensor& x) {

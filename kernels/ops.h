@@ -56,6 +56,10 @@ Tensor relu_backward(const Tensor& y, const Tensor& dy);
 Tensor gelu(const Tensor& x);
 /// dx = dy * d gelu(x) / dx.
 Tensor gelu_backward(const Tensor& x, const Tensor& dy);
+/// y = x (1 + erf(x / sqrt(2))) / 2: GELU itself, as GPT-NeoX uses it.
+Tensor exact_gelu(const Tensor& x);
+/// dx = dy * d exact_gelu(x) / dx.
+Tensor exact_gelu_backward(const Tensor& x, const Tensor& dy);
 
 // ---- rowwise ----------------------------------------------------------------------------------
 
@@ -115,6 +119,11 @@ bool has_non_finite(const Tensor& x);
 Tensor take_part(const Tensor& x, int64_t parts, int64_t part, int64_t dim);
 /// The vjp of take_part: y [rows, groups * dim] to its places, 0 elsewhere.
 Tensor put_part(const Tensor& y, int64_t parts, int64_t part, int64_t dim);
+/// Neighbouring columns: x [rows, n] -> [rows, count], columns `first` to first + count - 1. Phi-3
+/// fuses queries, keys and values one behind the other.
+Tensor take_columns(const Tensor& x, int64_t first, int64_t count);
+/// The vjp of take_columns: y [rows, count] to its place in [rows, width], 0 elsewhere.
+Tensor put_columns(const Tensor& y, int64_t first, int64_t width);
 /// [rows, cols] -> [cols, rows].
 Tensor transpose(const Tensor& x);
 /// y_r = table[ids_r]: ids i32 [n], table [vocabulary, width] -> [n, width].
@@ -125,8 +134,9 @@ Tensor embedding_backward(const Tensor& ids, const Tensor& dy, int64_t vocabular
 Tensor gather_rows(const Tensor& x, const std::vector<int64_t>& indices);
 
 /// Rotary position embedding in transformers' half-split layout. x [batch * tokens, heads * dim];
-/// cosine, sine [>= tokens, dim / 2] f32. (a, b) -> (a cos - b sin, b cos + a sin) for
-/// a = x_j, b = x_{j + dim/2}; `inverse` turns back (the vjp). Su et al. 2021.
+/// cosine, sine [>= tokens, pairs] f32, 2 pairs <= dim. (a, b) -> (a cos - b sin, b cos + a sin)
+/// for a = x_j, b = x_{j + pairs}, j < pairs; the elements of a head behind the first 2 pairs stay.
+/// `inverse` turns back (the vjp). Su et al. 2021.
 Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim,
             bool inverse);
 

@@ -15,10 +15,12 @@ struct Rope {
   const float* cosine;
   const float* sine;
   T* y;
-  int64_t heads, tokens, dim;
-  A direction;  // +1 forward, -1 inverse
+  int64_t heads, tokens, dim, half;  // of a head's dim elements the first 2 half turn
+  A direction;                       // +1 forward, -1 inverse
 
-  bool fits_vectors() const { return dim / 2 % vector_width == 0 && aligned(x, cosine, sine, y); }
+  bool fits_vectors() const {
+    return 2 * half == dim && half % vector_width == 0 && aligned(x, cosine, sine, y);
+  }
 
   using Pair = typename formulas::Rotary<T>::Pair;
   CBQ_HD Pair turned(A a, A b, float c, float s) const {
@@ -28,7 +30,7 @@ struct Rope {
   /// All heads of token r of the batch.
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t r) const {
-    const int64_t half = dim / 2, position = r % tokens;
+    const int64_t position = r % tokens;
     const float* c = cosine + position * half;
     const float* s = sine + position * half;
     for (int64_t h = 0; h < heads; ++h) {
@@ -40,6 +42,7 @@ struct Rope {
         out[j] = device_math::round_to<T>(pair.a);
         out[j + half] = device_math::round_to<T>(pair.b);
       }
+      for (int64_t j = 2 * half + row.lane(); j < dim; j += row.lanes()) out[j] = in[j];
     }
   }
 };
@@ -51,7 +54,7 @@ struct RopeVectors {
   using A = acc_t<T>;
   Rope<T> rope;
   CBQ_HD void operator()(int64_t i) const {
-    const auto half = static_cast<uint32_t>(rope.dim / 2), of_head = half / vector_width;
+    const auto half = static_cast<uint32_t>(rope.half), of_head = half / vector_width;
     const auto vector = static_cast<uint32_t>(i), head = vector / of_head;  // of all rows
     const uint32_t position =
         head / static_cast<uint32_t>(rope.heads) % static_cast<uint32_t>(rope.tokens);
@@ -78,23 +81,18 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t t
   check(x.rank() == 2 && tokens > 0 && dim > 0 && dim % 2 == 0 && x.size(0) % tokens == 0 &&
             x.size(1) % dim == 0,
         "rope: ", x.shape(), " does not divide into ", tokens, " tokens, head size ", dim);
-  check(cosine.rank() == 2 && cosine.size(0) >= tokens && cosine.size(1) == dim / 2 &&
-            cosine.shape() == sine.shape() && cosine.dtype() == Dtype::f32 &&
-            sine.dtype() == Dtype::f32,
+  check(cosine.rank() == 2 && cosine.size(0) >= tokens && cosine.size(1) > 0 &&
+            2 * cosine.size(1) <= dim && cosine.shape() == sine.shape() &&
+            cosine.dtype() == Dtype::f32 && sine.dtype() == Dtype::f32,
         "rope: tables of ", cosine.dtype(), cosine.shape(), " and ", sine.dtype(), sine.shape(),
         "; expected f32 for ", tokens, " tokens, head size ", dim);
   check_device("rope", "the table of cosines", cosine, x.device());
   check_device("rope", "the table of sines", sine, x.device());
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "rope", [&]<class T>() {
-    const Rope<T> turn{x.data<T>(),
-                       cosine.data<float>(),
-                       sine.data<float>(),
-                       y.data<T>(),
-                       x.size(1) / dim,
-                       tokens,
-                       dim,
-                       static_cast<acc_t<T>>(inverse ? -1 : 1)};
+    const Rope<T> turn{x.data<T>(), cosine.data<float>(), sine.data<float>(),
+                       y.data<T>(), x.size(1) / dim,      tokens,
+                       dim,         cosine.size(1),       static_cast<acc_t<T>>(inverse ? -1 : 1)};
     const int64_t vectors = x.count() / 2 / vector_width;
     if (runs_on_grid(x.device()) && turn.fits_vectors() && vectors <= UINT32_MAX) {
       map("rope", x.device(), vectors, RopeVectors<T>{turn});

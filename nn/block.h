@@ -50,6 +50,9 @@ struct ScalingSite {
   /// The producer is a fused projection of `parts` parts, its rows [head][part][head_dim]: only
   /// the rows of `part` produce this activation.
   int64_t parts = 1, part = 0;
+  /// The producer is a fused projection of parts one behind the other: the rows that make this
+  /// activation begin here.
+  int64_t first_row = 0;
   /// Between producer and consumers stands a function with f(a x) = a f(x) for a > 0 only (ReLU).
   bool positive_only = false;
   /// Linears whose output row c alone makes channel c, one to one through elementwise functions
@@ -70,6 +73,8 @@ struct QueryKeyRows {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   /// Rows of a fused projection are [head][part][head_dim].
   int64_t parts = 1, query_part = 0, key_part = 0;
+  /// Where the rows of the keys begin in a projection of parts one behind the other.
+  int64_t first_key_row = 0;
   bool rotary = false;
   /// Non-empty: why no factor can be moved.
   std::string obstacle = {};

@@ -163,6 +163,11 @@ int64_t ModelConfig::context() const {
   return sliding_window > 0 ? std::min(sliding_window, longest) : longest;
 }
 
+int64_t ModelConfig::rotary_dim() const {
+  const bool is_share = rope.share > 0.0 && rope.share <= 1.0;
+  return is_share ? static_cast<int64_t>(static_cast<double>(head_dim) * rope.share) : 0;
+}
+
 bool ModelConfig::states_dtype() const {
   if (source.empty()) return true;
   const json config = parse_json(source, "ModelConfig::source");

@@ -13,6 +13,7 @@ namespace cbq {
 /// Rotary position embedding; nn/rope.h says what each type computes.
 struct RopeConfig {
   double theta = 10000.0;
+  double share = 1.0;  // of a head's elements the first that turn; the others have no position
   std::string type = "default";  // or linear, llama3, yarn, dynamic, longrope
   double factor = 1.0;           // all types but default
   double low_freq_factor = 1.0;  // llama3
@@ -53,13 +54,22 @@ struct ModelConfig {
   std::vector<int64_t> eos_token_ids = {2};
   std::string dtype = "f32";  // of the checkpoint's weights, as name_of(Dtype)
 
-  // LLaMA, Mistral, Qwen
+  // LLaMA and the families that have its blocks
   RopeConfig rope;
   bool attention_bias = false;         // of q, k, v
   bool attention_output_bias = false;  // of o
   bool mlp_bias = false;
   bool qk_norm = false;        // queries and keys pass an RMSNorm per head
   int64_t sliding_window = 0;  // tokens that attention reaches back; 0: all
+
+  // Granite
+  double embedding_multiplier = 1.0;
+  double attention_multiplier = 0.0;  // of q k^T; 0: 1 / sqrt(head_dim)
+  double residual_multiplier = 1.0;   // of what attention and feed-forward part add
+  double logits_divisor = 1.0;
+
+  // SmolLM3
+  std::vector<bool> rotary_layers;  // where queries and keys turn; empty: everywhere
 
   // OPT
   int64_t embedding_size = 0;  // of token embeddings; 0: hidden_size
@@ -68,8 +78,18 @@ struct ModelConfig {
   bool final_norm = true;      // before the head
   bool norm_affine = true;     // norms have weight and bias
 
+  // Gemma 3
+  std::vector<bool> local_layers;  // attend within the sliding window, with a base of their own
+  double local_theta = 10000.0;
+
+  // GPT-NeoX, StableLM
+  bool parallel_residual = false;  // attention and feed-forward part read the same x
+
   // BLOOM
   bool residual_after_norm = false;  // residual connections start behind the norms
+
+  /// Elements of a head that the rotary embedding turns: head_dim times `rope.share`, rounded down.
+  int64_t rotary_dim() const;
 
   /// The config.json this came from, unknown fields included; empty for a model made here.
   std::string source;

@@ -127,22 +127,32 @@ const char* scaling_key(const ConfigFields& fields) {
   return "rope_scaling";
 }
 
-}  // namespace
+constexpr const char* share_inside = "partial_rotary_factor";
 
-RopeConfig read_rope(const ConfigFields& fields, int64_t context) {
+/// What a family calls the share of a head that turns, and its base, at the top of config.json.
+struct RopeKeys {
+  const char* share = nullptr;  // null: whole heads turn
+  const char* theta = "rope_theta";
+};
+
+RopeConfig read_rope_under(const ConfigFields& fields, int64_t context, double share,
+                           const RopeKeys& keys) {
   RopeConfig rope;
   rope.dynamic_context = context;
-  rope.theta = fields.number("rope_theta", rope.theta);
+  rope.theta = fields.number(keys.theta, rope.theta);
+  rope.share = keys.share != nullptr ? fields.number(keys.share, share) : share;
   const char* key = scaling_key(fields);
   if (key == nullptr) return rope;
   const ConfigFields inner(fields.at(key), fields.what() + ": " + key);
   const double theta = inner.number("rope_theta", rope.theta);
-  if (fields.has("rope_theta") && theta != rope.theta) {
+  if (fields.has(keys.theta) && theta != rope.theta) {
     notice_once(concat("warning: ", inner.what(), ": \"rope_theta\" is ", theta, " here and ",
                        rope.theta, " at the top level; ", theta, " counts, as in transformers"));
   }
   rope.theta = theta;
+  if (keys.share != nullptr) rope.share = inner.number(share_inside, rope.share);
   rope.type = inner.text("rope_type", inner.text("type", "default"));
+  if (keys.share != nullptr && rope.type == "su") rope.type = "longrope";  // of Phi-3's first files
   if (inner.has("rope_type") && inner.has("type") && inner.text("type", "") != rope.type) {
     notice_once(concat("warning: ", inner.what(), ": \"rope_type\" is \"", rope.type,
                        "\", but \"type\" is \"", inner.text("type", ""), "\"; \"", rope.type,
@@ -150,7 +160,7 @@ RopeConfig read_rope(const ConfigFields& fields, int64_t context) {
   }
   if (rope.type == "default") return rope;
   for (const ConfigFields* place : {&fields, &inner}) {
-    if (place->number("partial_rotary_factor", 1.0) != 1.0) {
+    if (keys.share == nullptr && place->number(share_inside, 1.0) != 1.0) {
       fail(place->what(), ": \"partial_rotary_factor\" with the rope type \"", rope.type,
            "\" is not implemented (nor does transformers compute these families with it)");
     }
@@ -190,6 +200,29 @@ RopeConfig read_rope(const ConfigFields& fields, int64_t context) {
     rope.attention_factor = optional_number(inner, "attention_factor");
   }
   return rope;
+}
+
+}  // namespace
+
+RopeConfig read_rope(const ConfigFields& fields, int64_t context) {
+  return read_rope_under(fields, context, 1.0, {});
+}
+
+RopeConfig read_partial_rope(const ConfigFields& fields, int64_t context, double share,
+                             const char* share_key, const char* theta_key) {
+  return read_rope_under(fields, context, share, {share_key, theta_key});
+}
+
+void write_partial_rope(json& config, const RopeConfig& rope, const char* share_key,
+                        const char* theta_key) {
+  const bool had_theta = config.contains("rope_theta");
+  write_rope(config, rope);
+  const bool is_new = config.contains("rope_parameters") && config["rope_parameters"].is_object();
+  if (is_new) config["rope_parameters"][share_inside] = rope.share;
+  if (!is_new || config.contains(share_key)) config[share_key] = rope.share;
+  if (std::string(theta_key) == "rope_theta") return;
+  if (!is_new || config.contains(theta_key)) config[theta_key] = rope.theta;
+  if (!had_theta) config.erase("rope_theta");
 }
 
 void write_rope(json& config, const RopeConfig& rope) {
@@ -244,11 +277,14 @@ void write_rope(json& config, const RopeConfig& rope) {
   config[key] = is_new || rope.type != "default" ? inner : json();
 }
 
-void check_rope(const RopeConfig& rope, int64_t head_dim) {
+void check_rope(const RopeConfig& rope, int64_t rotary_dim) {
   constexpr const char* known[] = {"default", "linear", "llama3", "yarn", "dynamic", "longrope"};
   check(std::find(std::begin(known), std::end(known), rope.type) != std::end(known),
         "unknown rope type \"", rope.type,
         "\"; known: default, linear, llama3, yarn, dynamic, longrope");
+  check(rope.share > 0 && rope.share <= 1 && rotary_dim > 0 && rotary_dim % 2 == 0,
+        "the rotary embedding turns ", rotary_dim, " elements of each head (a share of ",
+        rope.share, "); expected an even number, and a share above 0 and up to 1");
   check(rope.theta > 0 && rope.factor > 0, "\"rope_theta\" (", rope.theta, ") and \"factor\" (",
         rope.factor, ") must be positive");
   check(rope.type != "llama3" ||
@@ -259,10 +295,10 @@ void check_rope(const RopeConfig& rope, int64_t head_dim) {
   check(rope.type != "yarn" || (rope.theta > 1 && rope.beta_fast > 0 && rope.beta_slow > 0),
         "yarn needs a \"rope_theta\" (", rope.theta, ") above 1 and positive \"beta_fast\" (",
         rope.beta_fast, ") and \"beta_slow\" (", rope.beta_slow, ")");
-  check(rope.type != "dynamic" || head_dim > 2, "dynamic rope needs a \"head_dim\" (", head_dim,
+  check(rope.type != "dynamic" || rotary_dim > 2, "dynamic rope needs a \"head_dim\" (", rotary_dim,
         ") above 2");
   if (rope.type == "longrope") {
-    const auto pairs = static_cast<size_t>(head_dim / 2);
+    const auto pairs = static_cast<size_t>(rotary_dim / 2);
     check(rope.short_factor.size() == pairs && rope.long_factor.size() == pairs,
           "\"short_factor\" (", rope.short_factor.size(), " numbers) and \"long_factor\" (",
           rope.long_factor.size(), ") must have one number for each of the ", pairs,

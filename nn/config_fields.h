@@ -58,9 +58,18 @@ void check_heads_divide(const ModelConfig& config);
 /// rope_theta with rope_scaling, or rope_parameters; where config.json has both, rope_scaling
 /// counts, and a notice says so. `context`: what "max_position_embeddings" says.
 RopeConfig read_rope(const ConfigFields& fields, int64_t context);
+/// The same of a family whose heads may turn in part: "partial_rotary_factor", `share` where it is
+/// not said. `share_key` and `theta_key`: what the family calls it, and "rope_theta", at the top.
+RopeConfig read_partial_rope(const ConfigFields& fields, int64_t context, double share,
+                             const char* share_key = "partial_rotary_factor",
+                             const char* theta_key = "rope_theta");
 /// In the spelling that `config` has already; where it has both, as rope_parameters alone.
 void write_rope(nlohmann::json& config, const RopeConfig& rope);
+void write_partial_rope(nlohmann::json& config, const RopeConfig& rope,
+                        const char* share_key = "partial_rotary_factor",
+                        const char* theta_key = "rope_theta");
 /// Throws std::invalid_argument for a type that is not known and for impossible factors.
-void check_rope(const RopeConfig& rope, int64_t head_dim);
+/// `rotary_dim`: elements of a head that turn.
+void check_rope(const RopeConfig& rope, int64_t rotary_dim);
 
 }  // namespace cbq

@@ -81,14 +81,15 @@ bool CheckpointReader::has_equal_tensors(const std::string& a, const std::string
 }
 
 void CheckpointReader::untie_different_head() {
+  const std::string head = family_.head_name();
   const std::string embedding = name_of_parameter(family_.embedding_name());
-  if (!config_.tie_word_embeddings || !checkpoint_.has(head_name) || !checkpoint_.has(embedding) ||
-      embedding == head_name || has_equal_tensors(embedding, head_name)) {
+  if (!config_.tie_word_embeddings || !checkpoint_.has(head) || !checkpoint_.has(embedding) ||
+      embedding == head || has_equal_tensors(embedding, head)) {
     return;
   }
   config_.tie_word_embeddings = false;
-  notice_once(concat("warning: ", where(), "config.json ties the head to the embedding, but ",
-                     head_name, " differs from ", embedding, "; ", head_name,
+  notice_once(concat("warning: ", where(), "config.json ties the head to the embedding, but ", head,
+                     " differs from ", embedding, "; ", head,
                      " is used, as in transformers. Set \"tie_word_embeddings\": false"));
 }
 
@@ -123,13 +124,13 @@ void CheckpointReader::check_headers() {
   } catch (const std::invalid_argument& error) {  // sizes that no tensor can have
     fail(where(), error.what());
   }
-  if (config_.tie_word_embeddings) used.insert(head_name);
+  if (config_.tie_word_embeddings) used.insert(family_.head_name());
   std::vector<std::string> others;
   for (const std::string& name : checkpoint_.names()) {
     if (!used.count(name) && !family_.ignores(name)) others.push_back(name);
   }
   if (!missing.empty()) {
-    const bool lacks_head = missing.size() == 1 && missing[0] == head_name;
+    const bool lacks_head = missing.size() == 1 && missing[0] == family_.head_name();
     fail(where(), "tensors are missing: ", first_few(missing),
          others.empty() ? "" : "; present but not expected: " + first_few(others),
          lacks_head ? "; if the embedding is the head, too, set \"tie_word_embeddings\": true in "

@@ -34,6 +34,8 @@ Block& Transformer::block(int64_t i) const {
   return *found;
 }
 
+std::unique_ptr<Block> Transformer::make_block_at(int64_t /*i*/) const { return make_block(); }
+
 void Transformer::load_block(int64_t i) {
   std::unique_ptr<Block>& place = blocks.at(static_cast<size_t>(i));
   if (!place) place = fetch_block(i);
@@ -46,7 +48,7 @@ void Transformer::release_block(int64_t i) {
 
 std::unique_ptr<Block> Transformer::fetch_block(int64_t i) const {
   check(on_demand(), "fetch_block: block ", i, " has no file to come from");
-  std::unique_ptr<Block> fetched = make_block();
+  std::unique_ptr<Block> fetched = make_block_at(i);
   source_->fill(*fetched, block_prefix(i));
   for (const auto& change : changes_) change(*fetched, i);
   return fetched;
@@ -147,7 +149,7 @@ std::unique_ptr<Transformer> make_without_blocks(const ModelConfig& config, Dtyp
 
 std::unique_ptr<Transformer> make_model(const ModelConfig& config, Dtype dtype, Device device) {
   std::unique_ptr<Transformer> model = make_without_blocks(config, dtype, device);
-  for (int64_t i = 0; i < config.num_layers; ++i) model->blocks.push_back(model->make_block());
+  for (int64_t i = 0; i < config.num_layers; ++i) model->blocks.push_back(model->make_block_at(i));
   return model;
 }
 

@@ -61,6 +61,8 @@ class Transformer : public Module {
   /// A block of this model with allocated, uninitialized parameters, in none of its places. All
   /// blocks have the same names and shapes.
   virtual std::unique_ptr<Block> make_block() const = 0;
+  /// The same for place i, which may decide what the block computes. By default it does not.
+  virtual std::unique_ptr<Block> make_block_at(int64_t i) const;
 
   int64_t block_count() const { return static_cast<int64_t>(blocks.size()); }
   /// Throws std::invalid_argument for a block that is not there or not loaded.

@@ -195,7 +195,10 @@ std::vector<OpCase> elementwise_cases() {
           unary("kernels::relu", &kernels::relu, &reference::relu),
           binary("kernels::relu_backward", &kernels::relu_backward, &reference::relu_backward),
           unary("kernels::gelu", &kernels::gelu, &reference::gelu),
-          binary("kernels::gelu_backward", &kernels::gelu_backward, &reference::gelu_backward)};
+          binary("kernels::gelu_backward", &kernels::gelu_backward, &reference::gelu_backward),
+          unary("kernels::exact_gelu", &kernels::exact_gelu, &reference::exact_gelu),
+          binary("kernels::exact_gelu_backward", &kernels::exact_gelu_backward,
+                 &reference::exact_gelu_backward)};
 }
 
 }  // namespace cbq::test

@@ -145,6 +145,14 @@ OpCase take_part_gradient() {
           .wrong = {{{4, 17}}}};
 }
 
+OpCase take_columns_gradient() {
+  return {.name = "ag::take_columns",
+          .sizes = {{{4, 18}}, {{1, 5}}, {{0, 12}}},
+          .expected = [](const Arrays& in) { return Arrays{reference::take_columns(in[0], 2, 3)}; },
+          .apply = [](const Vars& in) { return ag::take_columns(in[0], 2, 3); },
+          .wrong = {{{4, 4}}}};
+}
+
 OpCase softmax_gradient() {
   return {.name = "ag::softmax",
           .sizes = alike(1, {{3, 7}, {2, 3, 5}, {1, 1}, {0, 4}}),
@@ -182,7 +190,9 @@ std::vector<OpCase> elementwise_gradient_cases() {
           binary_gradient("ag::swiglu", &ag::swiglu, &reference::swiglu),
           unary_gradient("ag::relu", &ag::relu, &reference::relu),
           unary_gradient("ag::gelu", &ag::gelu, &reference::gelu),
+          unary_gradient("ag::exact_gelu", &ag::exact_gelu, &reference::exact_gelu),
           take_part_gradient(),
+          take_columns_gradient(),
           softmax_gradient(),
           sum_gradient()};
 }

@@ -32,6 +32,30 @@ OpCase part_case(bool take, int64_t parts, int64_t part) {
           .bench = {shapes(1024, 600)}};
 }
 
+/// take_columns (or put_columns) of 5 columns.
+OpCase columns_case(bool take, int64_t first) {
+  const auto shapes = [=](int64_t rows, int64_t width) {
+    return Shapes{{rows, take ? width : int64_t{5}}};
+  };
+  const auto call = [=](const Tensor& x, int64_t at) {
+    return take ? kernels::take_columns(x, at, 5) : kernels::put_columns(x, at, 300);
+  };
+  return {.name = take ? "kernels::take_columns" : "kernels::put_columns",
+          .variant = concat("from column ", first),
+          .sizes = {shapes(4, first + 5), shapes(1, 300), shapes(0, 70), shapes(70, 101)},
+          .run = [=](const Tensors& in) { return Tensors{call(in[0], first)}; },
+          .expected =
+              [=](const Arrays& in) {
+                return Arrays{take ? reference::take_columns(in[0], first, 5)
+                                   : reference::put_columns(in[0], first, 300)};
+              },
+          .wrong = {{{7}}, {{2, 1, 5}}},
+          .wrong_calls = {[=] { call(Tensor(shapes(2, 9)[0], Dtype::f32), -1); },
+                          [=] { call(Tensor(shapes(2, 300)[0], Dtype::f32), 296); },
+                          [=] { call(Tensor(shapes(2, 300)[0], Dtype::i32), first); }},
+          .bench = {shapes(1024, 3000)}};
+}
+
 OpCase transpose_case() {
   return {.name = "kernels::transpose",
           .sizes = alike(1, {{3, 37}, {1, 1}, {1, 9}, {0, 4}, {4, 0}, {67, 300}}),
@@ -132,9 +156,10 @@ OpCase gather_rows_case(const std::vector<int64_t>& indices) {
                       }}};
 }
 
-OpCase rope_case(int64_t tokens, int64_t dim, bool inverse) {
+/// `pairs` of each head of `dim` elements turn.
+OpCase rope_case(int64_t tokens, int64_t dim, int64_t pairs, bool inverse) {
   const auto shapes = [=](int64_t batch, int64_t heads, int64_t spare) {
-    const Shape table = {tokens + spare, dim / 2};
+    const Shape table = {tokens + spare, pairs};
     return Shapes{{batch * tokens, heads * dim}, table, table};
   };
   const auto call = [=](const Tensor& x, const Tensor& c, const Tensor& s) {
@@ -142,9 +167,10 @@ OpCase rope_case(int64_t tokens, int64_t dim, bool inverse) {
   };
   const Shapes good = shapes(2, 3, 0);
   const Shape longer = {2 * tokens + 1, 3 * dim}, wider = {2 * tokens, 3 * dim + 1};
-  const Shape narrow = {tokens, dim / 2 + 1}, few = {tokens - 1, dim / 2};
+  const Shape narrow = {tokens, dim / 2 + 1}, few = {tokens - 1, pairs};
   return {.name = "kernels::rope",
-          .variant = concat(tokens, " tokens, dim ", dim, inverse ? ", inverse" : ""),
+          .variant = concat(tokens, " tokens, dim ", dim, ", ", pairs, " pairs",
+                            inverse ? ", inverse" : ""),
           .sizes = {good, shapes(1, 1, 3), shapes(0, 2, 0), shapes(40, 30, 0)},
           .inputs = {{}, angles, angles},
           .run = [=](const Tensors& in) { return Tensors{call(in[0], in[1], in[2])}; },
@@ -167,13 +193,26 @@ OpCase rope_case(int64_t tokens, int64_t dim, bool inverse) {
 }  // namespace
 
 std::vector<OpCase> move_cases() {
-  return {part_case(true, 3, 0),     part_case(true, 3, 2),
-          part_case(false, 3, 1),    part_case(false, 1, 0),
-          transpose_case(),          embedding_case(),
-          embedding_backward_case(), gather_rows_case({3, 0, 0, 2}),
-          gather_rows_case({}),      rope_case(5, 6, false),
-          rope_case(8, 128, true),   hadamard_case(1, false),
-          hadamard_case(12, false),  hadamard_case(12, true),
+  return {part_case(true, 3, 0),
+          part_case(true, 3, 2),
+          part_case(false, 3, 1),
+          part_case(false, 1, 0),
+          transpose_case(),
+          embedding_case(),
+          embedding_backward_case(),
+          gather_rows_case({3, 0, 0, 2}),
+          gather_rows_case({}),
+          rope_case(5, 6, 3, false),
+          rope_case(8, 128, 64, true),
+          rope_case(5, 6, 1, true),
+          rope_case(8, 128, 32, false),
+          columns_case(true, 0),
+          columns_case(true, 64),
+          columns_case(false, 0),
+          columns_case(false, 64),
+          hadamard_case(1, false),
+          hadamard_case(12, false),
+          hadamard_case(12, true),
           hadamard_case(28, false)};
 }
 

@@ -5,6 +5,8 @@
 // A is float or double; g is dL/dy.
 #pragma once
 
+#include <cmath>
+
 #include "kernels/formulas/device_math.h"
 
 namespace cbq::formulas {
@@ -44,6 +46,27 @@ struct Gelu {
     const A dz = A(2 * slope) * (A(1) + A(3 * cubic) * x * x);
     const A s = Math::sigmoid(argument(x));
     return g * (s + x * s * (A(1) - s) * dz);
+  }
+};
+
+/// y = x F(x), F the normal distribution: GELU itself (Hendrycks & Gimpel 2016).
+/// F(x) = erfc(-x / sqrt(2)) / 2, where nothing cancels for negative x.
+/// dL/dx = g (F(x) + x f(x)),  f(x) = e^(-x^2 / 2) / sqrt(2 pi).
+struct ExactGelu {
+  template <class A>
+  CBQ_HD static A share(A x) {
+    using std::erfc;
+    return A(0.5) * erfc(A(-0.70710678118654752440) * x);
+  }
+  template <class A>
+  CBQ_HD static A value(A x) {
+    return x * share(x);
+  }
+  template <class A>
+  CBQ_HD static A gradient(A x, A g) {
+    using std::exp;
+    const A density = A(0.39894228040143267794) * exp(A(-0.5) * x * x);
+    return g * (share(x) + x * density);
   }
 };
 

@@ -28,7 +28,7 @@ std::string Family::checkpoint_name(const ModelConfig& config, const Checkpoint&
     return path.substr(prefix.size());
   }
   const bool shares_head = config.tie_word_embeddings && path == embedding_name();
-  return shares_head && checkpoint.has(head_name) ? head_name : path;
+  return shares_head && checkpoint.has(head_name()) ? head_name() : path;
 }
 
 bool register_family(std::unique_ptr<Family> family) {
@@ -72,7 +72,8 @@ ModelConfig config_of_family(const std::string& model_type, const ModelConfig& s
   sized.model_type = model_type;
   nlohmann::json fields = sized.to_json();
   // `shape` does not mean its activation: it is left to the family's default.
-  for (const char* key : {"hidden_act", "activation_function"}) fields.erase(key);
+  for (const char* key : {"hidden_act", "activation_function", "hidden_activation"})
+    fields.erase(key);
   ModelConfig config = ModelConfig::from_json(fields, "a new model of the family " + model_type);
   config.source.clear();
   return config;

@@ -11,9 +11,6 @@
 
 namespace cbq {
 
-/// Path of an output head that is not tied to the embedding, in all families.
-inline constexpr const char* head_name = "lm_head.weight";
-
 class Family {
  public:
   virtual ~Family() = default;
@@ -35,6 +32,8 @@ class Family {
   virtual std::string base_prefix() const = 0;
   /// Path of the token embedding, which a tied head shares.
   virtual std::string embedding_name() const = 0;
+  /// Path of an output head that is not tied to the embedding.
+  virtual std::string head_name() const { return "lm_head.weight"; }
   /// Tensors of published checkpoints that are not parameters (cached tables, version numbers).
   /// They are ignored silently. A notice names every other tensor that is ignored.
   virtual bool ignores(const std::string& name) const;

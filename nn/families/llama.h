@@ -1,4 +1,4 @@
-// The LLaMA architecture, which Mistral and Qwen share but for biases, norms and their config keys.
+// The LLaMA family, which others share but for biases, norms, multipliers and their config keys.
 #pragma once
 
 #include "nn/families/family.h"
@@ -22,6 +22,9 @@ class LlamaFamily : public Family {
   /// The keys that all these architectures have: everything but biases and windows.
   void read_shared(const ConfigFields& fields, ModelConfig& config) const;
   void write_shared(const ModelConfig& config, nlohmann::json& json) const;
+  /// The same without the rotary embedding.
+  void read_sizes(const ConfigFields& fields, ModelConfig& config) const;
+  void write_sizes(const ModelConfig& config, nlohmann::json& json) const;
   /// The number of key-value heads that transformers assumes if config.json does not have
   /// "num_key_value_heads"; 0: as many as query heads, which null means, too.
   virtual int64_t default_kv_heads() const { return 0; }

@@ -103,4 +103,17 @@ inline Array gelu_backward(const Array& x, const Array& dy) {
   });
 }
 
+/// The normal distribution and its density.
+inline double normal_share(double x) { return 0.5 * (1.0 + std::erf(x / std::sqrt(2.0))); }
+inline double normal_density(double x) {
+  return std::exp(-0.5 * x * x) / std::sqrt(2.0 * std::acos(-1.0));
+}
+inline Array exact_gelu(const Array& x) {
+  return zip(x, x, [](double v, double) { return v * normal_share(v); });
+}
+inline Array exact_gelu_backward(const Array& x, const Array& dy) {
+  return zip(x, dy,
+             [](double v, double d) { return d * (normal_share(v) + v * normal_density(v)); });
+}
+
 }  // namespace cbq::reference

@@ -27,6 +27,21 @@ inline Array put_part(const Array& y, int64_t parts, int64_t part, int64_t dim) 
   return x;
 }
 
+inline Array take_columns(const Array& x, int64_t first, int64_t count) {
+  Array y({x.size(0), count});
+  for (int64_t r = 0; r < x.size(0); ++r) {
+    for (int64_t j = 0; j < count; ++j) y(r, j) = x(r, first + j);
+  }
+  return y;
+}
+inline Array put_columns(const Array& y, int64_t first, int64_t width) {
+  Array x({y.size(0), width});
+  for (int64_t r = 0; r < y.size(0); ++r) {
+    for (int64_t j = 0; j < y.size(1); ++j) x(r, first + j) = y(r, j);
+  }
+  return x;
+}
+
 inline Array transpose(const Array& x) {
   Array y({x.size(1), x.size(0)});
   for (int64_t i = 0; i < x.size(0); ++i) {
@@ -86,8 +101,8 @@ inline Array gather_rows(const Array& x, const std::vector<int64_t>& indices) {
 /// Rotates the pairs (x_j, x_{j + dim/2}) of every head by the angle of (token, j).
 inline Array rope(const Array& x, const Array& cosine, const Array& sine, int64_t tokens,
                   int64_t dim, bool inverse) {
-  Array y(x.shape);
-  const int64_t half = dim / 2;
+  Array y = x;
+  const int64_t half = cosine.width();
   for (int64_t r = 0; r < x.size(0); ++r) {
     for (int64_t h = 0; h < x.width() / dim; ++h) {
       for (int64_t j = 0; j < half; ++j) {

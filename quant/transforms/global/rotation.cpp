@@ -180,6 +180,8 @@ BlockParts parts_of(Block& block) {
   }
   if (!parts.values || parts.values->producer == nullptr || !parts.values->obstacle.empty()) {
     parts.r2_obstacle = "the values are not what a linear layer wrote";
+  } else if (parts.values->first_row > 0) {
+    parts.r2_obstacle = "queries, keys and values lie one behind the other in a fused projection";
   }
   return parts;
 }

@@ -116,7 +116,7 @@ bool writes_queries_or_keys(Block& block, const Linear* linear) {
     if (!reads) return false;
     for (const ScalingSite& site : block.scaling_sites()) {
       if (site.consumers.front() != groups[i + 1].front().linear) continue;
-      return site.producer != linear || site.parts > 1;  // all but the values
+      return site.producer != linear || site.parts > 1 || site.first_row > 0;  // all but the values
     }
     return true;
   }

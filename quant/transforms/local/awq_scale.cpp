@@ -230,9 +230,10 @@ class AwqScale : public Preprocessor {
   bool left_out(const FoldSite& site) {
     if (all_sites_) return false;
     const ScalingSite& s = site.site;
-    if (s.head_group == 1 && s.parts == 1) return false;
+    const bool is_fused = s.parts > 1 || s.first_row > 0;
+    if (s.head_group == 1 && !is_fused) return false;
     ++skipped_[concat(
-        s.name, s.parts > 1 ? ": the projection is fused" : ": query heads share a key-value head",
+        s.name, is_fused ? ": the projection is fused" : ": query heads share a key-value head",
         ", as published (all_sites takes it)")];
     return true;
   }

@@ -156,7 +156,8 @@ std::vector<int64_t> slots_of_rows(const QueryKeyRows& at, bool keys) {
   std::vector<int64_t> slots(static_cast<size_t>(linear.out_features()), -1);
   for (int64_t h = 0; h < heads; ++h) {
     for (int64_t i = 0; i < at.head_dim; ++i) {
-      const int64_t row = (h * at.parts + (keys ? at.key_part : at.query_part)) * at.head_dim + i;
+      const int64_t row = (keys ? at.first_key_row : 0) +
+                          (h * at.parts + (keys ? at.key_part : at.query_part)) * at.head_dim + i;
       slots[static_cast<size_t>(row)] = h / (heads / at.kv_heads) * width + i % width;
     }
   }

@@ -232,12 +232,19 @@ class Reorder : public Preprocessor {
     return order;
   }
 
-  /// Rows that make other activations stay where they are.
+  /// Rows that make other activations stay where they are. Where gate and up are one linear, both
+  /// halves of its rows take the order.
   static std::vector<int64_t> order_of_rows(const FoldSite& site, const Linear& writer,
                                             const std::vector<int64_t>& slots) {
-    if (&writer != site.site.producer) return slots;
-    const std::vector<int64_t> slot_of_rows = site.slot_of_rows();
     std::vector<int64_t> row_of_slot(slots.size()), rows;
+    if (!site.site.row_writers.empty()) {
+      const auto width = static_cast<int64_t>(slots.size());
+      for (int64_t first = 0; first < writer.out_features(); first += width) {
+        for (const int64_t slot : slots) rows.push_back(first + slot);
+      }
+      return rows;
+    }
+    const std::vector<int64_t> slot_of_rows = site.slot_of_rows();
     for (size_t r = 0; r < slot_of_rows.size(); ++r) {
       if (slot_of_rows[r] >= 0) {
         row_of_slot[static_cast<size_t>(slot_of_rows[r])] = static_cast<int64_t>(r);

@@ -36,7 +36,7 @@ std::vector<double> FoldSite::by_channel(const std::vector<double>& of_slots) co
 std::vector<int64_t> FoldSite::slot_of_rows() const {
   std::vector<int64_t> slots_of(static_cast<size_t>(site.producer->out_features()), -1);
   for (int64_t slot = 0; slot < slots(); ++slot) {
-    int64_t row = slot;
+    int64_t row = site.first_row + slot;
     if (site.parts > 1) {
       const int64_t head = slot / site.head_dim, within = slot % site.head_dim;
       row = (head * site.parts + site.part) * site.head_dim + within;
