@@ -5,6 +5,7 @@ add_library(cbq_python_with_scheme MODULE $<TARGET_OBJECTS:cbq_python> ${tutoria
 target_link_libraries(cbq_python_with_scheme PRIVATE cbq_commands cbq_objects pybind11::module)
 set_target_properties(cbq_python_with_scheme PROPERTIES LINKER_LANGUAGE CXX PREFIX "" SUFFIX "${PYTHON_MODULE_EXTENSION}")
 cbq_python_package(cbq_python_with_scheme ${CMAKE_BINARY_DIR}/python_with_scheme)
+add_dependencies(cbq_python_with_scheme cbq_cli)  # tests compare with the program
 
 execute_process(COMMAND ${Python_EXECUTABLE} -c "import numpy" RESULT_VARIABLE numpy_is_missing ERROR_QUIET)
 if(numpy_is_missing)

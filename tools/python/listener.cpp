@@ -67,7 +67,7 @@ void bind_errors(py::module_& module) {
     try {
       if (thrown) std::rethrow_exception(thrown);
     } catch (const NonFiniteError& error) {
-      non_finite(error.what());
+      PyErr_SetString(non_finite.ptr(), error.what());
     } catch (const MissingFile& error) {
       PyErr_SetString(PyExc_FileNotFoundError, error.what());
     } catch (const std::filesystem::filesystem_error& error) {
