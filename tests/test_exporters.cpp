@@ -182,7 +182,15 @@ constexpr Result results[] = {
     {"llama", R"({"wbits": 16, "abits": 8, "reconstruct": "none"})"},
     {"llama", R"({"wbits": 4, "scale_type": "f16", "layer_bits": "down_proj=16"})"},
     {"mistral", R"({"wbits": 4, "scale_type": "e5m6", "symmetric": true,
-                    "layer_bits": "mlp=16,k_proj=16,v_proj=16"})"}};
+                    "layer_bits": "mlp=16,k_proj=16,v_proj=16"})"},
+    {"granite", R"({"wbits": 4, "reconstruct": "none"})"},
+    {"smollm3", R"({"wbits": 3, "reconstruct": "none"})"},
+    {"phi3", R"({"wbits": 4, "scale_type": "f16", "reconstruct": "none"})"},
+    {"olmo2", R"({"wbits": 2, "reconstruct": "none"})"},
+    {"gemma3", R"({"wbits": 4, "symmetric": true, "reconstruct": "none"})"},
+    {"stablelm-parallel", R"({"wbits": 8, "reconstruct": "none"})"},
+    {"gpt-neox", R"({"wbits": 4, "granularity": "per_group", "group_size": 8,
+                     "reconstruct": "none"})"}};
 
 INSTANTIATE_TEST_SUITE_P(Results, Exporters, ::testing::ValuesIn(results));
 

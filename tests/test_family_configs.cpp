@@ -38,7 +38,10 @@ TEST(FamilyConfig, SizesMustBeThere) {
       {"mistral", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"qwen3", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"opt", {"vocab_size", "hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads"}},
-      {"bloom-6-heads", {"vocab_size", "hidden_size", "n_layer", "n_head"}}};
+      {"bloom-6-heads", {"vocab_size", "hidden_size", "n_layer", "n_head"}},
+      {"phi3", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
+      {"gpt-neox",
+       {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}}};
   for (const auto& [name, keys] : required) {
     for (const char* key : keys) {
       expect_refused(name, {{key, nullptr}}, {"config.json", key, "missing"});
@@ -52,9 +55,127 @@ TEST(FamilyConfig, ContradictionsAreNamed) {
   expect_refused("opt", {{"activation_function", "gelu"}},
                  {"activation_function", "gelu", "known: relu"});
   expect_refused("bloom", {{"layer_norm_epsilon", -1}}, {"layer_norm_epsilon", "negative"});
+  expect_refused("gpt-neox", {{"layer_norm_eps", -1}}, {"layer_norm_eps", "negative"});
+  expect_refused("stablelm", {{"layer_norm_eps", -1}}, {"layer_norm_eps", "negative"});
+  expect_refused("stablelm", {{"qk_layernorm", true}},
+                 {"config.json", "qk_layernorm", "not implemented"});
+  expect_refused("gpt-neox", {{"num_attention_heads", 5}}, {"\"hidden_size\" (32)", "multiple"});
+  expect_refused("gpt-neox", {{"hidden_act", "relu"}}, {"hidden_act", "relu", "known: gelu"});
   expect_refused("mistral", {{"num_key_value_heads", 3}}, {"num_key_value_heads", "multiple"});
   expect_refused("mistral", {{"num_key_value_heads", nullptr}},  // absent: 8, more than heads
                  {"\"num_attention_heads\" (4)", "(8)"});
+}
+
+TEST(FamilyConfig, MultipliersOfGranite) {
+  for (const char* key :
+       {"embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"}) {
+    expect_refused("granite", {{key, 0}}, {"config.json", key, "(0)", "positive"});
+    expect_refused("granite", {{key, -2}}, {"config.json", key, "(-2)", "positive"});
+    expect_refused("granite", {{key, "much"}}, {"config.json", key, "much"});
+  }
+  // Absent: 1, that of the scores, too, as in transformers.
+  const ModelConfig c = changed("granite", {{"embedding_multiplier", nullptr},
+                                            {"attention_multiplier", nullptr},
+                                            {"residual_multiplier", nullptr},
+                                            {"logits_scaling", nullptr}});
+  for (const double multiplier :
+       {c.embedding_multiplier, c.attention_multiplier, c.residual_multiplier, c.logits_divisor}) {
+    EXPECT_EQ(multiplier, 1.0);
+  }
+}
+
+TEST(FamilyConfig, LayersOfSmolLm3WithoutTheRotaryEmbedding) {
+  using Layers = std::vector<bool>;
+  EXPECT_EQ(changed("smollm3", json::object()).rotary_layers, (Layers{true, false}));
+  const json more = {{"no_rope_layers", nullptr}, {"num_hidden_layers", 6}};
+  EXPECT_EQ(changed("smollm3", more).rotary_layers,
+            (Layers{true, false, true, false, true, false}));
+  json by_default = more;
+  by_default["no_rope_layer_interval"] = nullptr;
+  EXPECT_EQ(changed("smollm3", by_default).rotary_layers,
+            (Layers{true, true, true, false, true, true}));
+  expect_refused("smollm3", {{"no_rope_layers", {1}}},
+                 {"config.json", "no_rope_layers", "1 entries", "2 layers"});
+  expect_refused("smollm3", {{"no_rope_layers", {1, 2}}}, {"config.json", "no_rope_layers", "2"});
+  expect_refused("smollm3", {{"no_rope_layers", 1}}, {"no_rope_layers", "list of 0 and 1"});
+  expect_refused("smollm3", {{"no_rope_layer_interval", 0}, {"no_rope_layers", nullptr}},
+                 {"no_rope_layer_interval", "0"});
+  EXPECT_EQ(changed("smollm3", {{"rope_parameters", nullptr}}).rope.theta, 2e6);
+  EXPECT_EQ(changed("smollm3", {{"rope_parameters", nullptr}, {"rope_theta", 5e6}}).rope.theta,
+            5e6);
+  const json windowed = {
+      {"use_sliding_window", true}, {"sliding_window", 8}, {"layer_types", nullptr}};
+  EXPECT_EQ(changed("smollm3", windowed).context(), 8);
+  EXPECT_EQ(changed("smollm3", {{"sliding_window", 8}}).context(), 32);  // switched off
+}
+
+TEST(FamilyConfig, LayersOfGemma3WithinTheWindow) {
+  using Layers = std::vector<bool>;
+  const ModelConfig c = changed("gemma3", json::object());
+  EXPECT_EQ(c.local_layers, (Layers{true, false}));
+  EXPECT_EQ(c.local_theta, 200.0);
+  EXPECT_EQ(c.rope.theta, 1e5);
+  EXPECT_EQ(c.rope.type, "linear");
+  EXPECT_EQ(c.context(), 24);
+  EXPECT_EQ(changed("gemma3", {{"layer_types", {"full_attention", "full_attention"}}}).context(),
+            32);
+  // The spelling of transformers before 5, and its defaults.
+  const json old_style = {{"rope_parameters", nullptr},
+                          {"layer_types", nullptr},
+                          {"num_hidden_layers", 6},
+                          {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8}}}};
+  const ModelConfig old = changed("gemma3", old_style);
+  EXPECT_EQ(old.local_layers, (Layers{true, true, true, true, true, false}));
+  EXPECT_EQ(old.rope.theta, 1e6);
+  EXPECT_EQ(old.rope.factor, 8);
+  EXPECT_EQ(old.local_theta, 1e4);
+  json more = old_style;
+  more.update({{"sliding_window_pattern", 2}, {"rope_local_base_freq", 300}, {"rope_theta", 2e6}});
+  const ModelConfig stated = changed("gemma3", more);
+  EXPECT_EQ(stated.local_layers, (Layers{true, false, true, false, true, false}));
+  EXPECT_EQ(stated.local_theta, 300);
+  EXPECT_EQ(stated.rope.theta, 2e6);
+  EXPECT_EQ(ModelConfig::from_json(stated.to_json(), "again").to_json(), stated.to_json());
+
+  expect_refused("gemma3", {{"layer_types", {"full_attention"}}},
+                 {"config.json", "layer_types", "1 entries", "2 layers"});
+  expect_refused("gemma3", {{"layer_types", {"full_attention", "chunked_attention"}}},
+                 {"config.json", "layer_types", "sliding_attention"});
+  expect_refused("gemma3", {{"attn_logit_softcapping", 50}},
+                 {"config.json", "attn_logit_softcapping", "not implemented"});
+  expect_refused("gemma3", {{"use_bidirectional_attention", true}},
+                 {"config.json", "use_bidirectional_attention", "not implemented"});
+  expect_refused("gemma3", {{"hidden_activation", "silu"}},
+                 {"config.json", "hidden_activation", "silu", "gelu_pytorch_tanh"});
+  expect_refused("gemma3", {{"query_pre_attn_scalar", 0}}, {"query_pre_attn_scalar", "0"});
+  expect_refused("gemma3", {{"rope_parameters", {{"rope_type", "default"}}}},
+                 {"config.json", "rope_parameters", "full_attention", "missing"});
+}
+
+TEST(FamilyConfig, PartsOfHeadsThatTurn) {
+  EXPECT_EQ(changed("gpt-neox", json::object()).rotary_dim(), 4);
+  const auto old_style = [](const json& changes) {
+    json all = {{"rope_parameters", nullptr}};
+    all.update(changes);
+    return changed("gpt-neox", all);
+  };
+  EXPECT_EQ(old_style({{"rotary_pct", 0.75}, {"rotary_emb_base", 500}}).rotary_dim(), 6);
+  EXPECT_EQ(old_style({{"rotary_pct", 0.75}, {"rotary_emb_base", 500}}).rope.theta, 500);
+  EXPECT_EQ(old_style(json::object()).rotary_dim(), 2);  // a quarter of 8
+  const json written = old_style({{"rotary_pct", 0.75}, {"rotary_emb_base", 500}}).to_json();
+  EXPECT_EQ(written.at("rotary_pct"), 0.75);
+  EXPECT_EQ(written.at("rotary_emb_base"), 500);
+  EXPECT_FALSE(written.contains("rope_theta"));
+  for (const double share : {0.0, -0.5, 1.5, 0.1, 0.4}) {  // 0.4 of 8: 3 elements
+    expect_refused("gpt-neox", {{"rope_parameters", nullptr}, {"rotary_pct", share}},
+                   {"config.json", "rotary embedding turns", "even number"});
+  }
+  expect_refused("gpt-neox", {{"rope_parameters", nullptr}, {"rotary_pct", "all"}},
+                 {"config.json", "rotary_pct", "all"});
+  expect_refused("phi3", {{"rope_parameters", {{"rope_type", "linear"}, {"factor", 2}}}},
+                 {"config.json", "linear", "longrope"});
+  expect_refused("phi3-partial-longrope", {{"original_max_position_embeddings", nullptr}},
+                 {"config.json", "original_max_position_embeddings", "missing"});
 }
 
 TEST(FamilyConfig, OfTwoSpellingsTheOneOfTransformersCounts) {
@@ -82,8 +203,8 @@ TEST(FamilyConfig, OfTwoSpellingsTheOneOfTransformersCounts) {
 
 TEST(FamilyConfig, UnknownArchitectureIsAnsweredWithTheKnownOnes) {
   expect_refused("opt", {{"architectures", {"GPT2LMHeadModel"}}},
-                 {"GPT2LMHeadModel", "BloomForCausalLM", "LlamaForCausalLM", "MistralForCausalLM",
-                  "OPTForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"});
+                 {"GPT2LMHeadModel", "BloomForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM",
+                  "MistralForCausalLM", "OPTForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"});
 }
 
 TEST(FamilyConfig, WindowsOfMistralAndQwen) {

@@ -67,9 +67,11 @@ TEST_P(FamilyQuantization, RunsAndReloadsToTheSameLogits) {
   }
 }
 
-/// Whether the norms' outputs are the residual stream as well, so that nothing folds into them.
+/// Whether no norm stands in front of the linears, or its output is the residual stream as well, so
+/// that nothing folds into it.
 bool has_blocked_norms(const ModelConfig& config) {
-  return !config.norm_first || config.residual_after_norm;
+  return !config.norm_first || config.residual_after_norm || config.model_type == "olmo2" ||
+         config.model_type == "gemma3_text";
 }
 
 TEST_P(FamilyQuantization, PreprocessingKeepsTheFunction) {
@@ -153,6 +155,27 @@ TEST(FamilySites, WhichLayersFollowWhichNorm) {
   notes.clear();
   EXPECT_EQ(sites_of("bloom-post-norm-residual", notes), (Names{"self_attention.query_key_value"}));
   EXPECT_EQ(notes.size(), 3u);
+  notes.clear();
+  EXPECT_EQ(sites_of("phi3", notes), (Names{"input_layernorm", "self_attn.qkv_proj",
+                                            "post_attention_layernorm", "mlp.gate_up_proj"}));
+  EXPECT_TRUE(notes.empty());
+  EXPECT_EQ(sites_of("stablelm", notes), (Names{"input_layernorm", "self_attn.v_proj",
+                                                "post_attention_layernorm", "mlp.up_proj"}));
+  EXPECT_EQ(sites_of("stablelm-parallel", notes),
+            (Names{"input_layernorm", "self_attn.v_proj", "mlp.up_proj"}));
+  EXPECT_TRUE(notes.empty());
+  EXPECT_EQ(sites_of("olmo2", notes), (Names{"self_attn.v_proj", "mlp.up_proj"}));
+  ASSERT_EQ(notes.size(), 2u);
+  EXPECT_NE(notes[0].find("residual stream itself is read"), std::string::npos) << notes[0];
+  notes.clear();
+  EXPECT_EQ(sites_of("gemma3", notes), (Names{"self_attn.v_proj", "mlp.up_proj"}));
+  ASSERT_EQ(notes.size(), 2u);
+  EXPECT_NE(notes[0].find("1 + its weight"), std::string::npos) << notes[0];
+  notes.clear();
+  EXPECT_EQ(sites_of("gpt-neox", notes),
+            (Names{"input_layernorm", "attention.query_key_value", "post_attention_layernorm"}));
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes[0].find("GELU"), std::string::npos) << notes[0];
 }
 
 TEST(FamilySites, ReluTakesPositiveFactorsOnly) {
@@ -194,7 +217,9 @@ TEST_P(FamilyCli, QuantizesInspectsAndEvaluates) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, FamilyCli,
-                         ::testing::Values("opt-post-norm", "bloom-6-heads", "mistral", "qwen3"),
+                         ::testing::Values("opt-post-norm", "bloom-6-heads", "mistral", "qwen3",
+                                           "granite", "smollm3", "phi3", "olmo2", "gpt-neox",
+                                           "gemma3", "stablelm-parallel"),
                          [](const auto& one) { return test_name(one.param); });
 
 }  // namespace

@@ -73,7 +73,8 @@ class ForeignFolder : public ::testing::Test {
 };
 
 TEST_F(ForeignFolder, TensorsWithoutThePrefixOfTheBody) {
-  for (const char* name : {"llama", "mistral", "qwen2", "qwen3", "opt", "bloom-6-heads"}) {
+  for (const char* name :
+       {"llama", "mistral", "qwen2", "qwen3", "opt", "bloom-6-heads", "granite", "phi3", "olmo2"}) {
     SCOPED_TRACE(name);
     tensors_.clear();
     use(name);
@@ -99,6 +100,7 @@ TEST_F(ForeignFolder, ATiedHeadThatDiffersIsUsed) {
 
 TEST_F(ForeignFolder, ATiedHeadThatDiffersIsUsedInEveryFamily) {
   const std::map<std::string, std::string> embeddings = {
+      {"gpt-neox", "gpt_neox.embed_in.weight"},
       {"opt", "model.decoder.embed_tokens.weight"},
       {"opt-post-norm", "decoder.embed_tokens.weight"},
       {"bloom", "word_embeddings.weight"},
@@ -109,11 +111,12 @@ TEST_F(ForeignFolder, ATiedHeadThatDiffersIsUsedInEveryFamily) {
     use(name);
     std::vector<float> head = tensors_.at(embedding).to_vector<float>();
     for (size_t i = 0; i < head.size(); ++i) head[i] += static_cast<float>(i % 7) / 8.0f;
-    tensors_["lm_head.weight"] = Tensor::from(head, tensors_.at(embedding).shape(), Dtype::f16);
+    const std::string own = name == "gpt-neox" ? "embed_out.weight" : "lm_head.weight";
+    tensors_[own] = Tensor::from(head, tensors_.at(embedding).shape(), Dtype::f16);
     const NoticeRecorder notices;
     config_["tie_word_embeddings"] = true;
     const std::vector<double> tied = logits();
-    expect_notice(notices, {"lm_head.weight differs from"});
+    expect_notice(notices, {(own + " differs from").c_str()});
     config_["tie_word_embeddings"] = false;
     EXPECT_EQ(tied, logits());
     EXPECT_EQ(notices.lines().size(), 1u);
@@ -255,7 +258,13 @@ TEST_F(ForeignFolder, NothingIsAllocatedForSizesThatTheFileDenies) {
       {"opt", {{"max_position_embeddings", huge}}},
       {"opt", {{"ffn_dim", huge}}},
       {"bloom", {{"vocab_size", huge}}},
-      {"bloom", {{"n_embed", huge}, {"num_attention_heads", huge}}}};
+      {"bloom", {{"n_embed", huge}, {"num_attention_heads", huge}}},
+      {"phi3", {{"intermediate_size", huge}}},
+      {"phi3", {{"head_dim", huge}}},
+      {"olmo2", {{"head_dim", huge}}},
+      {"gemma3", {{"num_attention_heads", huge}}},
+      {"gpt-neox", {{"vocab_size", huge}}},
+      {"gpt-neox", {{"intermediate_size", huge}}}};
   for (const auto& [name, changes] : sizes) {
     SCOPED_TRACE(name + " " + changes.dump());
     tensors_.clear();

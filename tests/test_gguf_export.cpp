@@ -130,7 +130,16 @@ TEST(GgufObstacle, IsFoundBeforeTheRunAndNamesWhatHelps) {
   refused("llama", {{"abits", 8}}, {"activations", "--abits 16", "packed"});
   refused("llama", {{"rotation", "r4"}}, {"online transform", "gguf-dense"});
   refused("llama", {{"wbits", 16}, {"layer_bits", ""}}, {"no layer has codes"});
-  refused("opt", {{"layer_bits", ""}}, {"OPTForCausalLM", "only of LLaMA"});
+  for (const auto& [family, architecture] : {std::pair{"opt", "OPTForCausalLM"},
+                                             {"granite", "GraniteForCausalLM"},
+                                             {"smollm3", "SmolLM3ForCausalLM"},
+                                             {"phi3", "Phi3ForCausalLM"},
+                                             {"olmo2", "Olmo2ForCausalLM"},
+                                             {"gemma3", "Gemma3ForCausalLM"},
+                                             {"stablelm", "StableLmForCausalLM"},
+                                             {"gpt-neox", "GPTNeoXForCausalLM"}}) {
+    refused(family, {{"layer_bits", ""}}, {architecture, "only of LLaMA"});
+  }
   refused("qwen2-yarn", json::object(), {"\"yarn\"", "rotary"});
 }
 

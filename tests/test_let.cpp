@@ -211,6 +211,8 @@ TEST(Let, SaysWhatAFamilyLacks) {
       {"opt-bare", "the norm has no weight"},
       {"bloom-post-norm-residual", "the norm's output is also the residual"},
       {"qwen3", "queries and keys: norms of queries and keys undo every factor"},
+      {"olmo2", "the residual stream itself is read"},
+      {"gpt-neox", "queries and keys: the rotary embedding turns only a part of each head"},
       {"llama", "other inputs are left alone"}};
   for (const auto& [name, text] : lacks) {
     EXPECT_NE(notes_of(name).find(text), std::string::npos) << name << "\n" << notes_of(name);

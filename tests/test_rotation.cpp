@@ -128,7 +128,7 @@ TEST_P(RotationOf, LeavesPreprocessingItsFunction) {
 INSTANTIATE_TEST_SUITE_P(Families, RotationOf,
                          ::testing::Values("llama", "llama-linear-rope", "mistral",
                                            "mistral-free-head-dim", "qwen2", "qwen2-yarn", "qwen3",
-                                           "opt"),
+                                           "opt", "granite", "smollm3"),
                          [](const auto& one) { return test_name(one.param); });
 
 TEST(Rotation, KeepsTheFunctionOfAGatedBlockWithBiasesEverywhere) {
@@ -196,16 +196,23 @@ TEST(Rotation, RefusesFamiliesThatItCannotRotate) {
   refused("bloom", "r1", {"BloomForCausalLM", "r1", "norm of the embedding"});
   refused("opt-post-norm", "r1_r2", {"OPTForCausalLM", "r1", "residual stream"});
   refused("opt-bare", "r1", {"OPTForCausalLM", "no weights"});
+  refused("olmo2", "r1", {"Olmo2ForCausalLM", "r1", "behind attention and feed-forward part"});
+  refused("gemma3", "r1", {"Gemma3ForCausalLM", "r1", "behind attention and feed-forward part"});
+  refused("phi3", "r2", {"Phi3ForCausalLM", "r2", "fused"});
+  refused("stablelm", "r1", {"StableLmForCausalLM", "gate_proj", "has no bias"});
+  refused("gpt-neox-sequential", "r1", {"query_key_value", "has no bias"});
 }
 
-/// Queries, keys and values of BLOOM are one projection; r2 rotates the rows of the values alone.
+/// Queries, keys and values are one projection, head by head; r2 rotates the rows of the values.
 TEST(Rotation, KeepsTheFunctionOfAFusedProjection) {
-  const ExpectedResults expected("bloom");
-  for (const char* parts : {"r2", "r3_r4", "r2_r3_r4"}) {
-    const auto bloom = load_model(fixture("bloom"), Dtype::f32, Device::cpu());
-    const auto before = logits_of(*bloom, expected);
-    apply_global_transforms(*bloom, rotated(parts, 3));
-    EXPECT_LE(relative_distance(logits_of(*bloom, expected), before), 1e-5) << parts;
+  for (const char* name : {"bloom", "gpt-neox"}) {
+    const ExpectedResults expected(name);
+    for (const char* parts : {"r2", "r3_r4", "r2_r3_r4"}) {
+      const auto m = load_model(fixture(name), Dtype::f32, Device::cpu());
+      const auto before = logits_of(*m, expected);
+      apply_global_transforms(*m, rotated(parts, 3));
+      EXPECT_LE(relative_distance(logits_of(*m, expected), before), 1e-5) << name << " " << parts;
+    }
   }
 }
 
@@ -227,6 +234,16 @@ TEST(Rotation, LeavesQueriesAndKeysOfAFusedProjectionAlone) {
         ASSERT_EQ(a[i], b[i]) << path << " " << i;
       }
     }
+  }
+}
+
+TEST(Rotation, KeepsTheFunctionOfFusedProjections) {
+  for (const char* name : {"phi3", "phi3-partial-longrope", "gpt-neox"}) {
+    const auto m = load_model(fixture(name), Dtype::f64, Device::cpu());
+    const ExpectedResults expected(name);
+    const std::vector<double> before = logits_of(*m, expected);
+    apply_global_transforms(*m, rotated("r1_r3_r4"));
+    EXPECT_LE(relative_distance(logits_of(*m, expected), before), 1e-10) << name;
   }
 }
 
