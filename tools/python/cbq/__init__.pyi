@@ -2,8 +2,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Union
 
-import numpy
-
 from ._core import (Block as Block, Generation as Generation, Model as Model, NonFiniteError as NonFiniteError,
                     RoundingPass as RoundingPass, Score as Score, Tensor as Tensor, Array, Ids,
                     rounding_schemes as rounding_schemes, tensor as tensor)

@@ -24,7 +24,7 @@ import numpy
 from . import _core
 
 
-def register_rounding(name: str, scheme: object) -> None:
+def register_rounding(name, scheme):
     """Makes a scheme known: quantize(..., rounding=name). The CPU computes it.
 
     scheme  a class without arguments, or an object
@@ -157,7 +157,7 @@ def _check_learning(name):
                                      "rounding to nearest")
 
 
-def check_rounding(name: str) -> None:
+def check_rounding(name):
     """Holds a registered scheme to what the program promises of every scheme.
 
     Hard rounding gives integers, neighbours of w/s inside the grid; starts keep their word; d_dv is
