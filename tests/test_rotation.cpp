@@ -201,7 +201,7 @@ TEST(Rotation, RefusesFamiliesThatItCannotRotate) {
   refused("gemma3", "r1", {"Gemma3ForCausalLM", "r1", "behind attention and feed-forward part"});
   refused("phi3", "r2", {"Phi3ForCausalLM", "r2", "fused"});
   refused("gpt-neox", "r2", {"GPTNeoXForCausalLM", "r2", "fused"});
-  refused("stablelm", "r1", {"StableLmForCausalLM", "gate_proj", "has no bias"});
+  refused("stablelm", "r1", {"StableLmForCausalLM", "mlp.", "has no bias"});
   refused("gpt-neox-sequential", "r1", {"query_key_value", "has no bias"});
   const auto bloom = load_model(fixture("bloom"), Dtype::f32, Device::cpu());
   const ExpectedResults expected("bloom");
