@@ -201,11 +201,13 @@ TEST(ChannelAssembly, RunsOnEveryFamily) {
     const ExpectedResults expected(name);
     const auto model = load_model(fixture(name), Dtype::f32, Device::cpu());
     // One large channel behind each norm, which is worth splitting.
+    bool has_large = false;
     for (int64_t b = 0; b < model->block_count(); ++b) {
       for (const ScalingSite& site : model->block(b).scaling_sites()) {
         if (site.norm_weight == nullptr || !site.norm_weight->defined()) continue;
         std::vector<double> gain = site.norm_weight->value().to_vector<double>();
         gain[5] *= 20.0;
+        has_large = true;
         site.norm_weight->set_value(
             Tensor::from(gain, site.norm_weight->shape(), site.norm_weight->dtype()));
       }
@@ -217,7 +219,7 @@ TEST(ChannelAssembly, RunsOnEveryFamily) {
     for (int64_t b = 0; b < model->block_count(); ++b) {
       for (auto& [path, linear] : model->block(b).linears()) changed += linear->online != nullptr;
     }
-    EXPECT_TRUE(changed > 0 || !model->config.norm_affine);
+    EXPECT_TRUE(changed > 0 || !has_large);
     EXPECT_LT(relative_distance(test::logits_of(*model, expected), before), 0.7);
   }
 }
