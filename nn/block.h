@@ -91,10 +91,10 @@ const char* name_of(AttentionOperand operand);
 std::string attention_path(const std::string& block_prefix);
 std::string attention_path(const std::string& block_prefix, AttentionOperand operand);
 
+class QuantizedAttention;  // quant/quantized_attention.h
+
 /// Quantizes the operands of the attention products (implemented in quant/; nn/ knows only this
 /// interface).
-class QuantizedAttention;
-
 class AttentionTransform {
  public:
   virtual ~AttentionTransform() = default;

@@ -39,8 +39,8 @@ void load_all_blocks(Transformer& model, const std::function<void(int64_t i)>& p
 struct TokenBatch {
   std::vector<int32_t> ids;  // of all rows, one after the other
   Sequence sequence;         // `varlen` is set by the walk
-  /// Not empty: the rows are varlen (VarlenRows), and `sequence` is one batch
-  /// of all rows.
+  /// Not empty: the rows are those of sequences of any length (VarlenRows), and `sequence` is one
+  /// batch of all rows.
   std::vector<VarlenGroup> groups = {};
 };
 

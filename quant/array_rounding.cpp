@@ -32,7 +32,10 @@ class ArrayRounding final : public RoundingScheme {
     check_pass(pass);
     RoundingPass hard = pass;
     hard.hard = true;
-    return rounded_weight(hard, rounded(hard, values_of(hard)), Dtype::u8);
+    const Tensor r = rounded(hard, values_of(hard));
+    check(!kernels::has_non_finite(r), "rounding scheme '", s_.name,
+          "': hard gave NaN or infinity, of which no code can be made");
+    return rounded_weight(hard, r, Dtype::u8);
   }
 
   RoundingGradients backward(const RoundingPass& pass, const Tensor& dw,

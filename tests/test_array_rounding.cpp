@@ -166,6 +166,11 @@ TEST(ArrayRounding, WhatDoesNotFitIsNamed) {
   s = adaround();
   s.hard = s.soft;
   expect_error<Invalid>([&] { array_rounding(s)->codes(pass); }, {"hard gave", "no integer"});
+  s.hard = [](const Tensor& u, const Tensor&) {
+    return Tensor::from(std::vector<float>(static_cast<size_t>(u.count()), NAN), u.shape(),
+                        u.dtype());
+  };
+  expect_error<Invalid>([&] { array_rounding(s)->codes(pass); }, {"hard gave NaN"});
 }
 
 }  // namespace

@@ -178,6 +178,21 @@ TEST(FamilyConfig, PartsOfHeadsThatTurn) {
                  {"config.json", "original_max_position_embeddings", "missing"});
 }
 
+/// transformers 4 (configuration_phi3.py) takes three fields of rope_scaling, and no other.
+TEST(FamilyConfig, LongropeOfPhi3StaysInItsOldSpelling) {
+  const json scaling = {{"type", "longrope"},
+                        {"short_factor", {1.0, 1.1, 1.2, 1.3, 1.4, 1.5}},
+                        {"long_factor", {1.5, 2.0, 2.5, 3.0, 3.5, 4.0}}};
+  const ModelConfig c =
+      changed("phi3-partial-longrope",
+              {{"rope_parameters", nullptr}, {"rope_theta", 10000.0}, {"rope_scaling", scaling}});
+  EXPECT_EQ(c.rope.type, "longrope");
+  const json written = c.to_json();
+  EXPECT_EQ(written.at("rope_scaling"), scaling);
+  EXPECT_EQ(written.at("original_max_position_embeddings"), 8);
+  EXPECT_EQ(ModelConfig::from_json(written, "config.json").rope.long_factor, c.rope.long_factor);
+}
+
 TEST(FamilyConfig, OfTwoSpellingsTheOneOfTransformersCounts) {
   // transformers 5.24: BloomConfig.from_dict(dict(n_layer=3, num_hidden_layers=2, n_head=4,
   // num_attention_heads=2, hidden_size=48, n_embed=32)) has n_layer 2, n_head 2, hidden_size 32.

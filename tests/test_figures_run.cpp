@@ -84,7 +84,7 @@ TEST_F(RunFigures, APartIsComputedAgainForOtherParameters) {
   EXPECT_EQ(finished(dry({"--figure", "1c"})), 2u);
   EXPECT_EQ(finished(dry({"--figure", "1c", "--figure-tokens", "48"})), 0u);
   EXPECT_EQ(finished(dry({"--figure", "1c", "--outliers", "1x8"})), 0u);
-  EXPECT_EQ(finished(dry({"--figure", "1c", "--method", "cbq_v4"})), 0u);
+  EXPECT_EQ(finished(dry({"--figure", "1c", "--granularity", "per-tensor"})), 0u);
   EXPECT_EQ(finished(dry({"--figure", "1a", "--figure-layer", "model.layers.1.self_attn.k_proj"})),
             0u);
 }

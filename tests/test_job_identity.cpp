@@ -2,6 +2,7 @@
 #include "cbq/activation_cache.h"
 #include "cbq/job_identity.h"
 #include "cbq/resume.h"
+#include "cbq/setting_values.h"
 #include "experiments/cell.h"
 #include "nn/formats/atomic_file.h"
 #include "nn/formats/json.h"
@@ -122,9 +123,12 @@ TEST(JobIdentity, NamesTheLibraryOfProducts) {
 // ---- settings -----------------------------------------------------------------------------------
 
 template <class Member>
-void change(Member& member) {
+void change(const std::string& name, Member& member) {
   if constexpr (std::is_same_v<Member, std::string>) {
-    member += "x";
+    // Some texts are read as what they choose while a setting's stage is found.
+    std::vector<std::string> others = values_of(name);
+    std::erase(others, member);
+    member = others.empty() ? member + "x" : others.front();
   } else if constexpr (std::is_same_v<Member, bool>) {
     member = !member;
   } else {
@@ -149,7 +153,7 @@ void for_each_changed(
         } else if (name == "reconstruct") {
           changed.reconstruct = base.reconstruct == "none" ? "cbq" : "none";
         } else {
-          change(member);
+          change(name, member);
         }
         f(name, stage, key_of(changed));
         member = before;

@@ -35,8 +35,13 @@ TEST_F(QuantizePlan, GroupsAreChosenByTheShapeOnlyWhereNothingElseIs) {
     EXPECT_EQ(group(), group_size) << width;
     expect_in(run.err, {group_size == 0 ? "W4A16 per_channel" : "W4A16 per_group of"});
   }
-  for (const auto& more : std::vector<std::vector<std::string>>{
-           {"--bits", "W4A16"}, {"--method", "nearest"}, {"--granularity", "per_channel"}}) {
+  const RunOfCbq seeded = bare(path("model128"), {"--seed", "3", "--epochs", "1"});
+  ASSERT_EQ(seeded.code, 0) << seeded.err;
+  EXPECT_EQ(group(), 128) << "neither a seed nor passes choose a grid";
+  for (const auto& more : std::vector<std::vector<std::string>>{{"--bits", "W4A16"},
+                                                                {"--method", "nearest"},
+                                                                {"--granularity", "per_channel"},
+                                                                {"--symmetric"}}) {
     const RunOfCbq run = bare(path("model128"), more);
     ASSERT_EQ(run.code, 0) << run.err;
     EXPECT_EQ(group(), 0) << more.front();

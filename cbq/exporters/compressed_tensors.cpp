@@ -13,6 +13,7 @@
 #include "cbq/exporters/coded_exporter.h"
 #include "cbq/exporters/packed_words.h"
 #include "kernels/ops.h"
+#include "nn/families/family.h"
 
 using nlohmann::json;
 
@@ -71,9 +72,10 @@ class CompressedTensorsExporter final : public CodedExporter {
 
 json CompressedTensorsExporter::section() const {
   std::vector<std::string> ignored = in_floating_point();
-  ignored.emplace_back("lm_head");  // also where it is tied, and so no parameter
+  const std::string head = family_of(model().config.architecture).head_name();
+  ignored.push_back(head.substr(0, head.size() - 7));  // also where it is tied: no parameter then
   for (const auto& [path, tensor] : outer_parameters(model())) {
-    if (tensor.rank() == 2 && path.ends_with(".weight") && path != "lm_head.weight") {
+    if (tensor.rank() == 2 && path.ends_with(".weight") && path != head) {
       ignored.push_back(path.substr(0, path.size() - 7));
     }
   }

@@ -1,8 +1,9 @@
 // LLaMA (Touvron et al. 2023): RMSNorm, rotary embedding, grouped-query attention, SwiGLU.
 //
-//   x = x + r o_proj(attention(rope(q_proj(n)), rope(k_proj(n)), v_proj(n))), n =
-//   input_layernorm(x) x = x + r down_proj(silu(gate_proj(m)) * up_proj(m)),  m =
-//   post_attention_layernorm(x)
+//   n = input_layernorm(x)
+//   x = x + r o_proj(attention(rope(q_proj(n)), rope(k_proj(n)), v_proj(n)))
+//   m = post_attention_layernorm(x)
+//   x = x + r down_proj(silu(gate_proj(m)) * up_proj(m))
 //
 // Options, by which other architectures differ: biases, norms of queries and keys, layers without
 // the rotary embedding, the residual multiplier r (1 in LLaMA) and those of embedding, scores and

@@ -130,9 +130,23 @@ class Phi3Family : public LlamaFamily {
   }
   void write_config(const ModelConfig& c, nlohmann::json& json) const override {
     write_sizes(c, json);
+    const nlohmann::json source = json.value("rope_scaling", nlohmann::json());
     write_partial_rope(json, c.rope, share_key, "rope_theta");
-    if (c.rope.type == "longrope") json[original_key] = c.rope.original_max_position_embeddings;
+    if (c.rope.type == "longrope") {
+      json[original_key] = c.rope.original_max_position_embeddings;
+      if (!json.contains("rope_parameters")) use_old_spelling(source, json["rope_scaling"]);
+    }
     json["sliding_window"] = c.sliding_window > 0 ? nlohmann::json(c.sliding_window) : nullptr;
+  }
+  /// transformers 4 takes a "rope_scaling" of type, short_factor and long_factor, and no other
+  /// field. Others stay where the source has them.
+  static void use_old_spelling(const nlohmann::json& source, nlohmann::json& scaling) {
+    nlohmann::json kept = {{"type", "longrope"}};
+    for (const auto& [name, value] : scaling.items()) {
+      const bool needed = name == "short_factor" || name == "long_factor";
+      if (needed || (source.is_object() && source.contains(name))) kept[name] = value;
+    }
+    scaling = std::move(kept);
   }
   void validate(const ModelConfig& c) const override {
     LlamaFamily::validate(c);

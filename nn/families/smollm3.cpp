@@ -9,7 +9,7 @@
 namespace cbq {
 namespace {
 
-constexpr const char* turning_key = "no_rope_layers";  // 1: with the rotary embedding, despite it
+constexpr const char* turning_key = "no_rope_layers";  // despite the name, 1 means with
 
 /// One for each layer: "no_rope_layers", or else all but every "no_rope_layer_interval"-th.
 std::vector<bool> turning_layers(const ConfigFields& fields, int64_t layers) {

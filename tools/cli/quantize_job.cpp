@@ -63,13 +63,13 @@ json digests_of(const std::vector<NamedTokens>& sets) {
   return all;
 }
 
-/// Where nothing is chosen, groups are, by the model's shape; load() says what is wrong with a
-/// folder that is no model.
+/// Where nobody chooses a grid, groups are taken that fit the model's shape; load() says what is
+/// wrong with a folder that is no model.
 Settings QuantizeJob::settings_of(const QuantizeOptions& options,
                                   const std::function<void(const std::string&)>& say) {
   Settings settings = options.settings.resolve(say);
   std::error_code ignored;
-  if (options.settings.chooses_nothing() &&
+  if (!options.settings.chooses_grid() &&
       fs::exists(fs::path(options.model) / "config.json", ignored) &&
       !is_quantized_folder(options.model)) {
     choose_default_groups(ModelConfig::load(options.model), settings);

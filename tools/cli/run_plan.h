@@ -10,7 +10,7 @@
 
 namespace cbq::cli {
 
-/// The grid of a run for which nothing was chosen: the larger of groups of 128 and 64 that divides
+/// The grid of a run for which none was chosen: the larger of groups of 128 and 64 that divides
 /// the inputs of every linear layer; a scale per channel where neither does.
 void choose_default_groups(const ModelConfig& config, Settings& settings);
 

@@ -159,6 +159,16 @@ void SettingsOptions::refuse_useless(const Settings& s) const {
         " are a full matrix here; add --rounding lora_rounding or --parameterization low_rank");
 }
 
+bool SettingsOptions::chooses_grid() const {
+  bool chooses = !recipe_.empty() || !bits_.empty() || options_.at("method")->count() > 0;
+  Settings any;
+  visit_staged_settings(any, [&](const char* name, auto&, const char*, SettingStage stage) {
+    const bool of_grid = stage == SettingStage::bits || stage == SettingStage::grid;
+    if (of_grid && options_.at(name)->count() > 0) chooses = true;
+  });
+  return chooses;
+}
+
 Settings SettingsOptions::resolve(const std::function<void(const std::string& line)>& say) const {
   if (!profile_.empty()) refuse_profile_option(profile_);
   json recipe = json::object();

@@ -3,7 +3,6 @@
 
 #include <functional>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "cbq/settings.h"
@@ -24,8 +23,8 @@ class SettingsOptions {
   /// `recipe`: a JSON file of settings, or a recipe.json that a run has written; may be empty.
   /// `say` gets a line about options that the run does not read.
   Settings resolve(const std::function<void(const std::string& line)>& say) const;
-  /// Whether neither an option nor a recipe chooses anything.
-  bool chooses_nothing() const { return recipe_.empty() && given_values().empty(); }
+  /// Whether a recipe, a method, or an option of bits or grids says how weights are quantized.
+  bool chooses_grid() const;
 
  private:
   Settings given_;  // values of the options that appear

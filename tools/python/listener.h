@@ -43,13 +43,24 @@ class PythonListener final : public cli::Listener {
 };
 
 /// f() without the interpreter's lock; an Interrupted becomes what has raised it. With the lock
-/// again on return.
+/// again on return. What the last callback has raised is thrown as well: nothing has asked for it.
 template <class F>
 auto run_unlocked(PythonListener& listener, F&& f) {
   std::string text;
   try {
-    const py::gil_scoped_release unlocked;
-    return f();
+    const auto unlocked = [&] {
+      const py::gil_scoped_release release;
+      return f();
+    };
+    if constexpr (std::is_void_v<decltype(f())>) {
+      unlocked();
+      listener.rethrow("interrupted at the end");
+      return;
+    } else {
+      auto result = unlocked();
+      listener.rethrow("interrupted at the end");
+      return result;
+    }
   } catch (const Interrupted& stop) {
     text = stop.what();
   }

@@ -13,6 +13,19 @@
 #include "tools/python/listener.h"
 
 namespace cbq::python {
+UseOfModel::UseOfModel(Model& model) : model_(model) {
+  if (model.user.load() == std::this_thread::get_id()) {
+    throw std::runtime_error(
+        "the model is in use by the call whose callback this is; use it when that call is over");
+  }
+  model.busy.lock();
+  model.user = std::this_thread::get_id();
+}
+UseOfModel::~UseOfModel() {
+  model_.user = std::thread::id();
+  model_.busy.unlock();
+}
+
 namespace {
 
 std::shared_ptr<Model> load(const std::string& folder, const std::string& dtype,
@@ -93,7 +106,7 @@ Var flat(const Model& model, const Array& hidden) {
 template <class F>
 auto computing(Model& model, F&& f) {
   const py::gil_scoped_release unlocked;
-  const std::lock_guard<std::mutex> alone(model.busy);
+  const UseOfModel alone(model);
   const NoGrad none;
   return f();
 }

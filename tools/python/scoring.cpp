@@ -35,7 +35,7 @@ cli::Score evaluate(Model& model, const py::object& tokens, int64_t segments,
   }
   PythonListener listener(std::move(progress), py::none());
   return run_unlocked(listener, [&] {
-    const std::lock_guard<std::mutex> alone(model.busy);
+    const UseOfModel alone(model);
     Transformer& t = *model.transformer;
     std::vector<cli::NamedTokens> sets = {given};
     if (is_source) {
@@ -69,7 +69,7 @@ Pairs loglikelihood(Model& model, const std::vector<std::pair<std::string, std::
                     const std::string& encoding, int64_t pass_tokens, py::object progress) {
   PythonListener listener(std::move(progress), py::none());
   return run_unlocked(listener, [&] {
-    const std::lock_guard<std::mutex> alone(model.busy);
+    const UseOfModel alone(model);
     const Encoding how = encoding_from_name(encoding);
     const Tokenizer& tokenizer = tokenizer_of(model);
     std::vector<EncodedRequest> requests;
@@ -86,7 +86,7 @@ Pairs loglikelihood_ids(
     int64_t pass_tokens, py::object progress) {
   PythonListener listener(std::move(progress), py::none());
   return run_unlocked(listener, [&] {
-    const std::lock_guard<std::mutex> alone(model.busy);
+    const UseOfModel alone(model);
     const auto context = static_cast<size_t>(model.transformer->config.context());
     std::vector<EncodedRequest> requests;
     for (const auto& [before, after] : ids) {
@@ -162,7 +162,7 @@ Text generate(Model& model, const py::object& prompt, int64_t tokens, double tem
   }
   PythonListener listener(std::move(progress), py::none());
   return run_unlocked(listener, [&] {
-    const std::lock_guard<std::mutex> alone(model.busy);
+    const UseOfModel alone(model);
     if (is_text) {
       ids = tokenizer_of(model).prefix();
       const std::vector<int32_t> more = tokenizer_of(model).encode(text);

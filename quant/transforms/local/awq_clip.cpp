@@ -108,6 +108,9 @@ class ClipSearch {
 
 /// Whether the layer writes queries or keys, which meet in the softmax.
 bool writes_queries_or_keys(Block& block, const Linear* linear) {
+  const QueryKeyRows rows = block.query_key_rows();
+  if (rows.queries != nullptr) return linear == rows.queries || linear == rows.keys;
+  // A family that does not say so.
   const std::vector<std::vector<NamedLinear>> groups = linears_by_input(block);
   for (size_t i = 0; i + 1 < groups.size(); ++i) {
     if (groups[i + 1].front().name != block.attention_output_name()) continue;

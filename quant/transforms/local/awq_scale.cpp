@@ -69,6 +69,20 @@ std::vector<Tensor> inputs_of(Block& block, Linear& reader, const std::vector<Bl
   return inputs;
 }
 
+/// Whether all consumers of the site make queries, keys or values. With parallel residual
+/// connections the feed-forward part reads the same norm.
+bool all_lead_to_attention(Block& block, const ScalingSite& site, const Linear* output) {
+  const QueryKeyRows rows = block.query_key_rows();
+  if (rows.queries == nullptr) return true;  // a family that does not say so
+  const Linear* values = nullptr;
+  for (const ScalingSite& other : block.scaling_sites()) {
+    if (other.consumers.front() == output) values = other.producer;
+  }
+  return std::all_of(site.consumers.begin(), site.consumers.end(), [&](const Linear* l) {
+    return l == rows.queries || l == rows.keys || l == values;
+  });
+}
+
 /// The linear that ends the part of the block which the site's consumers begin, where the part's
 /// output is what counts; else nullptr.
 Linear* end_of_part(Block& block, const FoldSite& site) {
@@ -77,6 +91,7 @@ Linear* end_of_part(Block& block, const FoldSite& site) {
     if (groups[i].front().linear != site.site.consumers.front()) continue;
     const NamedLinear& next = groups[i + 1].front();
     const bool begins_attention = next.name == block.attention_output_name();
+    if (begins_attention && !all_lead_to_attention(block, site.site, next.linear)) return nullptr;
     return begins_attention || site.site.consumers.size() > 1 ? next.linear : nullptr;
   }
   return nullptr;
@@ -230,7 +245,9 @@ class AwqScale : public Preprocessor {
   bool left_out(const FoldSite& site) {
     if (all_sites_) return false;
     const ScalingSite& s = site.site;
-    const bool is_fused = s.parts > 1 || s.first_row > 0;
+    // Where the producer of a feed-forward part is fused, only the rows of "up" change.
+    const bool of_attention = s.head_dim > 0;
+    const bool is_fused = of_attention && (s.parts > 1 || s.first_row > 0);
     if (s.head_group == 1 && !is_fused) return false;
     ++skipped_[concat(
         s.name, is_fused ? ": the projection is fused" : ": query heads share a key-value head",

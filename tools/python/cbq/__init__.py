@@ -111,7 +111,7 @@ def load(folder, *, dtype="auto", device="auto", threads=0, load="auto", tokeniz
                       "" if tokenizer is None else os.fspath(tokenizer))
 
 
-def quantize(model, calibration="model", *, output, method="cbq", progress=None, log=_log_line,
+def quantize(model, calibration="model", *, output, method=None, progress=None, log=_log_line,
              **settings):
     """Quantizes a model and writes the result, as `cbq quantize` does. Returns a Result.
 
@@ -119,7 +119,8 @@ def quantize(model, calibration="model", *, output, method="cbq", progress=None,
     calibration  a text, a token file (FILE.h5, FILE.json, FILE.json:KEY), "model" (sampled from
                  the model), or ids: an array [segments, tokens] or a list of lists
     output       the folder to write; it appears when all is done
-    method       a name of methods(), or the path of a file of settings
+    method       a name of methods(), or the path of a file of settings; None: as the command
+                 without --method
     progress     progress(done, total, what) is called with every step
     log          log(line) is called with every line of the log; by default the logger "cbq"
     settings     every option of `cbq quantize` by its name with underscores: wbits=2,
@@ -131,7 +132,9 @@ def quantize(model, calibration="model", *, output, method="cbq", progress=None,
     is raised here. ValueError for settings that cannot be, before anything is computed.
     """
     ids = None
-    given = {"output": os.fspath(output), "method": method, **settings}
+    given = {"output": os.fspath(output), **settings}
+    if method is not None:
+        given["method"] = method
     if _is_source(calibration):
         given["calibration"] = os.fspath(calibration)
     else:
@@ -192,7 +195,7 @@ def generate(model, prompt, *, tokens=64, temperature=0.0, seed=0, until=(), pro
     prompt       a text, or ids
     tokens       new ones, at most
     temperature  0: always the likeliest token
-    until        texts that end the continuation; they are not part of it
+    until        texts that end the continuation; the text leaves them out, the ids have them
     """
     return _core.generate(model, prompt, tokens, temperature, seed, list(until), progress)
 

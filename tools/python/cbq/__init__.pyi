@@ -24,7 +24,7 @@ class Result:
 
 def load(folder: Path | Result, *, dtype: str = "auto", device: str = "auto", threads: int = 0, load: str = "auto",
          tokenizer: Path | None = None) -> Model: ...
-def quantize(model: Path | Model | Result, calibration: Path | Ids = "model", *, output: Path, method: str = "cbq",
+def quantize(model: Path | Model | Result, calibration: Path | Ids = "model", *, output: Path, method: str | None = None,
              progress: Progress | None = None, log: Callable[[str], object] | None = ...,
              **settings: Any) -> Result: ...
 def export(result: Path | Result, format: str, output: Path, *, dtype: str | None = None, overwrite: bool = False,

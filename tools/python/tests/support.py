@@ -55,17 +55,19 @@ def write_safetensors(path, tensors):
     pathlib.Path(path).write_bytes(len(text).to_bytes(8, "little") + text + b"".join(parts))
 
 
-def write_tiny_model(folder, blocks=2):
+def write_tiny_model(folder, blocks=2, hidden=16):
     """A LLaMA model with weights far larger than those that training starts with."""
     random = numpy.random.default_rng(3)
-    hidden, middle, vocabulary = 16, 24, 48
+    middle, vocabulary = 24 if hidden == 16 else 2 * hidden, 48
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary,
               "hidden_size": hidden, "intermediate_size": middle, "num_hidden_layers": blocks,
               "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 16, "rms_norm_eps": 1e-6,
               "hidden_act": "silu", "torch_dtype": "float32", "rope_theta": 10000.0, "tie_word_embeddings": False}
-    shapes = {"self_attn.q_proj": (16, 16), "self_attn.k_proj": (8, 16), "self_attn.v_proj": (8, 16),
-              "self_attn.o_proj": (16, 16), "mlp.gate_proj": (middle, 16), "mlp.up_proj": (middle, 16),
-              "mlp.down_proj": (16, middle)}
+    keys = hidden // 2
+    shapes = {"self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (keys, hidden),
+              "self_attn.v_proj": (keys, hidden), "self_attn.o_proj": (hidden, hidden),
+              "mlp.gate_proj": (middle, hidden), "mlp.up_proj": (middle, hidden),
+              "mlp.down_proj": (hidden, middle)}
     tensors = {"model.embed_tokens.weight": random.normal(0, 0.4, (vocabulary, hidden)),
                "model.norm.weight": random.uniform(0.5, 1.5, hidden),
                "lm_head.weight": random.normal(0, 0.4, (vocabulary, hidden))}

@@ -108,6 +108,31 @@ class Quantize(support.FolderTest):
         with self.assertRaisesRegex(KeyError, "mine"):
             self.quantize("q", progress=fail)
         self.assertEqual(self.names(), before)
+
+    def test_an_exception_of_the_last_callback_is_raised(self):
+        steps = []
+        cbq.evaluate(self.model, self.ids, progress=lambda *step: steps.append(step))
+
+        def fail(*step):
+            if step == steps[-1]:
+                raise KeyError("the last one")
+
+        with self.assertRaisesRegex(KeyError, "the last one"):
+            cbq.evaluate(self.model, self.ids, progress=fail)
+
+    def test_a_callback_cannot_use_the_model_of_its_call(self):
+        model = cbq.load(self.model, device="cpu")
+        with self.assertRaisesRegex(RuntimeError, "in use by the call whose callback"):
+            cbq.evaluate(model, self.ids, progress=lambda *step: model.logits(self.ids[:1]))
+        self.assertEqual(model.logits(self.ids[:1]).shape[0], 1)
+
+    def test_without_settings_it_is_the_bare_command(self):
+        model = support.write_tiny_model(self.path / "wide", blocks=1, hidden=64)
+        support.run_program("quantize", model, "--output", self.path / "c", "--calibration", self.calibration(),
+                            "--device=cpu")
+        result = cbq.quantize(model, self.calibration(), output=self.path / "p", device="cpu", log=None)
+        self.assertEqual(result.recipe["settings"]["group_size"], 64)
+        self.assertEqual(self.packed("p"), self.packed("c"))
         with self.assertRaises(TypeError):
             self.quantize("q", log=lambda: None)
         self.assertEqual(self.names(), before)
