@@ -252,7 +252,8 @@ class Gemma3Family : public LlamaFamily {
         std::find(c.local_layers.begin(), c.local_layers.end(), true) != c.local_layers.end();
     if (any) c.sliding_window = fields.size("sliding_window", 4096);
     for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
-      if (fields.has(key)) fail(fields.what(), ": \"", key, "\" is not implemented, so this model cannot be read");
+      if (fields.has(key))
+        fail(fields.what(), ": \"", key, "\" is not implemented, so this model cannot be read");
     }
     if (fields.flag("use_bidirectional_attention", false)) {
       fail(fields.what(), ": \"use_bidirectional_attention\" is not implemented");
