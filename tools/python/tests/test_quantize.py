@@ -108,6 +108,9 @@ class Quantize(support.FolderTest):
         with self.assertRaisesRegex(KeyError, "mine"):
             self.quantize("q", progress=fail)
         self.assertEqual(self.names(), before)
+        with self.assertRaises(TypeError):
+            self.quantize("q", log=lambda: None)
+        self.assertEqual(self.names(), before)
 
     def test_an_exception_of_the_last_callback_is_raised(self):
         steps = []
@@ -133,9 +136,6 @@ class Quantize(support.FolderTest):
         result = cbq.quantize(model, self.calibration(), output=self.path / "p", device="cpu", log=None)
         self.assertEqual(result.recipe["settings"]["group_size"], 64)
         self.assertEqual(self.packed("p"), self.packed("c"))
-        with self.assertRaises(TypeError):
-            self.quantize("q", log=lambda: None)
-        self.assertEqual(self.names(), before)
 
     def test_mistakes_are_value_errors_with_the_texts_of_the_command_line(self):
         before = self.names()
