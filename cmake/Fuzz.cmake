@@ -1,9 +1,6 @@
 # cbq_fuzz: damaged files for every parser (tests/fuzz/fuzz.h). The preset cpu-debug has the sanitizers that it is made for.
 
 cbq_sources(fuzz_sources tests/fuzz)
-if(CBQ_SANITIZE)
-  cbq_join(fuzz_sources joined_fuzz)
-endif()
 add_executable(cbq_fuzz ${fuzz_sources} tools/cli/settings_options.cpp)
 target_link_libraries(cbq_fuzz PRIVATE cbq_objects)
 cbq_compile_fast(cbq_fuzz)

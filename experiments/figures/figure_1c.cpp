@@ -13,7 +13,7 @@
 namespace cbq {
 namespace {
 
-const std::vector<int> compared_bits = {4, 2};
+const std::vector<int> surface_bits = {4, 2};
 constexpr int points = 17;
 constexpr double from = 0.8, to = 1.2;  // multipliers
 
@@ -40,7 +40,7 @@ class Figure1c : public FigureMaker {
     const auto tokens = static_cast<int64_t>(segments.size() * (segments.front().size() - 1));
     const double runs = points * points * static_cast<double>(context.blocks() + 1);
     std::vector<FigurePart> parts;
-    for (const int b : compared_bits) {
+    for (const int b : surface_bits) {
       parts.push_back({fmt::format("loss surface at {} bits", b),
                        {{"segments", segments.size()},
                         {"multipliers", multipliers()},
@@ -80,11 +80,11 @@ class Figure1c : public FigureMaker {
                            {"second", "multiplier of the scales of block 1"},
                            {"value", "loss, nats per token"}};
     std::vector<SurfaceMinimum> minima;
-    for (size_t b = 0; b < compared_bits.size(); ++b) {
+    for (size_t b = 0; b < surface_bits.size(); ++b) {
       const LossSurface surface{multipliers(), results[b].at("loss").get<Matrix>()};
-      add_rows(compared_bits[b], surface, figure.data);
+      add_rows(surface_bits[b], surface, figure.data);
       minima.push_back(minimum_of(surface, 1.0));
-      figure.panels.push_back(panel_of(compared_bits[b], surface, minima.back()));
+      figure.panels.push_back(panel_of(surface_bits[b], surface, minima.back()));
     }
     describe(context, minima, figure);
     return figure;
@@ -135,9 +135,9 @@ class Figure1c : public FigureMaker {
   static void describe(const FigureContext& context, const std::vector<SurfaceMinimum>& minima,
                        Figure& figure) {
     std::string text;
-    for (size_t b = 0; b < compared_bits.size(); ++b) {
+    for (size_t b = 0; b < surface_bits.size(); ++b) {
       const SurfaceMinimum& m = minima[b];
-      const std::string name = fmt::format("W{}", compared_bits[b]);
+      const std::string name = fmt::format("W{}", surface_bits[b]);
       figure.numbers.emplace_back("minimum_loss " + name, m.loss);
       figure.numbers.emplace_back("minimum_first " + name, m.x);
       figure.numbers.emplace_back("minimum_second " + name, m.y);

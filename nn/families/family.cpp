@@ -11,7 +11,7 @@ std::map<std::string, std::shared_ptr<Family>>& families() {
   return all;
 }
 
-std::string joined(const std::vector<std::string>& names) {
+std::string listed(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
   return text;
@@ -43,7 +43,7 @@ const Family& family_of(const std::string& architecture) {
   const auto found = families().find(architecture);
   if (found != families().end()) return *found->second;
   throw std::invalid_argument(message_of("unknown model architecture '", architecture,
-                                         "'; known: ", joined(known_architectures())));
+                                         "'; known: ", listed(known_architectures())));
 }
 
 std::vector<std::string> known_architectures() {
@@ -63,7 +63,7 @@ std::string architecture_of_type(const std::string& model_type) {
     if (family->model_type() == model_type) return family->architectures().front();
   }
   throw std::invalid_argument(
-      message_of("unknown model family '", model_type, "'; known: ", joined(known_model_types())));
+      message_of("unknown model family '", model_type, "'; known: ", listed(known_model_types())));
 }
 
 ModelConfig config_of_family(const std::string& model_type, const ModelConfig& shape) {

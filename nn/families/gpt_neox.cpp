@@ -162,7 +162,7 @@ class GptNeoxModel : public Transformer {
   Var head_;
 };
 
-constexpr const char* share_key = "rotary_pct";
+constexpr const char* rotary_share_key = "rotary_pct";
 constexpr const char* theta_key = "rotary_emb_base";
 
 class GptNeoxFamily : public Family {
@@ -191,7 +191,8 @@ class GptNeoxFamily : public Family {
     c.max_position_embeddings = fields.size("max_position_embeddings", 2048);
     c.norm_eps = fields.number("layer_norm_eps", 1e-5);
     c.hidden_act = fields.text("hidden_act", "gelu");
-    c.rope = read_partial_rope(fields, c.max_position_embeddings, 0.25, share_key, theta_key);
+    c.rope =
+        read_partial_rope(fields, c.max_position_embeddings, 0.25, rotary_share_key, theta_key);
     c.attention_bias = fields.flag("attention_bias", true);
     c.parallel_residual = fields.flag("use_parallel_residual", true);
     c.bos_token_id = 0;
@@ -206,7 +207,7 @@ class GptNeoxFamily : public Family {
     json["max_position_embeddings"] = c.max_position_embeddings;
     json["layer_norm_eps"] = c.norm_eps;
     json["hidden_act"] = c.hidden_act;
-    write_partial_rope(json, c.rope, share_key, theta_key);
+    write_partial_rope(json, c.rope, rotary_share_key, theta_key);
     json["attention_bias"] = c.attention_bias;
     json["use_parallel_residual"] = c.parallel_residual;
   }

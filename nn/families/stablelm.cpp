@@ -136,7 +136,7 @@ class StableLmModel : public LlamaModel {
   LayerNorm final_norm_;
 };
 
-constexpr const char* share_key = "partial_rotary_factor";
+constexpr const char* turning_share_key = "partial_rotary_factor";
 
 class StableLmFamily : public LlamaFamily {
  public:
@@ -153,7 +153,8 @@ class StableLmFamily : public LlamaFamily {
     c.eos_token_ids = {0};
     read_sizes(fields, c);
     c.norm_eps = fields.number("layer_norm_eps", 1e-5);
-    c.rope = read_partial_rope(fields, c.max_position_embeddings, 0.25, share_key, "rope_theta");
+    c.rope =
+        read_partial_rope(fields, c.max_position_embeddings, 0.25, turning_share_key, "rope_theta");
     c.attention_bias = fields.flag("use_qkv_bias", false);
     c.parallel_residual = fields.flag("use_parallel_residual", false);
     if (fields.flag("qk_layernorm", false)) {
@@ -165,7 +166,7 @@ class StableLmFamily : public LlamaFamily {
     write_sizes(c, json);
     json.erase("rms_norm_eps");
     json["layer_norm_eps"] = c.norm_eps;
-    write_partial_rope(json, c.rope, share_key, "rope_theta");
+    write_partial_rope(json, c.rope, turning_share_key, "rope_theta");
     json["use_qkv_bias"] = c.attention_bias;
     json["use_parallel_residual"] = c.parallel_residual;
   }

@@ -15,7 +15,6 @@ using nlohmann::json;
 
 namespace {
 
-const std::string& prefix = gguf_tokenizer_prefix;
 constexpr std::string_view space_mark = "\u2581";
 
 /// Whether `text` repeats itself every `period` bytes.
@@ -122,13 +121,13 @@ bool for_each_probe(const GgufVocabulary& v, F&& f) {
 
 std::string sentencepiece_model(const GgufFile& file, const GgufVocabulary& v) {
   const std::string path = file.path().string();
-  const std::vector<double> scores = file.numbers(prefix + "scores");
+  const std::vector<double> scores = file.numbers(gguf_tokenizer_prefix + "scores");
   if (scores.size() != v.tokens.size()) {
-    fail(path, ": \"", prefix, "scores\" has ", scores.size(), " elements for ", v.tokens.size(),
-         " tokens");
+    fail(path, ": \"", gguf_tokenizer_prefix, "scores\" has ", scores.size(), " elements for ",
+         v.tokens.size(), " tokens");
   }
-  if (file.has(prefix + "precompiled_charsmap")) {
-    fail(path, ": a normalization of characters (\"", prefix,
+  if (file.has(gguf_tokenizer_prefix + "precompiled_charsmap")) {
+    fail(path, ": a normalization of characters (\"", gguf_tokenizer_prefix,
          "precompiled_charsmap\") is not supported");
   }
   SentencepieceModel model;
@@ -144,14 +143,15 @@ std::string sentencepiece_model(const GgufFile& file, const GgufVocabulary& v) {
     ++unknown;
   }
   if (unknown != 1) {
-    fail(path, ": ", unknown, " tokens are of the type unknown (\"", prefix,
+    fail(path, ": ", unknown, " tokens are of the type unknown (\"", gguf_tokenizer_prefix,
          "token_type\" 2); sentencepiece needs exactly one");
   }
   settings.bos_id = v.bos;
   settings.eos_id = v.eos;
   settings.pad_id = v.pad;
-  settings.add_dummy_prefix = file.flag(prefix + "add_space_prefix", true);
-  settings.remove_extra_whitespaces = file.flag(prefix + "remove_extra_whitespaces", false);
+  settings.add_dummy_prefix = file.flag(gguf_tokenizer_prefix + "add_space_prefix", true);
+  settings.remove_extra_whitespaces =
+      file.flag(gguf_tokenizer_prefix + "remove_extra_whitespaces", false);
   return model.bytes(settings);
 }
 
@@ -160,15 +160,17 @@ json sentencepiece_tokenizer_json(const GgufFile& file, const GgufVocabulary& v)
       std::find(v.types.begin(), v.types.end(), PieceType::unused) != v.types.end();
   const bool has_bytes =
       std::find(v.types.begin(), v.types.end(), PieceType::byte) != v.types.end();
-  if (has_unused || file.flag(prefix + "remove_extra_whitespaces", false)) return nullptr;
+  if (has_unused || file.flag(gguf_tokenizer_prefix + "remove_extra_whitespaces", false))
+    return nullptr;
   // "Prepend" would put a space in front of every part between such tokens, not of the text alone.
   const bool has_user_defined =
       std::find(v.types.begin(), v.types.end(), PieceType::user_defined) != v.types.end();
-  if (has_user_defined && file.flag(prefix + "add_space_prefix", true)) return nullptr;
+  if (has_user_defined && file.flag(gguf_tokenizer_prefix + "add_space_prefix", true))
+    return nullptr;
   json vocabulary = json::object();
   for (size_t id = 0; id < v.tokens.size(); ++id) vocabulary[v.tokens[id]] = id;
   if (vocabulary.size() != v.tokens.size()) return nullptr;  // the reader of the model refuses it
-  json merges = merges_of(v, file.numbers(prefix + "scores"));
+  json merges = merges_of(v, file.numbers(gguf_tokenizer_prefix + "scores"));
   if (merges.is_null()) return nullptr;
   json model = bpe_model(std::move(vocabulary), std::move(merges));
   const auto unknown = std::find(v.types.begin(), v.types.end(), PieceType::unknown);
@@ -181,12 +183,12 @@ json sentencepiece_tokenizer_json(const GgufFile& file, const GgufVocabulary& v)
       json::array({{{"type", "Replace"}, {"pattern", {{"String", space}}}, {"content", " "}},
                    {{"type", "ByteFallback"}},
                    {{"type", "Fuse"}}});
-  if (file.flag(prefix + "add_space_prefix", true)) {
+  if (file.flag(gguf_tokenizer_prefix + "add_space_prefix", true)) {
     normalizers.push_back({{"type", "Prepend"}, {"prepend", space}});
     decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   }
   normalizers.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", space}});
-  const bool adds_bos = file.flag(prefix + "add_bos_token", true) && v.bos >= 0;
+  const bool adds_bos = file.flag(gguf_tokenizer_prefix + "add_bos_token", true) && v.bos >= 0;
   return {{"version", "1.0"},
           {"truncation", nullptr},
           {"padding", nullptr},

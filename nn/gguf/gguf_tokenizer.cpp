@@ -16,8 +16,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t max_id = std::numeric_limits<int32_t>::max();
-const std::string& prefix = gguf_tokenizer_prefix;
-
 // ---- the settings of both kinds -----------------------------------------------------------------
 
 json tokenizer_config(const GgufFile& file, const GgufVocabulary& v, const char* class_name) {
@@ -71,16 +69,17 @@ constexpr Rule rules[] = {{"gpt-2", nullptr, true, false, false, false},
                           {"tekken", tekken_pattern, false, false, true, true}};
 
 const Rule& rule_of(const GgufFile& file, const std::string& given) {
-  const std::string name = given.empty() ? file.text(prefix + "pre", "") : given;
+  const std::string name = given.empty() ? file.text(gguf_tokenizer_prefix + "pre", "") : given;
   for (const Rule& rule : rules) {
     if (name == rule.name) return rule;
   }
   const std::string path = file.path().string();
   if (name.empty()) {
-    fail(path, ": the file does not say how its tokenizer divides texts into words (\"", prefix,
+    fail(path, ": the file does not say how its tokenizer divides texts into words (\"",
+         gguf_tokenizer_prefix,
          "pre\" is missing); give --pre-tokenizer with one of: ", known_gguf_pre_tokenizers());
   }
-  fail(path, ": the rule \"", name, "\" for dividing texts into words (\"", prefix,
+  fail(path, ": the rule \"", name, "\" for dividing texts into words (\"", gguf_tokenizer_prefix,
        "pre\") is not known; known: ", known_gguf_pre_tokenizers(),
        ". Where one of them is right for this model, give it with --pre-tokenizer");
 }
@@ -151,28 +150,28 @@ json byte_level_tokenizer(const GgufFile& file, const GgufVocabulary& v, const R
     // llama.cpp fills vocabularies up to the embedding's size with tokens that no text has.
     if (v.types[id] == PieceType::unused) continue;
     if (!seen.insert(v.tokens[id]).second) {
-      fail(path, ": \"", prefix, "tokens\" has \"", v.tokens[id], "\" twice, the second time as ",
-           "token ", id);
+      fail(path, ": \"", gguf_tokenizer_prefix, "tokens\" has \"", v.tokens[id],
+           "\" twice, the second time as ", "token ", id);
     }
     vocabulary[v.tokens[id]] = id;
   }
   json merges = json::array();
-  for (const std::string& merge : file.texts(prefix + "merges")) {
+  for (const std::string& merge : file.texts(gguf_tokenizer_prefix + "merges")) {
     const size_t space = merge.find(' ', 1);  // no token begins with a plain space
     const std::string whole =
         space == std::string::npos ? "" : merge.substr(0, space) + merge.substr(space + 1);
     if (whole.empty() || space + 1 == merge.size() || !seen.contains(merge.substr(0, space)) ||
         !seen.contains(merge.substr(space + 1)) || !seen.contains(whole)) {
-      fail(path, ": element ", merges.size(), " of \"", prefix, "merges\" must be two tokens ",
-           "with a space between them that make a third one",
+      fail(path, ": element ", merges.size(), " of \"", gguf_tokenizer_prefix,
+           "merges\" must be two tokens ", "with a space between them that make a third one",
            is_utf8(merge) ? ", is \"" + merge.substr(0, 60) + "\"" : ", is not UTF-8");
     }
     merges.push_back(merge);
   }
-  const bool adds_bos = file.flag(prefix + "add_bos_token", rule.adds_bos);
+  const bool adds_bos = file.flag(gguf_tokenizer_prefix + "add_bos_token", rule.adds_bos);
   if (adds_bos && v.bos < 0) {
-    fail(path, ": texts begin with a token of their own (\"", prefix, "add_bos_token\"), but \"",
-         prefix, "bos_token_id\" is missing");
+    fail(path, ": texts begin with a token of their own (\"", gguf_tokenizer_prefix,
+         "add_bos_token\"), but \"", gguf_tokenizer_prefix, "bos_token_id\" is missing");
   }
   json model = bpe_model(std::move(vocabulary), std::move(merges));
   model["ignore_merges"] = rule.ignore_merges;
@@ -199,11 +198,11 @@ std::string text_of(const json& json) { return json.dump(2) + "\n"; }
 
 std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file,
                                                         const std::string& pre_tokenizer) {
-  const std::string kind = file.text(prefix + "model");
+  const std::string kind = file.text(gguf_tokenizer_prefix + "model");
   if (kind == "no_vocab") return {};
   if (kind != "gpt2" && kind != "llama") {
     fail(
-        file.path().string(), ": the tokenizer \"", kind, "\" (\"", prefix,
+        file.path().string(), ": the tokenizer \"", kind, "\" (\"", gguf_tokenizer_prefix,
         "model\") is not supported; supported: gpt2 (byte-level BPE), llama (sentencepiece's BPE)");
   }
   GgufVocabulary v = read_gguf_vocabulary(file);
@@ -223,8 +222,8 @@ std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file,
     const auto is_control = [&](size_t id) {
       return id < v.types.size() && v.types[id] == PieceType::control;
     };
-    if (!file.has(prefix + "bos_token_id") && is_control(1)) v.bos = 1;
-    if (!file.has(prefix + "eos_token_id") && is_control(2)) v.eos = 2;
+    if (!file.has(gguf_tokenizer_prefix + "bos_token_id") && is_control(1)) v.bos = 1;
+    if (!file.has(gguf_tokenizer_prefix + "eos_token_id") && is_control(2)) v.eos = 2;
     const std::string model = sentencepiece_model(file, v);
     const json other = sentencepiece_tokenizer_json(file, v);
     const std::string text = other.is_null() ? "" : text_of(other);
@@ -234,7 +233,8 @@ std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file,
     config = tokenizer_config(file, v, "PreTrainedTokenizerFast");
     // tokenizer.model alone: a class named after a model would bring rules of its own.
     if (!has_both) config.erase("tokenizer_class");
-    config["add_bos_token"] = file.flag(prefix + "add_bos_token", true) && v.bos >= 0;
+    config["add_bos_token"] =
+        file.flag(gguf_tokenizer_prefix + "add_bos_token", true) && v.bos >= 0;
   }
   files["tokenizer_config.json"] = text_of(config);
   files["generation_config.json"] = text_of(generation_config(v));
