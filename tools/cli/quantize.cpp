@@ -10,6 +10,9 @@ namespace {
 
 constexpr const char* footer =
     "An option given here overrides --recipe, and --recipe overrides --method.\n"
+    "Without a method, a recipe and options of bits or grids, weights share a scale in groups of "
+    "128,\n"
+    "or of 64 where 128 does not divide the inputs of every layer, or else per channel.\n"
     "Ctrl-C stops after the current step and keeps the finished windows. The same command with\n"
     "--resume continues the run and gives the same bytes as a run without interruption.";
 
