@@ -219,12 +219,19 @@ TEST(AwqScale, NamesTheSitesThatItLeavesOut) {
       "bloom", "awq_scale",
       {"no factor passes GELU", "query_key_value: the projection is fused", "of 4 places"});
   expect_notes("bloom", "awq_scale:all_sites", {"no factor passes GELU", "of 6 places"});
+  // Of its fused feed-forward projection, the rows of "up" take the factors of down_proj.
+  expect_notes("phi3", "awq_scale", {"self_attn.qkv_proj: the projection is fused", "of 6 places"});
   expect_notes("opt-post-norm", "awq_scale", {"are the residual stream, too", "of 4 places"});
 }
 
 TEST(AwqClip, LeavesQueriesAndKeysOfEveryFamily) {
-  for (const auto& [family, count] :
-       {std::pair{"llama", 4}, {"opt", 4}, {"bloom", 2}, {"opt-post-norm", 4}}) {
+  for (const auto& [family, count] : {std::pair{"llama", 4},
+                                      {"opt", 4},
+                                      {"bloom", 2},
+                                      {"opt-post-norm", 4},
+                                      {"stablelm-parallel", 4},
+                                      {"phi3", 2},
+                                      {"gpt-neox", 2}}) {
     const std::string part = concat("left ", count, " projections of queries and keys");
     EXPECT_NE(notes_of(family, "awq_clip").find(part), std::string::npos)
         << notes_of(family, "awq_clip");
