@@ -47,45 +47,71 @@ struct Butterflies {
   }
 };
 
-/// y_{a p + j} = scale sum_c h(a, c) work_{c p + j}, h = H or H^T, for one row of m p elements.
+/// y_{a p + j} = scale sum_c h(a, c) work_{c p + j} for one row of m p elements; `columns` holds
+/// h(a, c) at c m + a.
 template <class T>
 struct MixRuns {
   using A = acc_t<T>;
   const A* work;
-  const float* h;
+  const float* columns;
   T* y;
   int64_t m, p;
   A scale;
-  bool transposed;
 
-  CBQ_HD A entry(int64_t a, int64_t c) const { return A(transposed ? h[c * m + a] : h[a * m + c]); }
+  static constexpr int64_t width = 64;  // sums that stay in registers
+
+  /// Neighbours in a run are summed at once.
+  CBQ_HD void mix_long_runs(const A* in, T* out) const {
+    for (int64_t a = 0; a < m; ++a) {
+      for (int64_t begin = 0; begin < p; begin += width) {
+        const int64_t n = p - begin < width ? p - begin : width;
+        A sum[width] = {};
+        for (int64_t c = 0; c < m; ++c) {
+          const A factor = A(columns[c * m + a]);
+          const A* from = in + c * p + begin;
+#pragma omp simd
+          for (int64_t j = 0; j < n; ++j) sum[j] += factor * from[j];
+        }
+#pragma omp simd
+        for (int64_t j = 0; j < n; ++j)
+          out[a * p + begin + j] = device_math::round_to<T>(scale * sum[j]);
+      }
+    }
+  }
+  /// Runs are too short for that: elements at the same place of neighbouring runs are summed at
+  /// once. Every sum has the same order as above.
+  CBQ_HD void mix_short_runs(const A* in, T* out) const {
+    for (int64_t j = 0; j < p; ++j) {
+      for (int64_t begin = 0; begin < m; begin += width) {
+        const int64_t n = m - begin < width ? m - begin : width;
+        A sum[width] = {};
+        for (int64_t c = 0; c < m; ++c) {
+          const A factor = in[c * p + j];
+          const float* from = columns + c * m + begin;
+#pragma omp simd
+          for (int64_t a = 0; a < n; ++a) sum[a] += A(from[a]) * factor;
+        }
+        for (int64_t a = 0; a < n; ++a)
+          out[(begin + a) * p + j] = device_math::round_to<T>(scale * sum[a]);
+      }
+    }
+  }
 
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t r) const {
     const A* in = work + r * m * p;
     T* out = y + r * m * p;
     if constexpr (std::is_same_v<Row, SerialRow>) {
-      constexpr int64_t width = 64;  // sums that stay in registers
-      for (int64_t a = 0; a < m; ++a) {
-        for (int64_t begin = 0; begin < p; begin += width) {
-          const int64_t n = p - begin < width ? p - begin : width;
-          A sum[width] = {};
-          for (int64_t c = 0; c < m; ++c) {
-            const A factor = entry(a, c);
-            const A* from = in + c * p + begin;
-#pragma omp simd
-            for (int64_t j = 0; j < n; ++j) sum[j] += factor * from[j];
-          }
-#pragma omp simd
-          for (int64_t j = 0; j < n; ++j)
-            out[a * p + begin + j] = device_math::round_to<T>(scale * sum[j]);
-        }
+      if (p >= 16) {
+        mix_long_runs(in, out);
+      } else {
+        mix_short_runs(in, out);
       }
     } else {
       for (int64_t i = row.lane(); i < m * p; i += row.lanes()) {
         const int64_t a = i / p, j = i % p;
         A sum = 0;
-        for (int64_t c = 0; c < m; ++c) sum += entry(a, c) * in[c * p + j];
+        for (int64_t c = 0; c < m; ++c) sum += A(columns[c * m + a]) * in[c * p + j];
         out[i] = device_math::round_to<T>(scale * sum);
       }
     }
@@ -106,6 +132,7 @@ Tensor hadamard(const Tensor& x, const Tensor& matrix, bool transposed) {
   const int64_t n = x.size(-1), p = n / m;
   check((p & (p - 1)) == 0, "hadamard: rows of ", x.shape(), " are ", p,
         " times the matrix's order ", m, "; expected a power of two");
+  const Tensor columns = transposed ? matrix : transpose(matrix);
   Tensor y(x.shape(), x.dtype(), x.device());
   dispatch_float(x.dtype(), "hadamard", [&]<class T>() {
     using A = acc_t<T>;
@@ -114,8 +141,8 @@ Tensor hadamard(const Tensor& x, const Tensor& matrix, bool transposed) {
              Butterflies<T>{x.data<T>(), work.template data<A>(), p});
     const A scale = A(1) / std::sqrt(static_cast<A>(n));
     map_rows("hadamard", x.device(), x.count() / n, n,
-             MixRuns<T>{work.template data<A>(), matrix.data<float>(), y.data<T>(), m, p, scale,
-                        transposed});
+             MixRuns<T>{work.template data<A>(), columns.template data<float>(), y.data<T>(), m,
+                        p, scale});
   });
   return y;
 }

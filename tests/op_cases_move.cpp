@@ -213,7 +213,9 @@ std::vector<OpCase> move_cases() {
           hadamard_case(1, false),
           hadamard_case(12, false),
           hadamard_case(12, true),
-          hadamard_case(28, false)};
+          hadamard_case(28, false),
+          hadamard_case(172, false),
+          hadamard_case(172, true)};
 }
 
 }  // namespace cbq::test
