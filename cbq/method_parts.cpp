@@ -139,10 +139,12 @@ std::vector<std::pair<std::string, bool>> components_of(const MethodFile& method
     weights = weights || stage->handles_weight_outliers();
     activations = activations || stage->handles_activation_outliers();
   }
+  // The last stage learns the codes of all blocks together.
+  const bool learns_all_blocks = s.polishes() && s.rate_polish_codes > 0.0;
   return {{"quantize_weight", method.wbits.low < float_bits},
           {"quantize_activation", method.abits.low < float_bits},
-          {"gradient_based", s.reconstructs()},
-          {"cross_block_dependency", s.reconstructs() && has_overlap(s)},
+          {"gradient_based", s.reconstructs() || s.polishes()},
+          {"cross_block_dependency", learns_all_blocks || (s.reconstructs() && has_overlap(s))},
           {"weight_outlier_handling", weights},
           {"activation_outlier_handling", activations},
           {"rounding_error_handling", learns_rounding(s)}};

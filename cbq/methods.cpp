@@ -120,7 +120,8 @@ void check_values(const MethodFile& method, const std::string& what) {
 
 /// Without a look at the values, which the tests have had at the embedded files.
 MethodFile read_method(const json& object, const std::string& name, const std::string& what) {
-  check_keys(object, {"title", "source", "notes", "formerly", "serves", "settings", "by_bits"},
+  check_keys(object,
+             {"title", "source", "notes", "formerly", "otherwise", "serves", "settings", "by_bits"},
              what);
   MethodFile method;
   method.name = name;
@@ -128,6 +129,9 @@ MethodFile read_method(const json& object, const std::string& name, const std::s
   method.source = json_string(json_at(object, "source", what), "source", what);
   method.notes = read_texts(object, "notes", what);
   method.formerly = read_texts(object, "formerly", what);
+  if (object.contains("otherwise")) {
+    method.otherwise = json_string(object["otherwise"], "otherwise", what);
+  }
   if (object.contains("serves")) {
     const std::string where = what + ": \"serves\"";
     check_keys(object["serves"], {"wbits", "abits"}, where);
@@ -159,12 +163,31 @@ const std::map<std::string, MethodFile>& known_methods() {
   return methods;
 }
 
+std::string joined_names() {
+  std::string list;
+  for (const auto& [name, method] : known_methods()) list += (list.empty() ? "" : ", ") + name;
+  return list;
+}
+
 /// The method that once had this name; nullptr if none had.
 const MethodFile* renamed(const std::string& former) {
   for (const auto& [name, method] : known_methods()) {
     if (std::count(method.formerly.begin(), method.formerly.end(), former) > 0) return &method;
   }
   return nullptr;
+}
+
+/// A chain of such methods would have to be followed by the reader, too.
+void check_otherwise(const MethodFile& method, const std::string& what) {
+  if (method.otherwise.empty()) return;
+  const auto found = known_methods().find(method.otherwise);
+  if (found == known_methods().end()) {
+    fail(what, ": \"otherwise\": there is no method '", method.otherwise,
+         "'; known: ", joined_names());
+  }
+  if (!found->second.otherwise.empty()) {
+    fail(what, ": \"otherwise\": '", method.otherwise, "' has an \"otherwise\" of its own");
+  }
 }
 
 std::string in_words(const BitRange& range) {
@@ -211,6 +234,7 @@ Settings MethodFile::at(int weight_bits, int activation_bits) const {
 
 MethodFile parse_method(const json& object, const std::string& name, const std::string& what) {
   MethodFile method = read_method(object, name, what);
+  check_otherwise(method, what);
   check_values(method, what);
   return method;
 }
@@ -233,10 +257,8 @@ MethodFile find_method(const std::string& name) {
   if (const MethodFile* now = renamed(name)) {
     throw std::invalid_argument(message_of("method '", name, "' is called '", now->name, "' now"));
   }
-  std::string list;
-  for (const std::string& known : method_names()) list += (list.empty() ? "" : ", ") + known;
   throw std::invalid_argument(
-      message_of("unknown method '", name, "'; known: ", list, "; or a file, PATH.json"));
+      message_of("unknown method '", name, "'; known: ", joined_names(), "; or a file, PATH.json"));
 }
 
 Settings method_settings(const std::string& name, int wbits, int abits) {

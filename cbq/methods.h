@@ -4,12 +4,14 @@
 //
 //   {"title": ..., "source": ..., "notes": [...],
 //    "serves": {"wbits": ">=2", "abits": 16},
+//    "otherwise": "cbq_windows",
 //    "settings": {setting: value, ...},
 //    "by_bits": [{"wbits": "<=3", "abits": "5-8", "settings": {...}}, ...]}
 //
 // "title", "source" and "settings" must be there. Settings are those of cbq/settings.h; what a file
 // does not name has the default. Entries of "by_bits" are applied in order where both ranges hold
-// the bits, so that a later one wins. A range is a number, "<=3", ">=5" or "5-8".
+// the bits, so that a later one wins. A range is a number, "<=3", ">=5" or "5-8". "otherwise" names
+// the method that runs where the model or the machine cannot take this one (cbq/method_fit.h).
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -38,6 +40,7 @@ struct MethodFile {
   std::string title, source;
   std::vector<std::string> notes;     // where it deviates from its source
   std::vector<std::string> formerly;  // names that are refused with a hint at this one
+  std::string otherwise;              // the method in its place where it cannot run; "": none
   BitRange wbits, abits;              // that the method serves
   nlohmann::json settings = nlohmann::json::object();
   std::vector<ByBits> by_bits;

@@ -175,6 +175,10 @@ nlohmann::json completed(nlohmann::json given) {
     if (*at == "per_tensor" || *at == "per_cluster") given.emplace("act_dynamic", false);
     if (*at == "per_token") given.emplace("act_dynamic", true);
   }
+  // Who leaves out the reconstruction wants nothing learned, unless they ask for the last stage.
+  if (const auto at = given.find("reconstruct"); at != given.end() && *at == "none") {
+    given.emplace("polish_epochs", 0);
+  }
   return given;
 }
 

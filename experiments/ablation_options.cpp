@@ -69,8 +69,7 @@ void AblationOptions::add_to(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--method", method,
                  "settings that a table does not vary: a published method (cbq methods lists them) "
-                 "or a file PATH.json")
-      ->capture_default_str();
+                 "or a file PATH.json; default: what the table's file says, else cbq");
   app.add_option("--profile", profile)->group("");
   app.add_option("--segments", segments, "calibration segments")->capture_default_str();
   app.add_option("--segment-length", segment_length, "their tokens")->capture_default_str();

@@ -25,7 +25,8 @@ struct AblationOptions {
   std::string axis;
   std::vector<std::string> bits;
   std::vector<std::string> granularities = {"per-channel"};
-  std::string method = "cbq", profile;  // profile: the former name, refused
+  std::string method;   // "": each table's own
+  std::string profile;  // the former name, refused
   std::string outliers;
   std::string settings = "{}";
   int64_t segments = 64, segment_length = 128, epochs = 2, seeds = 1, eval_tokens = 16384;

@@ -48,6 +48,7 @@ ModelAtHand::ModelAtHand(const std::filesystem::path& folder, const RunSurroundi
         folder.string(), " holds ", config_.context());
   set_threads();
   loading_ = {s.say, s.interrupted};
+  place_ = {Dtype::f32, device_memory(s.device).total};
   bench_.load = [this, device = s.device] {
     const int64_t free = device_memory(device).free;
     auto model =
@@ -107,6 +108,9 @@ PlanModel ModelAtHand::plan_model() const {
   PlanModel model;
   model.blocks = config_.num_layers;
   model.obstacle = [config = config_](const Settings& s) { return Workbench::obstacle(s, config); };
+  model.setting_obstacle = [config = config_, place = place_](const Settings& s) {
+    return setting_obstacle(s, config, place);
+  };
   model.name = folder_.string();
   model.family = config_.model_type;
   model.block_weights = block_weights_;

@@ -62,6 +62,7 @@ class ModelAtHand {
   std::unique_ptr<Workbench> workbench_;
   CellInputs inputs_;
   LoadWatch loading_;
+  RunPlace place_;
   int64_t block_weights_ = 0, parameter_bytes_ = 0, activation_bytes_ = 0;
   std::vector<std::string> lines_, text_names_;
 };

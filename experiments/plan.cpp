@@ -27,8 +27,39 @@ MethodOfRow method_of_row(const TableSpec& table, const RowSpec& row, const std:
     nlohmann::json value = table.settings.value(name, nlohmann::json(otherwise));
     return row.settings.value(name, value).get<std::decay_t<decltype(otherwise)>>();
   };
-  return {find_method(varied("method", options.method)), varied("wbits", wbits),
-          varied("abits", abits)};
+  return {find_method(varied("method", options.method.empty() ? table.method : options.method)),
+          varied("wbits", wbits), varied("abits", abits)};
+}
+
+/// row_settings for a run that cannot have what `find_obstacle` finds.
+FittedMethod fitted_row(const TableSpec& table, const RowSpec& row, const std::string& bits,
+                        const GranularityChoice& granularity, int64_t seed,
+                        const PlanOptions& options, const FindObstacle& find_obstacle) {
+  const MethodOfRow of_row = method_of_row(table, row, bits, options);
+  const auto change = [&](Settings& s) {
+    s.granularity = granularity.granularity;
+    s.group_size = granularity.group_size;
+    s.epochs = options.epochs;
+    s.seed = static_cast<uint64_t>(seed);
+    apply_json(s, table.settings);
+    apply_json(s, row.settings);
+    check(s.epochs <= std::numeric_limits<int64_t>::max() / row.epochs_factor, "epochs: ", s.epochs,
+          " times the row's epochs_factor ", row.epochs_factor, " is no number of epochs");
+    s.epochs *= row.epochs_factor;
+    apply_json(s, options.settings);
+  };
+  const auto is_named = [&](const std::string& name) {
+    return table.settings.contains(name) || row.settings.contains(name) ||
+           options.settings.contains(name);
+  };
+  FittedMethod fitted =
+      fit_method(of_row.method, of_row.wbits, of_row.abits, {change, is_named}, find_obstacle);
+  Settings& s = fitted.settings;
+  if (!options.outliers.empty() && s.quantizes()) {
+    s.preprocess =
+        s.preprocess == "none" ? options.outliers : options.outliers + "+" + s.preprocess;
+  }
+  return fitted;
 }
 
 /// Why a method that the table names cannot be run: another program may have it, this one has not.
@@ -74,7 +105,7 @@ std::vector<PlannedRow> orientation_rows(const std::string& group,
     nearest.spec.label = group.empty()
                              ? (bits.size() == 1 ? "nearest rounding" : "nearest rounding, " + b)
                              : concat(lead, b, " nearest");
-    nearest.spec.settings = {{"reconstruct", "none"}};
+    nearest.spec.settings = {{"reconstruct", "none"}, {"rotation", "none"}};
     nearest.bits = b;
     nearest.orientation = true;
     rows.push_back(nearest);
@@ -202,8 +233,10 @@ class Planner {
     for (const GranularityChoice& granularity : plan_.options.granularities) {
       row.cells.emplace_back();
       for (int64_t seed = 0; seed < plan_.options.seeds; ++seed) {
-        Settings settings =
-            row_settings(table, row.spec, row.bits, granularity, seed, plan_.options);
+        FittedMethod fitted = fitted_row(table, row.spec, row.bits, granularity, seed,
+                                         plan_.options, model.setting_obstacle);
+        Settings& settings = fitted.settings;
+        row.note = fitted.note;
         // --settings is for the rows below: "nearest rounding" stays what it says.
         if (row.orientation) settings.solver = "none";
         row.epochs = settings.reconstructs() ? settings.epochs : 0;
@@ -292,8 +325,11 @@ class Planner {
         }
       }
     }
+    for (const PlannedRow& row : table.rows) {
+      if (!row.note.empty()) table.remarks.push_back(concat(row.spec.label, ": ", row.note));
+    }
     if (table.spec.models.empty() || table.spec.kind == TableKind::components) return;
-    table.remarks = remarks_on_models();
+    for (std::string& remark : remarks_on_models()) table.remarks.push_back(std::move(remark));
     // A step between rows that nobody can run says nothing about this run.
     std::erase_if(table.spec.trends, [&](const TrendSpec& trend) {
       return std::any_of(table.rows.begin(), table.rows.end(), [&](const PlannedRow& row) {
@@ -354,23 +390,7 @@ GranularityChoice parse_granularity(const std::string& name) {
 Settings row_settings(const TableSpec& table, const RowSpec& row, const std::string& bits,
                       const GranularityChoice& granularity, int64_t seed,
                       const PlanOptions& options) {
-  const MethodOfRow of_row = method_of_row(table, row, bits, options);
-  Settings s = of_row.method.at(of_row.wbits, of_row.abits);
-  s.granularity = granularity.granularity;
-  s.group_size = granularity.group_size;
-  s.epochs = options.epochs;
-  s.seed = static_cast<uint64_t>(seed);
-  apply_json(s, table.settings);
-  apply_json(s, row.settings);
-  check(s.epochs <= std::numeric_limits<int64_t>::max() / row.epochs_factor, "epochs: ", s.epochs,
-        " times the row's epochs_factor ", row.epochs_factor, " is no number of epochs");
-  s.epochs *= row.epochs_factor;
-  apply_json(s, options.settings);
-  if (!options.outliers.empty() && s.quantizes()) {
-    s.preprocess =
-        s.preprocess == "none" ? options.outliers : options.outliers + "+" + s.preprocess;
-  }
-  return s;
+  return fitted_row(table, row, bits, granularity, seed, options, nullptr).settings;
 }
 
 Plan make_plan(const std::vector<TableSpec>& tables, const std::vector<NamedModel>& named,

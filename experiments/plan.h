@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cbq/method_fit.h"
 #include "experiments/cell.h"
 #include "experiments/model_groups.h"
 #include "experiments/table_spec.h"
@@ -25,7 +26,7 @@ struct GranularityChoice {
 GranularityChoice parse_granularity(const std::string& name);
 
 struct PlanOptions {
-  std::string method = "cbq";     // of cbq/methods, or a file
+  std::string method;             // of cbq/methods, or a file; "": each table's own
   std::vector<std::string> bits;  // empty: each table's own
   std::vector<GranularityChoice> granularities = {GranularityChoice{}};
   int64_t epochs = 2;
@@ -44,10 +45,11 @@ struct PlanModel {
   /// Why these settings cannot be run here ("" if they can): an unknown preprocessor. Throws
   /// std::invalid_argument for impossible ones.
   std::function<std::string(const Settings&)> obstacle;
-  std::string name = {};         // in reports: its folder
-  std::string family = "llama";  // ModelConfig::model_type
-  int64_t block_weights = 0;     // of one block's linear layers; 0: not known
-  CellInputs inputs = {};        // identity of its cells
+  FindObstacle setting_obstacle = {};  // for methods that name another in their place
+  std::string name = {};               // in reports: its folder
+  std::string family = "llama";        // ModelConfig::model_type
+  int64_t block_weights = 0;           // of one block's linear layers; 0: not known
+  CellInputs inputs = {};              // identity of its cells
 };
 
 struct PlannedRow {
@@ -61,6 +63,7 @@ struct PlannedRow {
   double time_factor = 1.0;                // hours of the paper's model over those of its cells
   std::string same_as;                     // name of an earlier row that is the same cell, ...
   std::string because;                     // ... and why
+  std::string note;                        // of fit_method
   std::vector<std::vector<size_t>> cells;  // [granularity][seed] -> Plan::cells
 };
 

@@ -57,10 +57,10 @@ void add_work(const ModelAtHand& model, const TaskSet& tasks, const std::vector<
 
 std::vector<std::string> budget_lines(const AblationOptions& o, const TaskSet& tasks, Device device,
                                       const std::string& version) {
-  std::vector<std::string> lines = {
-      fmt::format("budget: {} segments, {} epochs, {} seed{} (from 0), method {}{}", o.segments,
-                  o.epochs, o.seeds, o.seeds == 1 ? "" : "s", o.method,
-                  o.settings == "{}" ? "" : ", settings " + o.settings)};
+  std::vector<std::string> lines = {fmt::format(
+      "budget: {} segments, {} epochs, {} seed{} (from 0), method {}{}", o.segments, o.epochs,
+      o.seeds, o.seeds == 1 ? "" : "s", o.method.empty() ? "of each table" : o.method,
+      o.settings == "{}" ? "" : ", settings " + o.settings)};
   if (!o.outliers.empty()) {
     lines.push_back("planted outliers: " + o.outliers +
                     " (a transform that keeps the original model's function)");
@@ -130,6 +130,7 @@ FigureContext figure_context(const AblationOptions& o, ModelAtHand& model,
   context.config = model.config();
   context.model = model.plan_model();
   context.plan = ablation.plan.options;
+  if (context.plan.method.empty()) context.plan.method = TableSpec().method;
   context.options = o.figures;
   context.runner = [&model](const Cell& cell, const std::function<void(double)>& show) {
     return model.run(cell, show);

@@ -284,6 +284,7 @@ TableSpec parse_table(const nlohmann::json& json, const std::string& what) {
   paper.nothing_else();
   table.kind = read_kind(fields);
   table.bits = read_bits(fields, table.bits);
+  table.method = fields.text_or("method", table.method);
   table.models = read_models(fields);
   table.accuracy = fields.text_or("accuracy", table.accuracy);
   if (table.accuracy != "acc" && table.accuracy != "acc_norm") {

@@ -65,6 +65,7 @@ struct TableSpec {
   std::vector<std::string> paper_tables;  // "iclr.3b"; empty for an axis of our own
   std::string paper_model, paper_bits, paper_note;
   std::string bits = "W2A16";  // ours, unless the command line says otherwise
+  std::string method = "cbq";  // of rows that name none, unless the command line does
   /// The models over which its rows go (PaperModel::name), in order; empty: one model, any.
   std::vector<std::string> models;
   std::string accuracy = "acc_norm";  // or "acc": which of a task's two its columns show

@@ -141,8 +141,8 @@ Tensor hadamard(const Tensor& x, const Tensor& matrix, bool transposed) {
              Butterflies<T>{x.data<T>(), work.template data<A>(), p});
     const A scale = A(1) / std::sqrt(static_cast<A>(n));
     map_rows("hadamard", x.device(), x.count() / n, n,
-             MixRuns<T>{work.template data<A>(), columns.template data<float>(), y.data<T>(), m,
-                        p, scale});
+             MixRuns<T>{work.template data<A>(), columns.template data<float>(), y.data<T>(), m, p,
+                        scale});
   });
   return y;
 }

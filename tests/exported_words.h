@@ -13,7 +13,7 @@
 namespace cbq::test {
 
 inline Settings export_settings(const nlohmann::json& changes) {
-  Settings settings = method_settings("cbq", 4, float_bits);
+  Settings settings = method_settings("cbq_windows", 4, float_bits);
   settings.reconstruct = "none";
   settings.scale_type = "f16";
   // Layers of 48 inputs or outputs, and keys and values of 16, are no multiples of 32.

@@ -16,6 +16,7 @@ inline TableSpec window_table() {
   return parse_table(parse_json(R"({
     "key": "3z", "title": "Windows",
     "paper": {"tables": ["iclr.3z"], "model": "LLaMA-7B", "bits": "W4A4"},
+    "method": "cbq_windows",
     "columns": ["gpu_memory_gb", "time_hours"],
     "rows": [
       {"name": "1/0", "label": "1 block", "settings": {"window": 1, "overlap": 0},

@@ -252,7 +252,7 @@ TEST(BadInputToTheLibrary, CalibrationDataThatMakesTheModelOverflow) {
   model->visit("", [](const std::string& path, Var& p) {
     if (path.ends_with("down_proj.weight")) kernels::fill(p.value(), 1e38);
   });
-  Settings settings = method_settings("cbq", 4, 16);
+  Settings settings = method_settings("cbq_windows", 4, 16);
   settings.epochs = 1;
   expect_error<std::runtime_error>(
       [&] { quantize(*model, tiny_segments(2, 8), settings, nullptr, {}); }, {"block"});
@@ -262,7 +262,7 @@ TEST(BadInputToTheLibrary, NanInAWeightNamesTheLayer) {
   const auto model = tiny_model();
   Linear& linear = *model->blocks[1]->linears()[2].linear;
   linear.weight.value().data<float>()[5] = std::numeric_limits<float>::quiet_NaN();
-  Settings settings = method_settings("cbq", 4, 16);
+  Settings settings = method_settings("cbq_windows", 4, 16);
   settings.reconstruct = "none";
   expect_error<std::invalid_argument>(
       [&] { quantize(*model, tiny_segments(2, 8), settings, nullptr, {}); },

@@ -217,7 +217,7 @@ TEST(BlockwiseStatistics, EqualThoseOfTheModelInMemory) {
 // ---- quantization -------------------------------------------------------------------------------
 
 Settings settings_of(const nlohmann::json& changes) {
-  Settings s = method_settings("cbq", 2, float_bits);
+  Settings s = method_settings("cbq_windows", 2, float_bits);
   s.epochs = 1;
   s.batch = 2;
   apply_json(s, changes);

@@ -46,7 +46,7 @@ TEST_F(CliTest, QuantizedPerplexityIsTheSameAfterReloading) {
   // Also with another number of threads, and the printed line is that of the run.
   const std::string line = run.out.substr(run.out.find("quantized") + 10);
   EXPECT_EQ(again.out.substr(11, 60), line.substr(1, 60)) << run.out << again.out;
-  EXPECT_EQ(report["windows"].size(), 3u);
+  EXPECT_EQ(report["windows"].size(), 4u);
   EXPECT_GT(report["peak_bytes"], 0);
 }
 
@@ -250,7 +250,8 @@ TEST_F(CliTest, CalibrationNeedsNoDataAtAll) {
 }
 
 TEST_F(CliTest, InspectShowsLayersAndSizes) {
-  ASSERT_EQ(cbq(quantize("q", {"--abits", "4", "--reconstruct", "none"})).code, 0);
+  ASSERT_EQ(
+      cbq(quantize("q", {"--abits", "4", "--reconstruct", "none", "--rotation", "none"})).code, 0);
   const RunOfCbq quantized = cbq({"inspect", path("q"), "--original", model()});
   ASSERT_EQ(quantized.code, 0) << quantized.err;
   expect_in(quantized.out, {"4 blocks", "model.layers.3.mlp.down_proj", "[16, 24]",

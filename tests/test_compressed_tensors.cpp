@@ -21,7 +21,7 @@ using nlohmann::json;
 constexpr const char* format = "compressed-tensors";
 
 Settings settings_of(const json& changes) {
-  Settings settings = method_settings("cbq", 4, float_bits);
+  Settings settings = method_settings("cbq_windows", 4, float_bits);
   settings.reconstruct = "none";
   apply_json(settings, changes);
   return settings;

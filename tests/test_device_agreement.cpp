@@ -258,7 +258,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST_P(WindowAgreement, LossesAreEqualToRoundingAndFewCodesDiffer) {
   SKIP_WITHOUT_GRIDS();
   const WindowCase& c = GetParam();
-  Settings settings = method_settings("cbq", c.wbits, c.abits);
+  Settings settings = method_settings("cbq_windows", c.wbits, c.abits);
   settings.rounding = c.rounding;
   settings.parameterization = c.parameterization;
   settings.batch = 2;
@@ -344,7 +344,7 @@ FamilyResults family_results(const std::string& name, Device device) {
     const Tensor ids = Tensor::from(segments[0], {length}, Dtype::i32).to(device);
     results.logits = model->forward(ids, {1, length}).value().to_vector<double>();
   }
-  Settings settings = method_settings("cbq", 4, 8);
+  Settings settings = method_settings("cbq_windows", 4, 8);
   settings.batch = 2;
   const ScheduledWindow window{{0, 1}, 1};
   const auto original = cache_in_memory(*model, segments);

@@ -247,7 +247,8 @@ TEST(Plan, TheMethodIsThatOfTheRow) {
   EXPECT_EQ(row_settings({}, {}, "W4A16", {}, 0, {}).rounding, "signround");
   // Tuned values follow the bits that the row asks for, too.
   row.settings = {{"wbits", 2}};
-  EXPECT_EQ(row_settings({}, row, "W4A16", {}, 0, {}).batch, method_settings("cbq", 2, 16).batch);
+  EXPECT_EQ(row_settings({}, row, "W4A16", {}, 0, {}).rate_polish,
+            method_settings("cbq", 2, 16).rate_polish);
 }
 
 TEST(Plan, WhatARowIsCannotBeOverridden) {

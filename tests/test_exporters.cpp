@@ -30,7 +30,7 @@ struct Result {
 };
 
 Settings settings_of(const Result& result) {
-  Settings settings = method_settings("cbq", 3, float_bits);
+  Settings settings = method_settings("cbq_windows", 3, float_bits);
   settings.epochs = 1;
   apply_json(settings, nlohmann::json::parse(result.settings));
   return settings;

@@ -45,7 +45,7 @@ TEST_P(FamilyQuantization, RunsAndReloadsToTheSameLogits) {
     SCOPED_TRACE(concat("W", bits.weights, "A", bits.activations));
     const auto m = model();
     const std::vector<double> before = logits_of(*m, expected_);
-    Settings settings = method_settings("cbq", bits.weights, bits.activations);
+    Settings settings = method_settings("cbq_windows", bits.weights, bits.activations);
     settings.epochs = 2;
     settings.batch = 2;
     settings.quantize_attention = bits.activations == 4;

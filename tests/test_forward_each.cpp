@@ -99,7 +99,7 @@ TEST_P(QuantizeTokensInModels, GivesTheSameValuesAndGradients) {
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
     for (const bool symmetric : {false, true}) {
       SCOPED_TRACE(concat(name_of(dtype), symmetric ? ", symmetric" : ""));
-      Settings settings = method_settings("cbq", 4, 4);
+      Settings settings = method_settings("cbq_windows", 4, 4);
       settings.act_symmetric = symmetric;
       const std::vector<Tensor> fused = run_model(GetParam(), dtype, settings);
       const tuned::ReferenceKernels plain;

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 Settings settings_of(const json& changes) {
-  Settings settings = method_settings("cbq", 4, float_bits);
+  Settings settings = method_settings("cbq_windows", 4, float_bits);
   settings.reconstruct = "none";
   settings.scale_type = "f16";
   // The fixtures' rows of 48 inputs are no multiple of 32.

@@ -45,7 +45,7 @@ const json ranges_static = {
     {"scale_search", "min_max"}, {"act_granularity", "per_tensor"}, {"act_dynamic", false}};
 
 const Expected expected[] = {
-    {"cbq",
+    {"cbq_windows",
      {{"rate_scale", 1e-3}},
      {{'a', {{"batch", 4}, {"rate_activation", 1e-3}}},
       {'b', {{"batch", 2}, {"rate_activation", 1e-3}}},
@@ -136,8 +136,10 @@ TEST(Methods, TheFilesOfTheFolderAreInTheProgram) {
 TEST(Methods, UnknownAndFormerNames) {
   expect_error<std::invalid_argument>([] { method_settings("best", 2, 16); },
                                       {"unknown method 'best'", "cbq", "cbq_iclr", "gptq"});
-  const std::pair<const char*, const char*> renamed[] = {
-      {"tuned", "cbq"}, {"paper_iclr", "cbq_iclr"}, {"paper_v4", "cbq_v4"}};
+  const std::pair<const char*, const char*> renamed[] = {{"tuned", "cbq_windows"},
+                                                         {"cbq_polished", "cbq"},
+                                                         {"paper_iclr", "cbq_iclr"},
+                                                         {"paper_v4", "cbq_v4"}};
   for (const auto& [former, now] : renamed) {
     expect_error<std::invalid_argument>([&] { find_method(former); }, {former, now});
     expect_error<std::invalid_argument>([&] { refuse_profile_option(former); },
@@ -200,7 +202,7 @@ TEST(MethodFiles, AWrongFileIsToldItsNameTheKeyAndWhatIsKnown) {
   refused(R"({"settings": {"epochs": "3"}})", {"dir/mine.json", "epochs", "integer", "\"3\""});
   refused(R"({"settings": {"wbits": 3}})", {"dir/mine.json", "\"wbits\"", "by_bits"});
   refused(R"({"settings": {"method": "cbq"}})", {"dir/mine.json", "\"method\""});
-  refused(R"({"settings": {"profile": "tuned"}})", {"dir/mine.json", "'profile'", "'cbq'"});
+  refused(R"({"settings": {"profile": "tuned"}})", {"dir/mine.json", "'profile'", "'cbq_windows'"});
   // Values are looked up where they are registered.
   refused(R"({"settings": {"rounding": "adround"}})", {"dir/mine.json", "rounding", "adaround"});
   refused(R"({"settings": {"preprocess": "omsee"}})", {"dir/mine.json", "preprocess", "omse"});
@@ -218,6 +220,10 @@ TEST(MethodFiles, AWrongFileIsToldItsNameTheKeyAndWhatIsKnown) {
   refused(R"({"by_bits": [{"wbits": 2}]})", {"dir/mine.json", "entry 1", "settings"});
   refused(R"({"by_bits": [{"bits": 2, "settings": {}}]})", {"entry 1", "\"bits\"", "wbits"});
   refused(R"({"serves": {"bits": 2}})", {"dir/mine.json", "\"serves\"", "\"bits\"", "abits"});
+  refused(R"({"otherwise": "nowhere"})",
+          {"dir/mine.json", "\"otherwise\"", "nowhere", "cbq_windows"});
+  refused(R"({"otherwise": "cbq"})", {"dir/mine.json", "'cbq'", "of its own"});
+  refused(R"({"otherwise": 4})", {"dir/mine.json", "otherwise"});
   refused(R"({"serves": 4})", {"dir/mine.json", "\"serves\"", "object"});
   for (const char* range : {"0", "9", "17", "2.5", "-3", "18446744073709551615", R"("<3")",
                             R"("<=9")", R"("3-2")", R"("-")", R"("2-")", R"("")", "true", "[2]"}) {
@@ -261,9 +267,9 @@ TEST(MethodComponents, AreThoseOfThePapersTable) {
                                                        {"cbq_iclr", "xxxxxxx"},
                                                        {"cbq_v4", "xxxxxxx"},
                                                        {"cbq_star", "xxxxxxx"},
-                                                       // Ours: the tuned values leave CFP out, as
-                                                       // the file's notes say.
-                                                       {"cbq", "xxxx--x"},
+                                                       // Ours, without CFP.
+                                                       {"cbq", "xxxx-xx"},
+                                                       {"cbq_windows", "xxxx--x"},
                                                        {"nearest", "xx-----"},
                                                        {"omse", "xx--xx-"},
                                                        {"quarot", "xx---x-"},
@@ -310,12 +316,12 @@ TEST(MethodParts, SaySlotForSlotWhatAMethodIs) {
   EXPECT_EQ(part("nearest", 16, "rounding"), "nearest");
   EXPECT_EQ(part("cbq_iclr", 16, "rounding"), "lora_rounding, rank 5");
   EXPECT_EQ(part("cbq_iclr", 16, "loss"), "L2 + KL, homologous");
-  EXPECT_EQ(part("cbq", 16, "windows"), "2 blocks, overlap 1");
+  EXPECT_EQ(part("cbq_windows", 16, "windows"), "2 blocks, overlap 1");
   EXPECT_EQ(part("adaround", 16, "windows"), "1 block");
   EXPECT_EQ(part("autoround", 16, "optimizer"), "signsgd");
-  EXPECT_EQ(part("cbq", 16, "polish"), "-");
-  EXPECT_EQ(part("cbq_polished", 16, "polish"), "4 passes: scales, codes");
-  EXPECT_EQ(part("cbq_polished", 4, "polish"), "4 passes: scales, codes, norms");
+  EXPECT_EQ(part("cbq_windows", 16, "polish"), "-");
+  EXPECT_EQ(part("cbq", 16, "polish"), "4 passes: scales, codes");
+  EXPECT_EQ(part("cbq", 4, "polish"), "4 passes: scales, codes, norms");
   EXPECT_EQ(part("autoround", 16, "grid"), "symmetric, groups of 128, min_max");
 }
 

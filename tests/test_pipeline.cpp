@@ -21,7 +21,7 @@ namespace {
 using State = std::map<std::string, std::vector<float>>;
 
 Settings quick(const nlohmann::json& changes = nlohmann::json::object()) {
-  Settings s = method_settings("cbq", 2, 16);
+  Settings s = method_settings("cbq_windows", 2, 16);
   s.epochs = 1;
   s.batch = 2;
   apply_json(s, changes);
@@ -410,7 +410,7 @@ TEST(Pipeline, ReconstructionBeatsNearestOnARealModel) {
   calibration.resize(32);
   held_out.resize(16);
   const auto model = load_model(test_data() / "models/stories260K_hf", Dtype::f32, Device::cpu());
-  Settings s = method_settings("cbq", 2, 16);
+  Settings s = method_settings("cbq_windows", 2, 16);
   s.epochs = 1;
   quantize(*model, calibration, s, nullptr, {});
   const double learned = perplexity(*model, held_out).mean_nll();

@@ -24,7 +24,7 @@ std::vector<float> logits_of(Transformer& model) {
 }
 
 Settings quick(const nlohmann::json& overrides) {
-  Settings settings = method_settings("cbq", 4, float_bits);
+  Settings settings = method_settings("cbq_windows", 4, float_bits);
   settings.epochs = 1;
   apply_json(settings, overrides);
   return settings;

@@ -21,7 +21,7 @@ namespace {
 /// Everything that changes from step to step: a regularizer with its schedule, a hard phase, a
 /// warm-up of the rates; static ranges of activations, and an odd last batch.
 Settings busy_settings(const std::string& rounding) {
-  Settings s = method_settings("cbq", 2, 8);
+  Settings s = method_settings("cbq_windows", 2, 8);
   s.rounding = rounding;
   s.batch = 2;
   s.epochs = 4;

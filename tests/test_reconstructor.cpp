@@ -14,7 +14,7 @@ namespace cbq::test_reconstructor {
 namespace {
 
 Settings small_settings() {
-  Settings s = method_settings("cbq", 2, 16);
+  Settings s = method_settings("cbq_windows", 2, 16);
   s.batch = 2;
   s.epochs = 3;
   s.rate_rounding = 0.02;

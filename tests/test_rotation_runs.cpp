@@ -27,7 +27,7 @@ std::vector<double> logits_of(Transformer& model) {
 }
 
 std::unique_ptr<Transformer> quantized(const nlohmann::json& overrides) {
-  Settings settings = method_settings("cbq", 4, 4);
+  Settings settings = method_settings("cbq_windows", 4, 4);
   settings.epochs = 1;
   apply_json(settings, overrides);
   auto model = tiny_model();
@@ -219,7 +219,7 @@ TEST(RotatedRuns, StateOfAnotherRotationIsNotGoneOnWith) {
   RunHooks hooks;
   hooks.resume_folder = folder / "state";
   const auto run = [&](const char* rotation, uint64_t seed, int64_t steps) {
-    Settings settings = method_settings("cbq", 4, 4);
+    Settings settings = method_settings("cbq_windows", 4, 4);
     settings.epochs = 1;
     settings.rotation = rotation;
     settings.rotation_seed = seed;
@@ -323,6 +323,8 @@ TEST_F(CliTest, AnAxisOfRotationsHasACellAndActivationsForEach) {
                                         "1",
                                         "--bits",
                                         "W4A4",
+                                        "--method",
+                                        "cbq_windows",
                                         "--device",
                                         "cpu",
                                         "--output",

@@ -103,7 +103,7 @@ void expect_scales_of(ScaleType type, Transformer& model) {
 
 std::unique_ptr<Transformer> quantized(const json& changes) {
   auto model = load_model(fixture("llama"), Dtype::f32, Device::cpu());
-  Settings settings = method_settings("cbq", 3, float_bits);
+  Settings settings = method_settings("cbq_windows", 3, float_bits);
   settings.epochs = 1;
   apply_json(settings, changes);
   auto segments = tiny_segments(3, 8);

@@ -80,7 +80,7 @@ TEST(Settings, EveryMemberButTheMethodNameEntersTheHash) {
 
 // The rate stands beside the scheme (RoundingScheme::default_rate).
 TEST(Settings, EverySchemeHasARateOfItsOwnUnlessOneIsGiven) {
-  Settings s = method_settings("cbq", 2, 16);
+  Settings s = method_settings("cbq_windows", 2, 16);
   for (const std::string& name : rounding_schemes().names()) {
     s.rounding = name;
     for (const int abits : {4, 16}) {
@@ -90,7 +90,7 @@ TEST(Settings, EverySchemeHasARateOfItsOwnUnlessOneIsGiven) {
     }
   }
   const auto rate = [](const char* scheme, int abits) {
-    Settings asked = method_settings("cbq", 2, abits);
+    Settings asked = method_settings("cbq_windows", 2, abits);
     asked.rounding = scheme;
     return asked.rounding_rate();
   };
@@ -176,7 +176,7 @@ TEST(Settings, ImpossibleSettingsNameOptionAndRemedy) {
   expect_refused({{"rate_scale", -1e-3}}, {"rate_scale"});
   expect_refused({{"rounding_blocks", "overlap"}, {"overlap", 0}}, {"rounding_blocks", "overlap"});
   expect_refused({{"preprocess", "smoothqant"}}, {"preprocess", "smoothqant", "smoothquant"});
-  expect_refused({{"profile", "tuned"}}, {"'profile'", "'method'", "'cbq'"});
+  expect_refused({{"profile", "tuned"}}, {"'profile'", "'method'", "'cbq_windows'"});
   expect_refused({{"profile", "mine"}}, {"'profile'", "'method'"});
 }
 

@@ -26,7 +26,7 @@ using namespace naive;
 namespace {
 
 Settings gptq_only(int wbits, int abits) {
-  Settings s = method_settings("cbq", wbits, abits);
+  Settings s = method_settings("cbq_windows", wbits, abits);
   apply_json(s, {{"solver", "gptq"}, {"reconstruct", "none"}, {"scale_search", "min_max"}});
   return s;
 }
@@ -121,7 +121,7 @@ TEST(LinearsByInput, AreTheGroupsOfEveryFamily) {
 // ---- what the driver promises -------------------------------------------------------------------
 
 Settings quick(const nlohmann::json& changes = nlohmann::json::object()) {
-  Settings s = method_settings("cbq", 2, 16);
+  Settings s = method_settings("cbq_windows", 2, 16);
   s.epochs = 1;
   s.batch = 2;
   s.solver = "gptq";

@@ -39,7 +39,7 @@ class WorkbenchCells : public ::testing::Test {
     return config;
   }
   static Cell cell_of(Workbench& workbench, const char* changes) {
-    Settings settings = method_settings("cbq", 2, float_bits);
+    Settings settings = method_settings("cbq_windows", 2, float_bits);
     settings.epochs = 1;
     settings.batch = 2;
     apply_json(settings, nlohmann::json::parse(changes));

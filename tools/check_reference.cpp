@@ -13,6 +13,7 @@
 #include <iostream>
 
 #include "autograd/worst_error.h"
+#include "cbq/global_transforms.h"
 #include "cbq/methods.h"
 #include "cbq/pipeline.h"
 #include "experiments/command_line.h"
@@ -82,7 +83,7 @@ void exact_rows(const Data& data, Report& report) {
       {8, 1.26747}, {4, 1.46287}, {3, 2.28111}, {2, 6.16467}};
   for (const auto& [bits, expected] : nearest) {
     const auto quantized = data.load();
-    Settings settings = method_settings("cbq", bits, float_bits);
+    Settings settings = method_settings("cbq_windows", bits, float_bits);
     settings.reconstruct = "none";
     settings.scale_search = "min_max";
     quantize(*quantized, data.calibration.slice(0, 1).segments, settings, nullptr, {});
@@ -97,8 +98,9 @@ void exact_rows(const Data& data, Report& report) {
 struct Goal {
   const char* name;
   int wbits, abits;
-  const char* overrides;  // over the method cbq
+  const char* overrides;  // over the method
   double bound;           // nats; 0: only reported
+  const char* method = "cbq_windows";
 };
 constexpr Goal goals[] = {
     {"W2A16, nearest, squared error", 2, 16, R"({"reconstruct": "none"})", 0},
@@ -125,6 +127,11 @@ constexpr Goal goals[] = {
     {"W4A16, tuned", 4, 16, R"({"epochs": 3})", 1.258},
     {"W4A4 per token asymmetric, tuned", 4, 4, R"({"epochs": 3, "act_symmetric": false})", 1.39},
     {"W4A4 per token symmetric, tuned", 4, 4, R"({"epochs": 3, "act_symmetric": true})", 0},
+    {"W2A16, cbq", 2, 16, "{}", 0, "cbq"},
+    {"W3A16, cbq", 3, 16, "{}", 0, "cbq"},
+    {"W4A16, cbq", 4, 16, "{}", 0, "cbq"},
+    {"W4A4 per token asymmetric, cbq", 4, 4, "{}", 0, "cbq"},
+    {"W4A4 per token asymmetric, cbq, not rotated", 4, 4, R"({"rotation": "none"})", 0, "cbq"},
 };
 
 void goal_row(const Data& data, const Goal& goal, int seeds,
@@ -133,7 +140,7 @@ void goal_row(const Data& data, const Goal& goal, int seeds,
   Progress progress(std::cerr, stderr_is_terminal());
   std::string remark;
   double sum = 0.0;
-  Settings settings = method_settings("cbq", goal.wbits, goal.abits);
+  Settings settings = method_settings(goal.method, goal.wbits, goal.abits);
   apply_json(settings, json::parse(goal.overrides));
   const bool random = settings.reconstructs();
   if (!random) seeds = 1;
@@ -144,7 +151,10 @@ void goal_row(const Data& data, const Goal& goal, int seeds,
       progress.update(done + seed * total, seeds * total, std::string(goal.name) + ", " + what);
     };
     const auto model = data.load();
-    quantize(*model, data.calibration.segments, settings, original, hooks);
+    // Another model has other activations.
+    const bool is_rewritten = !global_transforms_of(settings).empty();
+    if (is_rewritten) apply_global_transforms(*model, settings);
+    quantize(*model, data.calibration.segments, settings, is_rewritten ? nullptr : original, hooks);
     const double nll = mean_nll(*model, data.held_out);
     remark += fmt::format(" {:.4f}", nll);
     sum += nll;

@@ -71,7 +71,7 @@ ModelConfig config_of(const NamedShape& shape, int64_t blocks, int64_t tokens) {
 }
 
 Settings settings_of(const WorkloadOptions& options) {
-  Settings settings = method_settings("cbq", options.wbits, options.abits);
+  Settings settings = method_settings("cbq_windows", options.wbits, options.abits);
   settings.window = options.window;
   settings.overlap = std::min<int64_t>(settings.overlap, options.window - 1);
   settings.batch = options.batch;

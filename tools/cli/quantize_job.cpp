@@ -8,6 +8,7 @@
 #include "nn/formats/output_lock.h"
 #include "nn/formats/sealed_files.h"
 #include "nn/text/tokenizer.h"
+#include "tensor/runtime/device_memory.h"
 #include "tools/cli/model_card.h"
 #include "tools/cli/output_folder.h"
 #include "tools/cli/run_plan.h"
@@ -65,15 +66,21 @@ json digests_of(const std::vector<NamedTokens>& sets) {
 
 /// Where nobody chooses a grid, groups are taken that fit the model's shape; load() says what is
 /// wrong with a folder that is no model.
-Settings QuantizeJob::settings_of(const QuantizeOptions& options,
+Settings QuantizeJob::settings_of(const QuantizeOptions& options, Device device,
                                   const std::function<void(const std::string&)>& say) {
-  Settings settings = options.settings.resolve(say);
   std::error_code ignored;
-  if (!options.settings.chooses_grid() &&
-      fs::exists(fs::path(options.model) / "config.json", ignored) &&
-      !is_quantized_folder(options.model)) {
-    choose_default_groups(ModelConfig::load(options.model), settings);
+  if (!fs::exists(fs::path(options.model) / "config.json", ignored) ||
+      is_quantized_folder(options.model)) {
+    return options.settings.resolve(say, nullptr);
   }
+  const ModelConfig config = ModelConfig::load(options.model);
+  RunPlace place;
+  const auto silent = [](const std::string&) {};  // load() says it
+  place.dtype = options.compute.quantization_dtype_for(options.model, device, silent);
+  place.memory_bytes = device_memory(device).total;
+  Settings settings = options.settings.resolve(
+      say, [&](const Settings& s) { return setting_obstacle(s, config, place); });
+  if (!options.settings.chooses_grid()) choose_default_groups(config, settings);
   return settings;
 }
 

@@ -53,8 +53,8 @@ class QuantizeJob {
  public:
   QuantizeJob(const QuantizeOptions& options, Watch watch,
               std::function<void(const std::string&)> say)
-      : settings(settings_of(options, say)),
-        device(options.compute.apply()),
+      : device(options.compute.apply()),
+        settings(settings_of(options, device, say)),
         o_(options),
         watch_(std::move(watch)),
         say_(std::move(say)) {}
@@ -73,8 +73,8 @@ class QuantizeJob {
   /// Of the model as load() left it: to be asked for before it is quantized.
   JobIdentity identity() const;
 
-  Settings settings;
   Device device;
+  Settings settings;
   Dtype dtype = Dtype::f32;            // that the model computes in
   std::unique_ptr<Exporter> exporter;  // of --export
   Dtype export_dtype = Dtype::f32;     // of --export-dtype
@@ -85,7 +85,7 @@ class QuantizeJob {
   std::vector<NamedTokens> evaluation;
 
  private:
-  static Settings settings_of(const QuantizeOptions& options,
+  static Settings settings_of(const QuantizeOptions& options, Device device,
                               const std::function<void(const std::string&)>& say);
   void check_parameters();
   TokenContext tokens() const {

@@ -169,7 +169,8 @@ bool SettingsOptions::chooses_grid() const {
   return chooses;
 }
 
-Settings SettingsOptions::resolve(const std::function<void(const std::string& line)>& say) const {
+Settings SettingsOptions::resolve(const std::function<void(const std::string& line)>& say,
+                                  const FindObstacle& find_obstacle) const {
   if (!profile_.empty()) refuse_profile_option(profile_);
   json recipe = json::object();
   if (!recipe_.empty()) {
@@ -187,12 +188,21 @@ Settings SettingsOptions::resolve(const std::function<void(const std::string& li
     fail(recipe_, ": ", error.what());
   }
   apply_json(bits, given);
+  const SettingChanges changes{
+      [&](Settings& s) {
+        apply_json(s, recipe);
+        apply_json(s, given);
+      },
+      [&](const std::string& name) { return recipe.contains(name) || given.contains(name); }};
   Settings settings;
   if (given.contains("method") || !names_every_setting(recipe)) {
-    settings = method_settings(bits.method, bits.wbits, bits.abits);
+    const FittedMethod fitted =
+        fit_method(find_method(bits.method), bits.wbits, bits.abits, changes, find_obstacle);
+    if (!fitted.note.empty()) say(fitted.note);
+    settings = fitted.settings;
+  } else {
+    changes.apply(settings);
   }
-  apply_json(settings, recipe);
-  apply_json(settings, given);
   refuse_useless(settings);
   if (const std::string note = unread(settings, given); !note.empty()) say(note);
   return settings;

@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 
+#include "cbq/method_fit.h"
 #include "cbq/settings.h"
 
 namespace CLI {
@@ -21,8 +22,11 @@ class SettingsOptions {
   void add_to(CLI::App& app);
   /// The method's values at the bits asked for, then the recipe's, then the options given.
   /// `recipe`: a JSON file of settings, or a recipe.json that a run has written; may be empty.
-  /// `say` gets a line about options that the run does not read.
-  Settings resolve(const std::function<void(const std::string& line)>& say) const;
+  /// `find_obstacle`: what the run cannot have (cbq/method_fit.h), for methods that name another in
+  /// their place; may be empty. `say` gets a line about that, and about options that the run does
+  /// not read.
+  Settings resolve(const std::function<void(const std::string& line)>& say,
+                   const FindObstacle& find_obstacle) const;
   /// Whether a recipe, a method, or an option of bits or grids says how weights are quantized.
   bool chooses_grid() const;
 

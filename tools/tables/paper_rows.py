@@ -1,15 +1,15 @@
 """What the rows of the paper's tables run here: settings, labels, trends. See make_tables.py."""
 
-# The paper's word -> label, and the method that the row names. CBQ rows name none: they run --method.
+# The paper's word -> label, and the method that the row names. CBQ rows name none: they run --method, by default cbq.
 METHODS = {"fp": ("original", None), "gptq": ("GPTQ", "gptq"), "omniquant": ("OmniQuant", "omniquant"),
            "cbq": ("CBQ", None), "cbq_star": ("CBQ*", "cbq_star"), "rptq": ("RPTQ", "rptq"),
            "qllm": ("QLLM", "qllm"), "os_plus": ("OS+", "outlier_suppression_plus"),
            "smoothquant": ("SmoothQuant", "smoothquant")}
 
-INCLUDES = ("The paper's rows include CFP pre-processing and, by v4's table 6, the homologous term. Method cbq has "
+INCLUDES = ("The paper's rows include CFP pre-processing and, by v4's table 6, the homologous term. Method cbq_windows has "
             "neither and learns the rounding by signround; --method cbq_iclr has both, and LoRA-Rounding.")
-CBQ_ROWS = ("Rows CBQ run the method of the command line: cbq, the tuned one, unless --method says otherwise "
-            "(cbq_iclr: as printed). CBQ* is cbq_star, as printed.")
+CBQ_ROWS = ("Rows CBQ run method cbq, the default, unless --method names another (cbq_iclr: as printed). CBQ* is "
+            "cbq_star, as printed.")
 ACCURACIES = ["piqa_acc", "hellaswag_acc", "arc_challenge_acc", "arc_easy_acc", "mutual_mrr", "mutual_r1", "mutual_r2",
               "ethics_acc"]
 SCORES = ("Accuracies in percent: acc_norm where a task has it, MuTual's ranks, the mean of the ETHICS subsets (the paper "
@@ -96,7 +96,7 @@ def preprocess_rows(table_id, rows):
 
 
 PREPROCESS_NOTE = ("'CBQ' is the method's reconstruction. The paper's includes, by v4's table 6, the homologous term, and "
-                   "LoRA-Rounding; method cbq has neither, --method cbq_iclr has both.")
+                   "LoRA-Rounding; method cbq_windows has neither, --method cbq_iclr has both.")
 
 
 def table_10(paper):
@@ -225,7 +225,7 @@ ROUNDING = {
 ROUNDING_NOTE = ("'full matrix' and 'LoRA' share one strategy: the forward pass rounds hard, the gradient is "
                  "straight-through. Rounding rates are ours, because at the printed 1e-4 the rounding stays at its start in "
                  "so few steps. The paper's rows include CFP pre-processing and, by v4's table 6, the homologous term; "
-                 "method cbq has neither, --method cbq_iclr has both.")
+                 "method cbq_windows has neither, --method cbq_iclr has both.")
 
 
 def table_v4_5(paper):
@@ -290,7 +290,7 @@ def loss_table(key, title, model, bits, our_bits, group=None):
                   ("the homologous term helps", ["both", "homologous"])]
         return {"key": key, "title": title, "paper": paper_of([key], model, bits), "bits": our_bits,
                 **({"models": [group]} if group else {}), "axis": ["l2_weight", "kl_weight", "homologous"],
-                "note": "The paper's rows include CFP pre-processing and LoRA-Rounding; method cbq has neither, --method cbq_iclr has both.",
+                "note": "The paper's rows include CFP pre-processing and LoRA-Rounding; method cbq_windows has neither, --method cbq_iclr has both.",
                 "rows": loss_rows(key, paper[key]["rows"], group),
                 "trends": [{"claim": claim, "rows": rows, **extra} for claim, rows in trends]}
     return make

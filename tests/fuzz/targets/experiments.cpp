@@ -148,7 +148,7 @@ const bool recipe = add_target(
            cli::SettingsOptions options;
            options.add_to(app);
            app.parse({file.string(), "--recipe"});  // CLI11 takes them from the end
-           check_settings(options.resolve([](const std::string&) {}));
+           check_settings(options.resolve([](const std::string&) {}, nullptr));
          },
      // A file of settings that contradict each other is refused in the names of the settings.
      .names = {"bits", "window", "overlap", "schedule", "granularity", "group_size", "preprocess",

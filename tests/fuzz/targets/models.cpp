@@ -99,7 +99,7 @@ void quantized_seeds(const fs::path& folder) {
                                    {"act_dynamic", false}}};
   size_t number = 0;
   for (const nlohmann::json& kind : kinds) {
-    Settings settings = method_settings("cbq", 4, float_bits);
+    Settings settings = method_settings("cbq_windows", 4, float_bits);
     apply_json(settings, kind);
     settings.reconstruct = "none";
     const auto model = tiny_model(2);
