@@ -1,6 +1,7 @@
 #include "cbq/quantized_folder.h"
 
 #include "cbq/exporters/exporter.h"
+#include "cbq/exporters/layout_reader.h"
 #include "nn/formats/json.h"
 
 namespace fs = std::filesystem;
@@ -31,9 +32,14 @@ std::optional<std::string> quantization_of(const fs::path& folder) {
 bool is_quantized_folder(const fs::path& folder) {
   const std::optional<std::string> method = quantization_of(folder);
   if (!method) return false;
-  if (*method == quantization_method) return true;
+  if (*method == quantization_method || layout_of(*method)) return true;
   fail((folder / "config.json").string(), ": the model is quantized already, in the format of \"",
        *method, "\", which is not read here. ", where_to_read(*method));
+}
+
+std::optional<std::string> layout_of(const std::string& method) {
+  const std::string name = method == "intel/auto-round" ? "auto-round" : method;
+  return layout_readers().has(name) ? std::optional(name) : std::nullopt;
 }
 
 std::string where_to_read(const std::string& method) {

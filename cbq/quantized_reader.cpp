@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cbq/quantized_folder.h"
+#include "cbq/quantized_layouts.h"
 #include "cbq/quantizers.h"
 #include "kernels/ops.h"
 #include "nn/formats/json.h"
@@ -71,6 +72,7 @@ struct WeightLayout {
   PackedWeight packed;  // without tensors
   WeightConfig config;
   Shape codes, groups;
+  bool has_group_index = false;
 };
 
 /// The same of a quantized input.
@@ -91,9 +93,9 @@ class FolderReader : public BlockSource {
     const json& section = json_at(config_, quantization_section, where_);
     const int64_t format =
         json_int(json_at(section, "format_version", where_), "format_version", where_);
-    if (format < quantized_format || format > quantized_format_attention_online) {
+    if (format < quantized_format || format > newest_quantized_format) {
       fail(where_, ": format version ", format, ", known: ", quantized_format, " to ",
-           quantized_format_attention_online, "; read it with a newer version of this program");
+           newest_quantized_format, "; read it with a newer version of this program");
     }
     layers_ = json_at(section, "layers", where_);
     if (!layers_.is_object()) fail(where_, ": \"layers\" must be an object");
@@ -214,6 +216,9 @@ WeightLayout FolderReader::layout_of(const std::string& layer, const Linear& lin
                       ? Shape{1, 1}
                       : Shape{packed.out, packed.in / packed.group};
   layout.codes = {packed.out, (packed.in * packed.bits + 7) / 8};
+  if (const json& index = json_find(section, "group_index", what); !index.is_null()) {
+    layout.has_group_index = json_bool(index, "group_index", what);
+  }
   return layout;
 }
 
@@ -226,6 +231,9 @@ void FolderReader::check_block(Block& block, const std::string& prefix) const {
       check_entry(checkpoint_, layer + ".codes", layout.codes, {Dtype::u8});
       check_entry(checkpoint_, layer + ".scale", layout.groups, {Dtype::f32});
       check_entry(checkpoint_, layer + ".zero_point", layout.groups, {Dtype::u8});
+      if (layout.has_group_index) {
+        check_entry(checkpoint_, layer + ".group_index", {layout.packed.in}, {Dtype::i32});
+      }
       from_codes.insert(layer + ".weight");
     }
     if (const json& section = section_of(layer, "input"); !section.is_null()) {
@@ -327,7 +335,9 @@ ExportPlan FolderReader::plan(Transformer& model) const {
                          .in = named.linear->in_features()};
       layer.weight.bits = float_bits;
       if (const json& section = section_of(layer.path, "weight"); !section.is_null()) {
-        layer.weight = layout_of(layer.path, *named.linear, section).config;
+        const WeightLayout layout = layout_of(layer.path, *named.linear, section);
+        layer.weight = layout.config;
+        layer.act_order = layout.has_group_index;
       }
       if (const json& section = section_of(layer.path, "input"); !section.is_null()) {
         layer.input = input_layout(layer.path, section, layer.in).config;
@@ -410,6 +420,15 @@ Tensor FolderReader::read_weight(const std::string& layer, WeightLayout& layout)
   packed.codes = checkpoint_.load(layer + ".codes", device_);
   packed.scale = checkpoint_.load(layer + ".scale", device_);
   packed.zero_point = checkpoint_.load(layer + ".zero_point", device_);
+  if (layout.has_group_index) {
+    packed.group_index = checkpoint_.load(layer + ".group_index", device_);
+    const int64_t groups = packed.in / packed.group;
+    for (const int32_t of : packed.group_index.to_vector<int32_t>()) {
+      if (of >= 0 && of < groups) continue;
+      fail(where_, ", layer ", layer, ": an input is of group ", of, ", there are ", groups,
+           "; the file is damaged, quantize again");
+    }
+  }
   if (kernels::has_non_finite(packed.scale)) {
     fail(where_, ", layer ", layer,
          ": a scale is NaN or infinite; the file is damaged, quantize again");
@@ -478,6 +497,7 @@ std::unique_ptr<Transformer> checked_shapes(const FolderReader& reader) {
 }  // namespace
 
 ExportPlan export_plan_of(const fs::path& folder) {
+  if (is_in_foreign_layout(folder)) return export_plan_of_layout(folder);
   const FolderReader reader(folder, Dtype::f32, Device::cpu());
   const std::unique_ptr<Transformer> model = checked_shapes(reader);
   const ShapesOnly without_memory;
@@ -485,6 +505,7 @@ ExportPlan export_plan_of(const fs::path& folder) {
 }
 
 std::unique_ptr<Transformer> open_quantized(const fs::path& folder, Dtype dtype, Device device) {
+  if (is_in_foreign_layout(folder)) return open_layout(folder, dtype, device);
   auto owned = std::make_unique<FolderReader>(folder, dtype, device);
   const FolderReader& reader = *owned;
   const ModelConfig config = reader.model_config();

@@ -23,6 +23,23 @@ function(cbq_program_version target)
           "native ${CBQ_NATIVE} ${target_digest} sanitize ${CBQ_SANITIZE} cuda ${CBQ_CUDA} ${CMAKE_CUDA_COMPILER_VERSION} "
           "${CMAKE_CUDA_ARCHITECTURES} ${CMAKE_CUDA_FLAGS} ${CMAKE_CUDA_FLAGS_${type}}")
   set(folder ${CMAKE_BINARY_DIR}/generated)
+  # The same for people (build_facts()).
+  string(STRIP "${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${type}}" flags)
+  set(processor "x86-64-v3 (AVX2)")
+  if(CBQ_NATIVE)
+    set(processor "the one that it was built on")
+  endif()
+  set(cuda "none")
+  if(CBQ_CUDA)
+    list(JOIN CMAKE_CUDA_ARCHITECTURES ", " architectures)
+    set(cuda "${CMAKE_CUDA_COMPILER_VERSION}, for ${architectures}")
+  endif()
+  string(CONCAT facts "compiler: ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}, ${CMAKE_BUILD_TYPE} ${flags}\n"
+                "processor: ${processor}\nCUDA: ${cuda}")
+  if(CBQ_SANITIZE)
+    string(APPEND facts "\nsanitizers: address, undefined behaviour")
+  endif()
+  file(CONFIGURE OUTPUT ${folder}/program_version.facts CONTENT "@facts@" @ONLY)
   # A file of its own: lists of hundreds of sources are too long for a command line on some systems.
   list(JOIN sources "\n" lines)
   file(CONFIGURE OUTPUT ${folder}/program_version.sources CONTENT "@lines@\n" @ONLY)
@@ -31,7 +48,7 @@ function(cbq_program_version target)
     OUTPUT ${folder}/program_version.cpp
     COMMAND ${CMAKE_COMMAND} -DROOT=${CMAKE_SOURCE_DIR} -DFOLDER=${folder} -DVERSION=${PROJECT_VERSION}
             -P ${CMAKE_SOURCE_DIR}/cmake/WriteProgramVersion.cmake
-    DEPENDS ${sources} ${folder}/program_version.sources ${folder}/program_version.how
+    DEPENDS ${sources} ${folder}/program_version.sources ${folder}/program_version.how ${folder}/program_version.facts
             ${CMAKE_SOURCE_DIR}/cmake/WriteProgramVersion.cmake
     WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
     COMMENT "Program version: digest of the sources"

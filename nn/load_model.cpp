@@ -3,6 +3,7 @@
 #include <set>
 
 #include "kernels/ops.h"
+#include "nn/encoded_layers.h"
 #include "nn/families/family.h"
 #include "nn/formats/json.h"
 #include "nn/formats/safetensors.h"
@@ -23,10 +24,13 @@ std::string first_few(const std::vector<std::string>& names) {
 class CheckpointReader : public BlockSource {
  public:
   /// Opens the files and compares all headers with config.json, before any tensor gets memory.
-  CheckpointReader(const std::filesystem::path& folder, Dtype dtype, Device device)
+  /// `encoded`: null where all parameters are in floating point.
+  CheckpointReader(const std::filesystem::path& folder, Dtype dtype, Device device,
+                   std::unique_ptr<EncodedLayers> encoded)
       : checkpoint_(folder),
         config_(ModelConfig::load(folder)),
         family_(family_of(config_.architecture)),
+        encoded_(std::move(encoded)),
         dtype_(dtype),
         device_(device) {
     const auto tensors = static_cast<int64_t>(checkpoint_.names().size());
@@ -44,11 +48,13 @@ class CheckpointReader : public BlockSource {
 
   ParameterVisitor reader() const {
     return [this](const std::string& path, Var& p) {
+      if (encoded_ && encoded_->encodes(path)) return;
       p.set_value(kernels::cast(checkpoint_.load(name_of_parameter(path), device_), dtype_));
     };
   }
   void fill(Block& block, const std::string& prefix) const override {
     block.visit(prefix, reader());
+    if (encoded_) encoded_->fill(block, prefix, checkpoint_);
   }
 
  private:
@@ -67,6 +73,7 @@ class CheckpointReader : public BlockSource {
   Checkpoint checkpoint_;
   ModelConfig config_;
   const Family& family_;
+  std::unique_ptr<EncodedLayers> encoded_;
   Dtype dtype_;
   Device device_;
 };
@@ -97,6 +104,7 @@ void CheckpointReader::check_headers() {
   std::vector<std::string> missing, misshapen;
   std::set<std::string> used;
   const auto compare = [&](const std::string& path, const Shape& expected) {
+    if (encoded_ && encoded_->encodes(path)) return;
     const std::string name = name_of_parameter(path);
     if (!checkpoint_.has(name)) {
       const std::string reason = checkpoint_.missing_reason(name);
@@ -120,6 +128,7 @@ void CheckpointReader::check_headers() {
     const ShapesOnly without_memory;
     const std::unique_ptr<Transformer> model = make_without_blocks(config_, dtype_, device_);
     model->open_blocks(config_.num_layers, nullptr);
+    if (encoded_) encoded_->examine(*model, checkpoint_);
     visit_shapes(*model, compare);
   } catch (const std::invalid_argument& error) {  // sizes that no tensor can have
     fail(where(), error.what());
@@ -127,7 +136,8 @@ void CheckpointReader::check_headers() {
   if (config_.tie_word_embeddings) used.insert(family_.head_name());
   std::vector<std::string> others;
   for (const std::string& name : checkpoint_.names()) {
-    if (!used.count(name) && !family_.ignores(name)) others.push_back(name);
+    const bool is_code = encoded_ && encoded_->uses(name);
+    if (!used.count(name) && !is_code && !family_.ignores(name)) others.push_back(name);
   }
   if (!missing.empty()) {
     const bool lacks_head = missing.size() == 1 && missing[0] == family_.head_name();
@@ -151,6 +161,7 @@ void CheckpointReader::check_headers() {
 }
 
 void CheckpointReader::report_ignored_config() const {
+  if (encoded_) return;
   const nlohmann::json config = parse_json(config_.source, where() + "config.json");
   const nlohmann::json& section = json_find(config, "quantization_config", where());
   if (!section.is_object()) return;
@@ -161,15 +172,21 @@ void CheckpointReader::report_ignored_config() const {
 
 }  // namespace
 
-std::unique_ptr<Transformer> open_model(const std::filesystem::path& folder, Dtype dtype,
-                                        Device device) {
-  auto owned = std::make_unique<CheckpointReader>(folder, dtype, device);
+std::unique_ptr<Transformer> open_encoded_model(const std::filesystem::path& folder, Dtype dtype,
+                                                Device device,
+                                                std::unique_ptr<EncodedLayers> encoded) {
+  auto owned = std::make_unique<CheckpointReader>(folder, dtype, device, std::move(encoded));
   const CheckpointReader& reader = *owned;
   std::unique_ptr<Transformer> model = make_without_blocks(reader.config(), dtype, device);
   model->open_blocks(reader.config().num_layers, std::move(owned));
   model->visit_embedding("", reader.reader());
   model->visit_head("", reader.reader());
   return model;
+}
+
+std::unique_ptr<Transformer> open_model(const std::filesystem::path& folder, Dtype dtype,
+                                        Device device) {
+  return open_encoded_model(folder, dtype, device, nullptr);
 }
 
 std::unique_ptr<Transformer> load_model(const std::filesystem::path& folder, Dtype dtype,

@@ -52,12 +52,14 @@ struct DequantizeRow {
   const uint8_t* packed;
   const A* scale;
   const uint8_t* zero_point;
+  const int32_t* group_index;  // null: groups are runs of neighbours
   T* y;
   int64_t in, bytes, bits, group, groups;  // groups 0: one scale for all
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t r) const {
     for (int64_t j = row.lane(); j < in; j += row.lanes()) {
-      const int64_t g = groups == 0 ? 0 : r * groups + j / group;
+      const int64_t of = group_index == nullptr ? j / group : group_index[j];
+      const int64_t g = groups == 0 ? 0 : r * groups + of;
       const A q = A(code_at(packed + r * bytes, bytes, bits, j));
       y[r * in + j] = T(scale[g] * (q - A(zero_point[g])));
     }
@@ -110,13 +112,14 @@ int64_t bytes_of(int64_t in, int bits) { return (in * bits + 7) / 8; }
 
 template <class A>
 void run_dequantize(const PackedWeight& weight, const Tensor& scale, const Tensor& zero_point,
-                    const Tensor& codes, const Tensor& y) {
+                    const Tensor& codes, const Tensor& group_index, const Tensor& y) {
   const bool one = scale.count() == 1;
+  const int32_t* index = group_index.defined() ? group_index.data<int32_t>() : nullptr;
   dispatch_float(y.dtype(), "dequantize", [&]<class T>() {
     map_rows("dequantize", y.device(), weight.out, weight.in,
              DequantizeRow<T, A>{codes.data<uint8_t>(), scale.data<A>(), zero_point.data<uint8_t>(),
-                                 y.data<T>(), weight.in, codes.size(1), weight.bits, weight.group,
-                                 one ? 0 : weight.in / weight.group});
+                                 index, y.data<T>(), weight.in, codes.size(1), weight.bits,
+                                 weight.group, one ? 0 : weight.in / weight.group});
   });
 }
 
@@ -165,6 +168,11 @@ bool checked_one_scale(const char* op, const PackedWeight& weight) {
   check_shape(op, "scale", weight.scale,
               one ? Shape{1, 1} : Shape{weight.out, weight.in / weight.group});
   check_shape(op, "zero point", weight.zero_point, weight.scale.shape());
+  if (weight.group_index.defined()) {
+    check_shape(op, "group index", weight.group_index, {weight.in});
+    check(weight.group_index.dtype() == Dtype::i32, op, ": the group index is ",
+          weight.group_index.dtype(), ", expected i32");
+  }
   return one;
 }
 
@@ -173,6 +181,8 @@ bool checked_one_scale(const char* op, const PackedWeight& weight) {
 Tensor code_sums(const PackedWeight& weight, const Tensor& dw) {
   const bool one = checked_one_scale("code_sums", weight);
   check_shape("code_sums", "gradient", dw, {weight.out, weight.in});
+  check(!weight.group_index.defined(),
+        "code_sums: the inputs of a group are no neighbours, and scales of such are not learned");
   for (const Tensor* t : {&weight.codes, &weight.zero_point}) {
     check(t->device() == dw.device(), "code_sums: weight and gradient are on different devices");
   }
@@ -193,11 +203,13 @@ Tensor dequantize(const PackedWeight& weight, Dtype dtype, Device device) {
   checked_one_scale("dequantize", weight);
   const Tensor scale = weight.scale.to(device), zero_point = weight.zero_point.to(device);
   const Tensor codes = weight.codes.to(device);
+  Tensor index;
+  if (weight.group_index.defined()) index = weight.group_index.to(device);
   Tensor y({weight.out, weight.in}, dtype, device);
   if (scale.dtype() == Dtype::f64) {
-    run_dequantize<double>(weight, scale, zero_point, codes, y);
+    run_dequantize<double>(weight, scale, zero_point, codes, index, y);
   } else {
-    run_dequantize<float>(weight, scale, zero_point, codes, y);
+    run_dequantize<float>(weight, scale, zero_point, codes, index, y);
   }
   return y;
 }

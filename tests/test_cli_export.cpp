@@ -164,10 +164,13 @@ TEST_F(ExportTest, AModelCardSaysWhatTheFolderIs) {
 TEST_F(ExportTest, AFolderThatIsNotReadHereNamesTheResultThatIs) {
   quantize_to("q", {"--reconstruct", "none"});
   ASSERT_EQ(cbq(export_to("c", "compressed-tensors")).code, 0);
+  auto config = json_of(path("c/config.json"));
+  config["quantization_config"]["quant_method"] = "hqq";
+  folder_.write("c/config.json", config.dump());
   for (const Words& command : {Words{"evaluate", path("c"), "--tokens", test_tokens()},
                                Words{"inspect", path("c")}, export_to("o", "dense", {}, "c")}) {
-    expect_refused(command, {"compressed-tensors", "not read here",
-                             "the result in the format packed", "floating-point model"});
+    expect_refused(command, {"hqq", "not read here", "the result in the format packed",
+                             "floating-point model"});
   }
 }
 
@@ -186,10 +189,10 @@ TEST_F(ExportTest, WhatIsNoFinishedPackedResultIsRefused) {
   expect_refused(export_to("o", "dense", {}, "k.partial"), {"incomplete", "--resume"});
   // Another program's.
   auto config = json_of(path("q/config.json"));
-  config["quantization_config"]["quant_method"] = "gptq";
+  config["quantization_config"]["quant_method"] = "hqq";
   fs::copy(folder_ / "q", folder_ / "g");
   folder_.write("g/config.json", config.dump());
-  expect_refused(export_to("o", "dense", {}, "g"), {"format of \"gptq\"", "not read here"});
+  expect_refused(export_to("o", "dense", {}, "g"), {"format of \"hqq\"", "not read here"});
 }
 
 TEST_F(ExportTest, ImpossibleRequestsAreRefused) {

@@ -249,15 +249,15 @@ TEST_F(BrokenFolder, LayerThatTheModelDoesNotHave) {
 }
 
 TEST_F(BrokenFolder, NewerFormat) {
-  config_["quantization_config"]["format_version"] = 4;
-  expect_refused({"format version 4", "newer version"});
+  config_["quantization_config"]["format_version"] = 5;
+  expect_refused({"format version 5", "newer version"});
 }
 
 TEST_F(BrokenFolder, AnotherProgramsFormat) {
-  config_["quantization_config"]["quant_method"] = "gptq";
+  config_["quantization_config"]["quant_method"] = "hqq";
   write();
   expect_error<std::runtime_error>([&] { is_quantized_folder(q()); },
-                                   {"config.json", "gptq", "floating-point model"});
+                                   {"config.json", "hqq", "floating-point model"});
 }
 
 TEST_F(BrokenFolder, TruncatedWeights) {

@@ -35,6 +35,9 @@ constexpr Command commands[] = {
     {"check-device", "Compare the tuned kernels of a GPU with their reference kernels",
      setup_check_device},
     {"train", "Train a language model from scratch", setup_train},
+    {"completion", "What makes a shell complete commands and options: bash, zsh or fish",
+     setup_completion},
+    {"man", "The manual page, for `man -l`", setup_man},
 };
 
 /// What helps a command that runs out of memory, or loses its device.
@@ -100,7 +103,7 @@ int main(int argc, char** argv) {
   start_program(argv);
   CLI::App app("cbq: post-training quantization of language models by cross-block reconstruction");
   app.name("cbq");
-  app.set_version_flag("--version", "cbq " + program_version());
+  app.set_version_flag("--version", "cbq " + program_version() + "\n" + build_facts());
   app.require_subcommand(1);
   app.footer(environment_help());
   std::vector<std::pair<CLI::App*, Action>> actions;

@@ -22,7 +22,8 @@ class AutoRoundExporter final : public CodedExporter {
     return "integer codes for transformers with the package auto-round";
   }
   std::string obstacle(const ExportPlan& plan) const override {
-    return gptq_obstacle(plan, StoredZero::as_is, name());
+    std::string obstacle = gptq_obstacle(plan, StoredZero::as_is, name());
+    return obstacle.empty() ? act_order_obstacle(plan) : obstacle;
   }
 
  protected:

@@ -22,6 +22,8 @@ struct CodedTensors {
 class CodedExporter : public Exporter {
  public:
   std::vector<Dtype> dtypes() const override { return {Dtype::f32, Dtype::bf16, Dtype::f16}; }
+  /// By the reader of the layout (cbq/exporters/layout_reader.h).
+  bool is_read_here() const override { return true; }
   /// These programs compute a weight in the type of the folder.
   bool rounds(const ExportPlan&, Dtype computed, Dtype written) const override {
     return computed != Dtype::f32 || written != Dtype::f32;

@@ -39,7 +39,8 @@ class CompressedTensorsExporter final : public CodedExporter {
     return "integer codes for vLLM and transformers (pack-quantized, as of version 0.18)";
   }
   std::string obstacle(const ExportPlan& plan) const override {
-    return weights_only_obstacle(plan, "the learned ranges of activations");
+    std::string obstacle = weights_only_obstacle(plan, "the learned ranges of activations");
+    return obstacle.empty() ? act_order_obstacle(plan) : obstacle;
   }
 
  protected:

@@ -38,8 +38,12 @@ ExportPlan export_plan(const ModelConfig& config, const Settings& settings) {
         online_before = kind_at(OnlinePlace::attention_output);
       }
       if (online_before.empty()) online_before = kind_before(l.linear);
-      plan.layers.push_back({l.path, l.linear->out_features(), l.linear->in_features(),
-                             weight_config_of(*model, settings, l), input, online_before});
+      plan.layers.push_back({.path = l.path,
+                             .out = l.linear->out_features(),
+                             .in = l.linear->in_features(),
+                             .weight = weight_config_of(*model, settings, l),
+                             .input = input,
+                             .online = online_before});
     }
   }
   if (settings.quantize_attention && input.quantizes()) plan.attention = input;
@@ -59,6 +63,13 @@ std::string coded_obstacle(const ExportPlan& plan) {
 std::string weights_only_obstacle(const ExportPlan& plan, const std::string& what) {
   if (!plan.quantizes_activations()) return coded_obstacle(plan);
   return concat("it has no place for ", what, " (with --abits 16 there are none)");
+}
+
+std::string act_order_obstacle(const ExportPlan& plan) {
+  const auto* layer = plan.first_layer([](const PlannedLayer& l) { return l.act_order; });
+  if (layer == nullptr) return "";
+  return concat("the inputs of a group of ", layer->path,
+                " are no neighbours (act-order), for which it has no place");
 }
 
 std::string half_scale_obstacle(const PlannedLayer& layer, const std::string& remedy) {

@@ -18,6 +18,7 @@ struct PlannedLayer {
   int64_t out = 0, in = 0;
   WeightConfig weight;      // bits: float_bits where the weight stays in floating point
   ActivationConfig input;   // likewise
+  bool act_order = false;   // the inputs of a group are no neighbours (PackedWeight::group_index)
   std::string online = "";  // kind of the StoredTransform before the layer; "": none
 };
 
@@ -54,6 +55,8 @@ ExportPlan export_plan(const ModelConfig& config, const Settings& settings);
 std::string coded_obstacle(const ExportPlan& plan);
 /// the same, and quantizers of activations: `what` the format has no place for;
 std::string weights_only_obstacle(const ExportPlan& plan, const std::string& what);
+/// groups of inputs that are no neighbours;
+std::string act_order_obstacle(const ExportPlan& plan);
 /// scales of a layer with codes that are no f16. `remedy` says how to quantize.
 std::string half_scale_obstacle(const PlannedLayer& layer,
                                 const std::string& remedy = "quantize with --scale-type f16");

@@ -64,6 +64,7 @@ std::string layer_obstacle(const PlannedLayer& layer) {
 std::string GgufExporter::obstacle(const ExportPlan& plan) const {
   if (std::string obstacle = gguf_model_obstacle(plan); !obstacle.empty()) return obstacle;
   if (std::string obstacle = coded_obstacle(plan); !obstacle.empty()) return obstacle;
+  if (std::string obstacle = act_order_obstacle(plan); !obstacle.empty()) return obstacle;
   const auto* layer =
       plan.first_layer([](const PlannedLayer& l) { return layer_obstacle(l) != ""; });
   return layer == nullptr ? "" : layer_obstacle(*layer);

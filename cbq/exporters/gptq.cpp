@@ -20,6 +20,7 @@ class GptqExporter : public CodedExporter {
   void add_layer(const std::string& path, const LayerParts& parts, CodedTensors& to) override {
     add_gptq_layer(path, parts, stored_zero(), true, to.tensors);
     grids_.add(path, parts.weight);
+    act_order_ = act_order_ || parts.packed->group_index.defined();
   }
   json section() const override;
   void add_files(const std::filesystem::path& folder, const json& section) const override {
@@ -28,6 +29,7 @@ class GptqExporter : public CodedExporter {
 
  private:
   GptqGrids grids_;
+  bool act_order_ = false;
 };
 
 /// Layers that differ from the most frequent grid are named one by one, as GPTQModel reads it:
@@ -45,7 +47,7 @@ json GptqExporter::section() const {
   json section = {{"quant_method", "gptq"},
                   {"bits", grid.bits},
                   {"group_size", grid.group_size},
-                  {"desc_act", false},
+                  {"desc_act", act_order_},
                   {"sym", grid.symmetric},
                   {"lm_head", false},
                   {"checkpoint_format", name()},

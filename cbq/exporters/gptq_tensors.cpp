@@ -72,11 +72,52 @@ void add_gptq_layer(const std::string& path, const LayerParts& parts, StoredZero
   tensors[path + ".qzeros"] = words_of(pack_codes(zero, p.bits), words_for(p.out, p.bits));
 
   if (!with_group_index) return;
+  if (p.group_index.defined()) {
+    tensors[path + ".g_idx"] = p.group_index;
+    return;
+  }
   const Tensor index({p.in}, Dtype::i32, Device::cpu());
   for (int64_t j = 0; j < p.in; ++j) {
     index.data<int32_t>()[j] = static_cast<int32_t>(j / p.group);
   }
   tensors[path + ".g_idx"] = index;
+}
+
+void look_at_gptq_layer(const LayerTensors& layer, LayerCodes& codes) {
+  const int bits = codes.packed.bits;
+  const int64_t groups = layer.in() / codes.packed.group;
+  if (layer.in() * bits % 32 != 0 || layer.out() * bits % 32 != 0) {
+    fail(layer.where("qweight"), ": ", layer.in(), " inputs and ", layer.out(), " outputs of ",
+         bits, " bits do not fill words of 32 bits; padded layers are not read");
+  }
+  layer.expect("qweight", {words_for(layer.in(), bits), layer.out()}, {"I32"});
+  layer.expect("qzeros", {groups, words_for(layer.out(), bits)}, {"I32"});
+  layer.expect("scales", {groups, layer.out()}, scale_dtypes);
+  if (layer.has("g_idx")) read_group_index(layer, "g_idx", codes);
+}
+
+PackedWeight read_gptq_layer(const LayerTensors& layer, const LayerCodes& codes,
+                             StoredZero stored) {
+  PackedWeight p = codes.packed;
+  p.codes = bytes_of_words(transposed_on_host(layer.load("qweight")), p.in, p.bits);
+  p.scale = transposed_on_host(read_scales(layer, "scales"));
+  const Tensor zero =
+      unpack_codes(bytes_of_words(layer.load("qzeros"), p.out, p.bits), p.bits, p.out);
+  if (stored == StoredZero::minus_one) {
+    const int largest = (1 << p.bits) - 1;
+    uint8_t* z = zero.data<uint8_t>();
+    for (int64_t i = 0; i < zero.count(); ++i) {
+      if (z[i] == largest) {
+        fail(layer.where("qzeros"), ": a zero point less one is stored as ", largest,
+             ", which some programs read as 0 and others as ", largest + 1,
+             "; take the folder in a layout that stores zero points as they are (gptq_v2)");
+      }
+      ++z[i];
+    }
+  }
+  p.zero_point = transposed_on_host(zero);
+  if (codes.weight.symmetric) expect_middle(layer, "qzeros", p.zero_point, p.bits, "\"sym\"");
+  return p;
 }
 
 void GptqGrids::add(const std::string& path, const WeightConfig& config) {

@@ -5,7 +5,7 @@
 //                    inputs, first code in the lowest bits, across words
 //   <layer>.qzeros   I32 [groups, out b / 32]: zero points likewise, along the outputs
 //   <layer>.scales   F16 [groups, out]
-//   <layer>.g_idx    I32 [in]: the group of each input
+//   <layer>.g_idx    I32 [in]: the group of each input; with act-order no j / group_size
 //
 // W = s (q - z). GPTQ's first version and AutoRound's packing "auto_gptq" store z - 1.
 #pragma once
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cbq/exporters/coded_exporter.h"
+#include "cbq/exporters/layout_reader.h"
 
 namespace cbq {
 
@@ -32,6 +33,13 @@ std::string gptq_obstacle(const ExportPlan& plan, StoredZero stored,
 /// The scales f16 [groups, out]. Throws std::invalid_argument, naming `path`, for one that is no
 /// f16.
 Tensor half_scales(const std::string& path, const PackedWeight& weight);
+
+/// The inverse of add_gptq_layer, of a folder: looks at headers and g_idx, and reads a layer.
+/// `codes` begin as grid_of(). Both throw std::runtime_error naming file and tensor: for a shape
+/// that does not fit, a group that is not there, and a zero point of 0 stored less one, which
+/// programs read in two ways.
+void look_at_gptq_layer(const LayerTensors& layer, LayerCodes& codes);
+PackedWeight read_gptq_layer(const LayerTensors& layer, const LayerCodes& codes, StoredZero stored);
 
 /// Adds the tensors of a layer. Throws std::invalid_argument, naming `path`, for a scale that is no
 /// f16 and a zero point that cannot be stored.

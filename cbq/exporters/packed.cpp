@@ -23,6 +23,7 @@ json weight_json(const PackedWeight& packed, const WeightConfig& config) {
                  {"shape", {packed.out, packed.in}}};
   // Scales are f32 in any case; this says which of their digits are zero.
   if (config.scale_type != ScaleType::f32) weight["scale_type"] = name_of(config.scale_type);
+  if (packed.group_index.defined()) weight["group_index"] = true;
   return weight;
 }
 
@@ -99,6 +100,7 @@ class PackedExporter final : public Exporter {
   json layers_ = json::object();
   json attention_online_ = json::object(), attention_clusters_ = json::object();  // by its path
   std::optional<ActivationConfig> attention_;
+  bool has_group_index_ = false;
 };
 
 NamedTensors PackedExporter::block_tensors(int64_t block) {
@@ -111,6 +113,10 @@ NamedTensors PackedExporter::block_tensors(int64_t block) {
       tensors[l.path + ".codes"] = parts.packed->codes;
       tensors[l.path + ".scale"] = kernels::cast(parts.packed->scale, Dtype::f32);
       tensors[l.path + ".zero_point"] = parts.packed->zero_point;
+      if (const Tensor& index = parts.packed->group_index; index.defined()) {
+        tensors[l.path + ".group_index"] = index;
+        has_group_index_ = true;
+      }
       as_codes.insert(l.path + ".weight");
     }
     if (parts.activation) {
@@ -154,9 +160,10 @@ json PackedExporter::config() {
                                       [](const json& layer) { return layer.contains("online"); });
   config[quantization_section] = {
       {"quant_method", "cbq"},
-      {"format_version", !attention_online_.empty() ? quantized_format_attention_online
-                         : has_online               ? quantized_format_online
-                                                    : quantized_format},
+      {"format_version", has_group_index_             ? quantized_format_group_index
+                         : !attention_online_.empty() ? quantized_format_attention_online
+                         : has_online                 ? quantized_format_online
+                                                      : quantized_format},
       {"cbq_version", program_version()},
       {"layers", std::move(layers_)}};
   if (!model_->transforms.empty()) config[quantization_section]["transforms"] = model_->transforms;

@@ -43,6 +43,29 @@ Tensor words_of(const Tensor& rows, int64_t words) {
   return result;
 }
 
+Tensor bytes_of_words(const Tensor& words, int64_t codes, int bits) {
+  const int64_t rows = words.size(0), bytes = (codes * bits + 7) / 8;
+  const Tensor result({rows, bytes}, Dtype::u8, Device::cpu());
+  for (int64_t r = 0; r < rows; ++r) {
+    std::memcpy(result.data<uint8_t>() + r * bytes, words.data<int32_t>() + r * words.size(1),
+                static_cast<size_t>(bytes));
+  }
+  return result;
+}
+
+Tensor codes_in_whole_words(const Tensor& words, int64_t codes, int bits) {
+  const int64_t rows = words.size(0), per_word = 32 / bits;
+  const Tensor result({rows, codes}, Dtype::u8, Device::cpu());
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t j = 0; j < codes; ++j) {
+      const int32_t word = words.data<int32_t>()[r * words.size(1) + j / per_word];
+      const uint32_t code = static_cast<uint32_t>(word) >> (j % per_word * bits);
+      result.data<uint8_t>()[r * codes + j] = static_cast<uint8_t>(code & ((1u << bits) - 1u));
+    }
+  }
+  return result;
+}
+
 Tensor transposed_on_host(const Tensor& x) {
   if (x.dtype() == Dtype::u8) return transposed<uint8_t>(x);
   if (x.dtype() == Dtype::i32) return transposed<int32_t>(x);

@@ -13,4 +13,8 @@ namespace cbq {
 /// far as the compiler does. Made when the program is built (cmake/ProgramVersion.cmake).
 std::string program_version();
 
+/// How the program was built, a line for each of: compiler and flags, processor, CUDA, sanitizers.
+/// No line ends the text.
+std::string build_facts();
+
 }  // namespace cbq

@@ -39,6 +39,8 @@ Action setup_methods(CLI::App& app);
 Action setup_parts(CLI::App& app);
 Action setup_check_device(CLI::App& app);
 Action setup_export(CLI::App& app);
+Action setup_completion(CLI::App& app);
+Action setup_man(CLI::App& app);
 
 inline constexpr int exit_error = 1;
 inline constexpr int exit_usage = 2;

@@ -1,4 +1,4 @@
-// cbq export: a finished quantized folder -> the same model in another format.
+// cbq export: a folder with codes -> the same model in another format.
 #include <CLI/CLI.hpp>
 
 #include "nn/block_walk.h"
@@ -79,7 +79,7 @@ void ExportRun::check_result() const {
          "result in the format dense). Give a result that `cbq quantize --export ", packed_format,
          "` wrote");
   }
-  if (*method != quantization_method) {
+  if (*method != quantization_method && !layout_of(*method)) {
     fail(o_.result, " is in the format of \"", *method, "\", which is not read here. ",
          where_to_read(*method));
   }
@@ -210,7 +210,10 @@ void run_export(const ExportOptions& options, Listener& listener) {
 
 std::shared_ptr<ExportOptions> add_export_options(CLI::App& app) {
   auto o = std::make_shared<ExportOptions>();
-  app.add_option("result", o->result, "folder that `cbq quantize` wrote")->required();
+  app.add_option("result", o->result,
+                 "folder with codes: one that `cbq quantize` wrote, or another program in the "
+                 "layout of compressed-tensors, gptq, auto_round or awq")
+      ->required();
   app.add_option("-f,--format", o->format, formats_help())->required();
   app.add_option("-o,--output", o->output, "folder to write")->required();
   app.add_option("--dtype", o->dtype,

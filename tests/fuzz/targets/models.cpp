@@ -7,6 +7,7 @@
 #include "nn/formats/safetensors.h"
 #include "tests/fixtures.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/layout_folder.h"
 #include "tests/tiny_model.h"
 
 namespace fs = std::filesystem;
@@ -107,6 +108,29 @@ void quantized_seeds(const fs::path& folder) {
     save_quantized(*model, folder / std::to_string(number++));
   }
 }
+
+/// One layer in each of the layouts of other programs.
+void layout_seeds(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(test::layout_fixtures())) {
+    if (entry.path().stem() == "expected") continue;
+    const fs::path to = folder / entry.path().stem();
+    fs::create_directories(to);
+    fs::copy_file(entry.path(), to / "codes.safetensors");
+    test::write_beside_codes(to, test::layout_config(entry.path()));
+  }
+}
+
+const bool layout_config = add_target({.name = "layout_config",
+                                       .format = Format::json,
+                                       .file = "config.json",
+                                       .seeds = layout_seeds,
+                                       .run = load});
+
+const bool layout_weights = add_target({.name = "layout_weights",
+                                        .format = Format::safetensors,
+                                        .file = "codes.safetensors",
+                                        .seeds = layout_seeds,
+                                        .run = load});
 
 const bool quantized_config = add_target({.name = "quantized_config",
                                           .format = Format::json,
