@@ -188,6 +188,7 @@ constexpr Result results[] = {
     {"phi3", R"({"wbits": 4, "scale_type": "f16", "reconstruct": "none"})"},
     {"olmo2", R"({"wbits": 2, "reconstruct": "none"})"},
     {"gemma3", R"({"wbits": 4, "symmetric": true, "reconstruct": "none"})"},
+    {"gemma2", R"({"wbits": 4, "reconstruct": "none"})"},
     {"stablelm-parallel", R"({"wbits": 8, "reconstruct": "none"})"},
     {"gpt-neox", R"({"wbits": 4, "granularity": "per_group", "group_size": 8,
                      "reconstruct": "none"})"}};

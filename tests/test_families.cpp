@@ -106,11 +106,12 @@ TEST(Families, EveryArchitectureHasAFixture) {
   }
   const std::vector<std::string> known = known_architectures();
   EXPECT_EQ(seen, std::set<std::string>(known.begin(), known.end()));
-  EXPECT_EQ(known, (std::vector<std::string>{
-                       "BloomForCausalLM", "GPTNeoXForCausalLM", "Gemma3ForCausalLM",
-                       "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM",
-                       "OPTForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM",
-                       "Qwen3ForCausalLM", "SmolLM3ForCausalLM", "StableLmForCausalLM"}));
+  EXPECT_EQ(known,
+            (std::vector<std::string>{
+                "BloomForCausalLM", "GPTNeoXForCausalLM", "Gemma2ForCausalLM",
+                "Gemma3ForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM",
+                "OPTForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM",
+                "Qwen3ForCausalLM", "SmolLM3ForCausalLM", "StableLmForCausalLM"}));
 }
 
 TEST(Families, AreKnownByTheirModelType) {

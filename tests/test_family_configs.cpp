@@ -39,6 +39,7 @@ TEST(FamilyConfig, SizesMustBeThere) {
       {"qwen3", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"opt", {"vocab_size", "hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads"}},
       {"bloom-6-heads", {"vocab_size", "hidden_size", "n_layer", "n_head"}},
+      {"gemma2", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"phi3", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"gpt-neox",
        {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}}};
@@ -141,8 +142,6 @@ TEST(FamilyConfig, LayersOfGemma3WithinTheWindow) {
                  {"config.json", "layer_types", "1 entries", "2 layers"});
   expect_refused("gemma3", {{"layer_types", {"full_attention", "chunked_attention"}}},
                  {"config.json", "layer_types", "sliding_attention"});
-  expect_refused("gemma3", {{"attn_logit_softcapping", 50}},
-                 {"config.json", "attn_logit_softcapping", "not implemented"});
   expect_refused("gemma3", {{"use_bidirectional_attention", true}},
                  {"config.json", "use_bidirectional_attention", "not implemented"});
   expect_refused("gemma3", {{"hidden_activation", "silu"}},
@@ -150,6 +149,44 @@ TEST(FamilyConfig, LayersOfGemma3WithinTheWindow) {
   expect_refused("gemma3", {{"query_pre_attn_scalar", 0}}, {"query_pre_attn_scalar", "0"});
   expect_refused("gemma3", {{"rope_parameters", {{"rope_type", "default"}}}},
                  {"config.json", "rope_parameters", "full_attention", "missing"});
+}
+
+TEST(FamilyConfig, SoftCapsOfGemma) {
+  const ModelConfig c = changed("gemma2", json::object());
+  EXPECT_EQ(c.local_layers, (std::vector<bool>{true, false}));
+  EXPECT_EQ(c.context(), 24);
+  EXPECT_EQ(c.score_cap, 0.1);
+  EXPECT_EQ(c.logit_cap, 1.5);
+  // Absent: those of the published models, and every second layer within the window. Null: none.
+  const ModelConfig absent = changed("gemma2", {{"attn_logit_softcapping", nullptr},
+                                                {"final_logit_softcapping", nullptr},
+                                                {"layer_types", nullptr},
+                                                {"num_hidden_layers", 5}});
+  EXPECT_EQ(absent.score_cap, 50.0);
+  EXPECT_EQ(absent.logit_cap, 30.0);
+  EXPECT_EQ(absent.local_layers, (std::vector<bool>{true, false, true, false, true}));
+  json config = read_json_file(fixture("gemma2") / "config.json");
+  config["attn_logit_softcapping"] = config["final_logit_softcapping"] = nullptr;
+  const ModelConfig none = ModelConfig::from_json(config, "config.json");
+  EXPECT_EQ(none.score_cap, 0.0);
+  EXPECT_EQ(none.logit_cap, 0.0);
+  EXPECT_EQ(ModelConfig::from_json(none.to_json(), "again").to_json(), none.to_json());
+  EXPECT_EQ(changed("gemma3", json::object()).score_cap, 0.0);
+  EXPECT_EQ(changed("gemma3-logit-cap", json::object()).logit_cap, 2.0);
+  expect_refused("gemma3", {{"attn_logit_softcapping", 50}},
+                 {"config.json", "attn_logit_softcapping", "does not apply it", "null"});
+  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+    for (const char* name : {"gemma2", "gemma3"}) {
+      expect_refused(name, {{key, 0}}, {"config.json", key, "(0)", "positive, or null"});
+      expect_refused(name, {{key, -50}}, {"config.json", key, "(-50)"});
+      expect_refused(name, {{key, "high"}}, {"config.json", key, "high"});
+    }
+  }
+  expect_refused("gemma2", {{"layer_types", {"full_attention"}}},
+                 {"config.json", "layer_types", "1 entries", "2 layers"});
+  expect_refused("gemma2", {{"hidden_activation", "relu"}}, {"hidden_activation", "relu"});
+  expect_refused("gemma2", {{"use_bidirectional_attention", true}},
+                 {"config.json", "use_bidirectional_attention", "not implemented"});
 }
 
 TEST(FamilyConfig, PartsOfHeadsThatTurn) {

@@ -135,6 +135,7 @@ TEST(GgufObstacle, IsFoundBeforeTheRunAndNamesWhatHelps) {
                                              {"smollm3", "SmolLM3ForCausalLM"},
                                              {"phi3", "Phi3ForCausalLM"},
                                              {"olmo2", "Olmo2ForCausalLM"},
+                                             {"gemma2", "Gemma2ForCausalLM"},
                                              {"gemma3", "Gemma3ForCausalLM"},
                                              {"stablelm", "StableLmForCausalLM"},
                                              {"gpt-neox", "GPTNeoXForCausalLM"}}) {

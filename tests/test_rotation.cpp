@@ -198,6 +198,7 @@ TEST(Rotation, RefusesFamiliesThatItCannotRotate) {
   refused("opt-bare", "r1", {"OPTForCausalLM", "no weights"});
   refused("olmo2", "r1", {"Olmo2ForCausalLM", "r1", "behind attention and feed-forward part"});
   refused("gemma3", "r1", {"Gemma3ForCausalLM", "r1", "behind attention and feed-forward part"});
+  refused("gemma2", "r1", {"Gemma2ForCausalLM", "r1", "behind attention and feed-forward part"});
   refused("phi3", "r2", {"Phi3ForCausalLM", "r2", "fused"});
   refused("stablelm", "r1", {"StableLmForCausalLM", "mlp.", "has no bias"});
   refused("gpt-neox-sequential", "r1", {"query_key_value", "has no bias"});
