@@ -84,6 +84,9 @@ struct ModelConfig {
   double score_cap = 0.0;          // soft cap of the attention's scores; 0: none
   double logit_cap = 0.0;          // of the logits
 
+  // GPT-2
+  bool score_over_place = false;  // the scores of block i are divided by i + 1
+
   // GPT-NeoX, StableLM
   bool parallel_residual = false;  // attention and feed-forward part read the same x
 

@@ -39,6 +39,7 @@ TEST(FamilyConfig, SizesMustBeThere) {
       {"qwen3", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"opt", {"vocab_size", "hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads"}},
       {"bloom-6-heads", {"vocab_size", "hidden_size", "n_layer", "n_head"}},
+      {"gpt2", {"n_embd", "n_layer", "n_head", "n_positions"}},
       {"gemma2", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"phi3", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"gpt-neox",
@@ -189,6 +190,37 @@ TEST(FamilyConfig, SoftCapsOfGemma) {
                  {"config.json", "use_bidirectional_attention", "not implemented"});
 }
 
+TEST(FamilyConfig, FieldsOfGpt2) {
+  const ModelConfig c = changed("gpt2", json::object());
+  EXPECT_EQ(c.intermediate_size, 128);  // "n_inner": null
+  EXPECT_EQ(c.max_position_embeddings, 32);
+  EXPECT_TRUE(c.tie_word_embeddings);
+  EXPECT_EQ(changed("gpt2", {{"n_inner", 100}}).to_json().at("n_inner"), 100);
+  for (const char* name : {"gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu"}) {
+    EXPECT_EQ(changed("gpt2", {{"activation_function", name}}).hidden_act, name);
+  }
+  expect_refused("gpt2", {{"activation_function", "tanh"}},
+                 {"config.json", "activation_function", "tanh", "gelu_new", "relu"});
+  expect_refused("gpt2", {{"add_cross_attention", true}},
+                 {"config.json", "add_cross_attention", "not implemented"});
+  expect_refused("gpt2", {{"n_head", 5}}, {"\"hidden_size\" (32)", "multiple", "5"});
+  expect_refused("gpt2", {{"layer_norm_epsilon", -1}}, {"layer_norm_epsilon", "negative"});
+  expect_refused("gpt2", {{"scale_attn_weights", "no"}}, {"config.json", "scale_attn_weights"});
+  // transformers 5.24: GPT2Config.from_dict(dict(n_embd=32, hidden_size=64, n_layer=2,
+  // num_hidden_layers=3)) has n_embd 64, n_layer 3.
+  const NoticeRecorder notices;
+  EXPECT_EQ(changed("gpt2", {{"num_hidden_layers", 3}}).num_layers, 3);
+  EXPECT_EQ(changed("gpt2", {{"hidden_size", 64}}).hidden_size, 64);
+  EXPECT_EQ(notices.lines().size(), 2u);
+}
+
+TEST(FamilyConfig, ScoresOfGpt2InF32AreNoted) {
+  const NoticeRecorder notices;
+  changed("gpt2", {{"reorder_and_upcast_attn", true}});
+  ASSERT_EQ(notices.lines().size(), 1u);
+  EXPECT_NE(notices.lines()[0].find("reorder_and_upcast_attn"), std::string::npos);
+}
+
 TEST(FamilyConfig, PartsOfHeadsThatTurn) {
   EXPECT_EQ(changed("gpt-neox", json::object()).rotary_dim(), 4);
   const auto old_style = [](const json& changes) {
@@ -254,8 +286,8 @@ TEST(FamilyConfig, OfTwoSpellingsTheOneOfTransformersCounts) {
 }
 
 TEST(FamilyConfig, UnknownArchitectureIsAnsweredWithTheKnownOnes) {
-  expect_refused("opt", {{"architectures", {"GPT2LMHeadModel"}}},
-                 {"GPT2LMHeadModel", "BloomForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM",
+  expect_refused("opt", {{"architectures", {"FalconForCausalLM"}}},
+                 {"FalconForCausalLM", "BloomForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM",
                   "MistralForCausalLM", "OPTForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"});
 }
 

@@ -174,6 +174,12 @@ TEST(FamilySites, WhichLayersFollowWhichNorm) {
   notes.clear();
   EXPECT_EQ(sites_of("gemma2", notes), (Names{"self_attn.v_proj", "mlp.up_proj"}));
   notes.clear();
+  EXPECT_EQ(sites_of("gpt2-by-layer", notes), (Names{"ln_1", "attn.c_attn", "ln_2", "mlp.c_fc"}));
+  EXPECT_TRUE(notes.empty());
+  EXPECT_EQ(sites_of("gpt2", notes), (Names{"ln_1", "attn.c_attn", "ln_2"}));
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes[0].find("GELU"), std::string::npos) << notes[0];
+  notes.clear();
   EXPECT_EQ(sites_of("gpt-neox", notes),
             (Names{"input_layernorm", "attention.query_key_value", "post_attention_layernorm"}));
   ASSERT_EQ(notes.size(), 1u);
@@ -221,7 +227,7 @@ TEST_P(FamilyCli, QuantizesInspectsAndEvaluates) {
 INSTANTIATE_TEST_SUITE_P(Families, FamilyCli,
                          ::testing::Values("opt-post-norm", "bloom-6-heads", "mistral", "qwen3",
                                            "granite", "smollm3", "phi3", "olmo2", "gpt-neox",
-                                           "gemma3", "stablelm-parallel", "gemma2"),
+                                           "gemma3", "stablelm-parallel", "gemma2", "gpt2"),
                          [](const auto& one) { return test_name(one.param); });
 
 }  // namespace

@@ -137,6 +137,7 @@ TEST(GgufObstacle, IsFoundBeforeTheRunAndNamesWhatHelps) {
                                              {"olmo2", "Olmo2ForCausalLM"},
                                              {"gemma2", "Gemma2ForCausalLM"},
                                              {"gemma3", "Gemma3ForCausalLM"},
+                                             {"gpt2", "GPT2LMHeadModel"},
                                              {"stablelm", "StableLmForCausalLM"},
                                              {"gpt-neox", "GPTNeoXForCausalLM"}}) {
     refused(family, {{"layer_bits", ""}}, {architecture, "only of LLaMA"});
