@@ -163,6 +163,13 @@ Var exact_gelu(const Var& x) {
   });
 }
 
+Var soft_cap(const Var& x, double c) {
+  const Tensor y = kernels::soft_cap(x.value(), c);
+  return differentiable(y, {&x}, [x = x.gradient(), y, c](const Tensor& dy) {
+    x.accumulate(kernels::soft_cap_backward(y, dy, c));
+  });
+}
+
 Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim) {
   return differentiable(kernels::rope(x.value(), cosine, sine, tokens, dim, false), {&x},
                         [x = x.gradient(), cosine, sine, tokens, dim](const Tensor& dy) {
@@ -201,14 +208,14 @@ Var embedding(const Tensor& ids, const Var& table) {
 }
 
 Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t heads,
-              int64_t kv_heads, const Tensor& slopes) {
+              int64_t kv_heads, const kernels::AttentionScores& scores) {
   const kernels::AttentionHeads divided{batch, heads, kv_heads};
   const kernels::AttentionResult forward =
-      kernels::attention(q.value(), k.value(), v.value(), divided, slopes);
+      kernels::attention(q.value(), k.value(), v.value(), divided, scores);
   return differentiable(forward.o, {&q, &k, &v},
-                        [q, k, v, forward, divided, slopes](const Tensor& dy) {
+                        [q, k, v, forward, divided, scores](const Tensor& dy) {
                           const auto [dq, dk, dv] = kernels::attention_backward(
-                              q.value(), k.value(), v.value(), forward, dy, divided, slopes);
+                              q.value(), k.value(), v.value(), forward, dy, divided, scores);
                           if (q.requires_grad()) q.accumulate(dq);
                           if (k.requires_grad()) k.accumulate(dk);
                           if (v.requires_grad()) v.accumulate(dv);

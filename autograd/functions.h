@@ -39,6 +39,8 @@ Var relu(const Var& x);
 Var gelu(const Var& x);
 /// GELU itself (kernels::exact_gelu).
 Var exact_gelu(const Var& x);
+/// c tanh(x / c) (kernels::soft_cap).
+Var soft_cap(const Var& x, double c);
 /// Rotary embedding with fixed tables (kernels::rope).
 Var rope(const Var& x, const Tensor& cosine, const Tensor& sine, int64_t tokens, int64_t dim);
 /// Hadamard transform of rows with a fixed matrix (kernels::hadamard).
@@ -51,12 +53,13 @@ Var take_columns(const Var& x, int64_t first, int64_t count);
 Var embedding(const Tensor& ids, const Var& table);
 
 /// Causal attention with grouped queries (kernels::attention):
-///   o_h = softmax(q_h k_g^T / sqrt(dim) + causal mask) v_g,   g = h / (heads / kv_heads).
+///   o_h = softmax(s_h + causal mask) v_g,   s_h = q_h k_g^T / sqrt(dim),
+///   g = h / (heads / kv_heads).
 /// q [batch * tokens, heads * dim], k and v [batch * tokens, kv_heads * dim] -> like q.
-/// `slopes` [heads] f32, if defined, add ALiBi's slope_h * key position to the scores.
+/// `scores`: ALiBi's slopes, which add slope_h * key position to s_h, or a soft cap of s_h.
 /// Saves the output and one number per query and head; backward computes probabilities again.
 Var attention(const Var& q, const Var& k, const Var& v, int64_t batch, int64_t heads,
-              int64_t kv_heads, const Tensor& slopes = Tensor());
+              int64_t kv_heads, const kernels::AttentionScores& scores = {});
 
 /// Mean over rows of -log softmax(logits)[target]: [1]. target i32 [rows].
 Var cross_entropy(const Var& logits, const Tensor& target);

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/attention/attention_scores.h"
 #include "tensor/tensor.h"
 
 namespace cbq::kernels {
@@ -60,6 +61,11 @@ Tensor gelu_backward(const Tensor& x, const Tensor& dy);
 Tensor exact_gelu(const Tensor& x);
 /// dx = dy * d exact_gelu(x) / dx.
 Tensor exact_gelu_backward(const Tensor& x, const Tensor& dy);
+
+/// y = c tanh(x / c), c > 0: numbers that stay between -c and c.
+Tensor soft_cap(const Tensor& x, double c);
+/// dx = dy (1 - (y / c)^2): y is soft_cap's output.
+Tensor soft_cap_backward(const Tensor& y, const Tensor& dy, double c);
 
 // ---- rowwise ----------------------------------------------------------------------------------
 
@@ -182,10 +188,10 @@ struct AttentionTiles {
   int64_t queries = 0, kv_heads = 0;
 };
 /// Causal attention with grouped queries (Vaswani et al. 2017; Ainslie et al. 2023):
-///   o_h = softmax(s_h) v_g,  s_h = q_h k_g^T / sqrt(dim) + slope_h * key position, causal mask,
-///   g = h / (heads / kv_heads).
-/// slopes [heads] f32 (ALiBi, Press et al. 2022) may be undefined; slope_h * position is rounded to
-/// the dtype first, as transformers' BLOOM does. o is like q; `log_sum` [batch * heads, tokens] =
+///   o_h = softmax(s_h) v_g,  s_h = cap(q_h k_g^T / sqrt(dim)) + slope_h * key position,
+///   cap(s) = c tanh(s / c), or s,  causal mask,  g = h / (heads / kv_heads).
+/// `scores` has c and the slopes; slope_h * position is rounded to the dtype first, as
+/// transformers' BLOOM does. o is like q; `log_sum` [batch * heads, tokens] =
 /// log sum_j e^(s_hj), in the accumulation dtype, is kept for backward. Scores exist for one tile
 /// of queries at a time; for bf16 on GPUs, in registers only (docs/design.md).
 struct AttentionResult {
@@ -193,17 +199,19 @@ struct AttentionResult {
   Tensor log_sum;
 };
 AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v,
-                          const AttentionHeads& heads, const Tensor& slopes = Tensor(),
+                          const AttentionHeads& heads, const AttentionScores& scores = {},
                           const AttentionTiles& tiles = {});
 /// Gradients of attention for the output gradient d_o, like q, k and v. With p = e^(s - log_sum):
-///   dv = p^T d_o,  ds = p * (d_o v^T - rowsum(d_o * o)),  dq = ds k / sqrt(dim),
-///   dk = ds^T q / sqrt(dim),  dk and dv summed over a group's queries in the accumulation dtype.
+///   dv = p^T d_o,  ds = p * (d_o v^T - rowsum(d_o * o)) * cap',  dq = ds k / sqrt(dim),
+///   dk = ds^T q / sqrt(dim),  cap' = 1 - tanh^2, or 1,  dk and dv summed over a group's queries in
+///   the accumulation dtype.
 struct AttentionGradient {
   Tensor dq, dk, dv;
 };
 AttentionGradient attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
                                      const AttentionResult& forward, const Tensor& d_o,
-                                     const AttentionHeads& heads, const Tensor& slopes = Tensor(),
+                                     const AttentionHeads& heads,
+                                     const AttentionScores& scores = {},
                                      const AttentionTiles& tiles = {});
 
 // ---- random numbers (Philox by counter: equal on both devices) ----------------------------------

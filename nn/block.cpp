@@ -13,7 +13,7 @@ namespace cbq {
 namespace {
 
 Tensor attend_cached(const Tensor& q, const Tensor& k, const Tensor& v, const Sequence& s,
-                     int64_t heads, int64_t kv_heads, const Tensor& slopes) {
+                     int64_t heads, int64_t kv_heads, const kernels::AttentionScores& scores) {
   BlockCache& cache = *s.cache;
   if (!cache.keys.defined()) {
     const Shape shape = {s.batch * cache.capacity, k.size(1)};
@@ -23,10 +23,10 @@ Tensor attend_cached(const Tensor& q, const Tensor& k, const Tensor& v, const Se
   kernels::append_rows(cache.keys, k, s.batch, s.past);
   kernels::append_rows(cache.values, v, s.batch, s.past);
   if (s.past == 0 && s.tokens > 1) {  // nothing lies before them: large products are faster
-    return kernels::attention(q, k, v, {s.batch, heads, kv_heads}, slopes).o;
+    return kernels::attention(q, k, v, {s.batch, heads, kv_heads}, scores).o;
   }
   return kernels::cached_attention(q, cache.keys, cache.values, s.batch, s.past, heads, kv_heads,
-                                   slopes);
+                                   scores);
 }
 
 }  // namespace
@@ -63,7 +63,7 @@ Var Block::rotate(const Var& x, const Rope& rope, const Sequence& s, int64_t hea
 }
 
 Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, int64_t heads,
-                  int64_t kv_heads, const Tensor& slopes) const {
+                  int64_t kv_heads, const kernels::AttentionScores& scores) const {
   check(heads > 0 && q.size(1) % heads == 0, "attend: q ", q.shape(), " for ", heads, " heads");
   const int64_t head_dim = q.size(1) / heads;
   const auto operand = [&](const Var& x, AttentionOperand which) {
@@ -78,12 +78,12 @@ Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, i
   const Var c = operand(v, AttentionOperand::values);
   if (s.cache != nullptr) {
     check(!should_record({&a, &b, &c}), "attend: cached keys have no backward pass");
-    return Var(attend_cached(a.value(), b.value(), c.value(), s, heads, kv_heads, slopes));
+    return Var(attend_cached(a.value(), b.value(), c.value(), s, heads, kv_heads, scores));
   }
-  if (s.varlen == nullptr) return ag::attention(a, b, c, s.batch, heads, kv_heads, slopes);
+  if (s.varlen == nullptr) return ag::attention(a, b, c, s.batch, heads, kv_heads, scores);
   check(!should_record({&a, &b, &c}), "attend: varlen rows have no backward pass");
   return Var(kernels::varlen_attention(a.value(), b.value(), c.value(), *s.varlen, heads, kv_heads,
-                                       slopes));
+                                       scores));
 }
 
 std::vector<std::vector<NamedLinear>> linears_by_input(Block& block) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention/attention_scores.h"
 #include "nn/linear.h"
 
 namespace cbq {
@@ -140,7 +141,7 @@ class Block : public Module {
   /// attention_online and attention_transform make of q [rows, heads * head_dim], k and v
   /// [rows, kv_heads * head_dim].
   Var attend(const Var& q, const Var& k, const Var& v, const Sequence& sequence, int64_t heads,
-             int64_t kv_heads, const Tensor& slopes = Tensor()) const;
+             int64_t kv_heads, const kernels::AttentionScores& scores = {}) const;
 };
 
 /// The block's linears in execution order, those that read one activation (ScalingSite::consumers)

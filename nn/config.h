@@ -78,9 +78,14 @@ struct ModelConfig {
   bool final_norm = true;      // before the head
   bool norm_affine = true;     // norms have weight and bias
 
-  // Gemma 3
-  std::vector<bool> local_layers;  // attend within the sliding window, with a base of their own
-  double local_theta = 10000.0;
+  // Gemma 2, Gemma 3
+  std::vector<bool> local_layers;  // attend within the sliding window
+  double local_theta = 0.0;        // the rotary base of those (Gemma 3); 0: that of all
+  double score_cap = 0.0;          // soft cap of the attention's scores; 0: none
+  double logit_cap = 0.0;          // of the logits
+
+  // GPT-2
+  bool score_over_place = false;  // the scores of block i are divided by i + 1
 
   // GPT-NeoX, StableLM
   bool parallel_residual = false;  // attention and feed-forward part read the same x

@@ -1,4 +1,5 @@
 // open_model, load_model: a Hugging Face folder -> Transformer (declared in nn/transformer.h).
+#include <algorithm>
 #include <cstring>
 #include <set>
 
@@ -49,7 +50,8 @@ class CheckpointReader : public BlockSource {
   ParameterVisitor reader() const {
     return [this](const std::string& path, Var& p) {
       if (encoded_ && encoded_->encodes(path)) return;
-      p.set_value(kernels::cast(checkpoint_.load(name_of_parameter(path), device_), dtype_));
+      const Tensor stored = checkpoint_.load(name_of_parameter(path), device_);
+      p.set_value(kernels::cast(as_stored(config_, path, stored), dtype_));
     };
   }
   void fill(Block& block, const std::string& prefix) const override {
@@ -103,7 +105,7 @@ void CheckpointReader::untie_different_head() {
 void CheckpointReader::check_headers() {
   std::vector<std::string> missing, misshapen;
   std::set<std::string> used;
-  const auto compare = [&](const std::string& path, const Shape& expected) {
+  const auto compare = [&](const std::string& path, const Shape& shape_here) {
     if (encoded_ && encoded_->encodes(path)) return;
     const std::string name = name_of_parameter(path);
     if (!checkpoint_.has(name)) {
@@ -112,6 +114,8 @@ void CheckpointReader::check_headers() {
       return;
     }
     used.insert(name);
+    Shape expected = shape_here;
+    if (family_.is_transposed(path)) std::reverse(expected.begin(), expected.end());
     const Shape& shape = checkpoint_.info(name).shape;
     if (shape != expected) {
       misshapen.push_back(

@@ -174,6 +174,11 @@ void initialize(Transformer& model, uint64_t seed) {
   });
 }
 
+Tensor as_stored(const ModelConfig& config, const std::string& path, const Tensor& value) {
+  const bool turns = family_of(config.architecture).is_transposed(path);
+  return turns ? kernels::transpose(value) : value;
+}
+
 void save_model(Transformer& model, const std::filesystem::path& folder, Dtype dtype) {
   for (int64_t i = 0; i < model.block_count(); ++i) {
     for (const NamedLinear& named : model.block(i).linears()) {
@@ -184,7 +189,8 @@ void save_model(Transformer& model, const std::filesystem::path& folder, Dtype d
   std::filesystem::create_directories(folder);
   std::map<std::string, Tensor> tensors;
   model.visit("", [&](const std::string& path, Var& p) {
-    tensors[path] = kernels::cast(p.value(), dtype).to(Device::cpu());
+    const Tensor stored = as_stored(model.config, path, p.value());
+    tensors[path] = kernels::cast(stored, dtype).to(Device::cpu());
   });
   ModelConfig config = model.config;
   config.dtype = name_of(dtype);

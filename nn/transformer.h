@@ -153,6 +153,10 @@ std::unique_ptr<Transformer> open_model(const std::filesystem::path& folder, Dty
 std::unique_ptr<Transformer> load_model(const std::filesystem::path& folder, Dtype dtype,
                                         Device device);
 
+/// The parameter at `path` as the family's folders hold it, and back: transposed where
+/// Family::is_transposed says so.
+Tensor as_stored(const ModelConfig& config, const std::string& path, const Tensor& value);
+
 /// Writes config.json and model.safetensors (atomically) with parameters in `dtype`. Throws
 /// std::invalid_argument for a model with an online part before a linear layer (StoredTransform),
 /// which such a folder has no place for. An online part of attention is left out: the function is

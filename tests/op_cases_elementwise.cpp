@@ -156,6 +156,37 @@ OpCase unary(const char* name, Tensor (*op)(const Tensor&), Array (*expected)(co
           .bench = {{large}}};
 }
 
+// Inputs of a normal distribution: most are bent, some are nearly capped.
+constexpr double cap = 0.75;
+
+OpCase soft_cap_case() {
+  return {.name = "kernels::soft_cap",
+          .sizes = alike(1, usual),
+          .run = [](const Tensors& in) { return Tensors{kernels::soft_cap(in[0], cap)}; },
+          .expected = [](const Arrays& in) { return Arrays{reference::soft_cap(in[0], cap)}; },
+          .wrong_calls = {[] { kernels::soft_cap(Tensor({3}, Dtype::i32), cap); },
+                          [] { kernels::soft_cap(Tensor({3}, Dtype::f32), 0.0); },
+                          [] { kernels::soft_cap(Tensor({3}, Dtype::f32), -1.0); },
+                          [] { kernels::soft_cap(Tensor({3}, Dtype::f32), NAN); }},
+          .bench = {{large}}};
+}
+
+OpCase soft_cap_backward_case() {
+  return {
+      .name = "kernels::soft_cap_backward",
+      .sizes = alike(2, usual),
+      .run =
+          [](const Tensors& in) { return Tensors{kernels::soft_cap_backward(in[0], in[1], cap)}; },
+      .expected =
+          [](const Arrays& in) { return Arrays{reference::soft_cap_backward(in[0], in[1], cap)}; },
+      .wrong = {{{2, 3}, {3, 2}}, {{3}, {4}}},
+      .wrong_calls = {[] {
+        const Tensor x({3}, Dtype::f32);
+        kernels::soft_cap_backward(x, x, 0.0);
+      }},
+      .bench = alike(2, {large})};
+}
+
 OpCase swiglu_backward_case() {
   return {
       .name = "kernels::swiglu_backward",
@@ -198,7 +229,9 @@ std::vector<OpCase> elementwise_cases() {
           binary("kernels::gelu_backward", &kernels::gelu_backward, &reference::gelu_backward),
           unary("kernels::exact_gelu", &kernels::exact_gelu, &reference::exact_gelu),
           binary("kernels::exact_gelu_backward", &kernels::exact_gelu_backward,
-                 &reference::exact_gelu_backward)};
+                 &reference::exact_gelu_backward),
+          soft_cap_case(),
+          soft_cap_backward_case()};
 }
 
 }  // namespace cbq::test

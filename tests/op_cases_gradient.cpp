@@ -137,6 +137,16 @@ OpCase unary_gradient(const char* name, Var (*op)(const Var&), Array (*expected)
           .wrong_calls = {[=] { op(Var(Tensor({2}, Dtype::i32))); }}};
 }
 
+OpCase soft_cap_gradient() {
+  constexpr double cap = 0.75;
+  return {.name = "ag::soft_cap",
+          .sizes = alike(1, {{3, 7}, {1}, {0}, {5, 4099}}),
+          .expected = [](const Arrays& in) { return Arrays{reference::soft_cap(in[0], cap)}; },
+          .apply = [](const Vars& in) { return ag::soft_cap(in[0], cap); },
+          .wrong_calls = {[] { ag::soft_cap(Var(Tensor({2}, Dtype::i32)), cap); },
+                          [] { ag::soft_cap(Var(Tensor({2}, Dtype::f32)), 0.0); }}};
+}
+
 OpCase take_part_gradient() {
   return {.name = "ag::take_part",
           .sizes = {{{4, 18}}, {{1, 6}}, {{0, 12}}},
@@ -191,6 +201,7 @@ std::vector<OpCase> elementwise_gradient_cases() {
           unary_gradient("ag::relu", &ag::relu, &reference::relu),
           unary_gradient("ag::gelu", &ag::gelu, &reference::gelu),
           unary_gradient("ag::exact_gelu", &ag::exact_gelu, &reference::exact_gelu),
+          soft_cap_gradient(),
           take_part_gradient(),
           take_columns_gradient(),
           softmax_gradient(),

@@ -158,9 +158,11 @@ struct AttentionShapes {
   kernels::AttentionHeads heads;
   kernels::AttentionTiles tiles = {};
   bool alibi = false;
+  double cap = 0.0;
   std::string text() const {
-    return concat(alibi ? "ALiBi, " : "", "batch ", heads.batch, ", ", heads.heads, " heads on ",
-                  heads.kv_heads, ", tiles of ", tiles.queries, " x ", tiles.kv_heads);
+    return concat(alibi ? "ALiBi, " : "", cap > 0.0 ? "soft cap, " : "", "batch ", heads.batch,
+                  ", ", heads.heads, " heads on ", heads.kv_heads, ", tiles of ", tiles.queries,
+                  " x ", tiles.kv_heads);
   }
   /// q, k, v, the gradient of the output where asked for, slopes.
   Shapes shapes(int64_t tokens, int64_t dim, bool gradient) const {
@@ -184,7 +186,9 @@ struct AttentionShapes {
     if (alibi) kinds.push_back(angles);
     return kinds;
   }
-  Tensor slopes(const Tensors& in) const { return alibi ? in.back() : Tensor(); }
+  kernels::AttentionScores scores(const Tensors& in) const {
+    return {alibi ? in.back() : Tensor(), cap};
+  }
   const Array* slopes(const Arrays& in) const { return alibi ? &in.back() : nullptr; }
 };
 
@@ -211,13 +215,13 @@ OpCase attention_case(const AttentionShapes& f) {
           .run =
               [=](const Tensors& in) {
                 const auto [o, log_sum] =
-                    kernels::attention(in[0], in[1], in[2], f.heads, f.slopes(in), f.tiles);
+                    kernels::attention(in[0], in[1], in[2], f.heads, f.scores(in), f.tiles);
                 return Tensors{o, log_sum};
               },
           .expected =
               [=](const Arrays& in) {
                 return reference::attention(in[0], in[1], in[2], f.heads.batch, f.heads.heads,
-                                            f.heads.kv_heads, f.slopes(in));
+                                            f.heads.kv_heads, f.slopes(in), f.cap);
               },
           .wrong = wrong_attention(f, false),
           .wrong_calls = {[] {
@@ -235,6 +239,10 @@ OpCase attention_case(const AttentionShapes& f) {
                           [] {
                             const Tensor x({4, 12}, Dtype::f32);
                             kernels::attention(x, x, x, {1, 2, 2}, Tensor(), {-1, 0});
+                          },
+                          [] {
+                            const Tensor x({4, 12}, Dtype::f32);
+                            kernels::attention(x, x, x, {1, 2, 2}, {Tensor(), -1.0});
                           }}};
 }
 
@@ -248,15 +256,16 @@ OpCase attention_backward_case(const AttentionShapes& f) {
           .run =
               [=](const Tensors& in) {
                 const kernels::AttentionResult forward =
-                    kernels::attention(in[0], in[1], in[2], f.heads, f.slopes(in), f.tiles);
+                    kernels::attention(in[0], in[1], in[2], f.heads, f.scores(in), f.tiles);
                 const auto [dq, dk, dv] = kernels::attention_backward(
-                    in[0], in[1], in[2], forward, in[3], f.heads, f.slopes(in), f.tiles);
+                    in[0], in[1], in[2], forward, in[3], f.heads, f.scores(in), f.tiles);
                 return Tensors{dq, dk, dv};
               },
           .expected =
               [=](const Arrays& in) {
                 return reference::attention_backward(in[0], in[1], in[2], in[3], f.heads.batch,
-                                                     f.heads.heads, f.heads.kv_heads, f.slopes(in));
+                                                     f.heads.heads, f.heads.kv_heads, f.slopes(in),
+                                                     f.cap);
               },
           .wrong = {},
           .wrong_calls = {[] {
@@ -300,7 +309,9 @@ std::vector<OpCase> matmul_cases() {
   cases.push_back(gemm_strided_case({Trans::yes, Trans::yes}, 1.0, 0.0, false));
   for (const AttentionShapes& form :
        {AttentionShapes{{2, 4, 2}}, AttentionShapes{{1, 3, 3}, {7, 2}, true},
-        AttentionShapes{{2, 4, 2}, {16, 2}}, AttentionShapes{{1, 6, 2}, {8, 1}, true}}) {
+        AttentionShapes{{2, 4, 2}, {16, 2}}, AttentionShapes{{1, 6, 2}, {8, 1}, true},
+        AttentionShapes{{2, 4, 2}, {}, false, 0.6},
+        AttentionShapes{{1, 6, 2}, {8, 1}, true, 2.0}}) {
     cases.push_back(attention_case(form));
     cases.push_back(attention_backward_case(form));
   }

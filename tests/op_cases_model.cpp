@@ -122,6 +122,21 @@ OpCase attention_gradient(int64_t batch, int64_t heads, int64_t kv_heads) {
           .flops = bench_flops};
 }
 
+OpCase capped_attention_gradient(int64_t batch, int64_t heads, int64_t kv_heads) {
+  constexpr double cap = 0.8;
+  OpCase capped = attention_gradient(batch, heads, kv_heads);
+  capped.variant = "soft cap, " + capped.variant;
+  capped.expected = [=](const Arrays& in) {
+    return Arrays{
+        reference::attention(in[0], in[1], in[2], batch, heads, kv_heads, nullptr, cap)[0]};
+  };
+  capped.apply = [=](const Vars& in) {
+    return ag::attention(in[0], in[1], in[2], batch, heads, kv_heads, {Tensor(), cap});
+  };
+  capped.bench = {};
+  return capped;
+}
+
 OpCase alibi_attention_gradient(int64_t batch, int64_t heads, int64_t kv_heads) {
   const auto shapes = [=](int64_t tokens, int64_t dim) {
     const Shape kv = {batch * tokens, kv_heads * dim};
@@ -188,6 +203,8 @@ std::vector<OpCase> model_gradient_cases() {
           attention_gradient(2, 4, 2),
           attention_gradient(1, 8, 8),
           attention_gradient(2, 3, 1),
+          capped_attention_gradient(2, 4, 2),
+          capped_attention_gradient(1, 2, 2),
           alibi_attention_gradient(2, 4, 2),
           alibi_attention_gradient(1, 6, 6),
           cross_entropy_gradient(),

@@ -12,6 +12,7 @@ namespace cbq::test::test_attention {
 namespace {
 
 using kernels::AttentionHeads;
+using kernels::AttentionScores;
 using kernels::AttentionTiles;
 
 struct Results {
@@ -28,21 +29,24 @@ Inputs inputs_of(const AttentionHeads& h, int64_t tokens, int64_t dim, Dtype dty
 }
 
 /// The textbook's loops in f64: one query at a time, the softmax's gradient by its full Jacobian.
-Results by_definition(const Inputs& in, const AttentionHeads& h, const Tensor& slopes) {
+Results by_definition(const Inputs& in, const AttentionHeads& h, const AttentionScores& scores) {
+  const Tensor& slopes = scores.slopes;
   const Array q = to_array(in.q), k = to_array(in.k), v = to_array(in.v), d_o = to_array(in.d_o);
   const Array bias = slopes.defined() ? to_array(slopes) : Array({0});
   const Array* alibi = slopes.defined() ? &bias : nullptr;
-  const Arrays forward = reference::attention(q, k, v, h.batch, h.heads, h.kv_heads, alibi);
+  const Arrays forward =
+      reference::attention(q, k, v, h.batch, h.heads, h.kv_heads, alibi, scores.cap);
   const Arrays gradients =
-      reference::attention_backward(q, k, v, d_o, h.batch, h.heads, h.kv_heads, alibi);
+      reference::attention_backward(q, k, v, d_o, h.batch, h.heads, h.kv_heads, alibi, scores.cap);
   const auto tensor = [](const Array& x) { return Tensor::from(x.values, x.shape, Dtype::f64); };
   return {tensor(forward[0]), tensor(gradients[0]), tensor(gradients[1]), tensor(gradients[2])};
 }
 
 Results in_tiles(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
-                 const AttentionHeads& h, const Tensor& slopes, const AttentionTiles& tiles) {
-  const auto forward = kernels::attention(q, k, v, h, slopes, tiles);
-  const auto [dq, dk, dv] = kernels::attention_backward(q, k, v, forward, d_o, h, slopes, tiles);
+                 const AttentionHeads& h, const AttentionScores& scores,
+                 const AttentionTiles& tiles) {
+  const auto forward = kernels::attention(q, k, v, h, scores, tiles);
+  const auto [dq, dk, dv] = kernels::attention_backward(q, k, v, forward, d_o, h, scores, tiles);
   return {forward.o, dq, dk, dv};
 }
 
@@ -62,14 +66,16 @@ TEST(Attention, TilesAgreeWithTheDefinition) {
   for (const AttentionHeads& h : {AttentionHeads{1, 4, 4}, AttentionHeads{2, 6, 2}}) {
     for (int64_t tokens : {1, 2, 15, 17, 63, 64, 65, 130}) {
       const Inputs in = inputs_of(h, tokens, tokens % 2 == 0 ? 16 : 5, Dtype::f64);
-      for (const Tensor& slopes : {Tensor(), in.slopes}) {
-        const Results want = by_definition(in, h, slopes);
+      for (const AttentionScores& scores :
+           {AttentionScores(), AttentionScores(in.slopes), AttentionScores({}, 0.7),
+            AttentionScores(in.slopes, 3.0)}) {
+        const Results want = by_definition(in, h, scores);
         for (const AttentionTiles& tiles :
              {AttentionTiles{}, AttentionTiles{1, 2}, AttentionTiles{16, 4}, AttentionTiles{31, 3},
               AttentionTiles{500, 500}}) {
           SCOPED_TRACE(concat(h.heads, " heads, ", tokens, " tokens, tiles of ", tiles.queries,
-                              " x ", tiles.kv_heads));
-          const Results got = in_tiles(in.q, in.k, in.v, in.d_o, h, slopes, tiles);
+                              " x ", tiles.kv_heads, ", cap ", scores.cap));
+          const Results got = in_tiles(in.q, in.k, in.v, in.d_o, h, scores, tiles);
           EXPECT_LT(difference(got.o, want.o), 1e-13);
           EXPECT_LT(difference(got.dq, want.dq), 1e-12);
           EXPECT_LT(difference(got.dk, want.dk), 1e-12);
@@ -81,13 +87,14 @@ TEST(Attention, TilesAgreeWithTheDefinition) {
 }
 
 TEST(Attention, HeadSizesOfKnownModels) {
-  for (int64_t dim : {64, 80, 96, 128}) {
+  for (int64_t dim : {64, 80, 96, 128, 256}) {
     const AttentionHeads h{1, 2, 1};
+    const AttentionScores scores(Tensor(), dim == 256 ? 1.5 : 0.0);  // Gemma 2's heads
     for (Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
       const double tolerance = dtype == Dtype::f32 ? 1e-5 : dtype == Dtype::bf16 ? 4e-2 : 6e-3;
       const Inputs in = inputs_of(h, 70, dim, dtype);
-      const Results want = by_definition(in, h, Tensor());
-      const Results got = in_tiles(in.q, in.k, in.v, in.d_o, h, Tensor(), {32, 0});
+      const Results want = by_definition(in, h, scores);
+      const Results got = in_tiles(in.q, in.k, in.v, in.d_o, h, scores, {32, 0});
       EXPECT_LT(difference(got.o, want.o), tolerance) << dim << " " << name_of(dtype);
       EXPECT_LT(difference(got.dq, want.dq), tolerance) << dim << " " << name_of(dtype);
       EXPECT_LT(difference(got.dk, want.dk), tolerance) << dim << " " << name_of(dtype);

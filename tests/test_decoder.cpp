@@ -22,6 +22,7 @@ namespace {
 struct AttentionCase {
   int64_t batch, past, tokens, capacity, heads, kv_heads, dim;
   bool alibi;
+  double cap = 0.0;
 };
 
 Tensor normal(const Shape& shape, Dtype dtype, uint64_t stream) {
@@ -52,6 +53,7 @@ std::vector<double> expected_attention(const AttentionCase& c, const std::vector
             dot += q[at((row * c.heads + h) * c.dim + i)] * k[key(j, i)];
           }
           dot /= std::sqrt(static_cast<double>(c.dim));
+          if (c.cap > 0.0) dot = c.cap * std::tanh(dot / c.cap);
           if (c.alibi) dot += slopes[at(h)] * static_cast<double>(j);
           weights[at(j)] = std::exp(dot);
           total += weights[at(j)];
@@ -71,10 +73,11 @@ TEST(CachedAttention, EqualsItsEquation) {
   for (const AttentionCase& c :
        {AttentionCase{3, 0, 1, 4, 2, 2, 8, false}, AttentionCase{2, 5, 1, 9, 4, 2, 64, false},
         AttentionCase{2, 7, 3, 10, 6, 2, 96, true}, AttentionCase{1, 40, 4, 64, 3, 1, 130, true},
-        AttentionCase{5, 2, 2, 4, 4, 4, 5, true}}) {
+        AttentionCase{5, 2, 2, 4, 4, 4, 5, true}, AttentionCase{2, 5, 1, 9, 4, 2, 64, false, 0.5},
+        AttentionCase{1, 0, 3, 6, 2, 1, 7, true, 2.0}}) {
     for (const auto& [dtype, bound] : {std::pair{Dtype::f64, 1e-12}, std::pair{Dtype::f32, 2e-6},
                                        std::pair{Dtype::bf16, 2e-2}, std::pair{Dtype::f16, 3e-3}}) {
-      SCOPED_TRACE(concat(dtype, " dim ", c.dim, " past ", c.past));
+      SCOPED_TRACE(concat(dtype, " dim ", c.dim, " past ", c.past, " cap ", c.cap));
       const Tensor q = normal({c.batch * c.tokens, c.heads * c.dim}, dtype, 1);
       const Tensor k = normal({c.batch * c.capacity, c.kv_heads * c.dim}, dtype, 2);
       const Tensor v = normal({c.batch * c.capacity, c.kv_heads * c.dim}, dtype, 3);
@@ -87,7 +90,7 @@ TEST(CachedAttention, EqualsItsEquation) {
         slope_values = slopes.to_vector<double>();
       }
       const auto got =
-          kernels::cached_attention(q, k, v, c.batch, c.past, c.heads, c.kv_heads, slopes)
+          kernels::cached_attention(q, k, v, c.batch, c.past, c.heads, c.kv_heads, {slopes, c.cap})
               .to_vector<double>();
       const auto want = expected_attention(c, q.to_vector<double>(), k.to_vector<double>(),
                                            v.to_vector<double>(), slope_values);
@@ -136,6 +139,11 @@ TEST(CachedAttention, RefusesWhatDoesNotFit) {
       {"bf16", "f32"});
   expect_error<std::invalid_argument>([&] { attend(q, 0, 4, Tensor::zeros({2}, Dtype::f32)); },
                                       {"slopes"});
+  expect_error<std::invalid_argument>(
+      [&] {
+        kernels::cached_attention(q, cache, cache, 2, 0, 4, 2, {Tensor(), -2.0});
+      },
+      {"cached_attention", "soft cap of -2"});
   expect_error<std::invalid_argument>(
       [&] {
         kernels::append_rows(cache, Tensor::zeros({4, 8}, Dtype::f32), 2, 2);

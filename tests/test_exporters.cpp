@@ -188,6 +188,8 @@ constexpr Result results[] = {
     {"phi3", R"({"wbits": 4, "scale_type": "f16", "reconstruct": "none"})"},
     {"olmo2", R"({"wbits": 2, "reconstruct": "none"})"},
     {"gemma3", R"({"wbits": 4, "symmetric": true, "reconstruct": "none"})"},
+    {"gemma2", R"({"wbits": 4, "reconstruct": "none"})"},
+    {"gpt2", R"({"wbits": 4, "scale_type": "f16", "reconstruct": "none"})"},
     {"stablelm-parallel", R"({"wbits": 8, "reconstruct": "none"})"},
     {"gpt-neox", R"({"wbits": 4, "granularity": "per_group", "group_size": 8,
                      "reconstruct": "none"})"}};
@@ -204,6 +206,35 @@ TEST(ExporterNames, EveryFormatSaysWhatItIs) {
   }
   for (const char* name : {"dense", "gguf", "gguf-dense", "gptq", "gptq_v2", "packed", "unpacked"})
     EXPECT_TRUE(exporters().has(name));
+}
+
+/// The matrices of a Conv1D are no linear layers to the programs that read codes.
+TEST(ExporterNames, CodesOfGpt2AreRefusedBeforeTheRun) {
+  Settings settings;
+  settings.wbits = 4;
+  settings.symmetric = true;
+  settings.scale_type = "f16";
+  const ExportPlan plan = export_plan(ModelConfig::load(fixture("gpt2")), settings);
+  for (const char* format : {"compressed-tensors", "gptq", "gptq_v2", "auto_round", "awq"}) {
+    expect_error<std::invalid_argument>(
+        [&] { check_exportable(*exporters().make(format), plan, "--export"); },
+        {format, "GPT2LMHeadModel", "attn.c_attn", "transposed", "dense"});
+  }
+  EXPECT_EQ(exporters().make("dense")->obstacle(plan), "");
+}
+
+/// "dense" writes GPT-2's matrices as transformers does, [in, out], whole and block by block.
+TEST(DenseExport, TurnsTheMatricesOfGpt2) {
+  const TemporaryFolder folder;
+  const auto model = quantized({"gpt2", R"({"wbits": 4, "reconstruct": "none"})"});
+  for (const bool sharded : {false, true}) {
+    const fs::path to = folder / (sharded ? "shards" : "whole");
+    export_model(*exporters().make("dense"), *model, {to, Dtype::f32, sharded});
+    EXPECT_EQ(Checkpoint(to).info("transformer.h.0.attn.c_attn.weight").shape, (Shape{32, 96}));
+    const auto again = load_model(to, Dtype::f32, Device::cpu());
+    const ExpectedResults expected("gpt2");
+    EXPECT_EQ(logits_of(*again, expected), logits_of(*model, expected));
+  }
 }
 
 TEST(ExporterNames, AnObstacleNamesTheFormatsThatCanHoldTheResult) {

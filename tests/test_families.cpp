@@ -106,11 +106,12 @@ TEST(Families, EveryArchitectureHasAFixture) {
   }
   const std::vector<std::string> known = known_architectures();
   EXPECT_EQ(seen, std::set<std::string>(known.begin(), known.end()));
-  EXPECT_EQ(known, (std::vector<std::string>{
-                       "BloomForCausalLM", "GPTNeoXForCausalLM", "Gemma3ForCausalLM",
-                       "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM",
-                       "OPTForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM",
-                       "Qwen3ForCausalLM", "SmolLM3ForCausalLM", "StableLmForCausalLM"}));
+  EXPECT_EQ(known,
+            (std::vector<std::string>{
+                "BloomForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "Gemma2ForCausalLM",
+                "Gemma3ForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM",
+                "OPTForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM",
+                "Qwen3ForCausalLM", "SmolLM3ForCausalLM", "StableLmForCausalLM"}));
 }
 
 TEST(Families, AreKnownByTheirModelType) {
@@ -120,6 +121,38 @@ TEST(Families, AreKnownByTheirModelType) {
     json.erase("architectures");
     EXPECT_EQ(ModelConfig::from_json(json, "x").architecture, config.architecture);
   }
+}
+
+/// Every tensor as transformers wrote it, in its shape: GPT-2's matrices are [in, out] there.
+TEST(Families, SavedTensorsHaveTheLayoutOfTransformers) {
+  for (const std::string& name : fixture_names()) {
+    SCOPED_TRACE(name);
+    const TemporaryFolder folder;
+    const auto model = load_model(fixture(name), Dtype::f32, Device::cpu());
+    save_model(*model, folder / "m", Dtype::f16);
+    const Checkpoint saved(folder / "m"), original(fixture(name));
+    const Family& family = family_of(model->config.architecture);
+    size_t compared = 0;
+    for (const std::string& path : saved.names()) {
+      const std::string theirs = family.checkpoint_name(model->config, original, path);
+      const Tensor a = saved.load(path), b = original.load(theirs);
+      EXPECT_EQ(a.shape(), b.shape()) << path;
+      EXPECT_EQ(a.to_vector<double>(), b.to_vector<double>()) << path;
+      ++compared;
+    }
+    EXPECT_EQ(compared, original.names().size());
+  }
+}
+
+TEST(Families, Gpt2IsTransposedInFoldersAlone) {
+  const auto model = load_model(fixture("gpt2"), Dtype::f32, Device::cpu());
+  const Checkpoint folder(fixture("gpt2"));
+  EXPECT_EQ(folder.info("h.0.attn.c_attn.weight").shape, (Shape{32, 96}));
+  EXPECT_EQ(folder.info("h.0.mlp.c_proj.weight").shape, (Shape{128, 32}));
+  const auto linears = model->block(0).linears();
+  ASSERT_EQ(linears.size(), 4u);
+  EXPECT_EQ(linears[0].linear->weight.shape(), (Shape{96, 32}));
+  EXPECT_EQ(linears[3].linear->weight.shape(), (Shape{32, 128}));
 }
 
 TEST(Families, FirstGradientStepLowersTheLoss) {  // every parameter takes part in the function

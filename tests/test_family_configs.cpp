@@ -39,6 +39,8 @@ TEST(FamilyConfig, SizesMustBeThere) {
       {"qwen3", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"opt", {"vocab_size", "hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads"}},
       {"bloom-6-heads", {"vocab_size", "hidden_size", "n_layer", "n_head"}},
+      {"gpt2", {"n_embd", "n_layer", "n_head", "n_positions"}},
+      {"gemma2", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"phi3", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"gpt-neox",
        {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}}};
@@ -141,8 +143,6 @@ TEST(FamilyConfig, LayersOfGemma3WithinTheWindow) {
                  {"config.json", "layer_types", "1 entries", "2 layers"});
   expect_refused("gemma3", {{"layer_types", {"full_attention", "chunked_attention"}}},
                  {"config.json", "layer_types", "sliding_attention"});
-  expect_refused("gemma3", {{"attn_logit_softcapping", 50}},
-                 {"config.json", "attn_logit_softcapping", "not implemented"});
   expect_refused("gemma3", {{"use_bidirectional_attention", true}},
                  {"config.json", "use_bidirectional_attention", "not implemented"});
   expect_refused("gemma3", {{"hidden_activation", "silu"}},
@@ -150,6 +150,75 @@ TEST(FamilyConfig, LayersOfGemma3WithinTheWindow) {
   expect_refused("gemma3", {{"query_pre_attn_scalar", 0}}, {"query_pre_attn_scalar", "0"});
   expect_refused("gemma3", {{"rope_parameters", {{"rope_type", "default"}}}},
                  {"config.json", "rope_parameters", "full_attention", "missing"});
+}
+
+TEST(FamilyConfig, SoftCapsOfGemma) {
+  const ModelConfig c = changed("gemma2", json::object());
+  EXPECT_EQ(c.local_layers, (std::vector<bool>{true, false}));
+  EXPECT_EQ(c.context(), 24);
+  EXPECT_EQ(c.score_cap, 0.1);
+  EXPECT_EQ(c.logit_cap, 1.5);
+  // Absent: those of the published models, and every second layer within the window. Null: none.
+  const ModelConfig absent = changed("gemma2", {{"attn_logit_softcapping", nullptr},
+                                                {"final_logit_softcapping", nullptr},
+                                                {"layer_types", nullptr},
+                                                {"num_hidden_layers", 5}});
+  EXPECT_EQ(absent.score_cap, 50.0);
+  EXPECT_EQ(absent.logit_cap, 30.0);
+  EXPECT_EQ(absent.local_layers, (std::vector<bool>{true, false, true, false, true}));
+  json config = read_json_file(fixture("gemma2") / "config.json");
+  config["attn_logit_softcapping"] = config["final_logit_softcapping"] = nullptr;
+  const ModelConfig none = ModelConfig::from_json(config, "config.json");
+  EXPECT_EQ(none.score_cap, 0.0);
+  EXPECT_EQ(none.logit_cap, 0.0);
+  EXPECT_EQ(ModelConfig::from_json(none.to_json(), "again").to_json(), none.to_json());
+  EXPECT_EQ(changed("gemma3", json::object()).score_cap, 0.0);
+  EXPECT_EQ(changed("gemma3-logit-cap", json::object()).logit_cap, 2.0);
+  expect_refused("gemma3", {{"attn_logit_softcapping", 50}},
+                 {"config.json", "attn_logit_softcapping", "does not apply it", "null"});
+  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+    for (const char* name : {"gemma2", "gemma3"}) {
+      expect_refused(name, {{key, 0}}, {"config.json", key, "(0)", "positive, or null"});
+      expect_refused(name, {{key, -50}}, {"config.json", key, "(-50)"});
+      expect_refused(name, {{key, "high"}}, {"config.json", key, "high"});
+    }
+  }
+  expect_refused("gemma2", {{"layer_types", {"full_attention"}}},
+                 {"config.json", "layer_types", "1 entries", "2 layers"});
+  expect_refused("gemma2", {{"hidden_activation", "relu"}}, {"hidden_activation", "relu"});
+  expect_refused("gemma2", {{"use_bidirectional_attention", true}},
+                 {"config.json", "use_bidirectional_attention", "not implemented"});
+}
+
+TEST(FamilyConfig, FieldsOfGpt2) {
+  const ModelConfig c = changed("gpt2", json::object());
+  EXPECT_EQ(c.intermediate_size, 128);  // "n_inner": null
+  EXPECT_EQ(c.max_position_embeddings, 32);
+  EXPECT_TRUE(c.tie_word_embeddings);
+  EXPECT_EQ(changed("gpt2", {{"n_inner", 100}}).to_json().at("n_inner"), 100);
+  for (const char* name : {"gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu"}) {
+    EXPECT_EQ(changed("gpt2", {{"activation_function", name}}).hidden_act, name);
+  }
+  expect_refused("gpt2", {{"activation_function", "tanh"}},
+                 {"config.json", "activation_function", "tanh", "gelu_new", "relu"});
+  expect_refused("gpt2", {{"add_cross_attention", true}},
+                 {"config.json", "add_cross_attention", "not implemented"});
+  expect_refused("gpt2", {{"n_head", 5}}, {"\"hidden_size\" (32)", "multiple", "5"});
+  expect_refused("gpt2", {{"layer_norm_epsilon", -1}}, {"layer_norm_epsilon", "negative"});
+  expect_refused("gpt2", {{"scale_attn_weights", "no"}}, {"config.json", "scale_attn_weights"});
+  // transformers 5.24: GPT2Config.from_dict(dict(n_embd=32, hidden_size=64, n_layer=2,
+  // num_hidden_layers=3)) has n_embd 64, n_layer 3.
+  const NoticeRecorder notices;
+  EXPECT_EQ(changed("gpt2", {{"num_hidden_layers", 3}}).num_layers, 3);
+  EXPECT_EQ(changed("gpt2", {{"hidden_size", 64}}).hidden_size, 64);
+  EXPECT_EQ(notices.lines().size(), 2u);
+}
+
+TEST(FamilyConfig, ScoresOfGpt2InF32AreNoted) {
+  const NoticeRecorder notices;
+  changed("gpt2", {{"reorder_and_upcast_attn", true}});
+  ASSERT_EQ(notices.lines().size(), 1u);
+  EXPECT_NE(notices.lines()[0].find("reorder_and_upcast_attn"), std::string::npos);
 }
 
 TEST(FamilyConfig, PartsOfHeadsThatTurn) {
@@ -217,8 +286,8 @@ TEST(FamilyConfig, OfTwoSpellingsTheOneOfTransformersCounts) {
 }
 
 TEST(FamilyConfig, UnknownArchitectureIsAnsweredWithTheKnownOnes) {
-  expect_refused("opt", {{"architectures", {"GPT2LMHeadModel"}}},
-                 {"GPT2LMHeadModel", "BloomForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM",
+  expect_refused("opt", {{"architectures", {"FalconForCausalLM"}}},
+                 {"FalconForCausalLM", "BloomForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM",
                   "MistralForCausalLM", "OPTForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"});
 }
 

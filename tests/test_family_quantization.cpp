@@ -71,7 +71,7 @@ TEST_P(FamilyQuantization, RunsAndReloadsToTheSameLogits) {
 /// that nothing folds into it.
 bool has_blocked_norms(const ModelConfig& config) {
   return !config.norm_first || config.residual_after_norm || config.model_type == "olmo2" ||
-         config.model_type == "gemma3_text";
+         config.model_type == "gemma3_text" || config.model_type == "gemma2";
 }
 
 TEST_P(FamilyQuantization, PreprocessingKeepsTheFunction) {
@@ -172,6 +172,14 @@ TEST(FamilySites, WhichLayersFollowWhichNorm) {
   ASSERT_EQ(notes.size(), 2u);
   EXPECT_NE(notes[0].find("1 + its weight"), std::string::npos) << notes[0];
   notes.clear();
+  EXPECT_EQ(sites_of("gemma2", notes), (Names{"self_attn.v_proj", "mlp.up_proj"}));
+  notes.clear();
+  EXPECT_EQ(sites_of("gpt2-by-layer", notes), (Names{"ln_1", "attn.c_attn", "ln_2", "mlp.c_fc"}));
+  EXPECT_TRUE(notes.empty());
+  EXPECT_EQ(sites_of("gpt2", notes), (Names{"ln_1", "attn.c_attn", "ln_2"}));
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes[0].find("GELU"), std::string::npos) << notes[0];
+  notes.clear();
   EXPECT_EQ(sites_of("gpt-neox", notes),
             (Names{"input_layernorm", "attention.query_key_value", "post_attention_layernorm"}));
   ASSERT_EQ(notes.size(), 1u);
@@ -219,7 +227,7 @@ TEST_P(FamilyCli, QuantizesInspectsAndEvaluates) {
 INSTANTIATE_TEST_SUITE_P(Families, FamilyCli,
                          ::testing::Values("opt-post-norm", "bloom-6-heads", "mistral", "qwen3",
                                            "granite", "smollm3", "phi3", "olmo2", "gpt-neox",
-                                           "gemma3", "stablelm-parallel"),
+                                           "gemma3", "stablelm-parallel", "gemma2", "gpt2"),
                          [](const auto& one) { return test_name(one.param); });
 
 }  // namespace

@@ -263,6 +263,9 @@ TEST_F(ForeignFolder, NothingIsAllocatedForSizesThatTheFileDenies) {
       {"phi3", {{"head_dim", huge}}},
       {"olmo2", {{"head_dim", huge}}},
       {"gemma3", {{"num_attention_heads", huge}}},
+      {"gemma2", {{"head_dim", huge}}},
+      {"gpt2", {{"n_inner", huge}}},
+      {"gpt2", {{"n_positions", huge}}},
       {"gpt-neox", {{"vocab_size", huge}}},
       {"gpt-neox", {{"intermediate_size", huge}}}};
   for (const auto& [name, changes] : sizes) {

@@ -135,7 +135,9 @@ TEST(GgufObstacle, IsFoundBeforeTheRunAndNamesWhatHelps) {
                                              {"smollm3", "SmolLM3ForCausalLM"},
                                              {"phi3", "Phi3ForCausalLM"},
                                              {"olmo2", "Olmo2ForCausalLM"},
+                                             {"gemma2", "Gemma2ForCausalLM"},
                                              {"gemma3", "Gemma3ForCausalLM"},
+                                             {"gpt2", "GPT2LMHeadModel"},
                                              {"stablelm", "StableLmForCausalLM"},
                                              {"gpt-neox", "GPTNeoXForCausalLM"}}) {
     refused(family, {{"layer_bits", ""}}, {architecture, "only of LLaMA"});

@@ -211,6 +211,7 @@ TEST(Let, SaysWhatAFamilyLacks) {
       {"opt-bare", "the norm has no weight"},
       {"bloom-post-norm-residual", "the norm's output is also the residual"},
       {"qwen3", "queries and keys: norms of queries and keys undo every factor"},
+      {"gemma2", "the norm's gain is 1 + its weight"},
       {"olmo2", "the residual stream itself is read"},
       {"gpt-neox", "queries and keys: the rotary embedding turns only a part of each head"},
       {"llama", "other inputs are left alone"}};

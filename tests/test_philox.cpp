@@ -181,6 +181,32 @@ TEST(Exp, Ends) {
   }
 }
 
+TEST(Tanh, AsCloseAsItsHeaderSays) {
+  WorstError worst;
+  float where = 0.0f;
+  for (uint32_t bits = 0; bits <= 0x41200000u; bits += 97) {  // to 10, beyond which it is 1
+    float x = 0.0f;
+    std::memcpy(&x, &bits, sizeof x);
+    const double want = std::tanh(static_cast<double>(x));
+    if (want < 1e-37) continue;  // subnormal: a relative error means nothing
+    if (worst.add(std::abs(static_cast<double>(math::tanh(x)) - want) / want)) where = x;
+    ASSERT_EQ(math::tanh(-x), -math::tanh(x)) << x;
+  }
+  EXPECT_LE(worst.value(), 3e-7) << "at " << where;
+  std::printf("[   INFO   ] tanh: worst relative error %.2e at %g\n", worst.value(),
+              static_cast<double>(where));
+}
+
+TEST(Tanh, Ends) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(math::tanh(0.0f), 0.0f);
+  for (const float x : {10.0f, 89.0f, 3.4e38f, infinity}) {
+    EXPECT_EQ(math::tanh(x), 1.0f) << x;
+    EXPECT_EQ(math::tanh(-x), -1.0f) << x;
+  }
+  EXPECT_TRUE(std::isnan(math::tanh(std::numeric_limits<float>::quiet_NaN())));
+}
+
 TEST(Math, NanIsSeen) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   EXPECT_TRUE(std::isnan(math::max(nan, 1.0f)));

@@ -198,6 +198,8 @@ TEST(Rotation, RefusesFamiliesThatItCannotRotate) {
   refused("opt-bare", "r1", {"OPTForCausalLM", "no weights"});
   refused("olmo2", "r1", {"Olmo2ForCausalLM", "r1", "behind attention and feed-forward part"});
   refused("gemma3", "r1", {"Gemma3ForCausalLM", "r1", "behind attention and feed-forward part"});
+  refused("gemma2", "r1", {"Gemma2ForCausalLM", "r1", "behind attention and feed-forward part"});
+  refused("gpt2", "r2", {"GPT2LMHeadModel", "r2", "fused"});
   refused("phi3", "r2", {"Phi3ForCausalLM", "r2", "fused"});
   refused("stablelm", "r1", {"StableLmForCausalLM", "mlp.", "has no bias"});
   refused("gpt-neox-sequential", "r1", {"query_key_value", "has no bias"});
@@ -238,7 +240,7 @@ TEST(Rotation, LeavesQueriesAndKeysOfAFusedProjectionAlone) {
 }
 
 TEST(Rotation, KeepsTheFunctionOfFusedProjections) {
-  for (const char* name : {"phi3", "phi3-partial-longrope", "gpt-neox"}) {
+  for (const char* name : {"phi3", "phi3-partial-longrope", "gpt-neox", "gpt2", "gpt2-by-layer"}) {
     const auto m = load_model(fixture(name), Dtype::f64, Device::cpu());
     const ExpectedResults expected(name);
     const std::vector<double> before = logits_of(*m, expected);

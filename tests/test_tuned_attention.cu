@@ -331,6 +331,11 @@ TEST_F(TunedAttention, LeavesTheRestToTheTiles) {
   };
   const Inputs in = inputs_of({{1, 1, 1}, 9, 64}, device_);
   EXPECT_TRUE(takes(in.q, in.k, in.v));
+  const long uncapped = tuned::launches();
+  const kernels::AttentionScores scores(Tensor(), 2.0);
+  const auto capped = kernels::attention(in.q, in.k, in.v, {1, 1, 1}, scores);
+  kernels::attention_backward(in.q, in.k, in.v, capped, in.d_o, {1, 1, 1}, scores);
+  EXPECT_EQ(tuned::launches(), uncapped) << "a soft cap of scores";
   const Inputs odd = inputs_of({{1, 1, 1}, 9, 72}, device_);
   EXPECT_FALSE(takes(odd.q, odd.k, odd.v)) << "heads of 72";
   for (Dtype dtype : {Dtype::f32, Dtype::f16}) {

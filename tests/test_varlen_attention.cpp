@@ -16,6 +16,7 @@ struct Case {
   std::vector<VarlenGroup> groups;
   int64_t heads, kv_heads, dim;
   bool alibi;
+  double cap = 0.0;
 };
 
 /// Token t of every sequence, as rows: the prefix, then the branch.
@@ -52,6 +53,7 @@ std::vector<double> expected(const Case& c, const std::vector<double>& q,
                    k[static_cast<size_t>((rows[j] * c.kv_heads + g) * c.dim + i)];
           }
           dot /= std::sqrt(static_cast<double>(c.dim));
+          if (c.cap > 0.0) dot = c.cap * std::tanh(dot / c.cap);
           if (c.alibi) dot += slopes[static_cast<size_t>(h)] * static_cast<double>(j);
           weights[j] = std::exp(dot);
           total += weights[j];
@@ -80,6 +82,8 @@ const Case cases[] = {
     {{{5, {3, 1, 4}}, {0, {7}}, {6, {}}, {1, {1}}}, 4, 2, 8, false},
     {{{17, {20, 33}}, {0, {2, 2}}, {40, {1}}}, 3, 3, 5, true},
     {{{0, {1}}}, 1, 1, 1, false},
+    {{{5, {3, 1, 4}}, {0, {37}}}, 4, 2, 8, false, 0.6},
+    {{{9, {2}}}, 2, 1, 16, true, 1.5},
     {{{300, {150, 20, 290}}, {0, {513}}}, 2, 1, 16, true},  // more rows than a block has
 };
 
@@ -104,8 +108,8 @@ TEST(VarlenAttention, IsAttentionOverEverySequence) {
         EXPECT_LE(largest_difference(got, want), tolerance)
             << name_of(dtype) << ", " << rows.rows() << " rows";
       };
-      compare(kernels::varlen_attention(q, k, v, rows, c.heads, c.kv_heads, alibi));
-      compare(kernels::varlen_attention_rows(q, k, v, rows, c.heads, c.kv_heads, alibi));
+      compare(kernels::varlen_attention(q, k, v, rows, c.heads, c.kv_heads, {alibi, c.cap}));
+      compare(kernels::varlen_attention_rows(q, k, v, rows, c.heads, c.kv_heads, {alibi, c.cap}));
     }
   }
 }
@@ -156,9 +160,9 @@ TEST(VarlenAttention, WrongArgumentsThrow) {
   const VarlenRows rows({{2, {1}}}, Device::cpu());
   const auto x = [](int64_t r, int64_t n) { return normal({r, n}, Dtype::f32, 1); };
   const auto refused = [&](const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads,
-                           int64_t kv_heads, const Tensor& slopes) {
+                           int64_t kv_heads, const kernels::AttentionScores& scores) {
     expect_error<std::invalid_argument>(
-        [&] { kernels::varlen_attention(q, k, v, rows, heads, kv_heads, slopes); },
+        [&] { kernels::varlen_attention(q, k, v, rows, heads, kv_heads, scores); },
         {"varlen_attention"});
   };
   EXPECT_NO_THROW(kernels::varlen_attention(x(3, 8), x(3, 4), x(3, 4), rows, 4, 2));
@@ -169,6 +173,7 @@ TEST(VarlenAttention, WrongArgumentsThrow) {
   refused(x(3, 8), x(3, 8), x(3, 8), 4, 3, {});
   refused(x(3, 8), x(3, 8), kernels::cast(x(3, 8), Dtype::f64), 2, 2, {});
   refused(x(3, 8), x(3, 8), x(3, 8), 2, 2, Tensor::zeros({3}, Dtype::f32));
+  refused(x(3, 8), x(3, 8), x(3, 8), 2, 2, {Tensor(), -1.0});
 }
 
 }  // namespace

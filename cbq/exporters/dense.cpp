@@ -38,7 +38,9 @@ class DenseExporter final : public Exporter {
 
  private:
   void add(NamedTensors tensors) {
-    for (auto& [path, tensor] : tensors) tensor = kernels::cast(tensor, target_.dtype);
+    for (auto& [path, tensor] : tensors) {
+      tensor = kernels::cast(as_stored(model_->config, path, tensor), target_.dtype);
+    }
     files_->add(std::move(tensors));
   }
 

@@ -4,6 +4,7 @@
 
 #include "cbq/global_transforms.h"
 #include "cbq/quantizers.h"
+#include "nn/families/family.h"
 #include "quant/transforms/local/preprocessor.h"
 #include "tensor/runtime/shapes_only.h"
 
@@ -55,6 +56,14 @@ std::string coded_obstacle(const ExportPlan& plan) {
   if (const auto* layer = plan.first_layer([](const PlannedLayer& l) { return l.online != ""; })) {
     return concat(layer->path, " stands behind an online transform (", layer->online,
                   "), for which it has no place");
+  }
+  const Family& family = family_of(plan.model.architecture);
+  const auto* turned = plan.first_layer([&](const PlannedLayer& l) {
+    return l.weight.quantizes() && family.is_transposed(l.path + ".weight");
+  });
+  if (turned != nullptr) {
+    return concat("folders of ", plan.model.architecture, " hold ", turned->path,
+                  " transposed, which its readers take for no linear layer");
   }
   const auto* coded = plan.first_layer([](const PlannedLayer& l) { return l.weight.quantizes(); });
   return coded == nullptr ? "no layer has codes" : "";

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "kernels/attention/fused_attention.h"
+#include "kernels/formulas/activation.h"
 #include "kernels/launch/check_device.h"
 #include "kernels/launch/launch.h"
 #include "kernels/launch/parallel_errors.h"
@@ -17,6 +18,9 @@
 
 namespace cbq::kernels {
 namespace {
+
+using formulas::NoCap;
+using formulas::SoftCap;
 
 /// The sizes of one call.
 struct Sizes {
@@ -82,20 +86,24 @@ struct TileRows {
   CBQ_HD int64_t output(int64_t r) const {
     return ((element * sizes.tokens + query(r)) * sizes.heads + head(r)) * sizes.dim;
   }
-  /// Score j of a row with ALiBi's bias, which is rounded as a tensor of dtype T would be.
+  /// Capped score j with ALiBi's bias, which is rounded as a tensor of dtype T would be.
   template <class T>
-  CBQ_HD static acc_t<T> biased(const T* scores, int64_t j, float slope) {
+  CBQ_HD static acc_t<T> biased(acc_t<T> capped, int64_t j, float slope) {
     const T bias = T(acc_t<T>(slope) * acc_t<T>(static_cast<int32_t>(j)));
-    return acc_t<T>(scores[j]) + acc_t<T>(bias);
+    return capped + acc_t<T>(bias);
   }
 };
 
 /// Scores become probabilities.
-template <class T>
+template <class T, class Cap>
 struct TileSoftmax {
   TileRows tile;
+  Cap cap;
   T* scores;
   acc_t<T>* log_sum;
+  CBQ_HD acc_t<T> score(const T* x, int64_t j, float slope) const {
+    return TileRows::biased<T>(cap.value(acc_t<T>(x[j])), j, slope);
+  }
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t r) const {
     using A = acc_t<T>;
@@ -105,7 +113,7 @@ struct TileSoftmax {
     A largest = -INFINITY;
 #pragma omp simd reduction(max : largest)
     for (int64_t j = row.lane(); j < seen.padded; j += row.lanes()) {
-      const A s = seen.choose(j, TileRows::biased(x, j, slope), A(-INFINITY));
+      const A s = seen.choose(j, score(x, j, slope), A(-INFINITY));
       largest = s > largest ? s : largest;
     }
     largest = row.max(largest);
@@ -114,7 +122,7 @@ struct TileSoftmax {
     A sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = row.lane(); j < seen.padded; j += row.lanes()) {
-      const A e = seen.choose(j, math::exp(TileRows::biased(x, j, slope) - largest), A(0));
+      const A e = seen.choose(j, math::exp(score(x, j, slope) - largest), A(0));
       if constexpr (exact) x[j] = e;
       sum += e;
     }
@@ -126,7 +134,7 @@ struct TileSoftmax {
       if constexpr (exact) {
         x[j] *= inverse;
       } else {
-        const A e = math::exp(TileRows::biased(x, j, slope) - largest) * inverse;
+        const A e = math::exp(score(x, j, slope) - largest) * inverse;
         x[j] = T(seen.choose(j, e, A(0)));
       }
     }
@@ -136,9 +144,10 @@ struct TileSoftmax {
 };
 
 /// Scores become probabilities again, and gradients of probabilities those of scores.
-template <class T>
+template <class T, class Cap>
 struct TileSoftmaxBackward {
   TileRows tile;
+  Cap cap;
   const acc_t<T>* log_sum;
   const T* o;
   const T* d_o;
@@ -156,9 +165,10 @@ struct TileSoftmaxBackward {
     const A mean = row_dot(row, o + at, d_o + at, tile.sizes.dim);  // = sum_j p_j dp_j
 #pragma omp simd
     for (int64_t j = row.lane(); j < seen.padded; j += row.lanes()) {
-      const A p = math::exp(TileRows::biased(x, j, slope) - log_of_sum);
+      const A capped = cap.value(A(x[j]));
+      const A p = math::exp(TileRows::biased<T>(capped, j, slope) - log_of_sum);
       x[j] = T(seen.choose(j, p, A(0)));
-      dx[j] = T(seen.choose(j, p * (A(dx[j]) - mean), A(0)));
+      dx[j] = T(seen.choose(j, cap.gradient(capped, p * (A(dx[j]) - mean)), A(0)));
     }
     for (int64_t j = seen.padded + row.lane(); j < tile.row_stride; j += row.lanes()) {
       x[j] = T(A(0));
@@ -243,7 +253,8 @@ Tensor scratch_of(const Plan& plan, const Tensor& like) {
 }
 
 Sizes sizes_of(const char* op, const Tensor& q, const Tensor& k, const Tensor& v,
-               const AttentionHeads& h, const Tensor& slopes, const AttentionTiles& tiles) {
+               const AttentionHeads& h, const AttentionScores& scores,
+               const AttentionTiles& tiles) {
   check(h.heads > 0 && h.kv_heads > 0 && h.heads % h.kv_heads == 0, op, ": ", h.heads,
         " query heads cannot share ", h.kv_heads, " key-value heads");
   check(q.rank() == 2 && k.rank() == 2 && k.shape() == v.shape() && h.batch > 0 &&
@@ -257,6 +268,8 @@ Sizes sizes_of(const char* op, const Tensor& q, const Tensor& k, const Tensor& v
         k.dtype(), ", v is ", v.dtype());
   check_device(op, "k", k, q.device());
   check_device(op, "v", v, q.device());
+  scores.check_cap(op);
+  const Tensor& slopes = scores.slopes;
   if (slopes.defined()) {
     check_shape(op, "slopes", slopes, {h.heads});
     check(slopes.dtype() == Dtype::f32, op, ": slopes are f32, got ", slopes.dtype());
@@ -269,10 +282,22 @@ Sizes sizes_of(const char* op, const Tensor& q, const Tensor& k, const Tensor& v
 
 double score_factor(const Sizes& s) { return 1.0 / std::sqrt(static_cast<double>(s.dim)); }
 
-/// True where `tiles` leave the choice and the fused kernels cover the operands.
-bool takes_fused(const tuned::AttentionOperands& in, const AttentionTiles& tiles,
-                 std::initializer_list<const Tensor*> more = {}) {
-  return tiles.queries == 0 && tiles.kv_heads == 0 && tuned::covers_attention(in, more);
+/// True where `tiles` leave the choice and the fused kernels, which know no soft cap, cover the
+/// operands.
+bool takes_fused(const tuned::AttentionOperands& in, const AttentionScores& scores,
+                 const AttentionTiles& tiles, std::initializer_list<const Tensor*> more = {}) {
+  return scores.cap == 0.0 && tiles.queries == 0 && tiles.kv_heads == 0 &&
+         tuned::covers_attention(in, more);
+}
+
+/// Calls launch(cap) with the formula of scores.cap.
+template <class Launch>
+void with_cap(const AttentionScores& scores, const Launch& launch) {
+  if (scores.cap > 0.0) {
+    launch(SoftCap{scores.cap});
+  } else {
+    launch(NoCap{});
+  }
 }
 
 /// What tiles add to: f32 for half types, so that a sum over tiles is rounded once.
@@ -283,29 +308,31 @@ Tensor accumulator(const Tensor& like) {
 }  // namespace
 
 AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v,
-                          const AttentionHeads& heads, const Tensor& slopes,
+                          const AttentionHeads& heads, const AttentionScores& scores,
                           const AttentionTiles& tiles) {
-  const Sizes s = sizes_of("attention", q, k, v, heads, slopes, tiles);
+  const Sizes s = sizes_of("attention", q, k, v, heads, scores, tiles);
   return dispatch_float(q.dtype(), "attention", [&]<class T>() {
     AttentionResult result{
         Tensor(q.shape(), q.dtype(), q.device()),
         Tensor({s.batch * s.heads, s.tokens}, dtype_of<acc_t<T>>::value, q.device())};
     if (q.count() == 0) return result;
     const OpTimer timer("attention", q.device());
-    const tuned::AttentionOperands operands{q, k, v, slopes, heads};
-    if (takes_fused(operands, tiles)) {
+    const tuned::AttentionOperands operands{q, k, v, scores.slopes, heads};
+    if (takes_fused(operands, scores, tiles)) {
       tuned::attention_forward(operands, result);
       return result;
     }
     const Plan plan = plan_of(s, tiles, q);
-    const Tensor scores = scratch_of(plan, q);
+    const Tensor p = scratch_of(plan, q);
     for_each_tile(plan, [&](const Tile& tile) {
-      gemm_strided(tile.queries_of(q), Trans::no, tile.keys_of(k), Trans::yes,
-                   tile.scores_of(scores), tile.count, score_factor(s), 0.0);
-      map_rows("attention", q.device(), tile.count * tile.rows, tile.keys(),
-               TileSoftmax<T>{TileRows(tile, slopes), scores.data<T>() + tile.scratch,
-                              result.log_sum.data<acc_t<T>>()});
-      gemm_strided(tile.scores_of(scores), Trans::no, tile.keys_of(v), Trans::no,
+      gemm_strided(tile.queries_of(q), Trans::no, tile.keys_of(k), Trans::yes, tile.scores_of(p),
+                   tile.count, score_factor(s), 0.0);
+      with_cap(scores, [&]<class Cap>(Cap cap) {
+        map_rows("attention", q.device(), tile.count * tile.rows, tile.keys(),
+                 TileSoftmax<T, Cap>{TileRows(tile, scores.slopes), cap, p.data<T>() + tile.scratch,
+                                     result.log_sum.data<acc_t<T>>()});
+      });
+      gemm_strided(tile.scores_of(p), Trans::no, tile.keys_of(v), Trans::no,
                    tile.queries_of(result.o), tile.count, 1.0, 0.0);
     });
     return result;
@@ -314,16 +341,16 @@ AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v,
 
 AttentionGradient attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
                                      const AttentionResult& forward, const Tensor& d_o,
-                                     const AttentionHeads& heads, const Tensor& slopes,
+                                     const AttentionHeads& heads, const AttentionScores& scores,
                                      const AttentionTiles& tiles) {
   constexpr const char* op = "attention_backward";
-  const Sizes s = sizes_of(op, q, k, v, heads, slopes, tiles);
+  const Sizes s = sizes_of(op, q, k, v, heads, scores, tiles);
   check_same(op, q, d_o);
   check_same(op, q, forward.o);
   check_shape(op, "log_sum", forward.log_sum, {s.batch * s.heads, s.tokens});
   check_device(op, "log_sum", forward.log_sum, q.device());
-  const tuned::AttentionOperands operands{q, k, v, slopes, heads};
-  if (takes_fused(operands, tiles, {&forward.o, &d_o})) {
+  const tuned::AttentionOperands operands{q, k, v, scores.slopes, heads};
+  if (takes_fused(operands, scores, tiles, {&forward.o, &d_o})) {
     const OpTimer timer(op, q.device());
     const AttentionGradient gradient{Tensor(q.shape(), q.dtype(), q.device()),
                                      Tensor(k.shape(), k.dtype(), k.device()),
@@ -336,19 +363,21 @@ AttentionGradient attention_backward(const Tensor& q, const Tensor& k, const Ten
     if (q.count() == 0) return AttentionGradient{dq, cast(dk, q.dtype()), cast(dv, q.dtype())};
     const OpTimer timer(op, q.device());
     const Plan plan = plan_of(s, tiles, q);
-    const Tensor scores = scratch_of(plan, q), gradient = scratch_of(plan, q);
+    const Tensor probabilities = scratch_of(plan, q), gradient = scratch_of(plan, q);
     const double factor = score_factor(s);
     for_each_tile(plan, [&](const Tile& tile) {
       const Matrices q_t = tile.queries_of(q), do_t = tile.queries_of(d_o);
-      const Matrices k_t = tile.keys_of(k), p = tile.scores_of(scores);
+      const Matrices k_t = tile.keys_of(k), p = tile.scores_of(probabilities);
       const Matrices ds = tile.scores_of(gradient);
       gemm_strided(q_t, Trans::no, k_t, Trans::yes, p, tile.count, factor, 0.0);
       gemm_strided(do_t, Trans::no, tile.keys_of(v), Trans::yes, ds, tile.count, 1.0, 0.0);
-      map_rows(op, q.device(), tile.count * tile.rows, tile.keys(),
-               TileSoftmaxBackward<T>{TileRows(tile, slopes), forward.log_sum.data<acc_t<T>>(),
-                                      forward.o.data<T>(), d_o.data<T>(),
-                                      scores.data<T>() + tile.scratch,
-                                      gradient.data<T>() + tile.scratch});
+      with_cap(scores, [&]<class Cap>(Cap cap) {
+        map_rows(op, q.device(), tile.count * tile.rows, tile.keys(),
+                 TileSoftmaxBackward<T, Cap>{TileRows(tile, scores.slopes), cap,
+                                             forward.log_sum.data<acc_t<T>>(), forward.o.data<T>(),
+                                             d_o.data<T>(), probabilities.data<T>() + tile.scratch,
+                                             gradient.data<T>() + tile.scratch});
+      });
       const double before = tile.is_first() ? 0.0 : 1.0;
       gemm_strided(p, Trans::yes, do_t, Trans::no, tile.keys_of(dv), tile.count, 1.0, before);
       gemm_strided(ds, Trans::yes, q_t, Trans::no, tile.keys_of(dk), tile.count, factor, before);

@@ -33,6 +33,7 @@ struct AttendCached {
   A* scores;            // [calls, longest]: what this call keeps between its two passes
   int64_t first, tokens, past, capacity, heads, kv_heads, dim, longest;
   A factor;
+  double cap;  // c, or 0: none
 
   /// What call r reads and writes.
   struct Place {
@@ -47,7 +48,7 @@ struct AttendCached {
     const int64_t at = i / tokens * capacity * stride + h / (heads / kv_heads) * dim;
     const int64_t own = (i * heads + h) * dim;
     return {{q + own, y + own, scores + r * longest, past + i % tokens + 1, dim, factor,
-             slopes != nullptr ? slopes + h : nullptr},
+             slopes != nullptr ? slopes + h : nullptr, cap},
             keys + at,
             values + at,
             stride};
@@ -119,8 +120,11 @@ void append_rows(const Tensor& cache, const Tensor& x, int64_t batch, int64_t pa
 }
 
 Tensor cached_attention(const Tensor& q, const Tensor& keys, const Tensor& values, int64_t batch,
-                        int64_t past, int64_t heads, int64_t kv_heads, const Tensor& slopes) {
+                        int64_t past, int64_t heads, int64_t kv_heads,
+                        const AttentionScores& of_scores) {
   const char* op = "cached_attention";
+  of_scores.check_cap(op);
+  const Tensor& slopes = of_scores.slopes;
   check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, op, ": ", heads,
         " query heads cannot share ", kv_heads, " key-value heads");
   check(q.rank() == 2 && keys.rank() == 2 && keys.shape() == values.shape() && batch > 0 &&
@@ -150,7 +154,8 @@ Tensor cached_attention(const Tensor& q, const Tensor& keys, const Tensor& value
                AttendCached<T>{q.data<T>(), keys.data<T>(), values.data<T>(), y.data<T>(),
                                slopes.defined() ? slopes.data<float>() : nullptr, scores.data<A>(),
                                first, tokens, past, capacity, heads, kv_heads, dim, longest,
-                               static_cast<A>(1.0 / std::sqrt(static_cast<double>(dim)))});
+                               static_cast<A>(1.0 / std::sqrt(static_cast<double>(dim))),
+                               of_scores.cap});
     }
   });
   return y;

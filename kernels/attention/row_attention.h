@@ -2,6 +2,8 @@
 // and head.
 #pragma once
 
+#include "kernels/attention/attention_scores.h"
+#include "kernels/formulas/activation.h"
 #include "kernels/formulas/softmax.h"
 #include "kernels/launch/launch.h"
 
@@ -17,11 +19,13 @@ struct RowAttention {
   int64_t count, dim;
   A factor;
   const float* slope;  // ALiBi: the head's, or null
+  double cap;          // c, or 0: none
 
-  /// s_j = factor q . k_j + slope j, with the dot product given; slope j is rounded as
+  /// s_j = c tanh(factor q . k_j / c) + slope j, with the dot product given; slope j is rounded as
   /// ag::attention rounds it.
   CBQ_HD A score(A dot, int64_t j) const {
     dot *= factor;
+    if (cap > 0.0) dot = formulas::SoftCap{cap}.value(dot);
     return slope != nullptr ? dot + A(T(A(*slope) * A(j))) : dot;
   }
 

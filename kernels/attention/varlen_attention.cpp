@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/formulas/math.h"
+#include "kernels/formulas/activation.h"
 #include "kernels/launch/check_device.h"
 #include "kernels/launch/parallel_errors.h"
 #include "kernels/matmul/blas.h"
@@ -45,6 +45,7 @@ struct HeadOfGroup {
   int64_t q_stride, kv_stride, dim;
   double factor;
   T slope;
+  double cap;  // c, or 0: none
 
   Window<const T> queries(int64_t row) const { return {q + row * q_stride, q_stride}; }
   Window<const T> keys(int64_t row) const { return {k + row * kv_stride, kv_stride}; }
@@ -52,11 +53,16 @@ struct HeadOfGroup {
   Window<T> results(int64_t row) const { return {y + row * q_stride, q_stride}; }
 };
 
-/// softmax(x_j + slope * j) over the first `seen` entries of x; zeros in the other ones up to
+/// softmax(cap(x_j) + slope * j) over the first `seen` entries of x; zeros in the other ones up to
 /// `count`. Loops run over whole vectors: x has room for them.
 template <class T>
-void softmax_of_seen(T* x, int64_t seen, int64_t count, T slope) {
+void softmax_of_seen(T* x, int64_t seen, int64_t count, T slope, double cap) {
   const int64_t padded = whole_vectors(seen);
+  if (cap > 0.0) {
+    const formulas::SoftCap of{cap};
+#pragma omp simd
+    for (int64_t j = 0; j < seen; ++j) x[j] = of.value(x[j]);
+  }
   std::fill(x + seen, x + padded, T(-INFINITY));
   T largest = -INFINITY;
   if (slope != T(0)) {
@@ -99,8 +105,8 @@ void attend_block(const HeadOfGroup<T>& h, int64_t prefix, const std::vector<Pie
     product<T>(p.end - p.begin, keys, h.dim, h.factor, h.queries(p.begin), h.keys(p.own), true, 0.0,
                {at(p) + prefix, stride});
     for (int64_t i = p.begin; i < p.end; ++i) {
-      softmax_of_seen(scores + (i - first) * stride, prefix + i - p.own + 1, prefix + keys,
-                      h.slope);
+      softmax_of_seen(scores + (i - first) * stride, prefix + i - p.own + 1, prefix + keys, h.slope,
+                      h.cap);
     }
   }
   product<T>(rows, h.dim, prefix, 1.0, {scores, stride}, h.values(0), false, 0.0, h.results(first));
@@ -134,7 +140,9 @@ void attend_parts(const HeadOfGroup<T>& h, int64_t prefix, const std::vector<int
 
 template <class T>
 void attend_on_host(const Tensor& q, const Tensor& k, const Tensor& v, const VarlenRows& rows,
-                    int64_t heads, int64_t kv_heads, const Tensor& slopes, const Tensor& y) {
+                    int64_t heads, int64_t kv_heads, const AttentionScores& of_scores,
+                    const Tensor& y) {
+  const Tensor& slopes = of_scores.slopes;
   const int64_t dim = q.size(1) / heads;
   const auto calls = static_cast<int64_t>(rows.groups().size()) * heads;
   const int64_t room = std::min(block_rows, rows.rows()) * whole_vectors(rows.longest());
@@ -157,7 +165,8 @@ void attend_on_host(const Tensor& q, const Tensor& k, const Tensor& v, const Var
                              k.size(1),
                              dim,
                              1.0 / std::sqrt(static_cast<double>(dim)),
-                             slopes.defined() ? T(slopes.data<float>()[head]) : T(0)};
+                             slopes.defined() ? T(slopes.data<float>()[head]) : T(0),
+                             of_scores.cap};
       const VarlenGroup& group = rows.groups()[g];
       // The prefix is a part of its own that lies behind nothing.
       if (group.prefix > 0) attend_parts(h, 0, {group.prefix}, scores);
@@ -171,7 +180,9 @@ void attend_on_host(const Tensor& q, const Tensor& k, const Tensor& v, const Var
 
 void check_varlen_attention(const char* op, const Tensor& q, const Tensor& k, const Tensor& v,
                             const VarlenRows& rows, int64_t heads, int64_t kv_heads,
-                            const Tensor& slopes) {
+                            const AttentionScores& scores) {
+  scores.check_cap(op);
+  const Tensor& slopes = scores.slopes;
   check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, op, ": ", heads,
         " query heads cannot share ", kv_heads, " key-value heads");
   check(q.rank() == 2 && k.rank() == 2 && k.shape() == v.shape() && q.size(0) == rows.rows() &&
@@ -188,18 +199,18 @@ void check_varlen_attention(const char* op, const Tensor& q, const Tensor& k, co
 }
 
 Tensor varlen_attention(const Tensor& q, const Tensor& k, const Tensor& v, const VarlenRows& rows,
-                        int64_t heads, int64_t kv_heads, const Tensor& slopes) {
+                        int64_t heads, int64_t kv_heads, const AttentionScores& scores) {
   const bool full = q.dtype() == Dtype::f32 || q.dtype() == Dtype::f64;
   if (!(q.device() == Device::cpu()) || !full) {
-    return varlen_attention_rows(q, k, v, rows, heads, kv_heads, slopes);
+    return varlen_attention_rows(q, k, v, rows, heads, kv_heads, scores);
   }
-  check_varlen_attention("varlen_attention", q, k, v, rows, heads, kv_heads, slopes);
+  check_varlen_attention("varlen_attention", q, k, v, rows, heads, kv_heads, scores);
   const OpTimer timer("varlen_attention", q.device());
   Tensor y(q.shape(), q.dtype(), q.device());
   if (q.dtype() == Dtype::f64) {
-    attend_on_host<double>(q, k, v, rows, heads, kv_heads, slopes, y);
+    attend_on_host<double>(q, k, v, rows, heads, kv_heads, scores, y);
   } else {
-    attend_on_host<float>(q, k, v, rows, heads, kv_heads, slopes, y);
+    attend_on_host<float>(q, k, v, rows, heads, kv_heads, scores, y);
   }
   return y;
 }

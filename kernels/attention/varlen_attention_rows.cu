@@ -19,6 +19,7 @@ struct AttendRow {
   acc_t<T>* scores;      // [calls, longest]: what this call keeps between its two passes
   int64_t first, heads, kv_heads, dim, longest;
   acc_t<T> factor;
+  double cap;  // c, or 0: none
 
   template <class Row>
   CBQ_HD void operator()(Row& row, int64_t r) const {
@@ -31,7 +32,8 @@ struct AttendRow {
                                     int64_t{view.prefix_count} + view.own_count,
                                     dim,
                                     factor,
-                                    slopes != nullptr ? slopes + h : nullptr};
+                                    slopes != nullptr ? slopes + h : nullptr,
+                                    cap};
     attention.attend(
         row, [&](int64_t j) { return k + (row_of(view, j) * kv_heads + g) * dim; },
         [&](int64_t j) { return v + (row_of(view, j) * kv_heads + g) * dim; });
@@ -49,8 +51,9 @@ constexpr int64_t most_scores = int64_t{1} << 24;
 
 Tensor varlen_attention_rows(const Tensor& q, const Tensor& k, const Tensor& v,
                              const VarlenRows& rows, int64_t heads, int64_t kv_heads,
-                             const Tensor& slopes) {
-  check_varlen_attention("varlen_attention_rows", q, k, v, rows, heads, kv_heads, slopes);
+                             const AttentionScores& of_scores) {
+  check_varlen_attention("varlen_attention_rows", q, k, v, rows, heads, kv_heads, of_scores);
+  const Tensor& slopes = of_scores.slopes;
   const int64_t dim = q.size(1) / heads;
   const int64_t step = math::clamp<int64_t>(most_scores / (heads * rows.longest()), 1, rows.rows());
   Tensor y(q.shape(), q.dtype(), q.device());
@@ -63,7 +66,8 @@ Tensor varlen_attention_rows(const Tensor& q, const Tensor& k, const Tensor& v,
                             rows.views().data<int32_t>(),
                             slopes.defined() ? slopes.data<float>() : nullptr,
                             scores.data<acc_t<T>>(), first, heads, kv_heads, dim, rows.longest(),
-                            static_cast<acc_t<T>>(1.0 / std::sqrt(static_cast<double>(dim)))});
+                            static_cast<acc_t<T>>(1.0 / std::sqrt(static_cast<double>(dim))),
+                            of_scores.cap});
     }
   });
   return y;

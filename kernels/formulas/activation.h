@@ -70,6 +70,34 @@ struct ExactGelu {
   }
 };
 
+/// y = c tanh(x / c), c > 0: a number that stays between -c and c (Gemma Team 2024).
+/// dL/dx = g (1 - (y / c)^2).
+struct SoftCap {
+  double cap;
+  template <class A>
+  CBQ_HD A value(A x) const {
+    return A(cap) * math::tanh(x / A(cap));
+  }
+  /// Takes y in the place of x.
+  template <class A>
+  CBQ_HD A gradient(A y, A g) const {
+    const A t = y / A(cap);
+    return g * ((A(1) - t) * (A(1) + t));
+  }
+};
+
+/// SoftCap's place where there is none: y = x.
+struct NoCap {
+  template <class A>
+  CBQ_HD A value(A x) const {
+    return x;
+  }
+  template <class A>
+  CBQ_HD A gradient(A /*y*/, A g) const {
+    return g;
+  }
+};
+
 /// The gradients of a function of two elements, a and b.
 template <class A>
 struct PairGradient {

@@ -63,38 +63,39 @@ bool half_vectors(const T*... p) {
   return ((sizeof(T) == 2) || ...) && aligned(p...);
 }
 
-/// y_i = Formula::value(x_i).
+/// y_i = Formula::value(x_i). A formula that has constants comes as an object.
 template <class T, class Formula>
 struct Unary {
   const T* x;
   T* y;
+  Formula f = {};
   CBQ_HD void operator()(int64_t i) const {
-    y[i] = device_math::round_to<T>(Formula::value(device_math::widen(x[i])));
+    y[i] = device_math::round_to<T>(f.value(device_math::widen(x[i])));
   }
   CBQ_HD void vector(int64_t i) const {
     const Vector<T> in = load_vector(x + i);
     acc_t<T> out[vector_width];
-    for (int j = 0; j < vector_width; ++j) out[j] = Formula::value(in[j]);
+    for (int j = 0; j < vector_width; ++j) out[j] = f.value(in[j]);
     store_vector(y + i, round_vector<T>(out));
   }
   bool vectorizes() const { return half_vectors(x, y); }
 };
 
-/// y_i = Formula::value(a_i, b_i).
+/// y_i = Formula::value(a_i, b_i), likewise.
 template <class T, class Formula>
 struct Binary {
   const T* a;
   const T* b;
   T* y;
+  Formula f = {};
   CBQ_HD void operator()(int64_t i) const {
-    y[i] = device_math::round_to<T>(
-        Formula::value(device_math::widen(a[i]), device_math::widen(b[i])));
+    y[i] = device_math::round_to<T>(f.value(device_math::widen(a[i]), device_math::widen(b[i])));
   }
   CBQ_HD void vector(int64_t i) const {
     const Vector<T> u = load_vector(a + i), v = load_vector(b + i);
     acc_t<T> out[vector_width];
     for (int j = 0; j < vector_width; ++j) {
-      out[j] = Formula::value(u[j], v[j]);
+      out[j] = f.value(u[j], v[j]);
     }
     store_vector(y + i, round_vector<T>(out));
   }

@@ -19,6 +19,7 @@ std::string listed(const std::vector<std::string>& names) {
 }  // namespace
 
 bool Family::ignores(const std::string&) const { return false; }
+bool Family::is_transposed(const std::string&) const { return false; }
 
 std::string Family::checkpoint_name(const ModelConfig& config, const Checkpoint& checkpoint,
                                     const std::string& path) const {

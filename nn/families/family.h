@@ -34,6 +34,9 @@ class Family {
   virtual std::string embedding_name() const = 0;
   /// Path of an output head that is not tied to the embedding.
   virtual std::string head_name() const { return "lm_head.weight"; }
+  /// Whether folders hold the matrix at `path` as [in, out], the transposed of the parameter
+  /// (GPT-2's Conv1D). By default none is.
+  virtual bool is_transposed(const std::string& path) const;
   /// Tensors of published checkpoints that are not parameters (cached tables, version numbers).
   /// They are ignored silently. A notice names every other tensor that is ignored.
   virtual bool ignores(const std::string& name) const;

@@ -116,4 +116,12 @@ inline Array exact_gelu_backward(const Array& x, const Array& dy) {
              [](double v, double d) { return d * (normal_share(v) + v * normal_density(v)); });
 }
 
+/// c tanh(x / c), and its gradient as a function of y.
+inline Array soft_cap(const Array& x, double c) {
+  return zip(x, x, [c](double v, double) { return c * std::tanh(v / c); });
+}
+inline Array soft_cap_backward(const Array& y, const Array& dy, double c) {
+  return zip(y, dy, [c](double v, double d) { return d * (1.0 - v * v / (c * c)); });
+}
+
 }  // namespace cbq::reference

@@ -48,10 +48,10 @@ HeadOrder::HeadOrder(const QueryKeyRows& rows, const InputStatistics& input)
 std::vector<ChannelRange> HeadOrder::ranges(int64_t head) const {
   std::vector<ChannelRange> ranges;
   for (int64_t i = 0; i < rows_.head_dim; ++i) {
-    const ChannelRange& key = of_keys_[static_cast<size_t>(row_of(head, rows_.key_part, i))];
+    const ChannelRange& key = of_keys_[static_cast<size_t>(key_row(head) + i)];
     ChannelRange range{INFINITY, -INFINITY, key.low, key.high};
     for (int64_t h = head * group(); h < (head + 1) * group(); ++h) {
-      const ChannelRange& query = of_queries_[static_cast<size_t>(row_of(h, rows_.query_part, i))];
+      const ChannelRange& query = of_queries_[static_cast<size_t>(query_row(h) + i)];
       range.low = std::min(range.low, query.low);
       range.high = std::max(range.high, query.high);
     }
@@ -65,18 +65,17 @@ void HeadOrder::set(int64_t head, const ChannelClusters& clusters) {
     sizes.insert(sizes.end(), clusters.sizes.begin(), clusters.sizes.end());
   };
   for (int64_t h = head * group(); h < (head + 1) * group(); ++h) {
-    take(queries_, h, rows_.query_part, clusters.order);
+    take(queries_, query_row(h), clusters.order);
     append(query_clusters_);
   }
-  take(fused() ? queries_ : keys_, head, rows_.key_part, clusters.order);
+  take(fused() ? queries_ : keys_, key_row(head), clusters.order);
   append(key_clusters_);
 }
 
-void HeadOrder::take(std::vector<int64_t>& order, int64_t head, int64_t part,
-                     const std::vector<int64_t>& within) const {
-  for (int64_t i = 0; i < rows_.head_dim; ++i) {
-    order[static_cast<size_t>(row_of(head, part, i))] =
-        row_of(head, part, within[static_cast<size_t>(i)]);
+void HeadOrder::take(std::vector<int64_t>& order, int64_t first,
+                     const std::vector<int64_t>& within) {
+  for (size_t i = 0; i < within.size(); ++i) {
+    order[static_cast<size_t>(first) + i] = first + within[i];
   }
 }
 

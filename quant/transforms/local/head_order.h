@@ -32,11 +32,15 @@ class HeadOrder {
  private:
   int64_t group() const { return rows_.heads / rows_.kv_heads; }
   bool fused() const { return rows_.keys == rows_.queries; }
-  int64_t row_of(int64_t head, int64_t part, int64_t i) const {
-    return (head * rows_.parts + part) * rows_.head_dim + i;
+  /// The first row of a head.
+  int64_t query_row(int64_t head) const {
+    return (head * rows_.parts + rows_.query_part) * rows_.head_dim;
   }
-  void take(std::vector<int64_t>& order, int64_t head, int64_t part,
-            const std::vector<int64_t>& within) const;
+  int64_t key_row(int64_t head) const {
+    return rows_.first_key_row + (head * rows_.parts + rows_.key_part) * rows_.head_dim;
+  }
+  /// The rows of a head, which begin at `first`, get the order `within` it.
+  static void take(std::vector<int64_t>& order, int64_t first, const std::vector<int64_t>& within);
 
   const QueryKeyRows& rows_;
   std::vector<ChannelRange> of_queries_, of_keys_;  // by row
