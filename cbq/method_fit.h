@@ -14,7 +14,7 @@ namespace cbq {
 /// What a run has to do with.
 struct RunPlace {
   Dtype dtype = Dtype::f32;  // that the model computes in
-  int64_t memory_bytes = 0;  // that its device has; 0: not known
+  int64_t memory_bytes = 0;  // that it can have (memory_limit); 0: not known
 };
 
 /// A setting that the run cannot have, and why, in half a sentence.
@@ -29,8 +29,8 @@ int64_t polish_bytes(const ModelConfig& config);
 /// The first of these that `settings` ask for and the run cannot have: a transform of the whole
 /// model that the model's shape forbids (rotation, transform), norms that are learned in another
 /// type than f32 (rate_polish_norm), a last stage that takes more than three quarters of the memory
-/// (polish_epochs). The memory is all that the device has, free or not: the same command must mean
-/// the same run tomorrow. Reads shapes and the config alone.
+/// (polish_epochs). The memory is all that the run can have, free now or not: the same command must
+/// mean the same run tomorrow. Reads shapes and the config alone.
 std::optional<SettingObstacle> setting_obstacle(const Settings& settings, const ModelConfig& config,
                                                 const RunPlace& place);
 

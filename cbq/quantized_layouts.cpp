@@ -97,8 +97,13 @@ void FolderInLayout::examine_layer(const LayerTensors& layer) {
   }
 }
 
+std::unique_ptr<Block> shapes_of_block(const Transformer& model) {
+  const ShapesOnly without_memory;
+  return model.make_block();
+}
+
 void FolderInLayout::examine(const Transformer& shapes, const Checkpoint& checkpoint) {
-  const std::unique_ptr<Block> any = shapes.make_block();
+  const std::unique_ptr<Block> any = shapes_of_block(shapes);
   for (int64_t b = 0; b < shapes.block_count(); ++b) {
     for (const NamedLinear& named : any->linears()) {
       examine_layer(tensors_of(shapes.block_prefix(b) + named.name, *named.linear, checkpoint));
@@ -168,7 +173,7 @@ void FolderInLayout::fill(Block& block, const std::string& prefix,
 ExportPlan FolderInLayout::plan(const Transformer& shapes) const {
   ExportPlan plan;
   plan.model = config_;
-  const std::unique_ptr<Block> any = shapes.make_block();
+  const std::unique_ptr<Block> any = shapes_of_block(shapes);
   for (int64_t b = 0; b < shapes.block_count(); ++b) {
     for (const NamedLinear& named : any->linears()) {
       PlannedLayer layer{.path = shapes.block_prefix(b) + named.name,
@@ -203,7 +208,6 @@ ExportPlan export_plan_of_layout(const fs::path& folder) {
   auto owned = std::make_unique<FolderInLayout>(folder, Dtype::f32, Device::cpu());
   const FolderInLayout& layout = *owned;
   const auto model = open_encoded_model(folder, Dtype::f32, Device::cpu(), std::move(owned));
-  const ShapesOnly without_memory;
   ExportPlan plan = layout.plan(*model);
   plan.model = model->config;
   return plan;

@@ -48,7 +48,7 @@ ModelAtHand::ModelAtHand(const std::filesystem::path& folder, const RunSurroundi
         folder.string(), " holds ", config_.context());
   set_threads();
   loading_ = {s.say, s.interrupted};
-  place_ = {Dtype::f32, device_memory(s.device).total};
+  place_ = {Dtype::f32, memory_limit(s.device)};
   bench_.load = [this, device = s.device] {
     const int64_t free = device_memory(device).free;
     auto model =

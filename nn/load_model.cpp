@@ -129,10 +129,14 @@ void CheckpointReader::check_headers() {
     }
   };
   try {
+    std::unique_ptr<Transformer> model;
+    {
+      const ShapesOnly without_memory;
+      model = make_without_blocks(config_, dtype_, device_);
+      model->open_blocks(config_.num_layers, nullptr);
+    }
+    if (encoded_) encoded_->examine(*model, checkpoint_);  // it reads some tensors
     const ShapesOnly without_memory;
-    const std::unique_ptr<Transformer> model = make_without_blocks(config_, dtype_, device_);
-    model->open_blocks(config_.num_layers, nullptr);
-    if (encoded_) encoded_->examine(*model, checkpoint_);
     visit_shapes(*model, compare);
   } catch (const std::invalid_argument& error) {  // sizes that no tensor can have
     fail(where(), error.what());

@@ -260,6 +260,7 @@ TEST_F(LargeModel, IsReconstructedInLessMemoryThanItTakes) {
                                         {"--epochs", "1", "--batch", "2", "--wbits", "16",
                                          "--layer-bits", "o_proj=2", "--scale-search", "min_max"}));
   ASSERT_EQ(run.code, 0) << run.err;
+  expect_in(run.err, {"method cbq_windows in place of cbq: the last stage takes about 4."});
   EXPECT_EQ(json_of(path("q/report.json"))["windows"].size(), blocks - 1u);
 }
 

@@ -9,6 +9,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "tensor/runtime/stream.h"
 
@@ -42,6 +43,15 @@ int64_t left_of(rlim_t limit, int64_t used) {
   return std::max<int64_t>(0, static_cast<int64_t>(limit) - used);
 }
 
+int64_t least_process_limit() {
+  int64_t least = unlimited;
+  for (const auto resource : {RLIMIT_AS, RLIMIT_DATA}) {
+    rlimit limit{};
+    if (::getrlimit(resource, &limit) == 0) least = std::min(least, left_of(limit.rlim_cur, 0));
+  }
+  return least;
+}
+
 int64_t left_of_process_limits() {
   const char* status = "/proc/self/status";
   int64_t left = unlimited;
@@ -55,25 +65,46 @@ int64_t left_of_process_limits() {
   return left;
 }
 
-/// The process's control group (version 2) and those around it; files that were only read count as
-/// used there, but make room when it is needed.
-int64_t left_of_control_groups() {
+/// Folders of the process's control group (version 2) and of those around it.
+std::vector<std::filesystem::path> control_groups() {
   std::ifstream groups("/proc/self/cgroup");
   std::string path;
   for (std::string line; std::getline(groups, line);) {
     if (line.starts_with("0::/")) path = line.substr(4);
   }
   const std::filesystem::path root = "/sys/fs/cgroup";
-  int64_t left = unlimited;
+  std::vector<std::filesystem::path> all;
   for (std::filesystem::path at = root / path;; at = at.parent_path()) {
-    const std::optional<int64_t> most = number_in(at / "memory.max", "");  // "max": no number
-    const std::optional<int64_t> used = number_in(at / "memory.current", "");
+    all.push_back(at);
+    if (at == root || !at.has_relative_path()) return all;
+  }
+}
+
+/// "max": no number.
+std::optional<int64_t> limit_of(const std::filesystem::path& control_group) {
+  return number_in(control_group / "memory.max", "");
+}
+
+int64_t least_limit_of_control_groups() {
+  int64_t least = unlimited;
+  for (const auto& group : control_groups()) {
+    least = std::min(least, limit_of(group).value_or(unlimited));
+  }
+  return least;
+}
+
+/// Files that were only read count as used, but make room when it is needed.
+int64_t left_of_control_groups() {
+  int64_t left = unlimited;
+  for (const auto& group : control_groups()) {
+    const std::optional<int64_t> most = limit_of(group);
+    const std::optional<int64_t> used = number_in(group / "memory.current", "");
     if (most && used) {
-      const int64_t files = number_in(at / "memory.stat", "inactive_file ").value_or(0);
+      const int64_t files = number_in(group / "memory.stat", "inactive_file ").value_or(0);
       left = std::min(left, std::max<int64_t>(0, *most - *used + files));
     }
-    if (at == root || !at.has_relative_path()) return left;
   }
+  return left;
 }
 
 #ifdef CBQ_CUDA
@@ -103,6 +134,12 @@ DeviceMemory device_memory(Device device) {
   return {std::min({kibibytes_in("/proc/meminfo", "MemAvailable:", total), left_of_process_limits(),
                     left_of_control_groups()}),
           total};
+}
+
+int64_t memory_limit(Device device) {
+  const int64_t total = device_memory(device).total;
+  if (device != Device::cpu()) return total;
+  return std::min({total, least_process_limit(), least_limit_of_control_groups()});
 }
 
 int64_t peak_resident_bytes() {

@@ -18,6 +18,11 @@ struct DeviceMemory {
 };
 DeviceMemory device_memory(Device device);
 
+/// The most memory that this process can have on `device`, however much of it is taken now: what
+/// the device has; on the CPU the least of that, the limits of the process's control groups, and
+/// its own limits (ulimit -v, ulimit -d). 0 where the driver does not answer.
+int64_t memory_limit(Device device);
+
 /// The most of this process that was in memory at any time (ru_maxrss): parameters, streams, and
 /// the pages of mapped files that were being read.
 int64_t peak_resident_bytes();

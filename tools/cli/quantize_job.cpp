@@ -77,7 +77,7 @@ Settings QuantizeJob::settings_of(const QuantizeOptions& options, Device device,
   RunPlace place;
   const auto silent = [](const std::string&) {};  // load() says it
   place.dtype = options.compute.quantization_dtype_for(options.model, device, silent);
-  place.memory_bytes = device_memory(device).total;
+  place.memory_bytes = memory_limit(device);
   Settings settings = options.settings.resolve(
       say, [&](const Settings& s) { return setting_obstacle(s, config, place); });
   if (!options.settings.chooses_grid()) choose_default_groups(config, settings);
