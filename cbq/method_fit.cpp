@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "cbq/global_transforms.h"
 #include "nn/transformer.h"
 #include "tensor/error.h"
@@ -10,7 +12,8 @@
 namespace cbq {
 namespace {
 
-constexpr int64_t polish_bytes_per_weight = 28, polish_bytes_per_parameter = 8;
+constexpr int64_t polish_bytes_per_weight = 26, polish_bytes_per_parameter = 8,
+                  polish_bytes_per_logit = 16, most_tokens = 2048;
 
 std::string gigabytes(int64_t bytes) {
   return fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9);
@@ -49,8 +52,9 @@ int64_t polish_bytes(const ModelConfig& config) {
   for (const NamedLinear& l : block->linears()) {
     weights += l.linear->in_features() * l.linear->out_features();
   }
+  const int64_t tokens = std::min(config.context(), most_tokens);
   return polish_bytes_per_weight * weights * config.num_layers +
-         polish_bytes_per_parameter * others;
+         polish_bytes_per_parameter * others + polish_bytes_per_logit * tokens * config.vocab_size;
 }
 
 std::optional<SettingObstacle> setting_obstacle(const Settings& settings, const ModelConfig& config,

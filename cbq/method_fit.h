@@ -22,8 +22,9 @@ struct SettingObstacle {
   std::string setting, reason;
 };
 
-/// Memory of the last stage, about, for segments of 256 tokens: 28 bytes per weight of the linear
-/// layers (SmolLM2-135M: 3.1 GB for 106 million) and 8 per other parameter.
+/// Memory of the last stage, about: 26 bytes per weight of the linear layers (weights, codes that
+/// are learned, their gradients, activations; SmolLM2-135M with segments of 256 tokens: 3.1 GB for
+/// 106 million), 8 per other parameter, and 16 per logit of one segment of at most 2,048 tokens.
 int64_t polish_bytes(const ModelConfig& config);
 
 /// The first of these that `settings` ask for and the run cannot have: a transform of the whole

@@ -1,5 +1,6 @@
 #include "cbq/quantized_layouts.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -143,7 +144,10 @@ void FolderInLayout::report_disagreements() const {
 }
 
 bool FolderInLayout::uses(const std::string& tensor) const {
-  return stems_.contains(stem_of(tensor)) && !tensor.ends_with(".bias");
+  const std::string stem = stem_of(tensor);
+  const std::vector<std::string> parts = reader_->parts();
+  return stems_.contains(stem) &&
+         std::find(parts.begin(), parts.end(), tensor.substr(stem.size() + 1)) != parts.end();
 }
 
 void FolderInLayout::give(Linear& linear, const LayerTensors& layer,

@@ -31,37 +31,6 @@ MethodOfRow method_of_row(const TableSpec& table, const RowSpec& row, const std:
           varied("wbits", wbits), varied("abits", abits)};
 }
 
-/// row_settings for a run that cannot have what `find_obstacle` finds.
-FittedMethod fitted_row(const TableSpec& table, const RowSpec& row, const std::string& bits,
-                        const GranularityChoice& granularity, int64_t seed,
-                        const PlanOptions& options, const FindObstacle& find_obstacle) {
-  const MethodOfRow of_row = method_of_row(table, row, bits, options);
-  const auto change = [&](Settings& s) {
-    s.granularity = granularity.granularity;
-    s.group_size = granularity.group_size;
-    s.epochs = options.epochs;
-    s.seed = static_cast<uint64_t>(seed);
-    apply_json(s, table.settings);
-    apply_json(s, row.settings);
-    check(s.epochs <= std::numeric_limits<int64_t>::max() / row.epochs_factor, "epochs: ", s.epochs,
-          " times the row's epochs_factor ", row.epochs_factor, " is no number of epochs");
-    s.epochs *= row.epochs_factor;
-    apply_json(s, options.settings);
-  };
-  const auto is_named = [&](const std::string& name) {
-    return table.settings.contains(name) || row.settings.contains(name) ||
-           options.settings.contains(name);
-  };
-  FittedMethod fitted =
-      fit_method(of_row.method, of_row.wbits, of_row.abits, {change, is_named}, find_obstacle);
-  Settings& s = fitted.settings;
-  if (!options.outliers.empty() && s.quantizes()) {
-    s.preprocess =
-        s.preprocess == "none" ? options.outliers : options.outliers + "+" + s.preprocess;
-  }
-  return fitted;
-}
-
 /// Why a method that the table names cannot be run: another program may have it, this one has not.
 std::string missing_method(const TableSpec& table, const RowSpec& row) {
   if (table.paper_tables.empty()) return "";  // an axis names what the user wrote
@@ -111,6 +80,12 @@ std::vector<PlannedRow> orientation_rows(const std::string& group,
     rows.push_back(nearest);
   }
   return rows;
+}
+
+/// --settings is for the rows below: "nearest rounding" and "original model" stay what they say.
+void leave_orientation(Settings& settings) {
+  settings.solver = settings.transform = settings.rotation = "none";
+  settings.polish_epochs = 0;
 }
 
 /// The tokens with which the paper calibrates: 128 segments of 2,048.
@@ -237,10 +212,12 @@ class Planner {
                                          plan_.options, model.setting_obstacle);
         Settings& settings = fitted.settings;
         row.note = fitted.note;
-        // --settings is for the rows below: "nearest rounding" stays what it says.
-        if (row.orientation) settings.solver = "none";
+        if (row.orientation) leave_orientation(settings);
         row.epochs = settings.reconstructs() ? settings.epochs : 0;
         row.missing = model.obstacle ? model.obstacle(settings) : "";
+        if (table.kind == TableKind::hours && settings.polishes()) {
+          row.missing = "hours of a last stage are not extrapolated (polish_epochs)";
+        }
         if (!row.missing.empty()) {
           row.cells.clear();
           return;
@@ -252,7 +229,7 @@ class Planner {
         row.iterations = row.epochs * steps;
         row.cells.back().push_back(cell_of(settings, model_index));
         if (table.kind == TableKind::hours) {
-          const int64_t own = of_row.method.at(of_row.wbits, of_row.abits).epochs;
+          const int64_t own = method_settings(settings.method, of_row.wbits, of_row.abits).epochs;
           row.time_factor = time_factor(settings, own, *find_paper_model(row.spec.group), model);
         }
       }
@@ -385,6 +362,36 @@ GranularityChoice parse_granularity(const std::string& name) {
   std::string shown = name;
   std::replace(shown.begin(), shown.end(), '_', '-');
   return {shown, choice.name, choice.group_size};
+}
+
+FittedMethod fitted_row(const TableSpec& table, const RowSpec& row, const std::string& bits,
+                        const GranularityChoice& granularity, int64_t seed,
+                        const PlanOptions& options, const FindObstacle& find_obstacle) {
+  const MethodOfRow of_row = method_of_row(table, row, bits, options);
+  const auto change = [&](Settings& s) {
+    s.granularity = granularity.granularity;
+    s.group_size = granularity.group_size;
+    s.epochs = options.epochs;
+    s.seed = static_cast<uint64_t>(seed);
+    apply_json(s, table.settings);
+    apply_json(s, row.settings);
+    check(s.epochs <= std::numeric_limits<int64_t>::max() / row.epochs_factor, "epochs: ", s.epochs,
+          " times the row's epochs_factor ", row.epochs_factor, " is no number of epochs");
+    s.epochs *= row.epochs_factor;
+    apply_json(s, options.settings);
+  };
+  const auto is_named = [&](const std::string& name) {
+    return table.settings.contains(name) || row.settings.contains(name) ||
+           options.settings.contains(name);
+  };
+  FittedMethod fitted =
+      fit_method(of_row.method, of_row.wbits, of_row.abits, {change, is_named}, find_obstacle);
+  Settings& s = fitted.settings;
+  if (!options.outliers.empty() && s.quantizes()) {
+    s.preprocess =
+        s.preprocess == "none" ? options.outliers : options.outliers + "+" + s.preprocess;
+  }
+  return fitted;
 }
 
 Settings row_settings(const TableSpec& table, const RowSpec& row, const std::string& bits,

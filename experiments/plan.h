@@ -87,6 +87,11 @@ Settings row_settings(const TableSpec& table, const RowSpec& row, const std::str
                       const GranularityChoice& granularity, int64_t seed,
                       const PlanOptions& options);
 
+/// row_settings for a run that cannot have what `find_obstacle` finds (cbq/method_fit.h).
+FittedMethod fitted_row(const TableSpec& table, const RowSpec& row, const std::string& bits,
+                        const GranularityChoice& granularity, int64_t seed,
+                        const PlanOptions& options, const FindObstacle& find_obstacle);
+
 /// models[0] is the default one, models[i + 1] that of named[i]; those that no table uses may be
 /// empty. Rows of groups without a model are in the plan without cells, and so are rows whose
 /// method is not registered. Throws std::invalid_argument, naming table and row, for settings that

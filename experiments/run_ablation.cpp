@@ -55,11 +55,22 @@ void add_work(const ModelAtHand& model, const TaskSet& tasks, const std::vector<
   }
 }
 
-std::vector<std::string> budget_lines(const AblationOptions& o, const TaskSet& tasks, Device device,
+/// "cbq_windows", or "cbq, cbq_windows, as each table says".
+std::string methods_of(const std::vector<TableSpec>& tables) {
+  std::set<std::string> names;
+  for (const TableSpec& table : tables) names.insert(table.method);
+  if (names.empty()) return TableSpec().method;  // figures alone
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return names.size() > 1 ? text + ", as each table says" : text;
+}
+
+std::vector<std::string> budget_lines(const AblationOptions& o, const TaskSet& tasks,
+                                      const std::vector<TableSpec>& tables, Device device,
                                       const std::string& version) {
   std::vector<std::string> lines = {fmt::format(
       "budget: {} segments, {} epochs, {} seed{} (from 0), method {}{}", o.segments, o.epochs,
-      o.seeds, o.seeds == 1 ? "" : "s", o.method.empty() ? "of each table" : o.method,
+      o.seeds, o.seeds == 1 ? "" : "s", o.method.empty() ? methods_of(tables) : o.method,
       o.settings == "{}" ? "" : ", settings " + o.settings)};
   if (!o.outliers.empty()) {
     lines.push_back("planted outliers: " + o.outliers +
@@ -118,7 +129,8 @@ Models open_models(const AblationOptions& o, const std::vector<NamedModel>& name
     if (used.size() == 1) ablation.documents = models[i]->documents();
   }
   if (!used.empty()) add_work(*models[*used.begin()], surroundings.tasks, tables, options);
-  ablation.budget = budget_lines(o, surroundings.tasks, surroundings.device, ablation.version);
+  ablation.budget =
+      budget_lines(o, surroundings.tasks, tables, surroundings.device, ablation.version);
   ablation.plan = make_plan(tables, named, planned, options);
   return models;
 }

@@ -68,6 +68,19 @@ TEST_F(InspectTest, AResultWithoutReportHasNoLosses) {
   EXPECT_EQ(row(run.out, "3").size(), 4u) << run.out;
 }
 
+// Other programs write a report.json, too, and a file may be damaged: the codes can be shown.
+TEST_F(InspectTest, AReportOfAnotherKindIsNoError) {
+  ASSERT_EQ(cbq(quantize("q", {"--reconstruct", "none"})).code, 0);
+  for (const char* text : {"[]", "x", R"({"windows": [1]})", R"({"windows": [{"first": null}]})"}) {
+    SCOPED_TRACE(text);
+    folder_.write("q/report.json", text);
+    const RunOfCbq run = cbq({"inspect", path("q")});
+    EXPECT_EQ(run.code, 0) << run.err;
+    expect_in(run.err, {"no losses are shown", "report.json"});
+    EXPECT_FALSE(row(run.out, "3").empty()) << run.out;
+  }
+}
+
 TEST_F(InspectTest, WritesAPageThatNeedsNoOtherFile) {
   ASSERT_EQ(cbq(quantize("q")).code, 0);
   const RunOfCbq run =

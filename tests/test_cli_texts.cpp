@@ -47,7 +47,9 @@ TEST(CompletionTest, BashProposesCommandsOptionsAndValues) {
   const fs::path file = folder.write("cbq.bash", script.out);
   EXPECT_EQ(proposed(file, "cbq qu"), (std::vector<std::string>{"quantize"}));
   EXPECT_EQ(proposed(file, "cbq export --form"), (std::vector<std::string>{"--format"}));
-  EXPECT_EQ(proposed(file, "cbq export result -f \"\""), exporters().names());
+  std::vector<std::string> formats = exporters().names();
+  std::erase(formats, "unpacked");  // the tutorial's, which this program of tests alone has
+  EXPECT_EQ(proposed(file, "cbq export result -f \"\""), formats);
   EXPECT_EQ(proposed(file, "cbq quantize m --method cbq_v"), (std::vector<std::string>{"cbq_v4"}));
   EXPECT_EQ(proposed(file, "cbq quantize m --rounding sig"),
             (std::vector<std::string>{"signround"}));

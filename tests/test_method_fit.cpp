@@ -56,7 +56,8 @@ TEST(MethodFit, AMethodWithoutAnotherStays) {
   const auto always = [](const Settings&) {
     return std::optional(SettingObstacle{"rotation", "the moon is full"});
   };
-  const FittedMethod fitted = fit_method(find_method("quarot"), 4, 4, changes({}), always);
+  const FittedMethod fitted =
+      fit_method(find_method("quarot"), 4, 4, changes(nlohmann::json::object()), always);
   EXPECT_EQ(fitted.settings.method, "quarot");
 }
 

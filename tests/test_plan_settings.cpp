@@ -50,6 +50,25 @@ TEST(PlanSettings, ARowWhoseMethodIsNotForItsBitsIsMissingWithTheReason) {
   EXPECT_EQ(rows[3].cells.size(), 1u);
 }
 
+// --settings changes the rows of the table, not what they are compared with.
+TEST(PlanSettings, RowsForOrientationStayWhatTheySay) {
+  PlanOptions options;
+  options.bits = {"W4A4"};
+  options.settings = {{"polish_epochs", 3}, {"rotation", "r1"}, {"solver", "gptq"}};
+  PlanModel model;
+  model.blocks = 4;
+  const Plan plan = make_plan({axis_table("method", {"cbq"}, 4)}, model, options,
+                              {"model", "calibration", "texts"});
+  const std::vector<PlannedRow>& rows = plan.tables.front().rows;
+  ASSERT_EQ(rows.size(), 3u);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Settings& s = plan.cells[rows[i].cells.at(0).at(0)].settings;
+    EXPECT_EQ(s.polish_epochs, i < 2 ? 0 : 3) << i;
+    EXPECT_EQ(s.rotation, i < 2 ? "none" : "r1") << i;
+    EXPECT_EQ(s.solver, i < 2 ? "none" : "gptq") << i;
+  }
+}
+
 TEST(PlanSettings, TheAxisOfMethodsHasARowForEach) {
   const TableSpec table = axis_table("method", {}, 4);
   EXPECT_EQ(table.rows.size(), method_names().size());

@@ -114,7 +114,7 @@ TEST(RotatedFolder, HoldsTheOnlinePartOfAttention) {
   refused(at + "/order", 2, {"model.layers.0.attention.online_matrix", "[2, 2]"});
   refused("/attention_online/model.layers.7.attention", record, {"model.layers.7.attention"});
   refused("/attention_online", 3, {"attention_online", "object"});
-  refused("/format_version", 4, {"format version 4", "1 to 3"});
+  refused("/format_version", 5, {"format version 5", "1 to 4"});
 }
 
 TEST(RotatedRuns, R3ChangesWhatIsQuantizedAndNothingElse) {

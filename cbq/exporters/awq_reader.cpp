@@ -14,6 +14,7 @@ class AwqReader final : public LayoutReader {
  public:
   std::string method() const override { return "awq"; }
   std::vector<std::string> code_parts() const override { return {"qweight"}; }
+  std::vector<std::string> parts() const override { return {"qweight", "qzeros", "scales"}; }
 
   void read_section(const json& section, const std::string& what) override;
   /// A name that occurs in the path leaves the layer in floating point, as in AutoAWQ.

@@ -8,6 +8,7 @@
 //   <layer>.weight_g_idx       I32 [in]: the group of each input ("actorder": "group")
 //   <layer>.input_scale, .input_zero_point  of one element, where the range of inputs is static
 #include <algorithm>
+#include <charconv>
 
 #include "cbq/exporters/compressed_scheme.h"
 #include "cbq/exporters/packed_words.h"
@@ -19,14 +20,38 @@ using nlohmann::json;
 namespace cbq {
 namespace {
 
+/// "0.9.4", "0.17.1.dev3": a version before 0.18, in which codes began to cross the ends of words.
+/// Other texts are taken for later ones.
+bool is_before_0_18(const std::string& version) {
+  int major = 0, minor = 0;
+  const char* const end = version.data() + version.size();
+  const auto dot = std::from_chars(version.data(), end, major);
+  if (dot.ec != std::errc() || dot.ptr == end || *dot.ptr != '.') return false;
+  if (std::from_chars(dot.ptr + 1, end, minor).ec != std::errc()) return false;
+  return major == 0 && minor < 18;
+}
+
 class CompressedTensorsReader final : public LayoutReader {
  public:
   std::string method() const override { return "compressed-tensors"; }
   std::vector<std::string> code_parts() const override { return {"weight_packed", "weight_scale"}; }
+  std::vector<std::string> parts() const override {
+    return {"weight",       "weight_packed", "weight_shape",    "weight_scale", "weight_zero_point",
+            "weight_g_idx", "input_scale",   "input_zero_point"};
+  }
 
   void read_section(const json& section, const std::string& what) override {
     what_ = what;
     schemes_ = CompressedSchemes(section, what);
+    const json& version = json_find(section, "version", what);
+    if (!version.is_null()) {
+      wrote_whole_words_ = is_before_0_18(json_string(version, "version", what));
+    }
+  }
+  /// Signed bytes are codes, too.
+  bool has_codes(const LayerTensors& layer) const override {
+    return LayoutReader::has_codes(layer) ||
+           (layer.has("weight") && layer.info("weight").dtype == "I8");
   }
   bool quantizes(const std::string& path) const override {
     return schemes_.of(path) != nullptr && !schemes_.ignores(path);
@@ -40,6 +65,8 @@ class CompressedTensorsReader final : public LayoutReader {
  private:
   void look_at_weight(const LayerTensors& layer, LayerCodes& codes) const;
   void look_at_zero_point(const LayerTensors& layer, const LayerCodes& codes) const;
+  void expect_no_zero_point(const LayerTensors& layer, const LayerCodes& codes) const;
+  Tensor packed_rows(const Tensor& words, int64_t codes, int bits) const;
   void look_at_input(const LayerTensors& layer, const LayerCodes& codes) const;
   Tensor read_codes(const LayerTensors& layer, const LayerCodes& codes) const;
   Tensor read_zero_point(const LayerTensors& layer, const LayerCodes& codes,
@@ -47,6 +74,9 @@ class CompressedTensorsReader final : public LayoutReader {
 
   std::string what_;
   CompressedSchemes schemes_;
+  /// The section's "version" is one in which no code crossed the end of a word. Where it is
+  /// missing, the folder is not of the package.
+  bool wrote_whole_words_ = false;
 };
 
 /// Words of a row of codes that do not cross the ends of words.
@@ -55,11 +85,13 @@ int64_t whole_words_for(int64_t codes, int bits) {
   return (codes + per_word - 1) / per_word;
 }
 
-/// I32 [rows, words] -> packed rows, in whichever way the number of words says. Where both ways
-/// have this number, few enough codes fit that they are the same, or the newer way is meant.
-Tensor packed_rows(const Tensor& words, int64_t codes, int bits) {
-  if (words.size(1) == words_for(codes, bits)) return bytes_of_words(words, codes, bits);
-  return pack_codes(codes_in_whole_words(words, codes, bits), bits);
+/// I32 [rows, words] -> packed rows. The number of words says in which way they are packed; where
+/// both ways have the same, the package's version does.
+Tensor CompressedTensorsReader::packed_rows(const Tensor& words, int64_t codes, int bits) const {
+  const int64_t whole = whole_words_for(codes, bits), dense = words_for(codes, bits);
+  const bool is_whole = whole == dense ? wrote_whole_words_ : words.size(1) == whole;
+  return is_whole ? pack_codes(codes_in_whole_words(words, codes, bits), bits)
+                  : bytes_of_words(words, codes, bits);
 }
 
 /// Throws std::runtime_error unless a part I32 has so many words along one axis, and `other` along
@@ -87,6 +119,16 @@ void expect_one(const LayerTensors& layer, const std::string& part,
   layer.expect(part, is_one ? layer.info(part).shape : Shape{1}, dtypes);
 }
 
+/// "weight_shape" says what the packed codes unpack to.
+void expect_shape(const LayerTensors& layer) {
+  const std::string part = "weight_shape";
+  layer.expect(part, {2}, {"I64", "I32"});
+  const std::vector<int64_t> shape = layer.load_integers(part);
+  if (shape == std::vector{layer.out(), layer.in()}) return;
+  fail(layer.where(part), " is [", shape[0], ", ", shape[1], "], and the model's layer is [",
+       layer.out(), ", ", layer.in(), "]; take the folder from its source again");
+}
+
 LayerCodes CompressedTensorsReader::codes_of(const LayerTensors& layer) const {
   const CompressedScheme* scheme = schemes_.of(layer.path());
   if (scheme == nullptr) {
@@ -99,7 +141,11 @@ LayerCodes CompressedTensorsReader::codes_of(const LayerTensors& layer) const {
   if (per_tensor) codes.weight.granularity = Granularity::per_tensor;
   codes.input = scheme->input;
   look_at_weight(layer, codes);
-  if (!codes.weight.symmetric) look_at_zero_point(layer, codes);
+  if (codes.weight.symmetric) {
+    expect_no_zero_point(layer, codes);
+  } else {
+    look_at_zero_point(layer, codes);
+  }
   if (layer.has("weight_g_idx")) {
     read_group_index(layer, "weight_g_idx", codes);
   } else if (scheme->weights.act_order) {
@@ -113,7 +159,7 @@ LayerCodes CompressedTensorsReader::codes_of(const LayerTensors& layer) const {
 void CompressedTensorsReader::look_at_weight(const LayerTensors& layer, LayerCodes& codes) const {
   if (schemes_.of(layer.path())->is_packed) {
     expect_words(layer, "weight_packed", layer.in(), codes.packed.bits, 1, layer.out());
-    layer.expect("weight_shape", {2}, {"I64", "I32"});
+    expect_shape(layer);
   } else {
     layer.expect("weight", {layer.out(), layer.in()}, {"I8"});
   }
@@ -131,6 +177,21 @@ void CompressedTensorsReader::look_at_zero_point(const LayerTensors& layer,
   const bool is_packed = layer.has(part) && layer.info(part).dtype == "I32";
   if (!is_packed) return layer.expect(part, scale_shape(codes), {"I8"});
   expect_words(layer, part, layer.out(), codes.packed.bits, 0, scale_shape(codes)[1]);
+}
+
+/// A symmetric grid may come with zero points, which then are 0.
+void CompressedTensorsReader::expect_no_zero_point(const LayerTensors& layer,
+                                                   const LayerCodes& codes) const {
+  const std::string part = "weight_zero_point";
+  if (!layer.has(part)) return;
+  look_at_zero_point(layer, codes);
+  const bool is_packed = layer.info(part).dtype == "I32";
+  const std::vector<int64_t> stored = layer.load_integers(part);
+  if (!is_packed && std::all_of(stored.begin(), stored.end(), [](int64_t z) { return z == 0; })) {
+    return;
+  }
+  fail(layer.where(part), " holds zero points, and ", what_,
+       " says \"symmetric\": true; correct the ", "one that is wrong");
 }
 
 void CompressedTensorsReader::look_at_input(const LayerTensors& layer,

@@ -23,6 +23,9 @@ class GptqReader final : public LayoutReader {
  public:
   std::string method() const override { return "gptq"; }
   std::vector<std::string> code_parts() const override { return {"qweight"}; }
+  std::vector<std::string> parts() const override {
+    return {"qweight", "qzeros", "scales", "g_idx"};
+  }
 
   void read_section(const json& section, const std::string& what) override;
   bool quantizes(const std::string& path) const override;

@@ -1,6 +1,7 @@
 #include "cbq/exporters/layout_reader.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/ops.h"
 #include "tensor/error.h"
@@ -70,6 +71,24 @@ Tensor LayerTensors::load_signed(const std::string& part, int bits) const {
     codes.data<uint8_t>()[i] = static_cast<uint8_t>(value + half);
   }
   return codes;
+}
+
+std::vector<int64_t> LayerTensors::load_integers(const std::string& part) const {
+  const std::string name = name_of(part), dtype = info(part).dtype;
+  const std::span<const std::byte> bytes = checkpoint_.file_of(name).bytes(name);
+  const auto integers = [&]<class T>(T) {
+    std::vector<int64_t> all;
+    for (size_t at = 0; at + sizeof(T) <= bytes.size(); at += sizeof(T)) {
+      T value;  // a tensor may begin anywhere in the file
+      std::memcpy(&value, bytes.data() + at, sizeof(T));
+      all.push_back(value);
+    }
+    return all;
+  };
+  if (dtype == "I8") return integers(int8_t{});
+  if (dtype == "I32") return integers(int32_t{});
+  check(dtype == "I64", where(part), " is ", dtype, "; expected I8, I32 or I64");
+  return integers(int64_t{});
 }
 
 bool LayoutReader::has_codes(const LayerTensors& layer) const {

@@ -49,6 +49,8 @@ class LayerTensors {
   /// A part of signed bytes, each plus 2^(bits - 1): u8 below 2^bits. Throws std::runtime_error for
   /// a value that has no such code.
   Tensor load_signed(const std::string& part, int bits) const;
+  /// A part of I8, I32 or I64, for which there is no Tensor.
+  std::vector<int64_t> load_integers(const std::string& part) const;
   /// "FOLDER: NAME", for messages.
   std::string where(const std::string& part) const;
 
@@ -78,6 +80,8 @@ class LayoutReader {
   virtual void read_section(const nlohmann::json& section, const std::string& what) = 0;
   /// Parts that only layers with codes have ("qweight").
   virtual std::vector<std::string> code_parts() const = 0;
+  /// All parts that it reads of a layer with codes; a notice names what else there is of one.
+  virtual std::vector<std::string> parts() const = 0;
   /// Whether config.json says that the layer at `path` has codes. The tensors decide.
   virtual bool quantizes(const std::string& path) const = 0;
   /// Whether the layer has codes. By default, whether it has a part of code_parts().

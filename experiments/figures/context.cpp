@@ -34,7 +34,8 @@ Settings FigureContext::method_settings_at(const std::string& method,
   RowSpec row;
   row.name = row.label = method;
   row.settings = {{"method", method}};
-  return row_settings({}, row, bits, plan.granularities.front(), 0, plan);
+  return fitted_row({}, row, bits, plan.granularities.front(), 0, plan, model.setting_obstacle)
+      .settings;
 }
 
 Settings FigureContext::nearest_settings(int wbits, int abits) const {

@@ -21,7 +21,7 @@ std::vector<std::string> choices_of(const std::string& name) {
   if (name == "--format" || name == "--export") return exporters().names();
   if (name == "--method") return method_names();
   if (name == "--device") return {"auto", "cpu", "cuda"};
-  if (name == "--dtype") return {"auto", "f32", "bf16", "f16"};
+  if (name == "--dtype") return {"f32", "bf16"};  // what every command takes
   if (name == "--export-dtype") return {"f32", "bf16", "f16"};
   if (name == "--load") return {"auto", "whole", "blockwise"};
   std::string setting = name.substr(std::min<size_t>(2, name.size()));

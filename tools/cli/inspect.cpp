@@ -164,8 +164,10 @@ void inspect(const Options& o) {
            "the same scales; moved: codes that are not the nearest\n";
   }
   if (!losses.empty()) {
-    std::cout << "window: the one in which a block got its codes, its loss with the rounding it "
-                 "began with and with the one that was kept\n";
+    std::cout
+        << "window: the last one with the block, its loss with the rounding it began with and "
+           "with the one that was kept; a last stage over the whole model may change codes "
+           "after it\n";
   }
   if (!o.html.empty()) write_page(o, model->config, totals, blocks);
 }

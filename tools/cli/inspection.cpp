@@ -8,6 +8,7 @@
 #include "cbq/exporters/layer_parts.h"
 #include "nn/formats/json.h"
 #include "nn/formats/sealed_files.h"
+#include "tensor/runtime/notice.h"
 
 namespace cbq::cli {
 namespace {
@@ -107,6 +108,24 @@ WindowRecord window_record(const nlohmann::json& json, const std::string& what) 
            json_double(json_at(json, "loss_hard", what), "loss_hard", what)}};
 }
 
+std::vector<std::optional<WindowLosses>> losses_in(const std::filesystem::path& report_file,
+                                                   int64_t blocks) {
+  const std::string what = report_file.string();
+  const nlohmann::json report = read_json_file(report_file);
+  if (!report.is_object()) fail(what, ": expected an object");
+  const nlohmann::json& windows = json_find(report, "windows", what);
+  if (!windows.is_array() || windows.empty()) return {};
+  std::vector<std::optional<WindowLosses>> losses(static_cast<size_t>(blocks));
+  for (const nlohmann::json& window : windows) {
+    const WindowRecord record = window_record(window, what + ", \"windows\"");
+    const int64_t end = std::min(record.losses.first + record.finishes, blocks);
+    for (int64_t b = record.losses.first; b < end; ++b) {
+      losses[static_cast<size_t>(b)] = record.losses;
+    }
+  }
+  return losses;
+}
+
 }  // namespace
 
 void NumberRange::add(double x) {
@@ -136,6 +155,7 @@ InspectedLayer inspect_layer(const WindowLinear& l, const Linear* original) {
   layer.values = extremes_of(p.scale);
   layer.zeros = extremes_of(p.zero_point);
   layer.stored_bits = 8 * (p.codes.bytes() + p.scale.bytes() + p.zero_point.bytes());
+  if (p.group_index.defined()) layer.stored_bits += 8 * p.group_index.bytes();
   const auto codes = unpack_codes(p.codes.to(Device::cpu()), p.bits, p.in).to_vector<uint8_t>();
   layer.share = share_of_codes(p, codes);
   if (original) layer.distance = distance_of(p, codes, original->weight.value());
@@ -187,19 +207,12 @@ std::vector<std::optional<WindowLosses>> losses_of(const std::filesystem::path& 
   const std::filesystem::path path = folder / "report.json";
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return {};
-  const std::string what = path.string();
-  const nlohmann::json report = read_json_file(path);
-  const nlohmann::json& windows = json_find(report, "windows", what);
-  if (!windows.is_array() || windows.empty()) return {};
-  std::vector<std::optional<WindowLosses>> losses(static_cast<size_t>(blocks));
-  for (const nlohmann::json& window : windows) {
-    const WindowRecord record = window_record(window, what + ", \"windows\"");
-    const int64_t end = std::min(record.losses.first + record.finishes, blocks);
-    for (int64_t b = record.losses.first; b < end; ++b) {
-      losses[static_cast<size_t>(b)] = record.losses;
-    }
+  try {
+    return losses_in(path, blocks);
+  } catch (const std::exception& error) {  // another program's, or damaged
+    notice_once(concat("warning: no losses are shown: ", error.what()));
+    return {};
   }
-  return losses;
 }
 
 TextTable block_table(const std::vector<InspectedBlock>& blocks) {

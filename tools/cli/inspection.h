@@ -49,7 +49,7 @@ struct InspectedLayer {
 /// `original`: null, or the same layer in floating point.
 InspectedLayer inspect_layer(const WindowLinear& layer, const Linear* original);
 
-/// Losses of the window in which a block got its final codes.
+/// Losses of the window that finished a block; a last stage may change its codes afterwards.
 struct WindowLosses {
   int64_t first = 0, last = 0;
   double before = 0.0, after = 0.0;

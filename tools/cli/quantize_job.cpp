@@ -78,8 +78,15 @@ Settings QuantizeJob::settings_of(const QuantizeOptions& options, Device device,
   const auto silent = [](const std::string&) {};  // load() says it
   place.dtype = options.compute.quantization_dtype_for(options.model, device, silent);
   place.memory_bytes = memory_limit(device);
-  Settings settings = options.settings.resolve(
-      say, [&](const Settings& s) { return setting_obstacle(s, config, place); });
+  const auto find_obstacle = [&](const Settings& s) { return setting_obstacle(s, config, place); };
+  Settings settings = options.settings.resolve(say, find_obstacle);
+  // Transforms are refused where they are applied, norms where they are learned; whether memory is
+  // enough nobody knows before.
+  const std::optional<SettingObstacle> left = find_obstacle(settings);
+  if (left && left->setting == "polish_epochs") {
+    say(concat("warning: ", left->reason,
+               ": the run may end out of memory (--polish-epochs 0 leaves ", "that stage out)"));
+  }
   if (!options.settings.chooses_grid()) choose_default_groups(config, settings);
   return settings;
 }
