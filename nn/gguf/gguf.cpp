@@ -21,7 +21,7 @@ namespace {
 constexpr uint64_t max_name_bytes = 65535;                // of keys and names
 constexpr uint64_t max_header_bytes = uint64_t{1} << 30;  // fields and descriptions of tensors
 constexpr uint64_t read_ahead = uint64_t{1} << 16;
-constexpr int64_t bytes_at_once = int64_t{1} << 20;  // of a tensor
+constexpr int64_t bytes_per_read = int64_t{1} << 20;  // of a tensor
 constexpr int max_depth = 8;                         // of arrays of arrays
 constexpr uint32_t max_dimensions = 4;               // ggml's limit
 
@@ -469,7 +469,7 @@ void GgufFile::read_rows(const GgufTensor& tensor, int64_t first, int64_t rows, 
   // A row may be longer than what is read at once, so blocks are counted, not rows.
   int64_t left = rows * (tensor.row_values() / format.values);
   uint64_t begin = tensor.begin + static_cast<uint64_t>(first * tensor.row_bytes());
-  const int64_t blocks_at_once = bytes_at_once / format.bytes;
+  const int64_t blocks_at_once = bytes_per_read / format.bytes;
   std::vector<std::byte> bytes(static_cast<size_t>(std::min(left, blocks_at_once) * format.bytes));
   while (left > 0) {
     const int64_t blocks = std::min(left, blocks_at_once);
