@@ -22,8 +22,8 @@ constexpr uint64_t max_name_bytes = 65535;                // of keys and names
 constexpr uint64_t max_header_bytes = uint64_t{1} << 30;  // fields and descriptions of tensors
 constexpr uint64_t read_ahead = uint64_t{1} << 16;
 constexpr int64_t bytes_per_read = int64_t{1} << 20;  // of a tensor
-constexpr int max_depth = 8;                         // of arrays of arrays
-constexpr uint32_t max_dimensions = 4;               // ggml's limit
+constexpr int max_depth = 8;                          // of arrays of arrays
+constexpr uint32_t max_dimensions = 4;                // ggml's limit
 
 /// Bytes of a number or boolean; 0 for a string or an array, nothing for an unknown type.
 std::optional<uint64_t> size_of(uint32_t type) {
