@@ -1,5 +1,18 @@
 # Sources are found, not listed: one new file is one new part, with no other edit.
 
+# cbq_vector_options(<out> <2 or 512>): optimized in a Debug build, too, where each product would take ten times as long;
+# contraction on, since a product decides no integer.
+function(cbq_vector_options out kind)
+  set(options -O3 -ffp-contract=fast)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(APPEND options -mavx2 -mfma)
+    if(kind EQUAL 512)
+      list(APPEND options -mavx512f)
+    endif()
+  endif()
+  set(${out} ${options} PARENT_SCOPE)
+endfunction()
+
 # cbq_sources(<out> <folder>...): every .cpp and .cu below the folders, relative to the root.
 function(cbq_sources out)
   set(sources)
@@ -9,6 +22,11 @@ function(cbq_sources out)
     list(APPEND sources ${found})
   endforeach()
   foreach(source ${sources})
+    if(source MATCHES "f32_product_avx(512|2)\\.cpp$")
+      # Each for its own processors, whatever the rest is compiled for; f32_product.cpp chooses when the program runs.
+      cbq_vector_options(options ${CMAKE_MATCH_1})
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${options}")
+    endif()
     if(NOT source MATCHES "\\.cu$")
       continue()
     endif()
@@ -36,7 +54,7 @@ function(cbq_executable target main)
 endfunction()
 
 # cbq_join(<list> <folder>): replaces a list's .cpp files by files that include eight each. Eight files share the headers and
-# templates that they use: half the compile time. A file with a definition of its own (COMPILE_DEFINITIONS) stays alone. Names in
+# templates that they use: half the compile time. A file with definitions or options of its own stays alone. Names in
 # unnamed namespaces must differ within eight files; the names of registrations, "registered" in each file, are made to.
 # The joined files lie outside the build folder: a second build (CUDA) then finds their objects in ccache, which compares paths.
 function(cbq_join list folder)
@@ -45,7 +63,8 @@ function(cbq_join list folder)
   set(together)
   foreach(file ${files})
     get_source_file_property(definitions ${file} COMPILE_DEFINITIONS)
-    if(file MATCHES "\\.cpp$" AND NOT definitions)
+    get_source_file_property(options ${file} COMPILE_OPTIONS)
+    if(file MATCHES "\\.cpp$" AND NOT definitions AND NOT options)
       list(APPEND together ${file})
     else()
       list(APPEND result ${file})

@@ -60,20 +60,18 @@ struct RoundingView {
   }
 };
 
-/// v = clamp(v0(u) + v, v_min, v_max); one loop per start, so that each vectorizes.
-template <class Scheme, Start start, class Row, class A>
-CBQ_HD void add_initial_from(Row& row, int64_t n, Slots<Row, A>& u, Slots<Row, A>& v) {
-#pragma omp simd
-  for (int64_t j = row.lane(); j < n; j += row.lanes()) {
-    v.at(row, j) = math::clamp(Scheme::initial(u.at(row, j), start) + v.at(row, j),
-                               A(Scheme::v_min), A(Scheme::v_max));
-  }
+/// Calls f with the start as a constant: each has a loop of its own, so that each vectorizes.
+template <class F>
+CBQ_HD void for_start(Start start, F&& f) {
+  if (start == Start::fraction) f(std::integral_constant<Start, Start::fraction>());
+  if (start == Start::nearest) f(std::integral_constant<Start, Start::nearest>());
+  if (start == Start::zero) f(std::integral_constant<Start, Start::zero>());
 }
-template <class Scheme, class Row, class A>
-CBQ_HD void add_initial(Row& row, Start start, int64_t n, Slots<Row, A>& u, Slots<Row, A>& v) {
-  if (start == Start::fraction) add_initial_from<Scheme, Start::fraction>(row, n, u, v);
-  if (start == Start::nearest) add_initial_from<Scheme, Start::nearest>(row, n, u, v);
-  if (start == Start::zero) add_initial_from<Scheme, Start::zero>(row, n, u, v);
+
+/// clamp(v0(u) + p, v_min, v_max).
+template <class Scheme, Start start, class A>
+CBQ_HD A variable_of(A u, A p) {
+  return math::clamp(Scheme::initial(u, start) + p, A(Scheme::v_min), A(Scheme::v_max));
 }
 
 /// Calls f(k, count) with count a constant of up to five neighbouring k, until all `rank` had their
@@ -136,15 +134,26 @@ CBQ_HD void load_range(Row& row, const RoundingView<T>& view, int64_t i, const C
   const A s = view.scale[view.grid_index(i, range)];
   const T* w = view.w + i * view.in + range.column;
   const int64_t n = range.width;
+  const A* p = view.dense != nullptr ? view.dense + i * view.in + range.column : nullptr;
+  if constexpr (!Scheme::v_in_weight_units) {
+    if (p != nullptr) {  // the usual case in one pass: the others write v twice
+      for_start(view.start, [&](auto start) {
 #pragma omp simd
-  for (int64_t j = row.lane(); j < n; j += row.lanes()) u.at(row, j) = A(w[j]) / s;
-  if (view.dense != nullptr) {
-    const A* p = view.dense + i * view.in + range.column;
+        for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+          const A uj = A(w[j]) / s;
+          u.at(row, j) = uj;
+          v.at(row, j) = variable_of<Scheme, start()>(uj, p[j]);
+        }
+      });
+      return;
+    }
+  }
 #pragma omp simd
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) v.at(row, j) = p[j];
-  } else {
-#pragma omp simd
-    for (int64_t j = row.lane(); j < n; j += row.lanes()) v.at(row, j) = A(0);
+  for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+    u.at(row, j) = A(w[j]) / s;
+    v.at(row, j) = p != nullptr ? p[j] : A(0);
+  }
+  if (p == nullptr) {
     for_ranks(view.rank, [&](int64_t k, auto count) {
       add_low_rank<count()>(row, n, view.a1 + i * view.rank + k,
                             view.a2 + k * view.in + range.column, view.in, v);
@@ -158,7 +167,12 @@ CBQ_HD void load_range(Row& row, const RoundingView<T>& view, int64_t i, const C
       offset.at(row, j) = v.at(row, j);
     }
   }
-  add_initial<Scheme>(row, view.start, n, u, v);
+  for_start(view.start, [&](auto start) {
+#pragma omp simd
+    for (int64_t j = row.lane(); j < n; j += row.lanes()) {
+      v.at(row, j) = variable_of<Scheme, start()>(u.at(row, j), v.at(row, j));
+    }
+  });
 }
 
 /// r(u, v) of the phase.

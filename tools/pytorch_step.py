@@ -25,10 +25,12 @@ import time
 import torch
 import torch.nn.functional as F
 
-SHAPES = {  # hidden, feed-forward, heads, tokens, batch: as tools/bench/workload.cpp
+# Hidden, feed-forward, heads, tokens, batch, and heads of keys and values where fewer: as tools/bench/workload.cpp.
+SHAPES = {
     "tiny": (16, 32, 4, 12, 2),
     "embedded": (128, 256, 4, 128, 4),
     "embedded-384": (128, 384, 4, 128, 4),
+    "smollm2-135m": (576, 1536, 9, 256, 1, 3),
     "opt-1.3b": (2048, 5504, 32, 2048, 1),
     "7b": (4096, 11008, 32, 2048, 1),
     "13b": (5120, 13824, 40, 2048, 1),
@@ -55,6 +57,20 @@ class Round(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return grad
+
+
+class Clamp(torch.autograd.Function):
+    """clamp(x) whose derivative is 1 at the bounds, too: PyTorch 2.15 has 0 there, earlier versions had 1. Two bits have
+    half of their codes at the bounds."""
+
+    @staticmethod
+    def forward(ctx, x, low, high):
+        ctx.save_for_backward((x >= low) & (x <= high))
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0], None, None
 
 
 def range_of_rows(x):
@@ -88,8 +104,8 @@ class QuantizedLinear(torch.nn.Module):
 
     def quantized_weight(self):
         s = self.scale0 * self.log_scale.exp()
-        v = (self.p if hasattr(self, "p") else self.a1 @ self.a2).clamp(-0.5, 0.5)
-        q = (Round.apply(self.weight.float() / s + v) + self.zero_point).clamp(0, self.largest)
+        v = Clamp.apply(self.p if hasattr(self, "p") else self.a1 @ self.a2, -0.5, 0.5)
+        q = Clamp.apply(Round.apply(self.weight.float() / s + v) + self.zero_point, 0, self.largest)
         return (s * (q - self.zero_point)).to(self.weight.dtype)
 
     def quantized_input(self, x):
@@ -99,7 +115,7 @@ class QuantizedLinear(torch.nn.Module):
             s = torch.where(s < torch.finfo(torch.float32).tiny, torch.ones_like(s), s)
             z = (-low / s).round().clamp(0, self.largest_input)
         s = s * self.clip.exp()
-        q = (Round.apply(x.float() / s) + z).clamp(0, self.largest_input)
+        q = Clamp.apply(Round.apply(x.float() / s) + z, 0, self.largest_input)
         return (s * (q - z)).to(x.dtype)
 
     def forward(self, x):
@@ -107,16 +123,16 @@ class QuantizedLinear(torch.nn.Module):
 
 
 class Block(torch.nn.Module):
-    def __init__(self, linears, hidden, heads, cosine, sine, dtype):
+    def __init__(self, linears, hidden, heads, kv_heads, cosine, sine, dtype):
         super().__init__()
         self.q, self.k, self.v, self.o, self.gate, self.up, self.down = linears
-        self.heads, self.hidden, self.cosine, self.sine = heads, hidden, cosine, sine
+        self.heads, self.kv_heads, self.hidden, self.cosine, self.sine = heads, kv_heads, hidden, cosine, sine
         ones = torch.ones(hidden, dtype=dtype, device=cosine.device)
         self.norm1 = torch.nn.Parameter(ones, requires_grad=False)
         self.norm2 = torch.nn.Parameter(ones.clone(), requires_grad=False)
 
-    def split(self, x):
-        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
+    def split(self, x, heads):
+        return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
     def rotate(self, x):
         a, b = x.chunk(2, -1)
@@ -124,8 +140,9 @@ class Block(torch.nn.Module):
 
     def forward(self, x):
         n = F.rms_norm(x, (self.hidden,), self.norm1, 1e-6)
-        q, k = self.rotate(self.split(self.q(n))), self.rotate(self.split(self.k(n)))
-        attended = F.scaled_dot_product_attention(q, k, self.split(self.v(n)), is_causal=True)
+        q, k = self.rotate(self.split(self.q(n), self.heads)), self.rotate(self.split(self.k(n), self.kv_heads))
+        attended = F.scaled_dot_product_attention(q, k, self.split(self.v(n), self.kv_heads), is_causal=True,
+                                                  enable_gqa=self.kv_heads < self.heads)
         x = x + self.o(attended.transpose(1, 2).reshape(x.shape))
         m = F.rms_norm(x, (self.hidden,), self.norm2, 1e-6)
         return x + self.down(F.silu(self.gate(m)) * self.up(m))
@@ -141,11 +158,13 @@ class Step:
     """The step of one window; `data` holds what `bench step --dump` wrote, or nothing: then weights are random."""
 
     def __init__(self, o, data):
-        hidden, wide, heads, _, _ = SHAPES[o.shape]
+        hidden, wide, heads, *more = SHAPES[o.shape]
+        kv_heads = more[2] if len(more) > 2 else heads
         self.o, self.device = o, torch.device(o.device)
         dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[o.dtype]
         rank = o.rank if o.rounding == "rank" else 0
-        sizes = [(hidden, hidden)] * 4 + [(wide, hidden)] * 2 + [(hidden, wide)]
+        few = (hidden * kv_heads // heads, hidden)
+        sizes = [(hidden, hidden), few, few, (hidden, hidden)] + [(wide, hidden)] * 2 + [(hidden, wide)]
 
         def linear(path, size):
             if data is None:
@@ -156,7 +175,7 @@ class Step:
 
         cosine, sine = rope(o.tokens, hidden // heads, self.device, dtype)
         self.window = torch.nn.Sequential(*[
-            Block([linear(f"model.layers.{b}.{name}", size) for name, size in zip(LINEARS, sizes)], hidden, heads,
+            Block([linear(f"model.layers.{b}.{name}", size) for name, size in zip(LINEARS, sizes)], hidden, heads, kv_heads,
                   cosine, sine, dtype) for b in range(o.window)])
         if data is None:
             self.inputs = torch.randn(2 * o.batch, o.tokens, hidden, device=self.device, dtype=dtype)

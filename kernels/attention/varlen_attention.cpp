@@ -1,15 +1,18 @@
-// Attention over varlen rows on the CPU: blocks of query rows, products by OpenBLAS.
+// Attention over varlen rows on the CPU: blocks of query rows, products inside wider
+// matrices (f32_product.h, OpenBLAS).
 #include "kernels/attention/varlen_attention.h"
 
 #include <omp.h>
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "kernels/formulas/activation.h"
 #include "kernels/launch/check_device.h"
 #include "kernels/launch/parallel_errors.h"
 #include "kernels/matmul/blas.h"
+#include "kernels/matmul/f32_product.h"
 #include "tensor/runtime/device_profile.h"
 
 namespace cbq::kernels {
@@ -33,6 +36,12 @@ template <class T>
 void product(int64_t m, int64_t n, int64_t k, double alpha, Window<const T> a, Window<const T> b,
              bool transposed, double beta, Window<T> c) {
   if (m == 0 || n == 0 || k == 0) return;
+  if constexpr (std::is_same_v<T, float>) {
+    if (f32_product_takes(m, n, k, transposed)) {
+      return f32_product({false, transposed, m, n, k, static_cast<float>(alpha), a.data, a.stride,
+                          b.data, b.stride, static_cast<float>(beta), c.data, c.stride});
+    }
+  }
   blas::gemm(false, transposed, m, n, k, alpha, a.data, a.stride, b.data, b.stride, beta, c.data,
              c.stride);
 }

@@ -1,12 +1,16 @@
-// Matrix products: OpenBLAS (kernels/matmul/blas.h) on the CPU here, cuBLASLt on CUDA in
-// gemm_cuda.cpp. No other file calls either, but for varlen_attention.cpp, whose many small
-// products lie inside wider matrices.
+// Matrix products: on the CPU here, f32 by f32_product.h, f64 and what that does not take by
+// OpenBLAS (kernels/matmul/blas.h); on CUDA cuBLASLt in gemm_cuda.cpp. No other file calls them,
+// but for varlen_attention.cpp, whose many small products lie inside wider matrices.
 #include "kernels/matmul/gemm.h"
 
+#include <omp.h>
+
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/matmul/blas.h"
+#include "kernels/matmul/f32_product.h"
 #include "tensor/runtime/cpu_recording.h"
 #include "tensor/runtime/device_profile.h"
 
@@ -59,16 +63,49 @@ Panels panels_of(const Product& p) {
   return {rows, columns, across, (p.m + rows - 1) / rows * across};
 }
 
+/// For f32_product(), whose bytes do not depend on the division: one panel for one thread, else two
+/// for each, so that a thread that other programs hold up does not hold up the rest. Of the
+/// divisions the one that copies least: each panel copies its rows of a and its columns of b.
+Panels panels_for(const Product& p, int64_t threads) {
+  constexpr int64_t rows_apart = 16, worth_a_panel = int64_t{1} << 20;
+  const int64_t most =
+      std::min<int64_t>(threads > 1 ? 2 * threads : 1, p.m * p.n * p.k / worth_a_panel + 1);
+  const auto extent = [](int64_t whole, int64_t count, int64_t unit) {
+    return ((whole + count - 1) / count + unit - 1) / unit * unit;
+  };
+  Panels best{p.m, p.n, 1, 1};
+  int64_t least = 0;
+  for (int64_t down = 1; down <= most; ++down) {
+    const int64_t rows = extent(p.m, down, rows_apart);
+    const int64_t columns = extent(p.n, most / down, f32_product_columns);
+    const int64_t across = (p.n + columns - 1) / columns, below = (p.m + rows - 1) / rows;
+    const int64_t copied = across * p.m + below * p.n;
+    if (across * below < best.count || (across * below == best.count && copied >= least)) continue;
+    best = {rows, columns, across, across * below};
+    least = copied;
+  }
+  return best;
+}
+
 template <class T>
-void cpu_panel(const Product& p, const Panels& panels, const T* a, const T* b, T* c, int64_t at) {
+void cpu_panel(const Product& p, const Panels& panels, bool ours, const T* a, const T* b, T* c,
+               int64_t at) {
   const int64_t row = at / panels.across * panels.rows;
   const int64_t column = at % panels.across * panels.columns;
   a += row * (p.ta == Trans::yes ? 1 : p.a.ld);
   b += column * (p.tb == Trans::yes ? p.b.ld : 1);
   c += row * p.c.ld + column;
-  blas::gemm(p.ta == Trans::yes, p.tb == Trans::yes, std::min(panels.rows, p.m - row),
-             std::min(panels.columns, p.n - column), p.k, p.alpha, a, p.a.ld, b, p.b.ld, p.beta, c,
-             p.c.ld);
+  const int64_t rows = std::min(panels.rows, p.m - row);
+  const int64_t columns = std::min(panels.columns, p.n - column);
+  const bool ta = p.ta == Trans::yes, tb = p.tb == Trans::yes;
+  if constexpr (std::is_same_v<T, float>) {
+    if (ours) {
+      const auto alpha = static_cast<float>(p.alpha), beta = static_cast<float>(p.beta);
+      return f32_product(
+          {ta, tb, rows, columns, p.k, alpha, a, p.a.ld, b, p.b.ld, beta, c, p.c.ld});
+    }
+  }
+  blas::gemm(ta, tb, rows, columns, p.k, p.alpha, a, p.a.ld, b, p.b.ld, p.beta, c, p.c.ld);
 }
 
 template <class T>
@@ -76,14 +113,17 @@ void cpu_product(const Product& p) {
   const auto* a = static_cast<const T*>(p.a.data);
   const auto* b = static_cast<const T*>(p.b.data);
   auto* c = static_cast<T*>(p.c.data);
-  const Panels panels = panels_of(p);
+  const bool ours =
+      std::is_same_v<T, float> && f32_product_takes(p.m, p.n, p.k, p.tb == Trans::yes);
+  if (!ours) blas::load();
+  const Panels panels =
+      ours ? panels_for(p, p.batch > 1 ? 1 : omp_get_max_threads()) : panels_of(p);
   const int64_t calls = p.batch * panels.count;
-  blas::load();
 #pragma omp parallel for schedule(dynamic) if (calls > 1 && \
                                                p.batch * p.m * p.n * p.k > serial_product)
   for (int64_t call = 0; call < calls; ++call) {
     const int64_t i = call / panels.count;
-    cpu_panel(p, panels, a + i * p.a.stride, b + i * p.b.stride, c + i * p.c.stride,
+    cpu_panel(p, panels, ours, a + i * p.a.stride, b + i * p.b.stride, c + i * p.c.stride,
               call % panels.count);
   }
 }

@@ -56,7 +56,7 @@ const std::vector<EnvironmentSwitch>& environment_switches() {
        {"fused", "tiles"},
        "bf16 attention on CUDA; tiles: batched products",
        true},
-      {"CBQ_FAST", {"1", "0"}, "tuned CUDA kernels, fused quantizers; 0: step by step", true},
+      {"CBQ_FAST", {"1", "0"}, "tuned kernels, f32 products; 0: reference kernels, OpenBLAS", true},
       {"CBQ_GEMM_CANDIDATES", numbers(1, 16), "proposals of cuBLASLt timed for a new product",
        true},
       {"CBQ_GRAPH", {"auto", "0", "1"}, "steps recorded and replayed; auto: on CUDA only"},

@@ -1,5 +1,7 @@
 #include "tensor/runtime/storage_allocator.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <map>
 #include <utility>
@@ -51,6 +53,22 @@ bool capturing() {
 #else
 bool capturing() { return false; }
 #endif
+
+/// Memory of the CPU. Blocks of 2 MiB and more ask for pages of that size, of which a pass over a
+/// weight needs few where it would need a thousand of 4 KiB.
+void* allocate_on_host(size_t bytes) {
+  constexpr size_t line = 64;
+#ifdef MADV_HUGEPAGE
+  constexpr size_t large_page = size_t{2} << 20;
+  if (bytes >= large_page) {
+    void* block = nullptr;
+    if (::posix_memalign(&block, large_page, bytes) != 0) return nullptr;
+    ::madvise(block, bytes, MADV_HUGEPAGE);  // a wish: pages stay small where the kernel has none
+    return block;
+  }
+#endif
+  return std::aligned_alloc(line, bytes);
+}
 
 }  // namespace
 
@@ -179,7 +197,7 @@ void* Allocator::system_allocate(int64_t bytes) const {
     return nullptr;
   }
 #endif
-  return std::aligned_alloc(64, static_cast<size_t>(bytes));
+  return allocate_on_host(static_cast<size_t>(bytes));
 }
 
 void Allocator::system_free(void* block) const noexcept {

@@ -191,7 +191,7 @@ void add_run_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("run", "Windows per minute, hours per model");
   std::string names;
-  for (const NamedShape& shape : named_shapes()) names += std::string(" ") + shape.name;
+  for (const NamedShape& shape : named_shapes()) names += " " + shape.name;
   options->shapes = {"embedded"};
   command->add_option("--shape", options->shapes, "Sizes, with commas between:" + names)
       ->delimiter(',')

@@ -220,7 +220,7 @@ void add_step_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("step", "One reconstruction step, taken apart");
   std::string names;
-  for (const NamedShape& shape : named_shapes()) names += std::string(" ") + shape.name;
+  for (const NamedShape& shape : named_shapes()) names += " " + shape.name;
   command->add_option("--shape", options->workload.shape, "Sizes:" + names)->capture_default_str();
   options->workload.add_to(*command);
   command->add_option("--seconds", options->seconds, "Time of the measurement")

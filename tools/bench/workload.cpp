@@ -20,6 +20,7 @@ const std::vector<NamedShape>& named_shapes() {
       {"tiny", 16, 32, 4, 4, 12, 2},
       {"embedded", 128, 256, 4, 12, 128, 4},
       {"embedded-384", 128, 384, 4, 12, 128, 4},
+      {"smollm2-135m", 576, 1536, 9, 30, 256, 1, 3},
       {"opt-1.3b", 2048, 5504, 32, 24, 2048, 1},
       {"7b", 4096, 11008, 32, 32, 2048, 1},
       {"13b", 5120, 13824, 40, 40, 2048, 1},
@@ -33,15 +34,33 @@ const NamedShape& shape_of(const std::string& name) {
   std::string known;
   for (const NamedShape& shape : named_shapes()) {
     if (name == shape.name) return shape;
-    known += (known.empty() ? "" : ", ") + std::string(shape.name);
+    known += (known.empty() ? "" : ", ") + shape.name;
   }
   throw std::invalid_argument(message_of("unknown shape '", name, "'; known: ", known));
+}
+
+NamedShape shape_of_model(const std::filesystem::path& folder) {
+  const ModelConfig config = ModelConfig::load(folder / "config.json");
+  const std::string name = folder.lexically_normal().filename().string();
+  check(config.head_dim * config.num_heads == config.hidden_size, folder.string(), ": ",
+        config.num_heads, " heads of ", config.head_dim, " are not as wide as the model (",
+        config.hidden_size, "); bench step cannot make such blocks, take a --shape");
+  constexpr int64_t tokens = 256;
+  return {name.empty() ? folder.string() : name,
+          config.hidden_size,
+          config.intermediate_size,
+          config.num_heads,
+          config.num_layers,
+          std::min(tokens, config.max_position_embeddings),
+          1,
+          config.num_kv_heads};
 }
 
 void WorkloadOptions::add_to(CLI::App& app) {
   const auto option = [&app](const char* name, auto& value, const char* help) {
     return app.add_option(name, value, help)->capture_default_str();
   };
+  app.add_option("--model", model, "model folder whose sizes are taken in place of --shape");
   option("--window", window, "blocks reconstructed together")->check(expect_positive);
   option("--tokens", tokens, "of a segment; 0: the shape's usual ones");
   option("--batch", batch, "segments per step; 0: the shape's usual ones");
@@ -63,7 +82,8 @@ ModelConfig config_of(const NamedShape& shape, int64_t blocks, int64_t tokens) {
   config.hidden_size = shape.hidden;
   config.intermediate_size = shape.intermediate;
   config.num_layers = blocks;
-  config.num_heads = config.num_kv_heads = shape.heads;
+  config.num_heads = shape.heads;
+  config.num_kv_heads = shape.kv_heads > 0 ? shape.kv_heads : shape.heads;
   config.head_dim = shape.hidden / shape.heads;
   config.max_position_embeddings = tokens;
   config.tie_word_embeddings = true;
@@ -99,7 +119,9 @@ void fill_parameters(Transformer& model) {
 }  // namespace
 
 Workload::Workload(const WorkloadOptions& given)
-    : options(given), shape(shape_of(given.shape)), device(device_from_name(given.device)) {
+    : options(given),
+      shape(given.model.empty() ? shape_of(given.shape) : shape_of_model(given.model)),
+      device(device_from_name(given.device)) {
   if (options.threads > 0) omp_set_num_threads(options.threads);
   options.threads = omp_get_max_threads();
   if (options.tokens == 0) options.tokens = shape.tokens;
@@ -150,7 +172,7 @@ std::vector<int64_t> Workload::segments_of(int64_t step) const {
 }
 
 nlohmann::json Workload::description() const {
-  return {{"shape", options.shape},    {"window", options.window},     {"tokens", options.tokens},
+  return {{"shape", shape.name},       {"window", options.window},     {"tokens", options.tokens},
           {"batch", options.batch},    {"wbits", options.wbits},       {"abits", options.abits},
           {"rank", options.rank},      {"rounding", options.rounding}, {"dtype", options.dtype},
           {"device", name_of(device)}, {"threads", options.threads}};

@@ -17,16 +17,20 @@ namespace cbq::bench {
 /// The sizes that a step's time depends on. LLaMA-1's (Touvron et al. 2023, table 2); "opt-1.3b"
 /// has OPT-1.3B's width and depth, and as many weights in a feed-forward part of LLaMA's kind.
 struct NamedShape {
-  const char* name;
+  std::string name;
   int64_t hidden, intermediate, heads, blocks;
   int64_t tokens, batch;  // of a step, where no option says otherwise
+  int64_t kv_heads = 0;   // of keys and values; 0: as many as heads
 };
 const std::vector<NamedShape>& named_shapes();
 /// Throws std::invalid_argument with the known names.
 const NamedShape& shape_of(const std::string& name);
+/// The sizes in a model folder's config.json, as blocks of LLaMA's kind whatever the family; steps
+/// of 256 tokens. Throws where the heads together are not as wide as the model.
+NamedShape shape_of_model(const std::filesystem::path& folder);
 
 struct WorkloadOptions {
-  std::string shape = "embedded", rounding = "dense", dtype = "auto", device = "auto";
+  std::string shape = "embedded", model, rounding = "dense", dtype = "auto", device = "auto";
   int64_t window = 2, tokens = 0, batch = 0, segments = 0, rank = 5;  // 0: the usual ones
   int wbits = 4, abits = 16, threads = 0;
   void add_to(CLI::App& app);
