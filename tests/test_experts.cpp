@@ -283,8 +283,10 @@ const nlohmann::json without_learning = {{"reconstruct", "none"}, {"polish_epoch
 
 TEST(StarvedExpert, IsRoundedToNearest) {
   const auto nearest = starving_model();
-  const nlohmann::json grid = {
-      {"scale_search", "min_max"}, {"granularity", "per_channel"}, {"group_size", 0}};
+  const nlohmann::json grid = {{"scale_search", "min_max"},
+                               {"granularity", "per_channel"},
+                               {"group_size", 0},
+                               {"symmetric", false}};
   auto plain = without_learning;
   plain.update(grid);
   quantize(*nearest, segments(), settings_of("nearest", 3, 16, grid), nullptr, {});

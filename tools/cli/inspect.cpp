@@ -50,11 +50,16 @@ std::string layer_line(const InspectedLayer& l) {
 }
 
 std::string model_line(const std::string& folder, const ModelConfig& c) {
+  std::string experts;
+  if (c.num_experts > 0) {
+    experts = fmt::format(" ({} experts of {}, {} for a token)", c.num_experts, c.expert_size,
+                          c.experts_per_token);
+  }
   return fmt::format(
-      "{}: {}, {} blocks, hidden {}, intermediate {}, {} heads ({} for keys), vocabulary {}, "
+      "{}: {}, {} blocks, hidden {}, intermediate {}{}, {} heads ({} for keys), vocabulary {}, "
       "context {}\n",
-      folder, c.architecture, c.num_layers, c.hidden_size, c.intermediate_size, c.num_heads,
-      c.num_kv_heads, c.vocab_size, c.context());
+      folder, c.architecture, c.num_layers, c.hidden_size, c.intermediate_size, experts,
+      c.num_heads, c.num_kv_heads, c.vocab_size, c.context());
 }
 
 void print_head(bool quantized, bool compared) {
