@@ -42,19 +42,21 @@ std::string transform_obstacle(const Settings& settings, const ModelConfig& conf
 int64_t polish_bytes(const ModelConfig& config) {
   const ShapesOnly without_memory;
   const auto model = shapes_of(config);
-  const auto block = model->make_block();
   int64_t weights = 0, others = 0;
   const auto add_to = [](int64_t& sum) -> ParameterVisitor {
     return [&sum](const std::string&, Var& p) { sum += p.value().count(); };
   };
   model->visit_embedding("", add_to(others));
   model->visit_head("", add_to(others));
-  for (const NamedLinear& l : block->linears()) {
-    weights += l.linear->in_features() * l.linear->out_features();
+  for (int64_t b = 0; b < model->block_count(); ++b) {
+    const auto block = model->make_block_at(b);
+    for (const NamedLinear& l : block->linears()) {
+      weights += l.linear->in_features() * l.linear->out_features();
+    }
   }
   const int64_t tokens = std::min(config.context(), most_tokens);
-  return polish_bytes_per_weight * weights * config.num_layers +
-         polish_bytes_per_parameter * others + polish_bytes_per_logit * tokens * config.vocab_size;
+  return polish_bytes_per_weight * weights + polish_bytes_per_parameter * others +
+         polish_bytes_per_logit * tokens * config.vocab_size;
 }
 
 std::optional<SettingObstacle> setting_obstacle(const Settings& settings, const ModelConfig& config,

@@ -98,15 +98,15 @@ void FolderInLayout::examine_layer(const LayerTensors& layer) {
   }
 }
 
-std::unique_ptr<Block> shapes_of_block(const Transformer& model) {
+std::unique_ptr<Block> shapes_of_block(const Transformer& model, int64_t number) {
   const ShapesOnly without_memory;
-  return model.make_block();
+  return model.make_block_at(number);
 }
 
 void FolderInLayout::examine(const Transformer& shapes, const Checkpoint& checkpoint) {
-  const std::unique_ptr<Block> any = shapes_of_block(shapes);
   for (int64_t b = 0; b < shapes.block_count(); ++b) {
-    for (const NamedLinear& named : any->linears()) {
+    const std::unique_ptr<Block> block = shapes_of_block(shapes, b);
+    for (const NamedLinear& named : block->linears()) {
       examine_layer(tensors_of(shapes.block_prefix(b) + named.name, *named.linear, checkpoint));
     }
   }
@@ -177,9 +177,9 @@ void FolderInLayout::fill(Block& block, const std::string& prefix,
 ExportPlan FolderInLayout::plan(const Transformer& shapes) const {
   ExportPlan plan;
   plan.model = config_;
-  const std::unique_ptr<Block> any = shapes_of_block(shapes);
   for (int64_t b = 0; b < shapes.block_count(); ++b) {
-    for (const NamedLinear& named : any->linears()) {
+    const std::unique_ptr<Block> block = shapes_of_block(shapes, b);
+    for (const NamedLinear& named : block->linears()) {
       PlannedLayer layer{.path = shapes.block_prefix(b) + named.name,
                          .out = named.linear->out_features(),
                          .in = named.linear->in_features()};

@@ -296,9 +296,9 @@ std::shared_ptr<const StoredTransform> FolderReader::read_online(const std::stri
 
 void FolderReader::check_headers(Transformer& model) const {
   std::set<std::string> known, attentions;  // layers, and what stands at attention_path
-  const std::unique_ptr<Block> any = model.make_block();
   for (int64_t b = 0; b < model.block_count(); ++b) {
-    for (const NamedLinear& named : any->linears())
+    const std::unique_ptr<Block> block = model.make_block_at(b);
+    for (const NamedLinear& named : block->linears())
       known.insert(model.block_prefix(b) + named.name);
     attentions.insert(attention_path(model.block_prefix(b)));
   }
@@ -319,7 +319,9 @@ void FolderReader::check_headers(Transformer& model) const {
     check_entry(checkpoint_, path, p.shape(), float_dtypes);
   };
   model.visit_embedding("", check_shape);
-  for (int64_t b = 0; b < model.block_count(); ++b) check_block(*any, model.block_prefix(b));
+  for (int64_t b = 0; b < model.block_count(); ++b) {
+    check_block(*model.make_block_at(b), model.block_prefix(b));
+  }
   model.visit_head("", check_shape);
 }
 
@@ -327,9 +329,9 @@ ExportPlan FolderReader::plan(Transformer& model) const {
   ExportPlan plan;
   plan.model = model_config();
   plan.attention = attention_;
-  const std::unique_ptr<Block> any = model.make_block();
   for (int64_t b = 0; b < model.block_count(); ++b) {
-    for (const NamedLinear& named : any->linears()) {
+    const std::unique_ptr<Block> block = model.make_block_at(b);
+    for (const NamedLinear& named : block->linears()) {
       PlannedLayer layer{.path = model.block_prefix(b) + named.name,
                          .out = named.linear->out_features(),
                          .in = named.linear->in_features()};

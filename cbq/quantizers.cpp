@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <optional>
+#include <utility>
 
 #include "cbq/learnable.h"
 #include "quant/quantized_attention.h"
+#include "tensor/runtime/shapes_only.h"
 
 namespace cbq {
 
@@ -61,6 +65,48 @@ void observe_inputs(Transformer& model, const Window& window, const FreshQuantiz
   run_blocks(model, window, inputs, poll);
 }
 
+/// The observed range of all runs of an input; none: nothing was observed.
+std::optional<std::pair<double, double>> range_of(const ActivationQuantizer& quantizer) {
+  for (const auto& [name, tensor] : quantizer.snapshot()) {
+    if (name != "range") continue;
+    const std::vector<double> ends = tensor.to_vector<double>();
+    const auto [low, high] = std::minmax_element(ends.begin(), ends.end());
+    return std::pair(*low, *high);
+  }
+  return std::nullopt;
+}
+
+/// An expert that no token of the calibration reached takes the range that all other experts of its
+/// block have at this place: tokens of a text may reach it.
+void share_ranges_of_experts(const std::vector<WindowLinear>& linears) {
+  // Linears at one place of the experts of a block have one name but for the expert's number.
+  const auto place = [](const WindowLinear& l) {
+    return std::pair(l.block, l.path.substr(l.path.rfind('.')));
+  };
+  std::map<std::pair<int64_t, std::string>, std::pair<double, double>> ranges;
+  std::vector<const WindowLinear*> starved;
+  for (const WindowLinear& l : linears) {
+    const QuantizedTransform* q = l.quantizers();
+    if (l.linear->expert < 0 || q == nullptr || !q->activation_quantizer) continue;
+    const auto own = range_of(*q->activation_quantizer);
+    if (!own) {
+      starved.push_back(&l);
+      continue;
+    }
+    const auto [at, is_new] = ranges.emplace(place(l), *own);
+    at->second = {std::min(at->second.first, own->first), std::max(at->second.second, own->second)};
+  }
+  for (const WindowLinear* l : starved) {
+    const auto found = ranges.find(place(*l));
+    if (found == ranges.end()) continue;
+    const auto width = static_cast<size_t>(l->linear->in_features());
+    std::vector<double> ends(width, found->second.first);
+    ends.insert(ends.end(), width, found->second.second);
+    l->quantizers()->activation_quantizer->observe(
+        Tensor::from(ends, {2, l->linear->in_features()}, Dtype::f32));
+  }
+}
+
 std::unique_ptr<ActivationQuantizer> make_activation_quantizer(const ActivationConfig& config,
                                                                Device device,
                                                                const std::string& layer,
@@ -101,12 +147,11 @@ std::optional<ActivationConfig> attention_config_of(const Block& block) {
 
 void check_layers(Transformer& model, const Settings& settings) {
   if (model.block_count() == 0) return;
-  // All blocks have the same shapes, so one that is in memory, or empty, speaks for them.
-  const std::unique_ptr<Block> empty = model.is_loaded(0) ? nullptr : model.make_block();
-  Block& any = empty ? *empty : model.block(0);
+  const ShapesOnly without_memory;
   std::vector<std::string> layers;
   for (int64_t b = 0; b < model.block_count(); ++b) {
-    for (const WindowLinear& l : linears_of(model, any, b)) {
+    const std::unique_ptr<Block> block = model.make_block_at(b);
+    for (const WindowLinear& l : linears_of(model, *block, b)) {
       layers.push_back(l.path);
       const WeightConfig config = weight_config_of(model, settings, l);
       if (config.quantizes()) check_weight_config(config, l.path, l.linear->in_features());
@@ -156,6 +201,7 @@ void attach_quantizers(Transformer& model, const Window& window, const Settings&
   }
   if (!fresh.inputs.empty() && !activation.dynamic && inputs.defined()) {
     observe_inputs(model, window, fresh, inputs, poll);
+    share_ranges_of_experts(linears_of(model, window));
   }
 }
 

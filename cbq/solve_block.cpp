@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -55,25 +56,26 @@ struct Inputs {
   Inputs(int64_t in, bool with_original) : gram(in) {
     if (with_original) difference.emplace(in);
   }
+  /// `original` undefined: what the layer read there is not compared, as if it were x.
   void add(const Tensor& x, const Tensor& original) {
     gram.add(x);
-    if (difference) difference->add(original, x);
+    if (difference && original.defined()) difference->add(original, x);
   }
 
   InputGram gram;
   std::optional<InputDifference> difference;
 };
 
-/// Where a pass over one group stands.
-struct GroupPass {
+/// Where a pass over one stage stands.
+struct StagePass {
   size_t left = 0;  // collectors that have not seen their input yet
-  Tensor original;  // the group's input in the original model, where it is wanted
+  Tensor original;  // the input in the original model, where it is wanted
 };
 
-/// Adds what a layer multiplies with to a Hessian. The last collector of a group ends the pass.
+/// Adds what a layer multiplies with to a Hessian. The last collector of a stage ends the pass.
 class Collector : public LinearTransform {
  public:
-  Collector(std::shared_ptr<LinearTransform> original, Inputs& inputs, GroupPass& pass)
+  Collector(std::shared_ptr<LinearTransform> original, Inputs& inputs, StagePass& pass)
       : original_(std::move(original)), inputs_(inputs), pass_(pass) {}
   Var weight(const Var& w) override { return original_->weight(w); }
   Var input(const Var& x) override {
@@ -86,7 +88,7 @@ class Collector : public LinearTransform {
  private:
   std::shared_ptr<LinearTransform> original_;
   Inputs& inputs_;
-  GroupPass& pass_;
+  StagePass& pass_;
 };
 
 /// The solution, rounded to nearest, with the layer's own quantizer of its input.
@@ -102,6 +104,30 @@ class SolvedTransform : public LinearTransform {
   std::shared_ptr<LinearTransform> original_;
   Var weight_;
 };
+
+/// Groups that do not read what another one of them writes, so that one pass serves them all: those
+/// at the same place within their experts. Each other group is a stage of its own.
+using SolveGroups = std::vector<std::vector<NamedLinear>>;
+std::vector<SolveGroups> solve_stages(const SolveGroups& groups) {
+  constexpr int64_t bytes_of_a_stage = int64_t{1} << 30;  // of Hessians, f64
+  std::vector<SolveGroups> stages;
+  std::map<int64_t, size_t> places;  // of the next group within an expert
+  std::map<size_t, size_t> open;     // by place, the stage that further experts join
+  for (const std::vector<NamedLinear>& group : groups) {
+    const Linear& linear = *group.front().linear;
+    const int64_t in = linear.in_features();
+    const auto most = static_cast<size_t>(std::max<int64_t>(1, bytes_of_a_stage / (8 * in * in)));
+    if (linear.expert < 0) {
+      stages.push_back({group});
+      continue;
+    }
+    const auto [at, is_new] = open.emplace(places[linear.expert]++, stages.size());
+    if (!is_new && stages[at->second].size() == most) at->second = stages.size();
+    if (at->second == stages.size()) stages.emplace_back();
+    stages[at->second].push_back(group);
+  }
+  return stages;
+}
 
 /// The block's transforms are back when it ends, however it ends.
 class SavedTransforms {
@@ -173,23 +199,25 @@ Tensor BlockSolve::original_input(Linear& reader, const Sequence& sequence, int6
   return catcher->seen;
 }
 
-/// What every set of readers of one group reads.
+/// What every set of readers of one stage reads.
 std::vector<Inputs> BlockSolve::inputs_of(const std::vector<Readers>& all) {
   const bool with_original = original_.defined();
   std::vector<Inputs> inputs;
   for (const Readers& readers : all) {
     inputs.emplace_back(readers.front().linear->in_features(), with_original);
   }
-  GroupPass pass;
+  StagePass pass;
   std::vector<std::pair<Linear*, std::shared_ptr<LinearTransform>>> watched;
   for (size_t i = 0; i < all.size(); ++i) {
     Linear* linear = all[i].back().linear;  // linears of a group are asked from the last
     watched.emplace_back(linear, linear->transform);
     linear->transform = std::make_shared<Collector>(linear->transform, inputs[i], pass);
   }
+  // In the original model other tokens may reach an expert.
+  const bool compares = with_original && all.front().front().linear->expert < 0;
   for_each_pass(inputs_, model_.device(), poll_,
                 [&](const Var& rows, const Sequence& sequence, int64_t begin, int64_t end) {
-                  if (with_original) {
+                  if (compares) {
                     pass.original =
                         original_input(*all.front().front().linear, sequence, begin, end);
                   }
@@ -206,7 +234,13 @@ void BlockSolve::solve_layer(const NamedLinear& layer, const Inputs& inputs) {
   WeightQuantizer* weights = weights_of(*layer.linear);
   LayerProblem problem{path, layer.linear->weight.value(), inputs.gram.value(), weights->config()};
   if (inputs.difference) problem.original = inputs.difference->value();
-  LayerSolution solution = solver_.solve(problem);
+  LayerSolution solution;
+  if (inputs.gram.tokens() > 0) {
+    solution = solver_.solve(problem);
+  } else {  // an expert that no token reached: there is nothing to make up for
+    solution.weight = problem.weight;
+    solution.grid = weight_grid(problem.weight, problem.config, path);
+  }
   layer.linear->transform = std::make_shared<SolvedTransform>(
       layer.linear->transform, nearest(solution.weight, solution.grid));
   report_.layers.push_back({path, solution.error, solution.nearest_error});
@@ -216,13 +250,21 @@ void BlockSolve::solve_layer(const NamedLinear& layer, const Inputs& inputs) {
 
 void BlockSolve::solve() {
   const auto start = std::chrono::steady_clock::now();
-  for (const std::vector<NamedLinear>& group : linears_by_input(block_)) {
-    const std::vector<Readers> all = unsolved_readers(group);
+  for (const SolveGroups& stage : solve_stages(linears_by_input(block_))) {
+    std::vector<Readers> all;
+    for (const std::vector<NamedLinear>& group : stage) {
+      for (Readers& readers : unsolved_readers(group)) all.push_back(std::move(readers));
+    }
     if (all.empty()) continue;
     const std::vector<Inputs> inputs = inputs_of(all);
     for (size_t i = 0; i < all.size(); ++i) {
       for (const NamedLinear& layer : all[i]) solve_layer(layer, inputs[i]);
     }
+  }
+  if (original_.defined() && block_.expert_count() > 0) {
+    report_.notes.push_back(concat("block ", report_.block, ": its experts are solved towards ",
+                                   "their output on their own inputs, since in the original model ",
+                                   "other tokens may reach them"));
   }
   report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }

@@ -133,10 +133,13 @@ int64_t evaluation_batch(int64_t batch, int64_t tokens) {
 std::vector<WindowLinear> linears_of(const Transformer& model, Block& block, int64_t number) {
   std::vector<WindowLinear> all;
   const std::vector<NamedLinear> linears = block.linears();
-  int64_t index = number * static_cast<int64_t>(linears.size());
+  auto most = static_cast<int64_t>(linears.size());
+  // Blocks with experts and those without have different numbers of linears: no less than both.
+  if (model.config.num_experts > 0) most = 4 + 3 * model.config.num_experts;
+  int64_t index = number * most;
   for (const NamedLinear& named : linears) {
     all.push_back({model.block_prefix(number) + named.name, number, index++,
-                   named.name == block.fc2_name(), named.linear});
+                   block.is_fc2(named.name), named.linear});
   }
   return all;
 }

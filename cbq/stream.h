@@ -69,14 +69,14 @@ Tensor run_blocks(Transformer& model, const Window& window, const Tensor& x, con
 struct WindowLinear {
   std::string path;  // of the checkpoint: "model.layers.0.mlp.down_proj"
   int64_t block;
-  int64_t index;  // among all linears of the model
+  int64_t index;  // another one for every linear of the model
   bool fc2;
   Linear* linear;
   /// nullptr before the layer has quantizers, or when it stays in floating point.
   QuantizedTransform* quantizers() const { return linear->quantizers(); }
 };
 std::vector<WindowLinear> linears_of(Transformer& model, const Window& window);
-/// The linears of `block`, named as those of block `number`: all blocks have the same ones.
+/// The linears of `block`, named as those of block `number`.
 std::vector<WindowLinear> linears_of(const Transformer& model, Block& block, int64_t number);
 
 /// While it lives, nothing in the window's blocks is quantized, and no factor that is being learned

@@ -1,6 +1,7 @@
 #include "nn/block.h"
 
-#include <algorithm>
+#include <map>
+#include <utility>
 
 #include "autograd/functions.h"
 #include "kernels/attention/cached_attention.h"
@@ -87,24 +88,23 @@ Var Block::attend(const Var& q, const Var& k, const Var& v, const Sequence& s, i
 }
 
 std::vector<std::vector<NamedLinear>> linears_by_input(Block& block) {
+  std::map<const Linear*, size_t> site_of;  // a linear that no site feeds reads for itself
   const std::vector<ScalingSite> sites = block.scaling_sites();
-  const auto share = [&](const Linear* a, const Linear* b) {
-    return std::any_of(sites.begin(), sites.end(), [&](const ScalingSite& site) {
-      const std::vector<Linear*>& readers = site.consumers;
-      return std::find(readers.begin(), readers.end(), a) != readers.end() &&
-             std::find(readers.begin(), readers.end(), b) != readers.end();
-    });
-  };
+  for (size_t i = 0; i < sites.size(); ++i) {
+    for (const Linear* reader : sites[i].consumers) site_of.emplace(reader, i);
+  }
   std::vector<std::vector<NamedLinear>> groups;
+  std::map<std::pair<size_t, int64_t>, size_t> group_of;  // by site and expert
   for (const NamedLinear& l : block.linears()) {
-    const auto group = std::find_if(groups.begin(), groups.end(), [&](const auto& members) {
-      return share(members.front().linear, l.linear);
-    });
-    if (group == groups.end()) {
+    const auto site = site_of.find(l.linear);
+    if (site == site_of.end()) {
       groups.push_back({l});
-    } else {
-      group->push_back(l);
+      continue;
     }
+    const auto [group, is_new] =
+        group_of.emplace(std::pair(site->second, l.linear->expert), groups.size());
+    if (is_new) groups.emplace_back();
+    groups[group->second].push_back(l);
   }
   return groups;
 }

@@ -60,6 +60,9 @@ struct ScalingSite {
   /// (gate and up of SwiGLU): what a permutation of the channels permutes, also where no factor
   /// passes. Empty: the producer alone, if there is one.
   std::vector<Linear*> row_writers = {};
+  /// A matrix [experts, channels] that reads this activation beside the consumers, in floating
+  /// point (nn/experts.h).
+  Var* router = nullptr;
   /// Non-empty: why nothing can be folded here; such a site is reported as skipped.
   std::string obstacle = {};
 };
@@ -112,14 +115,17 @@ class Block : public Module {
   virtual Var forward(const Var& x, const Sequence& sequence) = 0;
   /// The linear layers that are quantized, in execution order.
   virtual std::vector<NamedLinear> linears() = 0;
-  /// The last linear of the feed-forward part ("FC2" in the paper's CBQ* rows).
-  virtual std::string fc2_name() const = 0;
+  /// Whether this is the last linear of the feed-forward part ("FC2" in the paper's CBQ* rows), or
+  /// of one of its experts.
+  virtual bool is_fc2(const std::string& name) const = 0;
   /// The linear that writes the attention's result into the residual stream.
   virtual std::string attention_output_name() const = 0;
   virtual std::vector<ScalingSite> scaling_sites() = 0;
   virtual QueryKeyRows query_key_rows() {
     return {.obstacle = "the family does not say which rows make queries and keys"};
   }
+  /// How many experts the feed-forward part consists of; 0: it is not divided (nn/experts.h).
+  virtual int64_t expert_count() const { return 0; }
   /// Those of `attention_transform`, or null.
   QuantizedAttention* attention_quantizers() const {
     return attention_transform ? attention_transform->quantizers() : nullptr;
@@ -131,6 +137,8 @@ class Block : public Module {
   /// of the model: T on rows [head_dim] with T(q) T(k)^T = q k^T, so that the function stays what
   /// it was. none: nothing.
   std::shared_ptr<const StoredTransform> attention_online;
+  /// If given, forward passes add to element e the rows that expert e gets, e < expert_count().
+  std::vector<int64_t>* expert_rows = nullptr;
   /// The equivalent transformation that is, or was, learned in this block; none: there is none.
   std::shared_ptr<BlockTransform> equivalent;
 
@@ -145,7 +153,7 @@ class Block : public Module {
 };
 
 /// The block's linears in execution order, those that read one activation (ScalingSite::consumers)
-/// in a group of their own: q k v | o | gate up | down.
+/// in a group of their own: q k v | o | gate up | down. Each expert reads rows of its own.
 std::vector<std::vector<NamedLinear>> linears_by_input(Block& block);
 
 }  // namespace cbq

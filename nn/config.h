@@ -90,6 +90,13 @@ struct ModelConfig {
   // GPT-NeoX, StableLM
   bool parallel_residual = false;  // attention and feed-forward part read the same x
 
+  // Qwen3-MoE
+  int64_t num_experts = 0;          // of a sparse feed-forward part
+  int64_t experts_per_token = 0;    // that the router chooses
+  int64_t expert_size = 0;          // width of an expert: rows of its gate and up
+  bool normalized_experts = false;  // the chosen probabilities are divided by their sum
+  std::vector<bool> sparse_layers;  // whose feed-forward part has experts; empty: none
+
   // BLOOM
   bool residual_after_norm = false;  // residual connections start behind the norms
 

@@ -69,6 +69,9 @@ class Linear : public Module {
   std::shared_ptr<const StoredTransform> online;
   /// What the parameters are while an equivalent transformation is learned; none: themselves.
   std::shared_ptr<const ParameterTransform> equivalent;
+  /// The expert that this layer belongs to (nn/experts.h): it reads only the rows that the router
+  /// sends there, and is not called for none. -1: no expert's, it reads every row.
+  int64_t expert = -1;
 };
 
 namespace detail {

@@ -10,6 +10,7 @@
 #include "nn/families/family.h"
 #include "nn/formats/json.h"
 #include "nn/formats/safetensors.h"
+#include "tensor/runtime/shapes_only.h"
 
 namespace cbq {
 
@@ -96,9 +97,9 @@ void visit_shapes(Transformer& model,
                   const std::function<void(const std::string&, const Shape&)>& f) {
   const ParameterVisitor visitor = [&](const std::string& path, Var& p) { f(path, p.shape()); };
   model.visit_embedding("", visitor);
-  if (model.block_count() > 0) {
-    const std::unique_ptr<Block> any = model.make_block();
-    for (int64_t i = 0; i < model.block_count(); ++i) any->visit(model.block_prefix(i), visitor);
+  for (int64_t i = 0; i < model.block_count(); ++i) {
+    const ShapesOnly without_memory;
+    model.make_block_at(i)->visit(model.block_prefix(i), visitor);
   }
   model.visit_head("", visitor);
 }
@@ -159,7 +160,10 @@ void initialize(Transformer& model, uint64_t seed) {
   std::set<std::string> onto_residual;  // o_proj and down_proj: they write the residual stream
   for (int64_t i = 0; i < model.block_count(); ++i) {
     Block& block = model.block(i);
-    onto_residual.insert(model.block_prefix(i) + block.fc2_name() + ".weight");
+    for (const NamedLinear& l : block.linears()) {
+      if (!block.is_fc2(l.name)) continue;
+      onto_residual.insert(model.block_prefix(i) + l.name + ".weight");
+    }
     onto_residual.insert(model.block_prefix(i) + block.attention_output_name() + ".weight");
   }
   uint64_t stream = 0;

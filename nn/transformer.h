@@ -58,10 +58,10 @@ class Transformer : public Module {
 
   /// Path of block i in the checkpoint, e.g. "model.layers.3."; ends in '.'.
   virtual std::string block_prefix(int64_t i) const = 0;
-  /// A block of this model with allocated, uninitialized parameters, in none of its places. All
-  /// blocks have the same names and shapes.
+  /// A block of this model, as its first one, with allocated, uninitialized parameters.
   virtual std::unique_ptr<Block> make_block() const = 0;
-  /// The same for place i, which may decide what the block computes. By default it does not.
+  /// The same for place i, which may decide what the block computes, and what parameters it has
+  /// (experts in some blocks). By default it does not.
   virtual std::unique_ptr<Block> make_block_at(int64_t i) const;
 
   int64_t block_count() const { return static_cast<int64_t>(blocks.size()); }

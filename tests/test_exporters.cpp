@@ -190,6 +190,9 @@ constexpr Result results[] = {
     {"gemma3", R"({"wbits": 4, "symmetric": true, "reconstruct": "none"})"},
     {"gemma2", R"({"wbits": 4, "reconstruct": "none"})"},
     {"gpt2", R"({"wbits": 4, "scale_type": "f16", "reconstruct": "none"})"},
+    {"qwen3-moe", R"({"wbits": 4, "reconstruct": "none"})"},
+    {"qwen3-moe-mixed", R"({"wbits": 4, "layer_bits": "mlp=16", "scale_type": "f16",
+                            "reconstruct": "none"})"},
     {"stablelm-parallel", R"({"wbits": 8, "reconstruct": "none"})"},
     {"gpt-neox", R"({"wbits": 4, "granularity": "per_group", "group_size": 8,
                      "reconstruct": "none"})"}};
@@ -219,6 +222,21 @@ TEST(ExporterNames, CodesOfGpt2AreRefusedBeforeTheRun) {
     expect_error<std::invalid_argument>(
         [&] { check_exportable(*exporters().make(format), plan, "--export"); },
         {format, "GPT2LMHeadModel", "attn.c_attn", "transposed", "dense"});
+  }
+  EXPECT_EQ(exporters().make("dense")->obstacle(plan), "");
+}
+
+TEST(ExporterNames, CodesOfExpertsAreRefusedBeforeTheRun) {
+  Settings settings;
+  settings.wbits = 4;
+  settings.symmetric = true;
+  settings.scale_type = "f16";
+  const ExportPlan plan = export_plan(ModelConfig::load(fixture("qwen3-moe-mixed")), settings);
+  EXPECT_EQ(plan.layers.size(), 4u + 3 * 5 + 7);
+  for (const char* format : {"compressed-tensors", "gptq", "gptq_v2", "auto_round", "awq"}) {
+    expect_error<std::invalid_argument>(
+        [&] { check_exportable(*exporters().make(format), plan, "--export"); },
+        {format, "Qwen3MoeForCausalLM", "experts", "fused", "dense"});
   }
   EXPECT_EQ(exporters().make("dense")->obstacle(plan), "");
 }

@@ -106,12 +106,13 @@ TEST(Families, EveryArchitectureHasAFixture) {
   }
   const std::vector<std::string> known = known_architectures();
   EXPECT_EQ(seen, std::set<std::string>(known.begin(), known.end()));
-  EXPECT_EQ(known,
-            (std::vector<std::string>{
-                "BloomForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "Gemma2ForCausalLM",
-                "Gemma3ForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM",
-                "OPTForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM",
-                "Qwen3ForCausalLM", "SmolLM3ForCausalLM", "StableLmForCausalLM"}));
+  EXPECT_EQ(
+      known,
+      (std::vector<std::string>{
+          "BloomForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "Gemma2ForCausalLM",
+          "Gemma3ForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM",
+          "OPTForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM",
+          "Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "SmolLM3ForCausalLM", "StableLmForCausalLM"}));
 }
 
 TEST(Families, AreKnownByTheirModelType) {
@@ -153,6 +154,22 @@ TEST(Families, Gpt2IsTransposedInFoldersAlone) {
   ASSERT_EQ(linears.size(), 4u);
   EXPECT_EQ(linears[0].linear->weight.shape(), (Shape{96, 32}));
   EXPECT_EQ(linears[3].linear->weight.shape(), (Shape{32, 128}));
+}
+
+TEST(Families, Qwen3MoeHasExpertsInSomeBlocks) {
+  const auto model = load_model(fixture("qwen3-moe-mixed"), Dtype::f32, Device::cpu());
+  EXPECT_EQ(model->block(0).expert_count(), 5);
+  EXPECT_EQ(model->block(1).expert_count(), 0);
+  EXPECT_EQ(model->block(0).linears().size(), 4u + 3 * 5);
+  EXPECT_EQ(model->block(1).linears().size(), 7u);
+  for (const NamedLinear& l : model->block(0).linears()) {  // the router is no linear
+    EXPECT_NE(l.name, "mlp.gate");
+    EXPECT_EQ(l.linear->expert >= 0, l.name.starts_with("mlp.experts.")) << l.name;
+  }
+  const auto groups = linears_by_input(model->block(0));
+  ASSERT_EQ(groups.size(), 2u + 2 * 5);  // q k v | o | gate up, down of each expert
+  EXPECT_EQ(groups[2].size(), 2u);
+  EXPECT_EQ(groups[3].front().name, "mlp.experts.0.down_proj");
 }
 
 TEST(Families, FirstGradientStepLowersTheLoss) {  // every parameter takes part in the function

@@ -40,6 +40,8 @@ TEST(FamilyConfig, SizesMustBeThere) {
       {"opt", {"vocab_size", "hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads"}},
       {"bloom-6-heads", {"vocab_size", "hidden_size", "n_layer", "n_head"}},
       {"gpt2", {"n_embd", "n_layer", "n_head", "n_positions"}},
+      {"qwen3-moe",
+       {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"gemma2", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"phi3", {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}},
       {"gpt-neox",
@@ -212,6 +214,48 @@ TEST(FamilyConfig, FieldsOfGpt2) {
   EXPECT_EQ(changed("gpt2", {{"num_hidden_layers", 3}}).num_layers, 3);
   EXPECT_EQ(changed("gpt2", {{"hidden_size", 64}}).hidden_size, 64);
   EXPECT_EQ(notices.lines().size(), 2u);
+}
+
+TEST(FamilyConfig, FieldsOfQwen3Moe) {
+  const ModelConfig c = changed("qwen3-moe", json::object());
+  EXPECT_EQ(c.num_experts, 8);
+  EXPECT_EQ(c.experts_per_token, 2);
+  EXPECT_EQ(c.expert_size, 16);
+  EXPECT_TRUE(c.normalized_experts);
+  EXPECT_TRUE(c.qk_norm);
+  EXPECT_EQ(c.sparse_layers, (std::vector<bool>{true, true}));
+  EXPECT_EQ(changed("qwen3-moe-mixed", json::object()).sparse_layers,
+            (std::vector<bool>{true, false}));
+  const ModelConfig stepped =
+      changed("qwen3-moe", {{"decoder_sparse_step", 2}, {"num_hidden_layers", 5}});
+  EXPECT_EQ(stepped.sparse_layers, (std::vector<bool>{false, true, false, true, false}));
+  EXPECT_EQ(stepped.to_json().at("decoder_sparse_step"), 2);
+  EXPECT_EQ(changed("qwen3-moe", {{"mlp_only_layers", {0, 7}}}).sparse_layers,
+            (std::vector<bool>{false, true}));
+  EXPECT_EQ(changed("qwen3-moe", {{"mlp_only_layers", nullptr}}).sparse_layers, c.sparse_layers);
+  EXPECT_EQ(changed("qwen3-moe", {{"use_sliding_window", true}, {"sliding_window", 9}}).context(),
+            9);
+  EXPECT_EQ(changed("qwen3-moe", {{"use_sliding_window", false}, {"sliding_window", 9}}).context(),
+            32);
+  // transformers 5.24: Qwen3MoeConfig.from_dict(dict(num_experts=4, num_local_experts=6)) has 6.
+  const NoticeRecorder notices;
+  EXPECT_EQ(changed("qwen3-moe", {{"num_experts", 4}}).num_experts, 8);
+  EXPECT_EQ(notices.lines().size(), 1u);
+}
+
+TEST(FamilyConfig, WrongFieldsOfQwen3Moe) {
+  const char* name = "qwen3-moe";
+  expect_refused(name, {{"num_experts_per_tok", 9}},
+                 {"config.json", "num_experts_per_tok", "9", "at most", "num_experts", "8"});
+  expect_refused(name, {{"num_experts_per_tok", 0}}, {"config.json", "num_experts_per_tok"});
+  expect_refused(name, {{"num_local_experts", 0}}, {"config.json", "num_local_experts"});
+  expect_refused(name, {{"num_local_experts", 5000}}, {"num_experts", "5000", "at most 4096"});
+  expect_refused(name, {{"moe_intermediate_size", -1}}, {"config.json", "moe_intermediate_size"});
+  expect_refused(name, {{"decoder_sparse_step", 0}}, {"config.json", "decoder_sparse_step"});
+  expect_refused(name, {{"mlp_only_layers", 1}}, {"config.json", "mlp_only_layers", "list"});
+  expect_refused(name, {{"mlp_only_layers", {-1}}}, {"config.json", "mlp_only_layers"});
+  expect_refused(name, {{"norm_topk_prob", "yes"}}, {"config.json", "norm_topk_prob"});
+  expect_refused(name, {{"hidden_act", "gelu"}}, {"config.json", "hidden_act", "silu"});
 }
 
 TEST(FamilyConfig, ScoresOfGpt2InF32AreNoted) {

@@ -180,6 +180,15 @@ TEST(FamilySites, WhichLayersFollowWhichNorm) {
   ASSERT_EQ(notes.size(), 1u);
   EXPECT_NE(notes[0].find("GELU"), std::string::npos) << notes[0];
   notes.clear();
+  EXPECT_EQ(sites_of("qwen3-moe-mixed", notes),
+            (Names{"input_layernorm", "self_attn.v_proj", "mlp.experts.0.up_proj",
+                   "mlp.experts.1.up_proj", "mlp.experts.2.up_proj", "mlp.experts.3.up_proj",
+                   "mlp.experts.4.up_proj"}));
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_EQ(notes[0],
+            "test: skipped in 1 blocks: post_attention_layernorm: a router reads it beside its "
+            "experts");
+  notes.clear();
   EXPECT_EQ(sites_of("gpt-neox", notes),
             (Names{"input_layernorm", "attention.query_key_value", "post_attention_layernorm"}));
   ASSERT_EQ(notes.size(), 1u);
@@ -227,7 +236,8 @@ TEST_P(FamilyCli, QuantizesInspectsAndEvaluates) {
 INSTANTIATE_TEST_SUITE_P(Families, FamilyCli,
                          ::testing::Values("opt-post-norm", "bloom-6-heads", "mistral", "qwen3",
                                            "granite", "smollm3", "phi3", "olmo2", "gpt-neox",
-                                           "gemma3", "stablelm-parallel", "gemma2", "gpt2"),
+                                           "gemma3", "stablelm-parallel", "gemma2", "gpt2",
+                                           "qwen3-moe-mixed"),
                          [](const auto& one) { return test_name(one.param); });
 
 }  // namespace

@@ -264,6 +264,7 @@ TEST_F(ForeignFolder, NothingIsAllocatedForSizesThatTheFileDenies) {
       {"olmo2", {{"head_dim", huge}}},
       {"gemma3", {{"num_attention_heads", huge}}},
       {"gemma2", {{"head_dim", huge}}},
+      {"qwen3-moe", {{"moe_intermediate_size", huge}}},
       {"gpt2", {{"n_inner", huge}}},
       {"gpt2", {{"n_positions", huge}}},
       {"gpt-neox", {{"vocab_size", huge}}},

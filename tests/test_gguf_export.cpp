@@ -138,6 +138,7 @@ TEST(GgufObstacle, IsFoundBeforeTheRunAndNamesWhatHelps) {
                                              {"gemma2", "Gemma2ForCausalLM"},
                                              {"gemma3", "Gemma3ForCausalLM"},
                                              {"gpt2", "GPT2LMHeadModel"},
+                                             {"qwen3-moe", "Qwen3MoeForCausalLM"},
                                              {"stablelm", "StableLmForCausalLM"},
                                              {"gpt-neox", "GPTNeoXForCausalLM"}}) {
     refused(family, {{"layer_bits", ""}}, {architecture, "only of LLaMA"});

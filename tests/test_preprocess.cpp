@@ -197,7 +197,7 @@ class OddBlock : public Block {
   std::vector<NamedLinear> linears() override {
     return {{"a", &linear_[0]}, {"b", &linear_[1]}, {"c", &linear_[2]}};
   }
-  std::string fc2_name() const override { return "c"; }
+  bool is_fc2(const std::string& name) const override { return name == "c"; }
   std::string attention_output_name() const override { return "b"; }
   std::vector<ScalingSite> scaling_sites() override {
     ScalingSite blocked{"norm", {&linear_[0]}};

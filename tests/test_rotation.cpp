@@ -240,12 +240,30 @@ TEST(Rotation, LeavesQueriesAndKeysOfAFusedProjectionAlone) {
 }
 
 TEST(Rotation, KeepsTheFunctionOfFusedProjections) {
-  for (const char* name : {"phi3", "phi3-partial-longrope", "gpt-neox", "gpt2", "gpt2-by-layer"}) {
+  for (const char* name : {"phi3", "phi3-partial-longrope", "gpt-neox", "gpt2", "gpt2-by-layer",
+                           "qwen3-moe", "qwen3-moe-mixed"}) {
     const auto m = load_model(fixture(name), Dtype::f64, Device::cpu());
     const ExpectedResults expected(name);
     const std::vector<double> before = logits_of(*m, expected);
     apply_global_transforms(*m, rotated("r1_r3_r4"));
     EXPECT_LE(relative_distance(logits_of(*m, expected), before), 1e-10) << name;
+  }
+}
+
+/// R1 turns the router and every expert, R4 stands before every expert's down.
+TEST(Rotation, KeepsTheFunctionOfExperts) {
+  const ExpectedResults expected("qwen3-moe-mixed");
+  for (const char* parts : {"r1", "r1_r2", "r4", "r1_r2_r3_r4"}) {
+    const auto m = load_model(fixture("qwen3-moe-mixed"), Dtype::f64, Device::cpu());
+    const std::vector<double> before = logits_of(*m, expected);
+    const auto router = values_of(*m).at("model.layers.0.mlp.gate.weight");
+    apply_global_transforms(*m, rotated(parts, 2));
+    EXPECT_LE(relative_distance(logits_of(*m, expected), before), 1e-10) << parts;
+    const bool turns = std::string(parts).starts_with("r1");
+    EXPECT_EQ(values_of(*m).at("model.layers.0.mlp.gate.weight") != router, turns) << parts;
+    size_t online = 0;
+    for (const NamedLinear& l : m->block(0).linears()) online += l.linear->online != nullptr;
+    EXPECT_EQ(online, std::string(parts).ends_with("r4") ? 5u : 0u) << parts;
   }
 }
 

@@ -14,31 +14,26 @@ ExportPlan export_plan(const ModelConfig& config, const Settings& settings) {
   const ShapesOnly without_memory;
   const auto model = make_without_blocks(config, Dtype::f32, Device::cpu());
   model->open_blocks(config.num_layers, nullptr);
-  const std::unique_ptr<Block> any = model->make_block();
   const std::map<OnlinePlace, std::string> online = online_kinds(settings);
   const auto kind_at = [&](OnlinePlace place) {
     const auto found = online.find(place);
     return found == online.end() ? std::string() : found->second;
   };
   const auto stages = parse_preprocessors(settings.preprocess);
-  const auto kind_before = [&](const Linear* linear) {
-    for (const auto& stage : stages) {
-      const auto kinds = stage->online_kinds(*any);
-      if (const auto found = kinds.find(linear); found != kinds.end()) return found->second;
-    }
-    return std::string();
-  };
   const ActivationConfig input = settings.activation_config();
   ExportPlan plan;
   plan.model = config;
   for (int64_t b = 0; b < model->block_count(); ++b) {
-    for (const WindowLinear& l : linears_of(*model, *any, b)) {
+    const std::unique_ptr<Block> block = model->make_block_at(b);
+    std::map<const Linear*, std::string> kinds;  // the first stage's that leaves one
+    for (const auto& stage : stages) kinds.merge(stage->online_kinds(*block));
+    for (const WindowLinear& l : linears_of(*model, *block, b)) {
       std::string online_before;
       if (l.fc2) online_before = kind_at(OnlinePlace::fc2);
-      if (l.path == model->block_prefix(b) + any->attention_output_name()) {
+      if (l.path == model->block_prefix(b) + block->attention_output_name()) {
         online_before = kind_at(OnlinePlace::attention_output);
       }
-      if (online_before.empty()) online_before = kind_before(l.linear);
+      if (online_before.empty() && kinds.contains(l.linear)) online_before = kinds[l.linear];
       plan.layers.push_back({.path = l.path,
                              .out = l.linear->out_features(),
                              .in = l.linear->in_features(),
@@ -64,6 +59,10 @@ std::string coded_obstacle(const ExportPlan& plan) {
   if (turned != nullptr) {
     return concat("folders of ", plan.model.architecture, " hold ", turned->path,
                   " transposed, which its readers take for no linear layer");
+  }
+  if (plan.model.num_experts > 0) {
+    return concat("transformers holds the experts of ", plan.model.architecture,
+                  " fused, not as linear layers with codes");
   }
   const auto* coded = plan.first_layer([](const PlannedLayer& l) { return l.weight.quantizes(); });
   return coded == nullptr ? "no layer has codes" : "";

@@ -1,5 +1,9 @@
 #include "cbq/run/phases.h"
 
+#include <algorithm>
+#include <map>
+#include <numeric>
+
 #include "cbq/quantizers.h"
 
 namespace cbq {
@@ -20,6 +24,51 @@ void leave(RunContext& run, int64_t block) {
   if (!run.settings.polishes()) return keep(run, block);
   if (!run.hooks.keep_originals || run.model.on_demand()) drop_originals(run.model, {block, 1});
 }
+
+/// Counts the tokens that the experts of some blocks get, while it lives.
+class ExpertCount {
+ public:
+  ExpertCount(Transformer& model, const Window& blocks) : model_(model) {
+    for (int64_t b = blocks.first; b <= blocks.last(); ++b) {
+      const auto experts = static_cast<size_t>(model.block(b).expert_count());
+      if (experts == 0) continue;
+      rows_[b].assign(experts, 0);
+      model.block(b).expert_rows = &rows_[b];
+    }
+  }
+  ~ExpertCount() {
+    for (const auto& [b, rows] : rows_) model_.block(b).expert_rows = nullptr;
+  }
+  ExpertCount(const ExpertCount&) = delete;
+  ExpertCount& operator=(const ExpertCount&) = delete;
+
+  /// A line per block that has experts.
+  std::vector<std::string> lines() const {
+    std::vector<std::string> lines;
+    for (const auto& [b, rows] : rows_) lines.push_back(line(b, rows));
+    return lines;
+  }
+
+ private:
+  static std::string line(int64_t block, const std::vector<int64_t>& rows) {
+    const auto [least, most] = std::minmax_element(rows.begin(), rows.end());
+    const int64_t sum = std::accumulate(rows.begin(), rows.end(), int64_t{0});
+    const int64_t even = sum / static_cast<int64_t>(rows.size());
+    std::string few;
+    for (size_t e = 0; e < rows.size(); ++e) {
+      if (share_of_few * rows[e] >= even) continue;
+      few += concat(few.empty() ? "; few reached expert " : ", ", e, " (", rows[e], ")");
+    }
+    const char* nearest = *least == 0 ? "; those with 0 are rounded to nearest" : "";
+    return concat("block ", block, ": each of ", rows.size(), " experts got ", *least, " to ",
+                  *most, " calibration tokens, ", even, " on average", few, nearest);
+  }
+
+  /// An expert is starved where it gets less than this part of an even share.
+  static constexpr int64_t share_of_few = 10;
+  Transformer& model_;
+  std::map<int64_t, std::vector<int64_t>> rows_;
+};
 
 Window finishing(const ScheduledWindow& scheduled) {
   return {scheduled.window.first, scheduled.finishes};
@@ -122,8 +171,10 @@ void advance(RunContext& run, const ScheduledWindow& scheduled) {
   const Window done = finishing(scheduled);
   if (done.count == 0) return;
   if (run.stream.defined()) {
+    const ExpertCount count(run.model, done);
     run.stream = run_blocks(run.model, done, run.stream,
                             run.watch.poll_of("moving the stream past finished blocks"));
+    for (const std::string& line : count.lines()) run.note(line);
   }
   run.finished += done.count;
   for (int64_t b = done.first; b <= done.last(); ++b) leave(run, b);

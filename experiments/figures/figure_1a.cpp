@@ -28,14 +28,18 @@ struct Stream {
 const std::vector<Stream> streams = {
     {float_bits, float_bits}, {4, float_bits}, {2, float_bits}, {4, 4}, {2, 2}};
 
-/// Names of a block's linears below the block's prefix, in order.
-std::vector<std::string> linear_names(const ModelConfig& config, std::string& prefix) {
+/// Names of every block's linears below the block's prefix, in order.
+std::vector<std::vector<std::string>> linear_names(const ModelConfig& config, std::string& prefix) {
   const ShapesOnly without_memory;
   const auto shapes = make_without_blocks(config, Dtype::f32, Device::cpu());
   shapes->open_blocks(config.num_layers, nullptr);
   prefix = shapes->block_prefix(0);
-  std::vector<std::string> names;
-  for (const NamedLinear& l : shapes->make_block()->linears()) names.push_back(l.name);
+  std::vector<std::vector<std::string>> names(static_cast<size_t>(config.num_layers));
+  for (int64_t b = 0; b < config.num_layers; ++b) {
+    for (const NamedLinear& l : shapes->make_block_at(b)->linears()) {
+      names[static_cast<size_t>(b)].push_back(l.name);
+    }
+  }
   return names;
 }
 
@@ -48,13 +52,15 @@ struct ChosenLayer {
 ChosenLayer chosen_layer(const FigureContext& context) {
   const ModelConfig& config = context.config;
   std::string first;
-  const std::vector<std::string> names = linear_names(config, first);
+  const std::vector<std::vector<std::string>> all = linear_names(config, first);
+  const std::vector<std::string>& names = all.front();
   const std::string& asked = context.options.layer;
   if (asked.empty()) return {first + names.front(), 0, 0};
   const std::string stem = first.substr(0, first.size() - 2);  // without "0."
   for (int64_t b = 0; b < config.num_layers; ++b) {
-    for (size_t i = 0; i < names.size(); ++i) {
-      const std::string path = concat(stem, b, ".", names[i]);
+    const std::vector<std::string>& own = all[static_cast<size_t>(b)];
+    for (size_t i = 0; i < own.size(); ++i) {
+      const std::string path = concat(stem, b, ".", own[i]);
       if (path == asked) return {path, b, i};
     }
   }

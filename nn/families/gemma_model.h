@@ -34,7 +34,7 @@ class GemmaBlock : public Block {
   Var forward(const Var& x, const Sequence& s) override;
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
   std::vector<NamedLinear> linears() override;
-  std::string fc2_name() const override { return "mlp.down_proj"; }
+  bool is_fc2(const std::string& name) const override { return name == "mlp.down_proj"; }
   std::string attention_output_name() const override { return "self_attn.o_proj"; }
   std::vector<ScalingSite> scaling_sites() override;
   QueryKeyRows query_key_rows() override;

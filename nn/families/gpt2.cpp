@@ -66,7 +66,7 @@ class Gpt2Block : public Block {
     return {
         {"attn.c_attn", &qkv_}, {"attn.c_proj", &out_}, {"mlp.c_fc", &up_}, {"mlp.c_proj", &down_}};
   }
-  std::string fc2_name() const override { return "mlp.c_proj"; }
+  bool is_fc2(const std::string& name) const override { return name == "mlp.c_proj"; }
   std::string attention_output_name() const override { return "attn.c_proj"; }
 
   std::vector<ScalingSite> scaling_sites() override {

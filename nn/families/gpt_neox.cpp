@@ -60,7 +60,7 @@ class GptNeoxBlock : public Block {
             {"mlp.dense_h_to_4h", &up_},
             {"mlp.dense_4h_to_h", &down_}};
   }
-  std::string fc2_name() const override { return "mlp.dense_4h_to_h"; }
+  bool is_fc2(const std::string& name) const override { return name == "mlp.dense_4h_to_h"; }
   std::string attention_output_name() const override { return "attention.dense"; }
 
   std::vector<ScalingSite> scaling_sites() override {

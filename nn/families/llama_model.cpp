@@ -27,7 +27,7 @@ Var scaled_queries(const Var& q, const ModelConfig& c) {
 }
 
 LlamaBlock::LlamaBlock(const ModelConfig& c, const Rope* rope, bool turns, Dtype dtype,
-                       Device device)
+                       Device device, bool dense)
     : config_(c),
       rope_(rope),
       turns_(turns),
@@ -36,10 +36,12 @@ LlamaBlock::LlamaBlock(const ModelConfig& c, const Rope* rope, bool turns, Dtype
       q_(c.hidden_size, c.num_heads * c.head_dim, c.attention_bias, dtype, device),
       k_(c.hidden_size, c.num_kv_heads * c.head_dim, c.attention_bias, dtype, device),
       v_(c.hidden_size, c.num_kv_heads * c.head_dim, c.attention_bias, dtype, device),
-      o_(c.num_heads * c.head_dim, c.hidden_size, c.attention_output_bias, dtype, device),
-      gate_(c.hidden_size, c.intermediate_size, c.mlp_bias, dtype, device),
-      up_(c.hidden_size, c.intermediate_size, c.mlp_bias, dtype, device),
-      down_(c.intermediate_size, c.hidden_size, c.mlp_bias, dtype, device) {
+      o_(c.num_heads * c.head_dim, c.hidden_size, c.attention_output_bias, dtype, device) {
+  if (dense) {
+    gate_ = Linear(c.hidden_size, c.intermediate_size, c.mlp_bias, dtype, device);
+    up_ = Linear(c.hidden_size, c.intermediate_size, c.mlp_bias, dtype, device);
+    down_ = Linear(c.intermediate_size, c.hidden_size, c.mlp_bias, dtype, device);
+  }
   if (!c.qk_norm) return;
   q_norm_ = RmsNorm(c.head_dim, c.norm_eps, dtype, device);
   k_norm_ = RmsNorm(c.head_dim, c.norm_eps, dtype, device);
@@ -53,16 +55,20 @@ Var LlamaBlock::attended(const Var& q, const Var& k, const Var& v, const Sequenc
                 config_.num_kv_heads);
 }
 
-Var LlamaBlock::forward(const Var& x, const Sequence& s) {
+Var LlamaBlock::middle(const Var& x, const Sequence& s) const {
   auto [q, k, v] = forward_each({&q_, &k_, &v_}, input_norm_.deferred(x));
   if (config_.qk_norm) {
     q = q_norm_.forward_parts(q);
     k = k_norm_.forward_parts(k);
   }
-  const double r = config_.residual_multiplier;
-  const Var middle = ag::add(x, times(o_.forward(attended(q, k, v, s)), r));
-  const auto [gate, up] = forward_each({&gate_, &up_}, post_norm_.deferred(middle));
-  return ag::add(middle, times(down_.forward(Deferred(&ag::swiglu, gate, up)), r));
+  return ag::add(x, times(o_.forward(attended(q, k, v, s)), config_.residual_multiplier));
+}
+
+Var LlamaBlock::forward(const Var& x, const Sequence& s) {
+  const Var m = middle(x, s);
+  const auto [gate, up] = forward_each({&gate_, &up_}, post_norm_.deferred(m));
+  const Var y = down_.forward(Deferred(&ag::swiglu, gate, up));
+  return ag::add(m, times(y, config_.residual_multiplier));
 }
 
 void LlamaBlock::visit(const std::string& prefix, const ParameterVisitor& visitor) {

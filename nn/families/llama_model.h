@@ -11,17 +11,21 @@ namespace cbq {
 class LlamaBlock : public Block {
  public:
   /// `rope` outlives the block. `turns`: whether queries and keys pass the rotary embedding.
-  LlamaBlock(const ModelConfig& c, const Rope* rope, bool turns, Dtype dtype, Device device);
+  /// `dense` false: gate_, up_ and down_ are left out, for a block with another feed-forward part.
+  LlamaBlock(const ModelConfig& c, const Rope* rope, bool turns, Dtype dtype, Device device,
+             bool dense = true);
 
   Var forward(const Var& x, const Sequence& s) override;
   void visit(const std::string& prefix, const ParameterVisitor& visitor) override;
   std::vector<NamedLinear> linears() override;
-  std::string fc2_name() const override { return "mlp.down_proj"; }
+  bool is_fc2(const std::string& name) const override { return name == "mlp.down_proj"; }
   std::string attention_output_name() const override { return "self_attn.o_proj"; }
   std::vector<ScalingSite> scaling_sites() override;
   QueryKeyRows query_key_rows() override;
 
  protected:
+  /// x + r o_proj(attention): what the feed-forward part reads behind its norm.
+  Var middle(const Var& x, const Sequence& s) const;
   /// Attention of queries and keys as their norms left them.
   Var attended(const Var& q, const Var& k, const Var& v, const Sequence& s) const;
 

@@ -60,7 +60,7 @@ class OptBlock : public Block {
             {"fc1", &fc1_},
             {"fc2", &fc2_}};
   }
-  std::string fc2_name() const override { return "fc2"; }
+  bool is_fc2(const std::string& name) const override { return name == "fc2"; }
   std::string attention_output_name() const override { return "self_attn.out_proj"; }
 
   std::vector<ScalingSite> scaling_sites() override {

@@ -55,7 +55,7 @@ class StableLmBlock : public Block {
             {"self_attn.o_proj", &o_}, {"mlp.gate_proj", &gate_}, {"mlp.up_proj", &up_},
             {"mlp.down_proj", &down_}};
   }
-  std::string fc2_name() const override { return "mlp.down_proj"; }
+  bool is_fc2(const std::string& name) const override { return name == "mlp.down_proj"; }
   std::string attention_output_name() const override { return "self_attn.o_proj"; }
 
   std::vector<ScalingSite> scaling_sites() override {

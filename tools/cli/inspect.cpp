@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -49,11 +50,16 @@ std::string layer_line(const InspectedLayer& l) {
 }
 
 std::string model_line(const std::string& folder, const ModelConfig& c) {
+  std::string experts;
+  if (c.num_experts > 0) {
+    experts = fmt::format(" ({} experts of {}, {} for a token)", c.num_experts, c.expert_size,
+                          c.experts_per_token);
+  }
   return fmt::format(
-      "{}: {}, {} blocks, hidden {}, intermediate {}, {} heads ({} for keys), vocabulary {}, "
+      "{}: {}, {} blocks, hidden {}, intermediate {}{}, {} heads ({} for keys), vocabulary {}, "
       "context {}\n",
-      folder, c.architecture, c.num_layers, c.hidden_size, c.intermediate_size, c.num_heads,
-      c.num_kv_heads, c.vocab_size, c.context());
+      folder, c.architecture, c.num_layers, c.hidden_size, c.intermediate_size, experts,
+      c.num_heads, c.num_kv_heads, c.vocab_size, c.context());
 }
 
 void print_head(bool quantized, bool compared) {
@@ -65,16 +71,17 @@ void print_head(bool quantized, bool compared) {
 
 void check_same_layers(const Transformer& model, const Transformer& original,
                        const std::string& folder) {
-  const std::unique_ptr<Block> one = model.make_block(), other = original.make_block();
-  const std::vector<NamedLinear> linears = one->linears(), others = other->linears();
-  const auto blocks = static_cast<size_t>(model.block_count());
-  const auto other_blocks = static_cast<size_t>(original.block_count());
-  check(linears.size() == others.size() && blocks == other_blocks, folder,
-        " is another model: it has ", other_blocks, " blocks of ", others.size(),
-        " linear layers, not ", blocks, " of ", linears.size());
-  for (size_t i = 0; i < linears.size(); ++i) {
-    check(others[i].linear->weight.shape() == linears[i].linear->weight.shape(), folder,
-          " is another model: ", linears[i].name, " has another shape");
+  const int64_t blocks = model.block_count(), other_blocks = original.block_count();
+  for (int64_t b = 0; b < std::min(blocks, other_blocks); ++b) {
+    const std::unique_ptr<Block> one = model.make_block_at(b), other = original.make_block_at(b);
+    const std::vector<NamedLinear> linears = one->linears(), others = other->linears();
+    check(linears.size() == others.size() && blocks == other_blocks, folder,
+          " is another model: it has ", other_blocks, " blocks of ", others.size(),
+          " linear layers, not ", blocks, " of ", linears.size());
+    for (size_t i = 0; i < linears.size(); ++i) {
+      check(others[i].linear->weight.shape() == linears[i].linear->weight.shape(), folder,
+            " is another model: ", linears[i].name, " has another shape");
+    }
   }
 }
 

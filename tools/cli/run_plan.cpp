@@ -58,14 +58,13 @@ Sizes sizes_of(const ExportPlan& plan) {
   model->visit_embedding("", add);
   model->visit_head("", add);
   model->open_blocks(plan.model.num_layers, nullptr);
-  const auto block = model->make_block();
-  double of_block = 0.0;
-  block->visit(
-      "", [&](const std::string&, Var& p) { of_block += static_cast<double>(p.value().count()); });
-  for (const NamedLinear& l : block->linears()) {
-    of_block -= static_cast<double>(l.linear->in_features() * l.linear->out_features());
+  for (int64_t b = 0; b < model->block_count(); ++b) {
+    const auto block = model->make_block_at(b);
+    block->visit("", add);
+    for (const NamedLinear& l : block->linears()) {
+      sizes.others -= static_cast<double>(l.linear->in_features() * l.linear->out_features());
+    }
   }
-  sizes.others += of_block * static_cast<double>(plan.model.num_layers);
   return sizes;
 }
 

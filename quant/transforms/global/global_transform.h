@@ -20,7 +20,7 @@ namespace cbq {
 enum class OnlinePlace {
   attention,         // Block::attention_online: queries and keys
   attention_output,  // Linear::online of Block::attention_output_name()
-  fc2,               // Linear::online of Block::fc2_name()
+  fc2,               // Linear::online of Block::is_fc2()
 };
 
 class GlobalTransform {

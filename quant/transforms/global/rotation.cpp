@@ -23,6 +23,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include "kernels/ops.h"
 #include "quant/transforms/global/global_transform.h"
@@ -59,6 +60,8 @@ namespace {
 constexpr uint64_t stream_of_r1 = 0;
 constexpr uint64_t first_stream_of_r2 = 1;
 constexpr int64_t width_of_block64 = 64;
+
+bool is_even(int64_t width) { return hadamard_shape(width).block >= 2; }
 
 Tensor in_f64(const Var& v) { return kernels::cast(v.value().to(Device::cpu()), Dtype::f64); }
 
@@ -137,10 +140,15 @@ void change_linear(Linear& linear, const Change& change) {
   if (bias) store(linear.bias, *bias);
 }
 
+/// A router reads the stream, too, but is no linear: W diag(gain) Q^T.
+void change_router(Var& router, const Tensor& gain, const OrthogonalMatrix& stream) {
+  store(router, stream.rows(kernels::mul_row(in_f64(router), gain)));
+}
+
 /// The parts of a block that rotation looks at, and what is in its way.
 struct BlockParts {
   Linear* attention_output = nullptr;
-  Linear* fc2 = nullptr;
+  std::vector<Linear*> fc2;           // one, or one of every expert
   std::vector<ScalingSite> norms;     // sites behind norms, which read the stream
   std::optional<ScalingSite> values;  // from the values to the attention's output
   std::string r1_obstacle, r2_obstacle;
@@ -152,8 +160,8 @@ BlockParts parts_of(Block& block) {
   for (const NamedLinear& named : block.linears()) {
     if (named.name == block.attention_output_name()) {
       parts.attention_output = named.linear;
-    } else if (named.name == block.fc2_name()) {
-      parts.fc2 = named.linear;
+    } else if (block.is_fc2(named.name)) {
+      parts.fc2.push_back(named.linear);
     } else {
       readers.push_back(named);
     }
@@ -209,8 +217,10 @@ void Plan::change_block(Block& block, int64_t number) const {
         if (site.norm_bias != nullptr) change.shift = in_f64(*site.norm_bias);
         change.input = [this](const Tensor& w) { return stream->rows(w); };
       }
+      if (site.router != nullptr) change_router(*site.router, in_f64(*site.norm_weight), *stream);
     }
-    changes[found.attention_output].output = changes[found.fc2].output = stream;
+    changes[found.attention_output].output = stream;
+    for (Linear* fc2 : found.fc2) changes[fc2].output = stream;
   }
   if (parts.r2) {
     const ScalingSite& site = *found.values;
@@ -223,14 +233,16 @@ void Plan::change_block(Block& block, int64_t number) const {
     changes[found.attention_output].input = [heads](const Tensor& w) { return heads.rows(w); };
   }
   if (parts.r3) {
-    block.attention_online = OnlineHadamard::of_width(head_dim, found.fc2->weight.device());
+    const Device device = found.attention_output->weight.device();
+    block.attention_online = OnlineHadamard::of_width(head_dim, device);
   }
-  if (parts.r4) {
-    const int64_t width = found.fc2->in_features();
-    changes[found.fc2].input = [width](const Tensor& w) {
+  for (Linear* fc2 : found.fc2) {
+    if (!parts.r4) break;
+    const int64_t width = fc2->in_features();
+    changes[fc2].input = [width](const Tensor& w) {
       return OnlineHadamard::of_width(width, Device::cpu())->apply(Var(w)).value();
     };
-    found.fc2->online = OnlineHadamard::of_width(width, found.fc2->weight.device());
+    fc2->online = OnlineHadamard::of_width(width, fc2->weight.device());
   }
   for (const auto& [linear, change] : changes) change_linear(*linear, change);
   if (!parts.r1) return;
@@ -288,10 +300,24 @@ class Rotation : public GlobalTransform {
   std::vector<std::string> apply(Transformer& model) const override;
 
  private:
+  /// The part that is not possible in this block, and why; empty: all are possible.
+  std::pair<const char*, std::string> obstacle_in(Block& block) const;
+
   RotationParts parts_;
   std::string variant_ = "none";
   uint64_t seed_ = 0;
 };
+
+std::pair<const char*, std::string> Rotation::obstacle_in(Block& block) const {
+  const BlockParts found = parts_of(block);
+  if (parts_.r1 && !found.r1_obstacle.empty()) return {"r1", found.r1_obstacle};
+  if (parts_.r2 && !found.r2_obstacle.empty()) return {"r2", found.r2_obstacle};
+  for (const Linear* fc2 : found.fc2) {
+    if (!parts_.r4 || is_even(fc2->in_features())) continue;
+    return {"r4", "the width of its feed-forward part is an odd number"};
+  }
+  return {"", ""};
+}
 
 std::string Rotation::obstacle(Transformer& model) const {
   const auto because = [&](const char* part, const std::string& reason) {
@@ -299,29 +325,24 @@ std::string Rotation::obstacle(Transformer& model) const {
                   model.config.architecture, ": ", reason);
   };
   const ShapesOnly without_memory;
-  const std::unique_ptr<Block> any = model.make_block();
-  const BlockParts found = parts_of(*any);
-  const auto odd = [](int64_t n) { return hadamard_shape(n).block < 2; };
   if (parts_.r1) {
     const std::string ends = model.residual_ends().obstacle;
     if (!ends.empty()) return because("r1", ends);
-    if (!found.r1_obstacle.empty()) return because("r1", found.r1_obstacle);
+  }
+  for (int64_t b = 0; b < model.block_count(); ++b) {
+    const auto [part, reason] = obstacle_in(*model.make_block_at(b));
+    if (!reason.empty()) return because(part, reason);
+  }
+  if (parts_.r1) {
     const int64_t width = model.config.hidden_size;
     if (parts_.block64 && width % width_of_block64 != 0) {
       return because("block64", concat("its width, ", width, ", is no multiple of ",
                                        width_of_block64, "; r1 takes every even width"));
     }
-    if (odd(width)) return because("r1", "its width is an odd number");
+    if (!is_even(width)) return because("r1", "its width is an odd number");
   }
-  if (parts_.r2) {
-    if (!found.r2_obstacle.empty()) return because("r2", found.r2_obstacle);
-    if (odd(model.config.head_dim)) return because("r2", "the width of its heads is an odd number");
-  }
-  if (parts_.r3 && odd(model.config.head_dim)) {
-    return because("r3", "the width of its heads is an odd number");
-  }
-  if (parts_.r4 && odd(found.fc2->in_features())) {
-    return because("r4", "the width of its feed-forward part is an odd number");
+  if ((parts_.r2 || parts_.r3) && !is_even(model.config.head_dim)) {
+    return because(parts_.r2 ? "r2" : "r3", "the width of its heads is an odd number");
   }
   return "";
 }
@@ -353,10 +374,13 @@ std::vector<std::string> Rotation::apply(Transformer& model) const {
   }
   if (parts_.r2) tell_blocks("r2", plan->head_dim, hadamard_shape(plan->head_dim).block);
   if (parts_.r3) tell_blocks("r3", plan->head_dim, hadamard_shape(plan->head_dim).block);
-  if (parts_.r4) {
-    const int64_t width = model.config.intermediate_size;
-    tell_blocks("r4", width, hadamard_shape(width).block);
+  std::set<int64_t> widths;  // blocks with experts have another one
+  for (int64_t b = 0; b < model.block_count() && parts_.r4; ++b) {
+    const ShapesOnly without_memory;
+    const std::unique_ptr<Block> block = model.make_block_at(b);
+    for (Linear* l : parts_of(*block).fc2) widths.insert(l->in_features());
   }
+  for (const int64_t width : widths) tell_blocks("r4", width, hadamard_shape(width).block);
   model.change_blocks([plan](Block& block, int64_t number) {
     NoGrad no_record;
     plan->change_block(block, number);

@@ -63,8 +63,9 @@ std::vector<Tensor> inputs_of(Block& block, Linear& reader, const std::vector<Bl
   std::vector<Tensor> inputs;
   for (const BlockInput& pass : passes) {
     if (poll) poll();
+    catcher->seen = Tensor();
     run_until_seen(block, Var(pass.hidden), pass.sequence);
-    inputs.push_back(catcher->seen);
+    if (catcher->seen.defined()) inputs.push_back(catcher->seen);  // else an expert got no token
   }
   return inputs;
 }

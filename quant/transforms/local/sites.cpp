@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 
 #include "kernels/ops.h"
 #include "quant/transforms/local/arithmetic.h"
@@ -63,8 +64,22 @@ std::vector<std::string> skipped_notes(const std::string& who, const SkippedSite
   return notes;
 }
 
+namespace {
+
+/// One name for all experts: "mlp.experts.*.up_proj".
+std::string without_expert(const std::string& name, const Linear& linear) {
+  if (linear.expert < 0) return name;
+  const std::string number = concat(".", linear.expert, ".");
+  const size_t at = name.find(number);
+  return at == std::string::npos ? name
+                                 : name.substr(0, at) + ".*." + name.substr(at + number.size());
+}
+
+}  // namespace
+
 std::vector<FoldSite> fold_sites(Transformer& model, int64_t number, SkippedSites& skipped) {
   std::vector<FoldSite> sites;
+  std::set<std::string> reasons;  // a block with many experts counts once
   Block& block = model.block(number);
   const std::string prefix = model.block_prefix(number);
   std::map<const Linear*, std::string> unfed;  // not read from any site so far
@@ -74,18 +89,21 @@ std::vector<FoldSite> fold_sites(Transformer& model, int64_t number, SkippedSite
     FoldSite fold_site{prefix + site.name, site, {}};
     for (const Linear* reader : site.consumers) {
       if (reader->online) site.obstacle = "an online transform stands in between";
+      if (site.router != nullptr) site.obstacle = "a router reads it beside its experts";
       fold_site.consumers.push_back(prefix + name_of_linear.at(reader));
       unfed.erase(reader);
     }
     if (!site.obstacle.empty()) {
-      ++skipped[site.name + ": " + site.obstacle];
+      reasons.insert(without_expert(site.name, *site.consumers.front()) + ": " + site.obstacle);
     } else {
       sites.push_back(std::move(fold_site));
     }
   }
   for (const auto& [linear, name] : unfed) {
-    ++skipped["inputs of " + name + ": no producer that a factor could be folded into"];
+    reasons.insert("inputs of " + without_expert(name, *linear) +
+                   ": no producer that a factor could be folded into");
   }
+  for (const std::string& reason : reasons) ++skipped[reason];
   return sites;
 }
 

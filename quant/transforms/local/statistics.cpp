@@ -36,6 +36,7 @@ class Recorder : public LinearTransform {
 
   InputStatistics result() const {
     InputStatistics s;
+    if (tokens_ == 0) return of_zeros();  // an expert that no token reached
     s.min = low_.to_vector<double>();
     s.max = high_.to_vector<double>();
     for (size_t i = 0; i < s.min.size(); ++i) {
@@ -50,6 +51,12 @@ class Recorder : public LinearTransform {
   }
 
  private:
+  /// As if the layer had read one row of zeros: no channel stands out, and every error is 0.
+  InputStatistics of_zeros() const {
+    const std::vector<double> zeros(static_cast<size_t>(low_.count()), 0.0);
+    return {zeros, zeros, zeros, zeros, 0, Tensor::zeros({1, low_.count()}, Dtype::f32)};
+  }
+
   void record(const Tensor& x) {
     if (kernels::has_non_finite(x)) {
       throw NonFiniteError(

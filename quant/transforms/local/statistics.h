@@ -14,13 +14,13 @@
 namespace cbq {
 
 /// Input X [tokens, in] of one linear over all calibration segments; linears that read the same
-/// activation (q, k and v) share one object.
+/// activation (q, k and v) share one object. An expert that no token reached has seen zeros.
 struct InputStatistics {
   std::vector<double> abs_max;   // [in], max over tokens of |X_i|
   std::vector<double> abs_mean;  // [in], mean over tokens of |X_i|
   std::vector<double> min;       // [in]
   std::vector<double> max;       // [in]
-  int64_t tokens = 0;            // all that were seen
+  int64_t tokens = 0;            // all that were seen; of an expert, those that reached it
   /// Rows of X from all over the calibration set, [rows, in] f32 on the host: what quantiles and
   /// searches for a clip ratio are computed from.
   Tensor sample;
