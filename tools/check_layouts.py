@@ -25,27 +25,26 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 CT_GRIDS = [{"num_bits": bits, "type": "int", "symmetric": symmetric, **way}
             for bits in (2, 3, 4, 5, 8) for symmetric in (True, False)
             for way in ({"strategy": "channel"}, {"strategy": "group", "group_size": 8})]
-GPTQ_GRIDS = [{"method": "gptq", "bits": bits, "group_size": group, "sym": symmetric, "desc_act": False, "format": form}
+GPTQ_GRIDS = [{"method": "gptq", "bits": bits, "group_size": group, "sym": symmetric, "desc_act": False, "act_group_aware": False, "format": form}
               for bits in (2, 3, 4, 8)
               for group, symmetric, form in ((-1, True, "gptq"), (32, True, "gptq"), (32, False, "gptq_v2"))]
-GPTQ_GRIDS += [{"method": "gptq", "bits": bits, "group_size": 32, "sym": symmetric, "desc_act": True, "format": form}
+GPTQ_GRIDS += [{"method": "gptq", "bits": bits, "group_size": 32, "sym": symmetric, "desc_act": True, "act_group_aware": False, "format": form}
                for bits, symmetric, form in ((4, True, "gptq"), (3, False, "gptq_v2"))]
 GPTQ_GRIDS += [{"method": "awq", "bits": 4, "group_size": 32, "sym": symmetric, "format": "gemm"} for symmetric in (False, True)]
-INPUTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
 
 
 def linears(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and "layers" in name}
 
 
-def compressed_tensors(source, folder, weights, inputs):
+def compressed_tensors(source, folder, weights, layout):
     """Saves the model as the package does; returns {layer: weight} as it computes with it."""
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus, apply_quantization_config
     from compressed_tensors.quantization.lifecycle.forward import dequantize, quantize
     from compressed_tensors.quantization.utils import calculate_qparams
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    group = {"targets": ["Linear"], "weights": weights, "input_activations": inputs}
+    group = {"targets": ["Linear"], "weights": weights, "format": layout}
     apply_quantization_config(model, QuantizationConfig(config_groups={"group_0": group}, ignore=["lm_head"]))
     expected = {}
     with torch.no_grad():
@@ -90,10 +89,10 @@ def unpacked(packing, qweight, qzeros, scales, bits):
     if "awq" in packing:
         from auto_round.export.export_to_awq.utils import dequantize_gemm
         return dequantize_gemm(qweight, qzeros, scales, bits, qweight.shape[0] // scales.shape[0]).T.contiguous()
-    if "gptq" in packing:
-        from auto_round_extension.torch.qlinear_torch import QuantLinear
-    else:
+    if "gptq" in packing:  # zero points less one
         from auto_round_extension.torch.qlinear_torch_zp import QuantLinear
+    else:
+        from auto_round_extension.torch.qlinear_torch import QuantLinear
     inputs, outputs = qweight.shape[0] * 32 // bits, qweight.shape[1]
     layer = QuantLinear(bits, inputs // scales.shape[0], inputs, outputs, False)
     layer.qweight, layer.qzeros, layer.scales = qweight, qzeros, scales
@@ -110,7 +109,8 @@ def gptqmodel(source, folder, method, **settings):
     vocabulary = json.loads((pathlib.Path(source) / "config.json").read_text())["vocab_size"]
     segments = [[draw.randrange(3, vocabulary) for _ in range(128)] for _ in range(8)]
     config = (AWQConfig if method == "awq" else GPTQConfig)(offload_to_disk=False, **settings)
-    model = GPTQModel.load(str(source), config, dtype=torch.float32, device="cpu")
+    dtype = torch.float16 if method == "awq" else torch.float32  # AWQ's layers take no other
+    model = GPTQModel.load(str(source), config, dtype=dtype, device="cpu")
     folder.mkdir()
     with contextlib.chdir(folder.parent):  # it writes logs where it stands
         model.quantize([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in segments])
@@ -168,11 +168,10 @@ def main():
 
     if "compressed-tensors" in options.packages:
         for grid in CT_GRIDS:
-            check(f"compressed-tensors {grid}", lambda to: compressed_tensors(fixture, to, grid, None))
-        for grid in CT_GRIDS:  # int-quantized
-            check(f"compressed-tensors {grid}, inputs of 8 bits", lambda to: compressed_tensors(fixture, to, grid, INPUTS))
+            for layout in ("pack-quantized", "int-quantized"):
+                check(f"compressed-tensors {layout} {grid}", lambda to: compressed_tensors(fixture, to, grid, layout))
     if "auto-round" in options.packages:
-        for bits, group, symmetric in ((2, 32, False), (3, 32, True), (4, 32, False), (4, 32, True), (8, -1, False)):
+        for bits, group, symmetric in ((2, 32, False), (3, 32, True), (4, 32, False), (4, 32, True), (8, -1, True)):
             check(f"auto-round {bits} bits, group {group}, {'symmetric' if symmetric else 'asymmetric'}",
                   lambda to: auto_round(fixture, to, bits, group, symmetric, "auto_round"))
         for group, symmetric in ((32, False), (32, True), (-1, False)):
