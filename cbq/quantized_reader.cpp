@@ -1,6 +1,7 @@
 // open_quantized, load_quantized: a quantized folder -> Transformer (cbq/quantized_folder.h).
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <set>
 #include <utility>
 
@@ -149,6 +150,9 @@ class FolderReader : public BlockSource {
   WeightLayout layout_of(const std::string& layer, const Linear& linear, const json& section) const;
   /// Of a layer of so many inputs.
   InputLayout input_layout(const std::string& layer, const json& section, int64_t width) const;
+  /// Whether the clip ratio of a layer's input is other than 1: its logarithm is stored. A plan is
+  /// made without memory of tensors, so its bytes are looked at. After check_headers().
+  bool has_clip_ratio(const std::string& layer) const;
   void check_block(Block& block, const std::string& prefix) const;
   /// How many clusters of channels an operand of a block's attention has; 0: none.
   int64_t attention_clusters_of(const std::string& prefix, AttentionOperand operand) const;
@@ -343,6 +347,7 @@ ExportPlan FolderReader::plan(Transformer& model) const {
       }
       if (const json& section = section_of(layer.path, "input"); !section.is_null()) {
         layer.input = input_layout(layer.path, section, layer.in).config;
+        layer.clipped = layer.input.dynamic && has_clip_ratio(layer.path);
       }
       if (const json& section = section_of(layer.path, "online"); !section.is_null()) {
         layer.online = json_string(json_at(section, "kind", where_), "kind", where_);
@@ -450,6 +455,13 @@ InputLayout FolderReader::input_layout(const std::string& layer, const json& sec
     }
   }
   return layout;
+}
+
+bool FolderReader::has_clip_ratio(const std::string& layer) const {
+  const std::string name = layer + ".input_clip";
+  float logarithm = 0.0f;
+  std::memcpy(&logarithm, checkpoint_.file_of(name).bytes(name).data(), sizeof logarithm);
+  return logarithm != 0.0f;
 }
 
 void FolderReader::check_clusters(const Tensor& sizes, int64_t width,

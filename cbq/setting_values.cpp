@@ -24,6 +24,7 @@ Names with_default(Names names) {
 Names values_of(const std::string& setting) {
   static const std::map<std::string, std::function<Names()>> lists = {
       {"symmetric_form", symmetric_form_names},
+      {"act_symmetric_form", symmetric_form_names},
       {"granularity", weight_granularity_names},
       {"scale_search", scale_search_names},
       {"scale_type", scale_type_names},

@@ -37,6 +37,7 @@ ActivationConfig Settings::activation_config() const {
   ActivationConfig config;
   config.bits = abits;
   config.symmetric = act_symmetric;
+  config.form = symmetric_form_from_name(act_symmetric_form);
   config.granularity = granularity_from_name(act_granularity);
   config.dynamic = act_dynamic;
   return config;
@@ -211,6 +212,11 @@ std::string hash_of(const Settings& settings) {
                         [&](const char* name, const auto&, const char*, SettingStage stage) {
                           if (stage == SettingStage::label) json.erase(name);
                         });
+  // Settings that came later count where they are not what runs before them did, so that results
+  // of those are found again.
+  if (settings.act_symmetric_form == Settings().act_symmetric_form) {
+    json.erase("act_symmetric_form");
+  }
   Digest digest;
   for (const auto& [name, value] : json.items()) {
     digest.add(name);

@@ -26,6 +26,7 @@ struct Settings {
   std::string scale_search = "squared_error";
   std::string scale_type = "f32";
   bool act_symmetric = false;
+  std::string act_symmetric_form = "restricted";
   std::string act_granularity = "per_token";
   bool act_dynamic = true;
   bool quantize_attention = false;
@@ -163,6 +164,7 @@ void visit_slotted_settings(S& s, Visit&& visit) {
   visitor("scale_search", s.scale_search, "start of the scale: min_max, squared_error", grid);
   visitor("scale_type", s.scale_type, "type that holds the scales of weights, which are rounded to it from the start: f32, bf16, f16 (as GPTQ and GGUF store them), e5m6 (f16 with 7 significant bits, whose products with 4-bit zero points are f16, too)", grid);
   visitor("act_symmetric", s.act_symmetric, "symmetric activation grid", grid);
+  visitor("act_symmetric_form", s.act_symmetric_form, "of act_symmetric; full_range: all 2^b codes (as compressed-tensors has it); restricted: max|x| on the grid", grid);
   visitor("act_granularity", s.act_granularity, "activations that share a scale: per_token (dynamic), per_tensor (static), per_cluster (static, of the clusters of channels that pre-processing reorder makes)", grid);
   visitor("act_dynamic", s.act_dynamic, "activation ranges from the token at hand; false: from calibration, as per_tensor and per_cluster need", grid);
   visitor("quantize_attention", s.quantize_attention, "queries, keys and values at abits too, per token and head (where pre-processing has made clusters of them, and with act_granularity per_cluster, static)", grid);

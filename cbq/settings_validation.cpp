@@ -100,8 +100,9 @@ void validate_activations(const Settings& s) {
         "act_dynamic: true needs act_granularity per_token (a range of all tokens at hand would "
         "change with the batch, and a token would depend on those behind it); leave act_dynamic "
         "out, or set it to false");
-  check(!s.act_symmetric || s.abits > 1,
-        "abits: 1 bit has no symmetric activation grid; use 2 bits or more, or act_symmetric off");
+  check(!s.act_symmetric || s.act_symmetric_form != "restricted" || s.abits > 1,
+        "act_symmetric_form: restricted has no grid at 1 bit (its scale would divide by 2^0 - 1 = "
+        "0); use 2 bits or more, full_range, or act_symmetric off");
   check(!s.quantize_attention || s.abits < float_bits, "quantize_attention: needs abits below ",
         float_bits, ", got ", s.abits);
 }

@@ -6,7 +6,8 @@ cbq_sources(python_sources tools/python)
 pybind11_add_module(cbq_python MODULE NO_EXTRAS ${python_sources})
 target_link_libraries(cbq_python PRIVATE cbq_commands cbq_objects)
 cbq_compile_fast(cbq_python)
-install(TARGETS cbq_python LIBRARY DESTINATION cbq COMPONENT python)
+# By name alone (pip asks for it): `cmake --install` puts programs into a prefix, which is no place of Python packages.
+install(TARGETS cbq_python LIBRARY DESTINATION cbq COMPONENT python EXCLUDE_FROM_ALL)
 
 file(GLOB python_files RELATIVE ${CMAKE_SOURCE_DIR}/tools/python CONFIGURE_DEPENDS
      ${CMAKE_SOURCE_DIR}/tools/python/cbq/*.py ${CMAKE_SOURCE_DIR}/tools/python/cbq/*.pyi

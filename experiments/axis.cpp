@@ -73,6 +73,7 @@ std::map<std::string, AxisValues> known_axes(int64_t blocks) {
       {"method", plain(method_names())},
       {"scale_search", plain(values_of("scale_search"))},
       {"scale_type", plain(values_of("scale_type"))},
+      {"act_symmetric_form", plain(values_of("act_symmetric_form"))},
       {"grid", plain(values_of("grid"))},
       {"start", plain(values_of("start"))},
       {"hard_phase", plain({"0.0", "0.5", "1.0"})},

@@ -55,7 +55,8 @@ svg .open { stroke: var(--open); fill: var(--open); }
   width: 100%; max-width: 420px; height: auto; margin: 0; color: var(--text); }
 @media (max-width: 600px) { main { padding: 1rem .6rem 3rem; } h1 { font-size: 1.3rem; }
   th, td { padding: .25rem .45rem; }
-  th.label, td.label { min-width: 7.5rem; max-width: 46vw; white-space: normal; }
+  th.label, td.label { min-width: 7.5rem; max-width: 46vw; white-space: normal;
+    overflow-wrap: break-word; }
   table.trends thead, table.trends tr.claim td.rest { display: none; }
   table.trends tr { display: grid; grid-template-columns: 1fr auto; padding: .35rem 0;
     border-bottom: 1px solid var(--line); }

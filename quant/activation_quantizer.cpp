@@ -9,6 +9,7 @@
 #include "kernels/launch/tuned_switch.h"
 #include "kernels/ops.h"
 #include "quant/activation_kernels.h"
+#include "quant/grid_rule.h"
 #include "quant/quantize_tokens.h"
 
 namespace cbq {
@@ -156,6 +157,16 @@ std::vector<Var> ActivationQuantizer::inputs(const Deferred& y,
           if (a.requires_grad()) a.accumulate(kernels::cast(d.clips[i], a.dtype()));
         }
       });
+}
+
+StaticGrid ActivationQuantizer::static_grid() const {
+  check(config_.granularity == Granularity::per_tensor && observed_, layer_,
+        ": its input has no range of all tokens");
+  const auto low = static_cast<float>(low_[0]), high = static_cast<float>(high_[0]);
+  const GridRule<float> rule(config_.bits, config_.symmetric, config_.form);
+  const float clip = clip_.value().to_vector<float>()[0];
+  const TokenGrid<float> grid = rule.token_grid(std::min(low, 0.0f), std::max(high, 0.0f), clip);
+  return {grid.scale, static_cast<int>(grid.zero_point)};
 }
 
 std::vector<Var> ActivationQuantizer::variables() const {

@@ -10,6 +10,12 @@
 
 namespace cbq {
 
+/// A grid of all inputs.
+struct StaticGrid {
+  float scale;
+  int zero_point;
+};
+
 /// per_token, dynamic (x_t: one token's row; alpha: learned clip ratio, alpha = e^a with a starting
 /// at 0):
 ///   asymmetric: lo = alpha min(x_t, 0), hi = alpha max(x_t, 0), s = (hi - lo) / (2^b - 1),
@@ -46,6 +52,9 @@ class ActivationQuantizer : public FusedInput {
   /// range [clusters, 2] and their sizes, clusters [clusters] f32.
   std::vector<std::pair<std::string, Tensor>> snapshot() const;
   void restore(const std::vector<std::pair<std::string, Tensor>>& values);
+  /// s and z of a per_tensor quantizer, in f32. Throws std::invalid_argument for ranges of other
+  /// kinds, and before observe().
+  StaticGrid static_grid() const;
   const ActivationConfig& config() const { return config_; }
   const std::vector<int64_t>& clusters() const { return clusters_; }
 

@@ -2,6 +2,8 @@
 // tools/check_exports.py compares it with the Python package itself.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -163,13 +165,135 @@ TEST(CompressedTensorsConfig, AHalfTypeHoldsScalesAndAllOtherParameters) {
   }
 }
 
+// ---- int-quantized ------------------------------------------------------------------------------
+
+std::vector<int8_t> signed_bytes_of(const SafetensorsFile& file, const std::string& name) {
+  EXPECT_EQ(file.info(name).dtype, "I8") << name;
+  const auto bytes = file.bytes(name);
+  std::vector<int8_t> result(bytes.size());
+  std::memcpy(result.data(), bytes.data(), bytes.size());
+  return result;
+}
+
+/// (q - z) s of a layer.
+std::vector<float> weight_of_bytes(const SafetensorsFile& file, const std::string& layer,
+                                   bool symmetric) {
+  const std::vector<int8_t> q = signed_bytes_of(file, layer + ".weight");
+  const Tensor scales = file.load(layer + ".weight_scale");
+  const auto scale = scales.to_vector<float>();
+  std::vector<int8_t> z(scale.size(), 0);
+  if (!symmetric) z = signed_bytes_of(file, layer + ".weight_zero_point");
+  EXPECT_EQ(z.size(), scale.size());
+  std::vector<float> w;
+  for (size_t i = 0; i < q.size(); ++i) {
+    const size_t at = i / (q.size() / scale.size());
+    w.push_back(static_cast<float>(q[i] - z[at]) * scale[at]);
+  }
+  return w;
+}
+
+struct InputGrid {
+  double scale, zero;
+};
+
+/// calculate_qparams of the package, in double.
+InputGrid grid_of_token(const std::vector<double>& x, int bits, bool symmetric) {
+  const double least = std::min(0.0, *std::min_element(x.begin(), x.end()));
+  const double most = std::max(0.0, *std::max_element(x.begin(), x.end()));
+  const double low = -std::pow(2, bits - 1), range = std::pow(2, bits) - 1;
+  if (symmetric) return {std::max(-least, most) / (range / 2), 0.0};
+  const double scale = (most - least) / range;
+  return {scale, std::nearbyint(std::clamp(low - least / scale, low, low + range))};
+}
+
+/// fake_quantize of the package.
+double through(double x, const InputGrid& grid, int bits) {
+  const double low = -std::pow(2, bits - 1), high = std::pow(2, bits - 1) - 1;
+  const double q = std::nearbyint(std::clamp(x / grid.scale + grid.zero, low, high));
+  return (q - grid.zero) * grid.scale;
+}
+
+InputGrid stored_grid(const SafetensorsFile& file, const std::string& layer, bool symmetric) {
+  InputGrid grid{file.load(layer + ".input_scale").to_vector<double>().at(0), 0.0};
+  if (!symmetric) grid.zero = signed_bytes_of(file, layer + ".input_zero_point").at(0);
+  return grid;
+}
+
+/// [3, width], of both signs and different sizes.
+Tensor some_inputs(int64_t width) {
+  std::vector<double> values;
+  for (int64_t i = 0; i < 3 * width; ++i) {
+    const auto at = static_cast<double>(i);
+    values.push_back(std::sin(1.7 * at) + 0.4 * std::cos(0.13 * at * at));
+  }
+  return Tensor::from(values, {3, width}, Dtype::f32);
+}
+
+class IntQuantized : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(IntQuantized, HoldsWeightsAndInputsAsThePackageMeansThem) {
+  const json changes = json::parse(GetParam());
+  const TemporaryFolder folder;
+  const auto model = quantized("llama", changes);
+  write(*model, folder / "c");
+  const json section = json_of(folder / "c/config.json").at("quantization_config");
+  EXPECT_EQ(section.at("format"), "int-quantized");
+  const json& group = section.at("config_groups").at("group_0");
+  const json& inputs = group.at("input_activations");
+  const int bits = inputs.at("num_bits");
+  const bool symmetric = inputs.at("symmetric"), is_static = !inputs.at("dynamic").get<bool>();
+  EXPECT_EQ(bits, changes.at("abits"));
+  EXPECT_EQ(symmetric, changes.value("act_symmetric", false));
+  EXPECT_EQ(is_static, changes.contains("act_granularity"));
+  EXPECT_EQ(inputs.at("strategy"), is_static ? "tensor" : "token");
+  const SafetensorsFile file = SafetensorsFile::open(folder / "c/model.safetensors");
+  for (const WindowLinear& l : linears_of(*model, {0, model->block_count()})) {
+    SCOPED_TRACE(l.path);
+    EXPECT_FALSE(file.has(l.path + ".weight_shape"));
+    EXPECT_EQ(weight_of_bytes(file, l.path, changes.value("symmetric", false)),
+              l.linear->transform->weight(l.linear->weight).value().to_vector<float>());
+    const int64_t width = l.linear->in_features();
+    const Var x(some_inputs(width));
+    const auto found = l.linear->transform->input(x).value().to_vector<double>();
+    const auto values = x.value().to_vector<double>();
+    for (int64_t t = 0; t < 3; ++t) {
+      const std::vector<double> token(values.begin() + t * width, values.begin() + (t + 1) * width);
+      const InputGrid grid =
+          is_static ? stored_grid(file, l.path, symmetric) : grid_of_token(token, bits, symmetric);
+      for (int64_t j = 0; j < width; ++j) {
+        EXPECT_NEAR(found[static_cast<size_t>(t * width + j)],
+                    through(token[static_cast<size_t>(j)], grid, bits), 1e-3 * grid.scale);
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Grids, IntQuantized,
+    ::testing::Values(
+        R"({"wbits": 8, "symmetric": true, "abits": 8, "act_symmetric": true,
+            "act_symmetric_form": "full_range"})",
+        R"({"wbits": 4, "group_size": 8, "abits": 4})",
+        R"({"wbits": 3, "symmetric": true, "abits": 8})",
+        R"({"wbits": 5, "granularity": "per_tensor", "abits": 6, "act_granularity": "per_tensor",
+            "act_dynamic": false})",
+        R"({"wbits": 8, "symmetric": true, "abits": 8, "act_symmetric": true,
+            "act_granularity": "per_tensor", "act_dynamic": false})"));
+
 TEST(CompressedTensorsConfig, WhatHasNoPlaceIsAnObstacle) {
   const auto refused = [](const json& changes, std::initializer_list<const char*> parts) {
     const ExportPlan plan = export_plan(ModelConfig::load(fixture("llama")), settings_of(changes));
     expect_error<std::invalid_argument>(
         [&] { check_exportable(*exporters().make(format), plan, "--export"); }, parts);
   };
-  refused({{"abits", 8}}, {"learned ranges of activations", "--export packed"});
+  refused({{"abits", 8}, {"reconstruct", "cbq"}},
+          {"model.layers.0.self_attn.q_proj", "clip ratios", "--no-learn-activation", "packed"});
+  refused({{"abits", 8}, {"preprocess", "percentile"}}, {"clip ratios", "preprocessing"});
+  refused({{"abits", 8}, {"act_symmetric", true}},
+          {"full_range", "are restricted", "--act-symmetric-form full_range"});
+  refused({{"abits", 8}, {"layer_bits", "o_proj=16"}}, {"layers.0.self_attn.o_proj", "weight is"});
+  refused({{"abits", 10}}, {"10 bits", "up to 8"});
+  refused({{"abits", 8}, {"quantize_attention", true}}, {"queries", "--no-quantize-attention"});
   refused({{"rotation", "r4"}}, {"down_proj", "hadamard", "dense or packed"});
   refused({{"wbits", 16}}, {"no layer has codes"});
 }

@@ -149,6 +149,8 @@ void expect_same(const ExportPlan& before, const ExportPlan& after) {
       EXPECT_EQ(a.input.granularity, b.input.granularity);
       EXPECT_EQ(a.input.symmetric, b.input.symmetric);
       EXPECT_EQ(a.input.dynamic, b.input.dynamic);
+      EXPECT_EQ(a.input.form, b.input.form);
+      EXPECT_TRUE(a.clipped || !b.clipped);  // what is learned may end where it began
     }
   }
   EXPECT_EQ(before.attention.has_value(), after.attention.has_value());
@@ -180,6 +182,10 @@ constexpr Result results[] = {
     {"llama", R"({"layer_bits": "down_proj=16,*.0.self_attn.*=5", "reconstruct": "none"})"},
     {"opt", R"({"abits": 8, "act_granularity": "per_tensor", "reconstruct": "none"})"},
     {"llama", R"({"wbits": 16, "abits": 8, "reconstruct": "none"})"},
+    {"llama", R"({"wbits": 8, "symmetric": true, "abits": 8, "act_symmetric": true,
+                  "act_symmetric_form": "full_range", "learn_activation": false})"},
+    {"qwen2", R"({"wbits": 4, "abits": 8})"},
+    {"llama", R"({"abits": 8, "preprocess": "omse", "reconstruct": "none"})"},
     {"llama", R"({"wbits": 4, "scale_type": "f16", "layer_bits": "down_proj=16"})"},
     {"mistral", R"({"wbits": 4, "scale_type": "e5m6", "symmetric": true,
                     "layer_bits": "mlp=16,k_proj=16,v_proj=16"})"},

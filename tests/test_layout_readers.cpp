@@ -131,7 +131,12 @@ TEST_P(Layouts, AreExportedAsResultsAre) {
     SCOPED_TRACE(name);
     export_model(*exporter, *model, {folder.folder / name, Dtype::f32, false});
     const auto again = load_any_model(folder.folder / name, Dtype::f32, Device::cpu());
-    EXPECT_EQ(perplexity(*again, segments).nll_sum, score);
+    const double found = perplexity(*again, segments).nll_sum;
+    if (exporter->rounds(plan, Dtype::f32, Dtype::f32)) {
+      EXPECT_NEAR(found, score, 1e-5 * score);
+    } else {
+      EXPECT_EQ(found, score);
+    }
     ++read;
   }
   EXPECT_GE(read, plan.quantizes_activations() ? 1u : 2u) << "packed and dense";
@@ -328,14 +333,14 @@ struct ExportedFolder {
       std::memcpy(shape, opened.bytes(name).data(), sizeof shape);
       const std::vector<int32_t> small(shape, shape + 2);
       tensors[name] = Tensor::from(small, {2}, Dtype::i32);
-      shapes.insert(name);
+      shapes.emplace(name, StoredAs::i64);
     }
   }
-  void write() const { write_safetensors_with_i64(file, tensors, {}, shapes); }
+  void write() const { write_safetensors_stored(file, tensors, {}, shapes); }
 
   fs::path file;
   std::map<std::string, Tensor> tensors;
-  std::set<std::string> shapes;
+  StoredTypes shapes;
 };
 
 /// Codes of 3 bits, [rows, words] without gaps -> ten in a word, as before version 0.18. Bit by
@@ -364,7 +369,7 @@ TEST(LayoutVersions, SayHowCodesArePackedWhereTheWordsDoNot) {
   export_model(*exporters().make("dense"), *model, {folder / "d", Dtype::f32, false});
   ExportedFolder exported(folder / "c");
   int64_t doubtful = 0;
-  for (const std::string& name : exported.shapes) {
+  for (const auto& [name, as] : exported.shapes) {
     const std::string stem = name.substr(0, name.rfind('.'));
     Tensor& packed = exported.tensors.at(stem + ".weight_packed");
     const int64_t codes = exported.tensors.at(name).to_vector<int32_t>()[1];
@@ -393,12 +398,12 @@ TEST(LayoutTensors, ShapesOfPackedCodesAreThoseOfTheLayer) {
   const TemporaryFolder folder;
   export_model(*exporters().make("compressed-tensors"), *model, {folder / "c", Dtype::f32, false});
   ExportedFolder exported(folder / "c");
-  exported.tensors.at(*exported.shapes.begin()) =
+  exported.tensors.at(exported.shapes.begin()->first) =
       Tensor::from(std::vector<int32_t>{999, 1}, {2}, Dtype::i32);
   exported.write();
-  expect_error<std::runtime_error>(
-      [&] { load_any_model(folder / "c", Dtype::f32, Device::cpu()); },
-      {exported.shapes.begin()->c_str(), "[999, 1]", "take the folder from its source again"});
+  expect_error<std::runtime_error>([&] { load_any_model(folder / "c", Dtype::f32, Device::cpu()); },
+                                   {exported.shapes.begin()->first.c_str(), "[999, 1]",
+                                    "take the folder from its source again"});
 }
 
 TEST(LayoutTensors, OfLayersOutsideBlocksAreRefused) {

@@ -3,8 +3,9 @@
 
     tools/check_exports.py --cbq build/cpu/bin/cbq [--model FOLDER ...] [--formats FORMAT ...] [--run]
 
-Formats: compressed-tensors (the default), gguf, gptq, auto_round, awq. tools/exports_gguf.py and tools/exports_gptq.py (the last three)
-say what is compared, and which packages that needs.
+Formats: compressed-tensors (the default), int-quantized (the same format with quantized inputs), gguf, gptq, auto_round, awq.
+tools/exports_int_quantized.py, tools/exports_gguf.py and tools/exports_gptq.py (the last three) say what is compared, and which
+packages that needs.
 Compressed-tensors: for every model (default: fixtures of LLaMA, OPT and BLOOM) and grid, `cbq quantize` makes a packed result, and `cbq export`
 writes it as dense (the reference: s (q - z), in f32) and as compressed-tensors. Then
 
@@ -124,10 +125,11 @@ def main():
     parser.add_argument("--cbq", required=True)
     root = pathlib.Path(__file__).resolve().parent.parent
     parser.add_argument("--model", nargs="*", type=pathlib.Path, help="default: fixtures; models/embedded for all formats but compressed-tensors")
-    parser.add_argument("--formats", nargs="*", choices=["compressed-tensors", "gguf", "gptq", "auto_round", "awq"], default=["compressed-tensors"])
+    parser.add_argument("--formats", nargs="*", choices=["compressed-tensors", "int-quantized", "gguf", "gptq", "auto_round", "awq"], default=["compressed-tensors"])
     parser.add_argument("--tolerance", type=float, default=1e-6, help="of logits, relative to the largest one")
     parser.add_argument("--run", action="store_true", help="all but compressed-tensors: load the files with llama.cpp, GPTQModel, transformers, too")
     parser.add_argument("--tolerance-half", type=float, default=3e-3, help="likewise, of programs that compute in f16")
+    parser.add_argument("--tolerance-loss", type=float, default=1e-4, help="of the mean loss per token, int-quantized")
     parser.add_argument("--perplexity", type=float, default=0.005, help="largest relative difference of llama.cpp's")
     parser.add_argument("--text", type=pathlib.Path, help="that the other programs are scored on, with --run (needs h5py)")
     parser.add_argument("--tokenizer", type=pathlib.Path, default=root / "models/embedded")
@@ -139,6 +141,12 @@ def main():
         if name == "compressed-tensors":
             options.model = given or [root / "tests/fixtures/models" / family for family in ("llama", "opt", "bloom")]
             check_compressed_tensors(options)
+            continue
+        if name == "int-quantized":
+            import exports_int_quantized
+            fixtures = [] if options.text else [root / "tests/fixtures/models/llama"]
+            models = given or fixtures + [root / "models/embedded"]
+            exports_int_quantized.check(options.cbq, run, models, options, tensors_of)
             continue
         if name == "gguf":
             import exports_gguf

@@ -40,7 +40,7 @@ void CodedExporter::finish() {
 void CodedExporter::add(NamedTensors floats, CodedTensors coded) {
   for (auto& [path, tensor] : floats) tensor = kernels::cast(tensor, target_.dtype);
   coded.tensors.merge(floats);
-  files_->add(std::move(coded.tensors), coded.as_i64);
+  files_->add(std::move(coded.tensors), coded.stored);
 }
 
 }  // namespace cbq

@@ -5,7 +5,6 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -16,7 +15,7 @@ namespace cbq {
 /// Tensors by their names in the folder.
 struct CodedTensors {
   NamedTensors tensors;
-  std::set<std::string> as_i64;  // those of i32 that are written as I64
+  StoredTypes stored;  // of those that are stored in a type of the format alone
 };
 
 class CodedExporter : public Exporter {

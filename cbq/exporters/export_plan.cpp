@@ -1,5 +1,6 @@
 #include "cbq/exporters/export_plan.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "cbq/global_transforms.h"
@@ -21,6 +22,11 @@ ExportPlan export_plan(const ModelConfig& config, const Settings& settings) {
   };
   const auto stages = parse_preprocessors(settings.preprocess);
   const ActivationConfig input = settings.activation_config();
+  const bool learns_clips =
+      settings.learn_activation && (settings.reconstructs() || settings.polishes());
+  const bool clips = learns_clips || std::any_of(stages.begin(), stages.end(), [](const auto& s) {
+                       return s->clips_activations();
+                     });
   ExportPlan plan;
   plan.model = config;
   for (int64_t b = 0; b < model->block_count(); ++b) {
@@ -39,6 +45,7 @@ ExportPlan export_plan(const ModelConfig& config, const Settings& settings) {
                              .in = l.linear->in_features(),
                              .weight = weight_config_of(*model, settings, l),
                              .input = input,
+                             .clipped = clips && input.quantizes() && input.dynamic,
                              .online = online_before});
     }
   }

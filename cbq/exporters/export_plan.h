@@ -19,6 +19,7 @@ struct PlannedLayer {
   WeightConfig weight;      // bits: float_bits where the weight stays in floating point
   ActivationConfig input;   // likewise
   bool act_order = false;   // the inputs of a group are no neighbours (PackedWeight::group_index)
+  bool clipped = false;     // a dynamic range of its input may have a clip ratio other than 1
   std::string online = "";  // kind of the StoredTransform before the layer; "": none
 };
 

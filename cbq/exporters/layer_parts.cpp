@@ -57,9 +57,9 @@ WeightFiles::WeightFiles(const ExportTarget& target, int64_t parts) : folder_(ta
   if (target.sharded) shards_.emplace(folder_, parts);
 }
 
-void WeightFiles::add(NamedTensors tensors, const std::set<std::string>& as_i64) {
-  if (shards_) return shards_->add(tensors, as_i64);
-  as_i64_.insert(as_i64.begin(), as_i64.end());
+void WeightFiles::add(NamedTensors tensors, const StoredTypes& stored) {
+  if (shards_) return shards_->add(tensors, stored);
+  stored_.insert(stored.begin(), stored.end());
   all_.merge(tensors);
   check(tensors.empty(), "WeightFiles: tensor \"", tensors.empty() ? "" : tensors.begin()->first,
         "\" was added before");
@@ -68,7 +68,7 @@ void WeightFiles::add(NamedTensors tensors, const std::set<std::string>& as_i64)
 void WeightFiles::finish() {
   if (shards_) return shards_->finish();
   fs::create_directories(folder_);
-  write_safetensors_with_i64(folder_ / "model.safetensors", all_, {{"format", "pt"}}, as_i64_);
+  write_safetensors_stored(folder_ / "model.safetensors", all_, {{"format", "pt"}}, stored_);
   all_.clear();
 }
 

@@ -4,7 +4,6 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string>
 
 #include "cbq/exporters/exporter.h"
@@ -39,16 +38,16 @@ class WeightFiles {
  public:
   /// `parts`: how often add() will be called.
   WeightFiles(const ExportTarget& target, int64_t parts);
-  /// The i32 tensors named in `as_i64` are written as I64, as other programs expect of shapes.
-  /// Throws std::invalid_argument for a tensor that was added before.
-  void add(NamedTensors tensors, const std::set<std::string>& as_i64 = {});
+  /// `stored`: as in write_safetensors_stored (nn/formats/model_files.h). Throws
+  /// std::invalid_argument for a tensor that was added before.
+  void add(NamedTensors tensors, const StoredTypes& stored = {});
   void finish();
 
  private:
   std::filesystem::path folder_;
   std::optional<ShardedWriter> shards_;
   NamedTensors all_;  // until finish(), where there are no shards
-  std::set<std::string> as_i64_;
+  StoredTypes stored_;
 };
 
 /// config.json of the floating-point model in `dtype`: without a quantization section.

@@ -11,8 +11,18 @@
 
 namespace cbq {
 
+const char* stored_name_of(const std::string& tensor, Dtype dtype, StoredAs as) {
+  if (as == StoredAs::it_is) return safetensors_name_of(dtype);
+  const bool is_i64 = as == StoredAs::i64;
+  const Dtype values = is_i64 ? Dtype::i32 : Dtype::u8;
+  const char* name = is_i64 ? "I64" : "I8";
+  check(dtype == values, "write_safetensors: \"", tensor, "\" is ", dtype, ", and ", name,
+        " is written of ", values);
+  return name;
+}
+
 int64_t PlannedTensor::bytes() const {
-  int64_t count = as_i64 ? 8 : size_of(dtype);
+  int64_t count = as == StoredAs::i64 ? 8 : size_of(dtype);
   for (const int64_t extent : shape) count *= extent;
   return count;
 }
@@ -32,7 +42,7 @@ std::string safetensors_beginning(const std::filesystem::path& path,
     check(is_utf8(tensor.name) && tensor.name != "__metadata__", path, ": impossible name \"",
           tensor.name, "\" of a tensor");
     const int64_t end = at + tensor.bytes();
-    add(tensor.name, {{"dtype", tensor.as_i64 ? "I64" : safetensors_name_of(tensor.dtype)},
+    add(tensor.name, {{"dtype", stored_name_of(tensor.name, tensor.dtype, tensor.as)},
                       {"shape", tensor.shape},
                       {"data_offsets", {at, end}}});
     at = end;

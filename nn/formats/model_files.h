@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -13,12 +12,22 @@
 
 namespace cbq {
 
+/// Types of the format that no tensor has here, and that other programs expect:
+///   i64: values of i32, of shapes;
+///   i8:  bytes of u8 that are signed integers (two's complement), of codes.
+enum class StoredAs { it_is, i64, i8 };
+/// Tensors that are stored in such a type, by name.
+using StoredTypes = std::map<std::string, StoredAs>;
+/// Throws std::invalid_argument, naming `tensor`, for values that cannot be stored so. Returns the
+/// name of the type in the format.
+const char* stored_name_of(const std::string& tensor, Dtype dtype, StoredAs as);
+
 /// A tensor that will be written: its name, type and shape.
 struct PlannedTensor {
   std::string name;
   Dtype dtype = Dtype::f32;
   Shape shape;
-  bool as_i64 = false;  // i32 values, written as I64
+  StoredAs as = StoredAs::it_is;
   int64_t bytes() const;
 };
 
@@ -32,13 +41,12 @@ std::string safetensors_beginning(const std::filesystem::path& path,
                                   const std::vector<PlannedTensor>& tensors,
                                   const std::map<std::string, std::string>& metadata);
 
-/// write_safetensors (nn/formats/safetensors.h), where the i32 tensors named in `as_i64` are
-/// written as I64, a type that no tensor has here and that other programs expect of shapes. Throws
-/// std::invalid_argument for a name that no i32 tensor has.
-void write_safetensors_with_i64(const std::filesystem::path& path,
-                                const std::map<std::string, Tensor>& tensors,
-                                const std::map<std::string, std::string>& metadata,
-                                const std::set<std::string>& as_i64);
+/// write_safetensors (nn/formats/safetensors.h), with the types of `stored`. Throws
+/// std::invalid_argument for a name in it that no tensor has, or one of another type.
+void write_safetensors_stored(const std::filesystem::path& path,
+                              const std::map<std::string, Tensor>& tensors,
+                              const std::map<std::string, std::string>& metadata,
+                              const StoredTypes& stored);
 
 /// "model-00001-of-00003.safetensors": the name of file `number`, from 1, of `files` with an index.
 std::string shard_name(int64_t number, int64_t files);

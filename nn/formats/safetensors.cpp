@@ -321,17 +321,16 @@ int64_t metadata_int(const SafetensorsFile& file, const std::string& key, int64_
 void write_safetensors(const std::filesystem::path& path,
                        const std::map<std::string, Tensor>& tensors,
                        const std::map<std::string, std::string>& metadata) {
-  write_safetensors_with_i64(path, tensors, metadata, {});
+  write_safetensors_stored(path, tensors, metadata, {});
 }
 
-void write_safetensors_with_i64(const std::filesystem::path& path,
-                                const std::map<std::string, Tensor>& tensors,
-                                const std::map<std::string, std::string>& metadata,
-                                const std::set<std::string>& as_i64) {
-  for (const std::string& name : as_i64) {
-    const auto found = tensors.find(name);
-    check(found != tensors.end() && found->second.defined() && found->second.dtype() == Dtype::i32,
-          "write_safetensors: \"", name, "\" is no i32 tensor, so it is not written as I64");
+void write_safetensors_stored(const std::filesystem::path& path,
+                              const std::map<std::string, Tensor>& tensors,
+                              const std::map<std::string, std::string>& metadata,
+                              const StoredTypes& stored) {
+  for (const auto& [name, as] : stored) {
+    check(tensors.contains(name), "write_safetensors: there is no tensor \"", name,
+          "\", which has a type to be stored in");
   }
   for (const auto& [name, tensor] : tensors) {
     check(tensor.defined(), "write_safetensors: tensor \"", name, "\" is undefined");
@@ -344,21 +343,26 @@ void write_safetensors_with_i64(const std::filesystem::path& path,
   check(text <= max_header, "write_safetensors: ", path, ": metadata of ", text,  // not copied
         " bytes do not fit the header, which may have ", max_header, "; store less metadata");
   std::vector<std::pair<std::string, Tensor>> sorted(tensors.begin(), tensors.end());
+  const auto type_of = [&](const std::string& name) {
+    const auto found = stored.find(name);
+    return found == stored.end() ? StoredAs::it_is : found->second;
+  };
   const auto place = [&](const auto& entry) {
-    return as_i64.contains(entry.first) ? find_dtype("I64") : find_dtype(entry.second.dtype());
+    const auto& [name, tensor] = entry;
+    return find_dtype(std::string(stored_name_of(name, tensor.dtype(), type_of(name))));
   };
   std::stable_sort(sorted.begin(), sorted.end(),
                    [&](const auto& a, const auto& b) { return place(a) > place(b); });
   std::vector<PlannedTensor> plan;
   for (const auto& [name, tensor] : sorted) {
-    plan.push_back({name, tensor.dtype(), tensor.shape(), as_i64.contains(name)});
+    plan.push_back({name, tensor.dtype(), tensor.shape(), type_of(name)});
   }
   const std::string beginning = safetensors_beginning(path, plan, metadata);
   AtomicFile file(path);
   file.write(beginning);
   for (const auto& [name, tensor] : sorted) {
     const Tensor host = tensor.to(Device::cpu());
-    if (as_i64.contains(name)) {
+    if (type_of(name) == StoredAs::i64) {
       const std::vector<int32_t> values = host.to_vector<int32_t>();
       const std::vector<int64_t> wide(values.begin(), values.end());
       file.write(wide.data(), wide.size() * sizeof(int64_t));

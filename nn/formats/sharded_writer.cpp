@@ -1,6 +1,5 @@
 #include "nn/formats/sharded_writer.h"
 
-#include "nn/formats/model_files.h"
 #include "nn/formats/safetensors.h"
 
 namespace cbq {
@@ -11,16 +10,17 @@ ShardedWriter::ShardedWriter(std::filesystem::path folder, int64_t files)
   std::filesystem::create_directories(folder_);
 }
 
-void ShardedWriter::add(const std::map<std::string, Tensor>& tensors,
-                        const std::set<std::string>& as_i64) {
+void ShardedWriter::add(const std::map<std::string, Tensor>& tensors, const StoredTypes& stored) {
   check(written_ < files_, "ShardedWriter: ", folder_, " has all its ", files_, " files");
   const std::string file = shard_name(written_ + 1, files_);
   for (const auto& [name, tensor] : tensors) {
     check(file_of_.emplace(name, file).second, "ShardedWriter: tensor \"", name,
           "\" is in an earlier file of ", folder_);
-    bytes_ += as_i64.contains(name) ? 2 * tensor.bytes() : tensor.bytes();
+    const auto as = stored.find(name);
+    const bool is_wide = as != stored.end() && as->second == StoredAs::i64;
+    bytes_ += is_wide ? 2 * tensor.bytes() : tensor.bytes();
   }
-  write_safetensors_with_i64(folder_ / file, tensors, {{"format", "pt"}}, as_i64);
+  write_safetensors_stored(folder_ / file, tensors, {{"format", "pt"}}, stored);
   ++written_;
 }
 

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <set>
 #include <string>
 
+#include "nn/formats/model_files.h"
 #include "tensor/tensor.h"
 
 namespace cbq {
@@ -17,10 +17,10 @@ class ShardedWriter {
  public:
   /// For `files` files in `folder`, which is created. Throws std::invalid_argument for none.
   ShardedWriter(std::filesystem::path folder, int64_t files);
-  /// Writes the next file; it appears complete or not at all. `as_i64`: as in
-  /// write_safetensors_with_i64. Throws std::invalid_argument for a tensor that an earlier file
-  /// has, or a file too many.
-  void add(const std::map<std::string, Tensor>& tensors, const std::set<std::string>& as_i64 = {});
+  /// Writes the next file; it appears complete or not at all. `stored`: as in
+  /// write_safetensors_stored. Throws std::invalid_argument for a tensor that an earlier file has,
+  /// or a file too many.
+  void add(const std::map<std::string, Tensor>& tensors, const StoredTypes& stored = {});
   /// Writes the index, which makes the folder readable. Throws std::invalid_argument while files
   /// are missing.
   void finish() const;

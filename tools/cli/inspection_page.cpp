@@ -35,6 +35,8 @@ void add_chart(std::string& out, LineChart chart) {
   });
   if (chart.series.empty()) return;
   chart.x_label = "block";
+  const std::vector<double>& numbers = chart.series.front().x;
+  if (numbers.size() <= 8) chart.x_ticks = numbers;  // round values would lie between so few blocks
   out += svg_element(line_chart(chart));
 }
 

@@ -22,6 +22,7 @@ class Omse : public Preprocessor {
   }
   bool handles_weight_outliers() const override { return true; }
   bool handles_activation_outliers() const override { return true; }
+  bool clips_activations() const override { return true; }
   bool needs_statistics() const override { return true; }
 
   void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,

@@ -30,6 +30,7 @@ class OutlierSuppression : public Preprocessor {
            "the output (Wei et al. 2022)";
   }
   bool handles_activation_outliers() const override { return true; }
+  bool clips_activations() const override { return true; }
   bool needs_statistics() const override { return true; }
 
   void apply(Transformer& model, int64_t block, const CalibrationStatistics& statistics,

@@ -33,6 +33,7 @@ class Percentile : public Preprocessor {
   }
   bool handles_weight_outliers() const override { return true; }
   bool handles_activation_outliers() const override { return true; }
+  bool clips_activations() const override { return true; }
   bool needs_statistics() const override { return true; }
   void configure(const std::string& arguments) override {
     for (const std::string& option : split_arguments(arguments)) {

@@ -61,6 +61,8 @@ class Preprocessor {
   /// True for a stage that leaves factors to be learned (PreprocessContext::learned_scaling). It
   /// must be the last one: they are about the block as this stage leaves it.
   virtual bool leaves_factors() const { return false; }
+  /// True for a stage that makes PreprocessContext::activation_clip.
+  virtual bool clips_activations() const { return false; }
   /// True for a stage that makes PreprocessContext::activation_clusters.
   virtual bool makes_clusters() const { return false; }
   /// StoredTransform::kind of what it leaves before linears of a block (Linear::online), as
