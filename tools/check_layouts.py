@@ -77,7 +77,8 @@ def auto_round(source, folder, bits, group, symmetric, layout):
     AutoRound(model, tokenizer, bits=bits, group_size=group, sym=symmetric, iters=0, disable_opt_rtn=True,
               device_map="cpu").quantize_and_save(str(folder), format=layout)
     config = next(pathlib.Path(folder).rglob("config.json"))
-    packing = json.loads(config.read_text())["quantization_config"]["packing_format"]
+    section = json.loads(config.read_text())["quantization_config"]
+    packing = section.get("packing_format", section["quant_method"])
     tensors = tensors_of(config.parent)
     return packing, {name[:-8]: unpacked(packing, *(tensors[name[:-7] + part] for part in ("qweight", "qzeros", "scales")), bits)
                      for name in tensors if name.endswith(".qweight")}
