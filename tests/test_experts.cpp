@@ -330,6 +330,20 @@ TEST(StarvedExpert, IsReportedWithCounts) {
   EXPECT_EQ(model->block(0).expert_rows, nullptr);
 }
 
+TEST(Experts, AreSolvedTowardsTheirOwnInputs) {
+  for (const char* solver : {"gptq", "gptaq"}) {
+    auto changes = without_learning;
+    changes["solver"] = solver;
+    const auto model = load_model(fixture("qwen3-moe-mixed"), Dtype::f32, Device::cpu());
+    const RunResult result =
+        quantize(*model, segments(), settings_of("cbq_windows", 4, 16, changes), nullptr, {});
+    const auto said = std::count_if(
+        result.notes.begin(), result.notes.end(),
+        [](const std::string& note) { return note.find("on their own inputs") != note.npos; });
+    EXPECT_EQ(said, solver == std::string("gptaq") ? 1 : 0) << solver;  // one block has experts
+  }
+}
+
 TEST(StarvedExpert, HasTheRangesOfTheOthersWhereTheyAreStatic) {
   for (const char* granularity : {"per_tensor", "per_cluster"}) {
     SCOPED_TRACE(granularity);
