@@ -103,6 +103,8 @@ build() {
   local options=() name
   # Debian's interpreter, which sees Debian's numpy; there may be another one in front of it.
   [ "$command" != python ] || options=(-DCBQ_PYTHON=ON -DPython_EXECUTABLE=/usr/bin/python3)
+  # Who wants a table first compiles once: eight library files at a time. To develop: cmake --preset cpu -DCBQ_JOIN=OFF.
+  [ "$command" != run ] || [ -f build/cpu/CMakeCache.txt ] || options+=(-DCBQ_JOIN=ON)
   for name in CBQ_WERROR CBQ_TEST_DATA CBQ_JOIN_TESTS; do  # those that are not set stay as they were
     [ -z "${!name+set}" ] || options+=("-D$name=${!name}")
   done

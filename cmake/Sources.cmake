@@ -25,7 +25,8 @@ function(cbq_sources out)
     if(source MATCHES "f32_product_avx(512|2)\\.cpp$")
       # Each for its own processors, whatever the rest is compiled for; f32_product.cpp chooses when the program runs.
       cbq_vector_options(options ${CMAKE_MATCH_1})
-      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${options}")
+      # Without precompiled headers: g++ 12.2 crashes on the two together, and the files use none of them.
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${options}" SKIP_PRECOMPILE_HEADERS ON)
     endif()
     if(NOT source MATCHES "\\.cu$")
       continue()
